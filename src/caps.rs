@@ -1,0 +1,206 @@
+//! Capabilities: what a migration may make use of, switched on or off by name.
+//!
+//! The names are QEMU's. A parameter says *how much* or *how* ([`crate::params`]), a capability
+//! says *whether*. Both ends must agree on them before a page moves.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::units::{Quoted, parse_switch};
+
+/// Something that a migration may make use of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Capability {
+    /// Batches of pages are compressed with the method of `compress-method`.
+    Compress,
+    /// After the bulk stage, pages that changed travel as XBZRLE deltas.
+    Xbzrle,
+}
+
+impl Capability {
+    /// Every capability, in the order in which they are listed.
+    pub const ALL: [Capability; 2] = [Capability::Compress, Capability::Xbzrle];
+
+    /// The name that people and the wire use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Capability::Compress => "compress",
+            Capability::Xbzrle => "xbzrle",
+        }
+    }
+
+    /// What it does, in a sentence.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Capability::Compress => "Compress batches of pages, with the method of compress-method",
+            Capability::Xbzrle => {
+                "After the bulk stage, send only what changed within a page, as XBZRLE deltas"
+            }
+        }
+    }
+
+    /// Whether it is on unless told otherwise.
+    pub fn default_state(self) -> bool {
+        match self {
+            Capability::Compress | Capability::Xbzrle => true,
+        }
+    }
+
+    /// Whether this build, on this machine, can do it.
+    pub fn available(self) -> bool {
+        match self {
+            Capability::Compress | Capability::Xbzrle => true,
+        }
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Capability {
+    type Err = CapError;
+
+    fn from_str(name: &str) -> Result<Capability, CapError> {
+        Capability::ALL
+            .into_iter()
+            .find(|capability| capability.name() == name)
+            .ok_or_else(|| CapError::Unknown(name.to_owned()))
+    }
+}
+
+/// Why a capability could not be set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CapError {
+    /// No capability has this name.
+    #[error("there is no capability {}: known are {}", Quoted(.0), known())]
+    Unknown(String),
+    /// The text is not `NAME=on|off`.
+    #[error("capability {} is not NAME=on or NAME=off, where NAME is one of {}", Quoted(.0), known())]
+    Malformed(String),
+}
+
+/// The names of all capabilities.
+fn known() -> String {
+    Capability::ALL.map(Capability::name).join(", ")
+}
+
+/// Which capabilities are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caps {
+    /// Indexed as [`Capability::ALL`] is.
+    on: [bool; Capability::ALL.len()],
+}
+
+impl Default for Caps {
+    fn default() -> Caps {
+        Caps {
+            on: Capability::ALL.map(Capability::default_state),
+        }
+    }
+}
+
+impl Caps {
+    /// Whether the capability is on.
+    pub fn has(&self, capability: Capability) -> bool {
+        self.on[capability as usize]
+    }
+
+    /// Turns a capability on or off by its name.
+    ///
+    /// # Errors
+    /// [`CapError::Unknown`], with the list of names.
+    pub fn set(&mut self, name: &str, on: bool) -> Result<(), CapError> {
+        let capability: Capability = name.parse()?;
+        self.on[capability as usize] = on;
+        Ok(())
+    }
+
+    /// Sets from the text `NAME=on|off`, where `true`, `yes` and `1`, and `false`, `no` and `0`
+    /// do as well.
+    ///
+    /// # Errors
+    /// An unknown name, or a text of another form. Nothing is changed then.
+    pub fn set_text(&mut self, text: &str) -> Result<(), CapError> {
+        let malformed = || CapError::Malformed(text.to_owned());
+        let (name, state) = text.split_once('=').ok_or_else(malformed)?;
+        let capability: Capability = name.parse()?;
+        let on = parse_switch(state).ok_or_else(malformed)?;
+        self.set(capability.name(), on)
+    }
+
+    /// Says in a sentence why this set of capabilities cannot be used; `None` if it can.
+    ///
+    /// The one place for rules between capabilities.
+    pub fn conflicts(&self) -> Option<String> {
+        Capability::ALL
+            .into_iter()
+            .find(|&capability| self.has(capability) && !capability.available())
+            .map(|capability| format!("the capability {capability} is not available here"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_capability_is_found_by_its_name_and_starts_at_its_default() {
+        let caps = Caps::default();
+        for (index, capability) in Capability::ALL.into_iter().enumerate() {
+            assert_eq!(capability.name().parse(), Ok(capability));
+            assert_eq!(caps.has(capability), capability.default_state());
+            assert_eq!(capability as usize, index, "states are kept by this index");
+        }
+    }
+
+    #[test]
+    fn the_defaults_do_not_conflict() {
+        assert_eq!(Caps::default().conflicts(), None);
+    }
+
+    #[test]
+    fn every_way_to_write_on_and_off_is_understood() {
+        for (text, on) in [
+            ("xbzrle=on", true),
+            ("xbzrle=true", true),
+            ("xbzrle=yes", true),
+            ("xbzrle=1", true),
+            ("xbzrle=off", false),
+            ("xbzrle=false", false),
+            ("xbzrle=no", false),
+            ("xbzrle=0", false),
+        ] {
+            let mut caps = Caps::default();
+            caps.set("xbzrle", !on).expect("a known name");
+            assert_eq!(caps.set_text(text), Ok(()));
+            assert_eq!(caps.has(Capability::Xbzrle), on, "{text}");
+            assert!(caps.has(Capability::Compress), "others stay as they are");
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_refused_with_the_list() {
+        let mut caps = Caps::default();
+        for text in ["xbzlre=on", "=on", "XBZRLE=on"] {
+            let words = caps.set_text(text).map_err(|error| error.to_string());
+            let words = words.expect_err(text);
+            assert!(words.ends_with("known are compress, xbzrle"), "{words}");
+        }
+        assert!(caps.set("", true).is_err());
+        assert_eq!(caps, Caps::default());
+    }
+
+    #[test]
+    fn a_text_of_another_form_is_refused_and_changes_nothing() {
+        let mut caps = Caps::default();
+        for text in ["xbzrle", "xbzrle=", "xbzrle=maybe", "xbzrle=off=off", ""] {
+            let refused = CapError::Malformed(text.to_owned());
+            assert_eq!(caps.set_text(text), Err(refused));
+        }
+        assert_eq!(caps, Caps::default());
+    }
+}

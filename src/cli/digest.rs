@@ -1,0 +1,30 @@
+//! `ramferry digest`: the RAM digest of an image.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::image::Guest;
+
+use super::{print_json, unprintable};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DigestArgs {
+    /// A raw RAM image
+    image: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &DigestArgs) -> Result<()> {
+    let digest = Guest::open(&args.image)?.digest()?;
+    if args.json {
+        let image = args.image.display().to_string();
+        return print_json(&serde_json::json!({ "image": image, "digest": digest }));
+    }
+    match writeln!(std::io::stdout(), "{digest}  {}", args.image.display()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(unprintable),
+    }
+}

@@ -1,0 +1,159 @@
+//! `ramferry send` and `ramferry receive`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::thread;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::control::Handle;
+use crate::error::{Error, Kind, Result};
+use crate::transport::Address;
+use crate::{destination, source};
+
+use super::params::{DestinationArgs, SourceArgs};
+use super::progress::Progress;
+use super::{print_json, summary};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ramferry send guest.ram tcp:192.0.2.7:4444 --compress-method zstd
+  ramferry send t0.ram unix:r.sock --then t1.ram --then t2.ram --xbzrle-cache-size 256MiB
+  ramferry send guest.ram file:guest.stream
+  ramferry send guest.ram 'exec:ssh host ramferry receive fd:0 guest.ram'
+tcp: is neither encrypted nor authenticated.")]
+pub(super) struct SendArgs {
+    /// A raw RAM image
+    image: PathBuf,
+    /// Where to: tcp:HOST:PORT, unix:PATH, file:PATH, fd:N or exec:COMMAND
+    uri: Address,
+    /// The same guest's RAM at a later time: a delta round over what changed (may be repeated)
+    #[arg(long, value_name = "IMAGE")]
+    then: Vec<PathBuf>,
+    /// Replace the file of a file: address if it exists
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    show: ShowArgs,
+    #[command(flatten)]
+    params: SourceArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ramferry receive tcp:0.0.0.0:4444 guest.ram
+  ramferry receive unix:r.sock guest.ram --force
+  ramferry receive file:guest.stream guest.ram
+A listening address is printed as 'listening on URI' on standard output; with --json only if the
+port was picked here (tcp:HOST:0), else on standard error.
+tcp: is neither encrypted nor authenticated.")]
+pub(super) struct ReceiveArgs {
+    /// From where: tcp:HOST:PORT (port 0: any), unix:PATH, file:PATH, fd:N or exec:COMMAND
+    uri: Address,
+    /// The raw RAM image to write
+    output: PathBuf,
+    /// Replace OUTPUT if it exists
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    show: ShowArgs,
+    #[command(flatten)]
+    params: DestinationArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ShowArgs {
+    /// Print one JSON document on standard output, in the shape of QEMU's query-migrate
+    #[arg(long)]
+    json: bool,
+    /// Show neither progress nor summary
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+pub(super) fn send(args: SendArgs) -> Result<()> {
+    let (params, caps) = args.params.into_parts()?;
+    let request = source::Request {
+        image: args.image,
+        then: args.then,
+        address: args.uri,
+        caps,
+        force: args.force,
+    };
+    let two_way = request.address.is_listening();
+    finish(Handle::send(request, params)?, &args.show, two_way)
+}
+
+pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
+    let (params, _) = args.params.into_parts()?;
+    let picked = matches!(args.uri, Address::Tcp { port: 0, .. });
+    let on_stdout = !args.show.json || picked;
+    let request = destination::Request {
+        address: args.uri,
+        output: args.output,
+        force: args.force,
+    };
+    let listening = move |address: &Address| {
+        // Whoever reads it may be gone: that is no reason not to listen.
+        if on_stdout {
+            let mut out = std::io::stdout().lock();
+            let _ = writeln!(out, "listening on {address}").and_then(|()| out.flush());
+        } else {
+            let _ = writeln!(std::io::stderr(), "listening on {address}");
+        }
+    };
+    let dropped = |line: &str| {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    };
+    let two_way = request.address.is_listening();
+    finish(
+        Handle::receive(request, params, listening, dropped)?,
+        &args.show,
+        two_way,
+    )
+}
+
+/// Shows the migration while it runs, and what became of it.
+fn finish(mut migration: Handle, show: &ShowArgs, two_way: bool) -> Result<()> {
+    cancel_on_signal(&migration)?;
+    let progress = (!show.quiet).then(Progress::new);
+    if let Some(progress) = progress {
+        progress.follow(&migration);
+    }
+    let outcome = migration.join();
+    let report = migration.report();
+    match &outcome {
+        Ok(()) if !show.quiet => summary::print(&report, two_way),
+        _ => {}
+    }
+    if show.json {
+        let report = match &outcome {
+            Ok(()) => report,
+            Err(error) => report.with_error(error),
+        };
+        print_json(&report)?;
+    }
+    outcome
+}
+
+/// SIGINT and SIGTERM end the migration cleanly; a second one ends the program.
+fn cancel_on_signal(migration: &Handle) -> Result<()> {
+    let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    let cancel = migration.canceller();
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for (count, _) in signals.forever().enumerate() {
+                if count > 0 {
+                    std::process::exit(i32::from(Kind::Interrupted.exit_code()));
+                }
+                cancel();
+            }
+        })
+        .map(drop)
+        .map_err(failed)
+}

@@ -1,0 +1,83 @@
+//! The command line: words to requests, results to words. No policy.
+
+mod bench;
+mod digest;
+mod migrate;
+mod params;
+mod progress;
+mod summary;
+mod tables;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Kind, Result};
+
+/// Moves a virtual machine's RAM: compressed by a pool of threads, as deltas after the bulk stage,
+/// proven on arrival.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "\
+Exit codes: 0 done, 1 failed, 2 usage, 3 what arrived differs, 4 refused by the peer, \
+5 outcome unknown, 130 interrupted.
+tcp: is neither encrypted nor authenticated: use it on a network that you trust, or through a tunnel.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Send a guest's RAM
+    Send(migrate::SendArgs),
+    /// Receive a guest's RAM into a raw image
+    Receive(migrate::ReceiveArgs),
+    /// Compare compression settings by real migrations, both ends in one process
+    Bench(bench::BenchArgs),
+    /// Print the RAM digest of an image
+    Digest(digest::DigestArgs),
+    /// List the parameters
+    Parameters(TableArgs),
+    /// List the capabilities
+    Capabilities(TableArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct TableArgs {
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+impl Cli {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// What the program's exit code and its one line on standard error say.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Send(args) => migrate::send(args),
+            Command::Receive(args) => migrate::receive(args),
+            Command::Bench(args) => bench::run(args),
+            Command::Digest(args) => digest::run(&args),
+            Command::Parameters(args) => tables::parameters(args.json).map_err(unprintable),
+            Command::Capabilities(args) => tables::capabilities(args.json).map_err(unprintable),
+        }
+    }
+}
+
+/// Standard output could not be written.
+fn unprintable(error: std::io::Error) -> Error {
+    Error::new(Kind::Failed, error).in_stage("print")
+}
+
+/// Prints a document on standard output; a reader that has gone is no error.
+fn print_json(document: &impl serde::Serialize) -> Result<()> {
+    use std::io::Write;
+    let mut text = serde_json::to_string_pretty(document)
+        .map_err(|error| Error::new(Kind::Failed, error).in_stage("print"))?;
+    text.push('\n');
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(unprintable),
+    }
+}

@@ -1,0 +1,326 @@
+//! The command line's options for parameters and capabilities, made from their tables.
+//!
+//! Each parameter of [`crate::params::TABLE`] that a command has use for becomes `--NAME VALUE`
+//! with a help text made from its row; `--capability NAME=on|off` sets a capability. A command
+//! takes them all with `#[command(flatten)]` and one of [`SourceArgs`], [`DestinationArgs`] and
+//! [`BothArgs`].
+
+use std::ffi::OsStr;
+
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
+use crate::caps::{Capability, Caps};
+use crate::error::{Error, Kind};
+use crate::params::{self, Parameter, Params, Side, TABLE};
+
+const CAPABILITY: &str = "capability";
+
+/// The options of one side's parameters, or of both sides', and what they were set to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ParamArgs<const SOURCE: bool, const DESTINATION: bool> {
+    params: Params,
+    caps: Caps,
+}
+
+/// Options for a command that sends.
+pub(super) type SourceArgs = ParamArgs<true, false>;
+/// Options for a command that receives.
+pub(super) type DestinationArgs = ParamArgs<false, true>;
+/// Options for a command that does both.
+pub(super) type BothArgs = ParamArgs<true, true>;
+
+impl<const SOURCE: bool, const DESTINATION: bool> ParamArgs<SOURCE, DESTINATION> {
+    /// What was set, checked as a whole. Each value on its own was checked when it was read, but
+    /// clap cannot report what does not fit together without also printing its usage text.
+    ///
+    /// # Errors
+    /// Of kind [`Kind::Usage`] if parameters or capabilities do not fit together.
+    pub(super) fn into_parts(self) -> Result<(Params, Caps), Error> {
+        self.params
+            .validate()
+            .map_err(|error| Error::new(Kind::Usage, error))?;
+        match self.caps.conflicts() {
+            Some(conflict) => Err(Error::new(Kind::Usage, conflict)),
+            None => Ok((self.params, self.caps)),
+        }
+    }
+
+    /// The rows that become options.
+    fn rows() -> impl Iterator<Item = &'static Parameter> {
+        TABLE.iter().filter(|row| match row.side {
+            Side::Source => SOURCE,
+            Side::Destination => DESTINATION,
+            Side::Both => SOURCE || DESTINATION,
+        })
+    }
+}
+
+impl<const SOURCE: bool, const DESTINATION: bool> Args for ParamArgs<SOURCE, DESTINATION> {
+    fn augment_args(command: Command) -> Command {
+        command
+            .args(Self::rows().map(option))
+            .arg(capability_option())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<const SOURCE: bool, const DESTINATION: bool> FromArgMatches
+    for ParamArgs<SOURCE, DESTINATION>
+{
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self::default();
+        args.update_from_arg_matches(matches)?;
+        Ok(args)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for row in Self::rows() {
+            if let Some(value) = matches.get_one::<String>(row.name) {
+                self.params.set(row.name, value).map_err(refusal)?;
+            }
+        }
+        for setting in matches.get_many::<String>(CAPABILITY).into_iter().flatten() {
+            self.caps.set_text(setting).map_err(refusal)?;
+        }
+        Ok(())
+    }
+}
+
+/// A row's option.
+fn option(row: &'static Parameter) -> Arg {
+    let range = row.range;
+    let running = if row.runtime {
+        "It may change while a migration runs."
+    } else {
+        "It stays as it is while a migration runs."
+    };
+    Arg::new(row.name)
+        .long(row.name)
+        .value_name(value_name(row))
+        .value_parser(Checked(move |value: &str| {
+            Params::default()
+                .set(row.name, value)
+                .map_err(|error| error.to_string())
+        }))
+        .default_value(row.default)
+        .allow_negative_numbers(true)
+        .help_heading("Parameters")
+        .help(row.meaning)
+        .long_help(format!("{}.\n\nAllowed: {range}. {running}", row.meaning))
+}
+
+/// What stands for the value in the help text.
+fn value_name(row: &Parameter) -> &'static str {
+    match (row.kind, row.unit) {
+        (params::Kind::Boolean, _) => "on|off",
+        (params::Kind::String, _) => "NAME",
+        (_, Some("bytes")) => "SIZE",
+        (_, Some("bytes per second")) => "RATE",
+        (_, Some("seconds")) => "TIME",
+        _ => "N",
+    }
+}
+
+fn capability_option() -> Arg {
+    let list: Vec<String> = Capability::ALL
+        .into_iter()
+        .map(|capability| {
+            let state = if capability.default_state() {
+                "on"
+            } else {
+                "off"
+            };
+            format!("{capability}: {} [default: {state}]", capability.meaning())
+        })
+        .collect();
+    let names = Capability::ALL.map(Capability::name).join(", ");
+    Arg::new(CAPABILITY)
+        .long(CAPABILITY)
+        .value_name("NAME=on|off")
+        .action(ArgAction::Append)
+        .value_parser(Checked(|value: &str| {
+            Caps::default()
+                .set_text(value)
+                .map_err(|error| error.to_string())
+        }))
+        .help_heading("Parameters")
+        .help(format!("Turn a capability on or off: {names}"))
+        .long_help(format!(
+            "Turn a capability on or off; may be given several times.\n\n{}",
+            list.join("\n")
+        ))
+}
+
+/// Takes the texts that a check lets pass, and reports the others in one line, without the words
+/// that clap's own parsers put around a message: the check's message names all that is needed.
+#[derive(Clone)]
+struct Checked<F>(F);
+
+impl<F> TypedValueParser for Checked<F>
+where
+    F: Fn(&str) -> Result<(), String> + Clone + Send + Sync + 'static,
+{
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        _command: &Command,
+        _arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        // No value here allows bytes that are not UTF-8: shown as they may be, they are refused
+        // by the same check.
+        let value = value.to_string_lossy();
+        (self.0)(&value).map_err(refusal)?;
+        Ok(value.into_owned())
+    }
+}
+
+/// clap's error for a value that is refused; it ends the program with exit code 2.
+fn refusal(message: impl std::fmt::Display) -> clap::Error {
+    clap::Error::raw(ErrorKind::ValueValidation, format!("{message}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Send {
+        #[command(flatten)]
+        args: SourceArgs,
+    }
+
+    #[derive(Debug, Parser)]
+    struct Receive {
+        #[command(flatten)]
+        args: DestinationArgs,
+    }
+
+    #[derive(Debug, Parser)]
+    struct Bench {
+        #[command(flatten)]
+        args: BothArgs,
+    }
+
+    fn has(command: &Command, name: &str) -> bool {
+        command
+            .get_arguments()
+            .any(|arg| arg.get_long() == Some(name))
+    }
+
+    #[test]
+    fn every_parameter_is_an_option_of_its_side_and_of_both() {
+        use clap::CommandFactory;
+        let (send, receive, bench) = (Send::command(), Receive::command(), Bench::command());
+        for row in TABLE {
+            assert_eq!(has(&send, row.name), row.side != Side::Destination);
+            assert_eq!(has(&receive, row.name), row.side != Side::Source);
+            assert!(has(&bench, row.name));
+        }
+        for command in [send, receive, bench] {
+            assert!(has(&command, CAPABILITY));
+            command.debug_assert();
+        }
+    }
+
+    #[test]
+    fn nothing_given_is_every_default() {
+        let (params, caps) = Bench::parse_from(["bench"])
+            .args
+            .into_parts()
+            .expect("defaults fit together");
+        assert_eq!(params, Params::default());
+        assert_eq!(caps, Caps::default());
+    }
+
+    #[test]
+    fn options_set_parameters_and_capabilities() {
+        let args = [
+            "send",
+            "--compress-level=12",
+            "--compress-method",
+            "zstd",
+            "--max-bandwidth",
+            "1Gbit",
+            "--capability",
+            "xbzrle=off",
+            "--capability",
+            "compress=on",
+        ];
+        let (params, caps) = Send::parse_from(args)
+            .args
+            .into_parts()
+            .expect("they fit together");
+        assert_eq!(params.compress_method, crate::codec::Method::Zstd);
+        assert_eq!(params.compress_level, 12);
+        assert_eq!(params.max_bandwidth, 125_000_000);
+        assert!(!caps.has(Capability::Xbzrle));
+        assert!(caps.has(Capability::Compress));
+    }
+
+    #[test]
+    fn a_refused_value_is_one_line_on_stderr_and_exit_code_2() {
+        for (args, expected) in [
+            (
+                ["send", "--compress-threads", "300"],
+                "error: compress-threads 300 is not an integer from 1 to 255\n",
+            ),
+            (
+                ["send", "--compress-threads", "-1"],
+                "error: compress-threads -1 is not an integer from 1 to 255\n",
+            ),
+            (
+                ["send", "--compress-method", ""],
+                "error: compress-method \"\" is not zlib, gzip, lz4, zstd or none\n",
+            ),
+            (
+                ["send", "--capability", "xbzlre=on"],
+                "error: there is no capability xbzlre: known are compress, xbzrle\n",
+            ),
+        ] {
+            let error = Send::try_parse_from(args).expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::ValueValidation);
+            assert_eq!(error.render().to_string(), expected);
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.use_stderr());
+        }
+    }
+
+    #[test]
+    fn a_level_that_the_method_lacks_is_a_usage_error() {
+        let error = Send::parse_from(["send", "--compress-level", "12"])
+            .args
+            .into_parts()
+            .expect_err("zlib ends at 9");
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.one_line().contains("12 is not a level of zlib"));
+    }
+
+    #[test]
+    fn an_option_of_the_other_side_is_unknown() {
+        let args = ["receive", "--compress-threads", "4"];
+        let error = Receive::try_parse_from(args).expect_err("the source's option");
+        assert_eq!(error.kind(), ErrorKind::UnknownArgument);
+    }
+
+    #[test]
+    fn the_long_help_tells_meaning_range_and_default() {
+        use clap::CommandFactory;
+        let help = Bench::command()
+            .term_width(0)
+            .render_long_help()
+            .to_string();
+        for row in TABLE {
+            assert!(help.contains(row.meaning), "{}", row.name);
+            assert!(help.contains(row.range), "{}", row.name);
+            assert!(help.contains(&format!("[default: {}]", row.default)));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The method `lz4`: one LZ4 block a batch, without a frame.
+//!
+//! A block says neither how long it is nor what it makes, and has no check value: the announced
+//! length and the wire's own hash do that. A body with bytes appended cannot pass. A block ends
+//! in literals; whatever follows them is read as a match, which is cut short or makes at least 4
+//! more bytes than announced.
+
+use std::fmt;
+
+use lz4_flex::block::{
+    CompressError, CompressTable, DecompressError, compress_into_with_table, decompress_into,
+    get_maximum_output_size,
+};
+
+use super::{CodecError, Decoder, Encoded, Encoder, Method};
+
+/// Compresses with lz4_flex. The hash table (16 KiB) is made once.
+pub struct Lz4Encoder {
+    table: CompressTable,
+    /// lz4_flex wants room for the worst case, which callers do not give. So it writes here: as
+    /// large as the largest batch so far has made necessary, some 110 % of it.
+    worst_case: Vec<u8>,
+}
+
+impl Lz4Encoder {
+    /// An encoder. There are no levels.
+    pub fn new() -> Lz4Encoder {
+        Lz4Encoder {
+            // The large table takes inputs of every size; the small one would be replaced by it
+            // with the first batch of 16 pages.
+            table: CompressTable::large(),
+            worst_case: Vec::new(),
+        }
+    }
+}
+
+impl Default for Lz4Encoder {
+    fn default() -> Lz4Encoder {
+        Lz4Encoder::new()
+    }
+}
+
+impl fmt::Debug for Lz4Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lz4Encoder")
+            .field("worst_case", &self.worst_case.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Encoder for Lz4Encoder {
+    fn encode(&mut self, plain: &[u8], out: &mut [u8]) -> Result<Encoded, CodecError> {
+        let worst_case = get_maximum_output_size(plain.len());
+        let failed = |error: CompressError| CodecError::Compress {
+            method: Method::Lz4,
+            given: plain.len(),
+            reason: error.to_string(),
+        };
+        if out.len() >= worst_case {
+            let length = compress_into_with_table(plain, out, &mut self.table).map_err(failed)?;
+            return Ok(Encoded::Done(length));
+        }
+        if self.worst_case.len() < worst_case {
+            self.worst_case.resize(worst_case, 0);
+        }
+        let length = compress_into_with_table(plain, &mut self.worst_case, &mut self.table)
+            .map_err(failed)?;
+        // The copy costs one part in fifty of the compression.
+        let (Some(payload), Some(room)) = (self.worst_case.get(..length), out.get_mut(..length))
+        else {
+            return Ok(Encoded::WouldGrow);
+        };
+        room.copy_from_slice(payload);
+        Ok(Encoded::Done(length))
+    }
+}
+
+/// Decompresses with lz4_flex. It needs no state.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lz4Decoder;
+
+impl Decoder for Lz4Decoder {
+    fn decode(&mut self, body: &[u8], plain: &mut [u8]) -> Result<(), CodecError> {
+        let (method, given, expected) = (Method::Lz4, body.len(), plain.len());
+        let made = decompress_into(body, plain).map_err(|error| match error {
+            DecompressError::OutputTooSmall { .. } => CodecError::TooLong {
+                method,
+                given,
+                expected,
+            },
+            error => CodecError::Damaged {
+                method,
+                given,
+                expected,
+                reason: error.to_string(),
+            },
+        })?;
+        if made != expected {
+            return Err(CodecError::TooShort {
+                method,
+                given,
+                made,
+                expected,
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,360 @@
+//! Page bytes to payload bytes and back. No I/O and no threads.
+//!
+//! One file per codec, encoder beside decoder:
+//! [`deflate`] (the methods `zlib` and `gzip`, two engines), [`lz4`], [`zstd`].
+//! The method `none` has no file: a batch that is not compressed is sent as it is,
+//! which is also what happens to one that would grow.
+//!
+//! Whether a batch is compressed at all is not decided here but in `source/choose.rs`.
+//!
+//! [`encoder`] and [`decoder`] make the boxed codec of a method. Each belongs to one thread and
+//! holds all the memory that it needs, so that nothing is allocated or set up per batch.
+
+pub mod deflate;
+pub mod lz4;
+pub mod zstd;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+/// What compresses. XBZRLE is not a method but an encoding of its own, see [`crate::delta`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Method {
+    /// Pages go as they are.
+    None = 0,
+    /// RFC 1950, what QEMU's `compress` capability used.
+    Zlib = 1,
+    /// RFC 1952.
+    Gzip = 2,
+    /// The LZ4 block format, without a frame.
+    Lz4 = 3,
+    /// RFC 8878, one frame a batch.
+    Zstd = 4,
+}
+
+impl Method {
+    /// Every method, in the order of their numbers on the wire.
+    pub const ALL: [Method; 5] = [
+        Method::None,
+        Method::Zlib,
+        Method::Gzip,
+        Method::Lz4,
+        Method::Zstd,
+    ];
+
+    /// The name that people and the wire's hello use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::None => "none",
+            Method::Zlib => "zlib",
+            Method::Gzip => "gzip",
+            Method::Lz4 => "lz4",
+            Method::Zstd => "zstd",
+        }
+    }
+
+    /// The method with this number in a frame header.
+    pub fn from_wire(number: u8) -> Option<Method> {
+        Method::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Levels that may be asked for. 0 is the method's own default level.
+    pub fn levels(self) -> RangeInclusive<u8> {
+        match self {
+            Method::None => 0..=1,
+            Method::Zlib | Method::Gzip => 0..=9,
+            Method::Lz4 => 0..=1,
+            Method::Zstd => 0..=19,
+        }
+    }
+
+    /// What level 0 stands for: zlib 6 and zstd 3, as these libraries have it.
+    pub fn default_level(self) -> u8 {
+        match self {
+            Method::None => 0,
+            Method::Zlib | Method::Gzip => 6,
+            Method::Lz4 => 1,
+            Method::Zstd => 3,
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Method {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Method, String> {
+        Method::ALL
+            .into_iter()
+            .find(|method| method.name() == name)
+            .ok_or_else(|| "zlib, gzip, lz4, zstd or none".to_owned())
+    }
+}
+
+/// Which library compresses for `zlib` and `gzip`. Both write and read the same formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ZlibEngine {
+    /// libdeflate: whole buffers, 2.6 times as fast as stock zlib at level 1.
+    #[default]
+    Libdeflate,
+    /// zlib-rs by way of flate2: pure Rust.
+    ZlibRs,
+}
+
+impl ZlibEngine {
+    /// Both engines.
+    pub const ALL: [ZlibEngine; 2] = [ZlibEngine::Libdeflate, ZlibEngine::ZlibRs];
+
+    /// The engine's name as an option's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            ZlibEngine::Libdeflate => "libdeflate",
+            ZlibEngine::ZlibRs => "zlib-rs",
+        }
+    }
+}
+
+impl fmt::Display for ZlibEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for ZlibEngine {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<ZlibEngine, String> {
+        ZlibEngine::ALL
+            .into_iter()
+            .find(|engine| engine.name() == name)
+            .ok_or_else(|| "libdeflate or zlib-rs".to_owned())
+    }
+}
+
+/// How batches are compressed: read anew for each batch, so it can change during a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// What compresses.
+    pub method: Method,
+    /// 0 for the method's own default, else within [`Method::levels`].
+    pub level: u8,
+    /// Which library serves `zlib` and `gzip`.
+    pub zlib_engine: ZlibEngine,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoded {
+    /// So many bytes of `out` hold the payload.
+    Done(usize),
+    /// The payload would not be shorter than `out` allows; `out` holds nothing of use.
+    WouldGrow,
+}
+
+/// Compresses batches. Lives as long as its thread, so that nothing is allocated or set up per page.
+pub trait Encoder: Send + fmt::Debug {
+    /// Compresses all of `plain` into `out`.
+    ///
+    /// The caller gives an `out` no longer than what it is willing to send, commonly one byte
+    /// less than `plain`; a payload that does not fit is [`Encoded::WouldGrow`], not an error.
+    ///
+    /// # Errors
+    /// Only when the library itself fails.
+    fn encode(&mut self, plain: &[u8], out: &mut [u8]) -> Result<Encoded, CodecError>;
+}
+
+/// Decompresses batches; the mirror of [`Encoder`].
+pub trait Decoder: Send + fmt::Debug {
+    /// Fills `plain` exactly from all of `body`.
+    ///
+    /// # Errors
+    /// Whatever the bytes: a body that is damaged, that makes less or more than `plain` holds,
+    /// or that has bytes left over. `plain` is then of no use.
+    fn decode(&mut self, body: &[u8], plain: &mut [u8]) -> Result<(), CodecError>;
+}
+
+/// Why a codec could not be made or a batch not be coded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// The level asked for is none of the method's, see [`Method::levels`].
+    #[error("{method} has no level {given}: allowed are {lowest} to {highest}, 0 is its default")]
+    Level {
+        /// The method asked for.
+        method: Method,
+        /// The level asked for.
+        given: u8,
+        /// The lowest level allowed.
+        lowest: u8,
+        /// The highest level allowed.
+        highest: u8,
+    },
+    /// The library found no memory for its context.
+    #[error("{method}: no memory for a context")]
+    NoMemory {
+        /// The method asked for.
+        method: Method,
+    },
+    /// The library failed to compress, which no input should make it do.
+    #[error("{method}: compressing {given} bytes failed: {reason}")]
+    Compress {
+        /// The method.
+        method: Method,
+        /// Bytes that were to be compressed.
+        given: usize,
+        /// What the library says.
+        reason: String,
+    },
+    /// The body is cut short or is no stream of this method.
+    #[error("{method}: a body of {given} bytes for {expected} bytes is damaged: {reason}")]
+    Damaged {
+        /// The method.
+        method: Method,
+        /// Bytes of body.
+        given: usize,
+        /// Bytes that it was to make.
+        expected: usize,
+        /// What the library says.
+        reason: String,
+    },
+    /// The body makes fewer bytes than were announced.
+    #[error("{method}: a body of {given} bytes makes {made} bytes, expected are {expected}")]
+    TooShort {
+        /// The method.
+        method: Method,
+        /// Bytes of body.
+        given: usize,
+        /// Bytes that it makes.
+        made: usize,
+        /// Bytes that it was to make.
+        expected: usize,
+    },
+    /// The body makes more bytes than were announced; how many is not known.
+    #[error("{method}: a body of {given} bytes makes more than the {expected} bytes expected")]
+    TooLong {
+        /// The method.
+        method: Method,
+        /// Bytes of body.
+        given: usize,
+        /// Bytes that it was to make.
+        expected: usize,
+    },
+    /// The stream ends before the body does.
+    #[error(
+        "{method}: a body of {given} bytes goes on behind the stream that makes its {expected} bytes"
+    )]
+    Trailing {
+        /// The method.
+        method: Method,
+        /// Bytes of body.
+        given: usize,
+        /// Bytes that it was to make.
+        expected: usize,
+    },
+}
+
+/// Makes the encoder for these settings.
+///
+/// That of [`Method::None`] answers every batch with [`Encoded::WouldGrow`]: its pages go as
+/// they are.
+///
+/// # Errors
+/// [`CodecError::Level`] for a level outside of [`Method::levels`], [`CodecError::NoMemory`] or
+/// [`CodecError::Compress`] if the library refuses a context or its level.
+pub fn encoder(settings: Settings) -> Result<Box<dyn Encoder>, CodecError> {
+    let Settings {
+        method,
+        level,
+        zlib_engine,
+    } = settings;
+    let levels = method.levels();
+    if !levels.contains(&level) {
+        return Err(CodecError::Level {
+            method,
+            given: level,
+            lowest: *levels.start(),
+            highest: *levels.end(),
+        });
+    }
+    let level = match level {
+        0 => method.default_level(),
+        level => level,
+    };
+    Ok(match (method, zlib_engine) {
+        (Method::None, _) => Box::new(Store),
+        (Method::Zlib, ZlibEngine::Libdeflate) => Box::new(deflate::LibdeflateEncoder::new(
+            deflate::Format::Zlib,
+            level,
+        )?),
+        (Method::Gzip, ZlibEngine::Libdeflate) => Box::new(deflate::LibdeflateEncoder::new(
+            deflate::Format::Gzip,
+            level,
+        )?),
+        (Method::Zlib, ZlibEngine::ZlibRs) => {
+            Box::new(deflate::ZlibRsEncoder::new(deflate::Format::Zlib, level))
+        }
+        (Method::Gzip, ZlibEngine::ZlibRs) => {
+            Box::new(deflate::ZlibRsEncoder::new(deflate::Format::Gzip, level))
+        }
+        (Method::Lz4, _) => Box::new(lz4::Lz4Encoder::new()),
+        (Method::Zstd, _) => Box::new(zstd::ZstdEncoder::new(level)?),
+    })
+}
+
+/// Makes the decoder of a method. It reads every level and what either engine writes; that of
+/// [`Method::None`] copies.
+///
+/// The library's context is made here, except for zstd's, which is made with the first batch:
+/// that is when a lack of memory can be told.
+pub fn decoder(method: Method) -> Box<dyn Decoder> {
+    match method {
+        Method::None => Box::new(Store),
+        Method::Zlib => Box::new(deflate::DeflateDecoder::new(deflate::Format::Zlib)),
+        Method::Gzip => Box::new(deflate::DeflateDecoder::new(deflate::Format::Gzip)),
+        Method::Lz4 => Box::new(lz4::Lz4Decoder),
+        Method::Zstd => Box::new(zstd::ZstdDecoder::default()),
+    }
+}
+
+/// The method `none`.
+#[derive(Debug, Clone, Copy)]
+struct Store;
+
+impl Encoder for Store {
+    fn encode(&mut self, _plain: &[u8], _out: &mut [u8]) -> Result<Encoded, CodecError> {
+        Ok(Encoded::WouldGrow)
+    }
+}
+
+impl Decoder for Store {
+    fn decode(&mut self, body: &[u8], plain: &mut [u8]) -> Result<(), CodecError> {
+        let (method, given, expected) = (Method::None, body.len(), plain.len());
+        if given < expected {
+            return Err(CodecError::TooShort {
+                method,
+                given,
+                made: given,
+                expected,
+            });
+        }
+        if given > expected {
+            return Err(CodecError::TooLong {
+                method,
+                given,
+                expected,
+            });
+        }
+        plain.copy_from_slice(body);
+        Ok(())
+    }
+}

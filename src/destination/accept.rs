@@ -1,0 +1,315 @@
+//! The destination's links: waited for, greeted, agreed upon; and given up in the end.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Kind, Result};
+use crate::image::Output;
+use crate::page::PAGE_SIZE;
+use crate::session::{self, Agreed, Context};
+use crate::transport::connect::open_for_reading;
+use crate::transport::listen::Listener;
+use crate::transport::{Address, Stream, TransportError, Woken};
+use crate::wire::native::{BlockInfo, HELLO_HEAD_LEN, Hello, HelloHead};
+
+use super::{LAST_WORDS, Request, source_knows};
+
+/// How long whoever connects may take to say hello: a source does so at once.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
+/// How many connections may be about to say hello at once.
+const MAX_GREETINGS: usize = 64;
+
+/// The connections of a session. The first carries the messages.
+#[derive(Debug)]
+pub(super) struct Links {
+    pub(super) streams: Vec<Stream>,
+    pub(super) agreed: Agreed,
+    /// The guest's one block.
+    pub(super) block: BlockInfo,
+}
+
+impl Links {
+    pub(super) fn is_two_way(&self) -> bool {
+        self.streams[0].is_two_way()
+    }
+
+    /// Bytes written so far, on all connections.
+    pub(super) fn sent(&self) -> u64 {
+        self.streams.iter().map(Stream::sent).sum()
+    }
+
+    /// Bytes read so far, on all connections.
+    pub(super) fn received(&self) -> u64 {
+        self.streams.iter().map(Stream::received).sum()
+    }
+
+    /// Tells the source why, if it does not know already.
+    pub(super) fn give_up(&self, error: &Error) {
+        if !source_knows(error) {
+            let message = session::failure_message(error);
+            self.streams[0].last_word(&message.to_bytes(), LAST_WORDS);
+        }
+    }
+}
+
+/// Waits for a source, or opens what there is to read, and makes the output that it needs.
+pub(super) fn accept(
+    request: &Request,
+    context: &Context,
+    listening: &dyn Fn(&Address),
+    dropped: &(dyn Fn(&str) + Sync),
+) -> Result<(Links, Output)> {
+    let silence = context.tuning.get().timeout;
+    if request.address.is_listening() {
+        let listener = Listener::bind(&request.address)?;
+        listening(listener.address());
+        return join(request, context, &listener, dropped);
+    }
+    let stream = open_for_reading(&request.address, &context.abort, silence)?;
+    context.stats.start();
+    let hello = session::receive_hello(&stream).map_err(|error| error.in_stage("agree"))?;
+    let outcome = match hello.connections {
+        1 => welcome(&hello, request),
+        many => Err(format!(
+            "this is one of {many} connections, and no other can join"
+        )),
+    };
+    if stream.is_two_way() {
+        let told = outcome
+            .as_ref()
+            .map(|(agreed, _, _)| agreed.clone())
+            .map_err(Clone::clone);
+        stream.write(&session::answer(&told, silence).to_bytes(), &[])?;
+    }
+    let (agreed, block, output) = outcome.map_err(|why| Error::new(Kind::Refused, why))?;
+    let links = Links {
+        streams: vec![stream],
+        agreed,
+        block,
+    };
+    Ok((links, output))
+}
+
+/// What becomes of a hello: an agreement and an output, or the sentence that refuses it.
+fn welcome(hello: &Hello, request: &Request) -> Result<(Agreed, BlockInfo, Output), String> {
+    let agreed = session::negotiate(hello)?;
+    let [block] = &hello.blocks[..] else {
+        return Err(format!(
+            "the guest has {} blocks, and the output is an image of one",
+            hello.blocks.len()
+        ));
+    };
+    let output = Output::create(
+        &request.output,
+        block.bytes / PAGE_SIZE as u64,
+        request.force,
+    )
+    .map_err(|error| Error::from(error).one_line())?;
+    Ok((agreed, block.clone(), output))
+}
+
+/// Somebody who has connected and not yet said all of its hello.
+struct Greeting {
+    stream: Stream,
+    from: String,
+    deadline: Instant,
+    head: Option<HelloHead>,
+    bytes: Vec<u8>,
+}
+
+impl Greeting {
+    fn new(stream: Stream, from: String) -> Greeting {
+        Greeting {
+            stream,
+            from,
+            deadline: Instant::now() + HELLO_LIMIT,
+            head: None,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Takes what has come, and no byte beyond the hello.
+    fn progress(&mut self) -> Result<Option<Hello>> {
+        loop {
+            let wanted = HELLO_HEAD_LEN + self.head.map_or(0, |head| head.rest_len());
+            let have = self.bytes.len();
+            if have < wanted {
+                self.bytes.resize(wanted, 0);
+                let read = self.stream.try_read(&mut self.bytes[have..]);
+                self.bytes
+                    .truncate(have + read.as_ref().map_or(0, |read| read.unwrap_or(0)));
+                if read?.is_none() {
+                    return Ok(None);
+                }
+                continue;
+            }
+            match self.head {
+                Some(head) => return Ok(Some(Hello::read(&head, &self.bytes[HELLO_HEAD_LEN..])?)),
+                None => {
+                    let mut head = [0; HELLO_HEAD_LEN];
+                    head.copy_from_slice(&self.bytes);
+                    self.head = Some(HelloHead::of_hello(head)?);
+                }
+            }
+        }
+    }
+}
+
+/// A session whose connections are coming in.
+struct Joining {
+    id: [u8; 16],
+    streams: Vec<Option<Stream>>,
+    deadline: Instant,
+    agreed: Agreed,
+    block: BlockInfo,
+    output: Output,
+}
+
+impl Joining {
+    /// Whether the source has gone away meanwhile: it says nothing before all are joined.
+    fn is_abandoned(&self) -> bool {
+        let first = self.streams.iter().flatten().next();
+        Instant::now() >= self.deadline
+            || first.is_none_or(|stream| !matches!(stream.try_read(&mut [0]), Ok(None)))
+    }
+}
+
+/// Listens until all connections of one session are there. Whoever else connects is dropped, or
+/// refused if it is a source.
+fn join(
+    request: &Request,
+    context: &Context,
+    listener: &Listener,
+    dropped: &(dyn Fn(&str) + Sync),
+) -> Result<(Links, Output)> {
+    let params = context.tuning.get();
+    let silence = params.timeout;
+    let give_up = params
+        .accept_timeout
+        .and_then(|limit| Some((limit, Instant::now().checked_add(limit)?)));
+    let mut greetings: Vec<Greeting> = Vec::new();
+    let mut joining: Option<Joining> = None;
+    loop {
+        while let Some((stream, from)) = listener.try_accept(&context.abort, silence)? {
+            if greetings.len() < MAX_GREETINGS {
+                greetings.push(Greeting::new(stream, from));
+            } else {
+                dropped(&format!(
+                    "dropped a connection from {from}: too many at once"
+                ));
+            }
+        }
+        let mut waiting = Vec::new();
+        for mut greeting in greetings.drain(..) {
+            let from = greeting.from.clone();
+            match greeting.progress() {
+                Ok(None) if Instant::now() < greeting.deadline => waiting.push(greeting),
+                Ok(None) => dropped(&format!(
+                    "dropped a connection from {from}: no hello within {} s",
+                    HELLO_LIMIT.as_secs()
+                )),
+                Ok(Some(hello)) => {
+                    if let Err(why) = admit(greeting.stream, &hello, &mut joining, request, context)
+                    {
+                        dropped(&format!("refused a source at {from}: {why}"));
+                    }
+                }
+                Err(error) => dropped(&format!(
+                    "dropped a connection from {from}: {}",
+                    error.one_line()
+                )),
+            }
+        }
+        greetings = waiting;
+        match joining.take_if(|joining| joining.streams.iter().all(Option::is_some)) {
+            Some(joined) => {
+                let links = Links {
+                    streams: joined.streams.into_iter().flatten().collect(),
+                    agreed: joined.agreed,
+                    block: joined.block,
+                };
+                return Ok((links, joined.output));
+            }
+            None => {
+                if joining.take_if(|joining| joining.is_abandoned()).is_some() {
+                    dropped("dropped a source that went away before all of its connections joined");
+                }
+            }
+        }
+        if let (Some((limit, deadline)), None) = (give_up, &joining) {
+            if Instant::now() >= deadline {
+                return Err(TransportError::AcceptTimeout { limit }.into());
+            }
+        }
+        let next = greetings
+            .iter()
+            .map(|greeting| greeting.deadline)
+            .chain(joining.iter().map(|joining| joining.deadline))
+            .chain(give_up.map(|(_, deadline)| deadline))
+            .min();
+        let streams = greetings.iter().map(|greeting| &greeting.stream).chain(
+            joining
+                .iter()
+                .flat_map(|joining| joining.streams.iter().flatten()),
+        );
+        let sockets = streams
+            .map(Stream::pollable)
+            .collect::<Result<Vec<_>, TransportError>>()?;
+        let left = next.map(|next| next.saturating_duration_since(Instant::now()));
+        let woken = context
+            .abort
+            .wait_for_any(sockets.into_iter().chain([listener.as_fd()]), left)
+            .map_err(TransportError::Link)?;
+        if woken == Woken::Aborted {
+            return Err(Error::interrupted());
+        }
+    }
+}
+
+/// Lets a source's connection in, or tells it why not.
+fn admit(
+    stream: Stream,
+    hello: &Hello,
+    joining: &mut Option<Joining>,
+    request: &Request,
+    context: &Context,
+) -> Result<(), String> {
+    let silence = context.tuning.get().timeout;
+    let outcome = match joining {
+        Some(session) if session.id != hello.session => {
+            Err("another migration is under way".to_owned())
+        }
+        Some(session) => session::negotiate(hello).and_then(|agreed| {
+            let connections = session.streams.len();
+            match session.streams.get(usize::from(hello.connection)) {
+                Some(None) if usize::from(hello.connections) == connections => Ok(agreed),
+                _ => Err(format!(
+                    "connection {} of {} does not belong to a session of {connections}",
+                    hello.connection, hello.connections
+                )),
+            }
+        }),
+        None if hello.connection != 0 => Err(format!("connection {} came first", hello.connection)),
+        None => {
+            context.stats.start();
+            welcome(hello, request).map(|(agreed, block, output)| {
+                *joining = Some(Joining {
+                    id: hello.session,
+                    streams: (0..hello.connections).map(|_| None).collect(),
+                    deadline: Instant::now() + silence,
+                    agreed: agreed.clone(),
+                    block,
+                    output,
+                });
+                agreed
+            })
+        }
+    };
+    let answer = session::answer(&outcome, silence).to_bytes();
+    let told = stream.write(&answer, &[]);
+    outcome?;
+    if let (Ok(()), Some(session)) = (told, joining) {
+        session.streams[usize::from(hello.connection)] = Some(stream);
+    }
+    Ok(())
+}

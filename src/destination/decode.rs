@@ -1,0 +1,258 @@
+//! One frame: from its body to pages in their place. What a decoder thread does all day.
+
+use bytes::BytesMut;
+
+use crate::codec::{self, Decoder, Method};
+use crate::delta;
+use crate::error::{Error, Kind, Result};
+use crate::fault::Site;
+use crate::image::Output;
+use crate::page::{BlockSeed, PAGE_SIZE};
+use crate::session::Context;
+use crate::stats::{Stage, StageClock, Tally};
+use crate::wire::WireError;
+use crate::wire::native::{Class, Header, Kind as FrameKind, PageSet, frame_hash};
+
+/// A frame with pages, as it was read.
+#[derive(Debug)]
+pub(super) struct Packet {
+    pub(super) header: Header,
+    /// Page set, then body.
+    pub(super) bytes: BytesMut,
+    /// The CPU time of reading it.
+    pub(super) tally: Tally,
+}
+
+/// Checks and places frames. Its buffers and decompressors live as long as its thread.
+pub(super) struct DecodeWorker<'a> {
+    context: &'a Context,
+    output: &'a Output,
+    seed: BlockSeed,
+    decoders: Vec<(Method, Box<dyn Decoder>)>,
+    set: PageSet,
+    plain: Vec<u8>,
+    /// Pages that deltas were applied to.
+    patched: Vec<u8>,
+    hashes: Vec<u8>,
+}
+
+impl<'a> DecodeWorker<'a> {
+    pub(super) fn new(context: &'a Context, output: &'a Output, block_name: &str) -> Self {
+        DecodeWorker {
+            context,
+            output,
+            seed: BlockSeed::new(block_name),
+            decoders: Vec::new(),
+            set: PageSet::default(),
+            plain: Vec::new(),
+            patched: Vec::new(),
+            hashes: Vec::new(),
+        }
+    }
+
+    /// Decodes a frame, checks its hash, and only then places its pages.
+    pub(super) fn place(&mut self, packet: &Packet) -> Result<Tally> {
+        self.context.faults.check(Site::Decode)?;
+        self.read_page_set(packet)
+            .and_then(|()| self.checked(packet))
+            .map_err(|error| {
+                let first = self.set.runs().first().map(|run| run.range.start.0);
+                let error = error.in_stage("decode").in_round(packet.header.round.0);
+                first.into_iter().fold(error, Error::at_page)
+            })
+    }
+
+    fn read_page_set(&mut self, packet: &Packet) -> Result<()> {
+        let header = &packet.header;
+        let bytes = &packet.bytes[..header.page_set_len as usize];
+        self.set.read(bytes, self.output.pages())?;
+        if self.set.pages() as u32 != header.pages {
+            return Err(WireError::Contradiction {
+                field: "the number of pages in the page set",
+                given: self.set.pages(),
+                expected: header.pages.into(),
+            }
+            .into());
+        }
+        Ok(())
+    }
+
+    fn checked(&mut self, packet: &Packet) -> Result<Tally> {
+        let header = &packet.header;
+        let (set, body) = packet.bytes.split_at(header.page_set_len as usize);
+        let body = &body[..header.body_len as usize];
+        let mut tally = packet.tally;
+        let mut clock = StageClock::start();
+        if header.kind == Some(FrameKind::Zeros) {
+            if self.set.count(Class::Zero) != self.set.pages() || !body.is_empty() {
+                return Err(WireError::OutOfPlace {
+                    record: "a page that is not zero",
+                    why: "a Zeros frame has none",
+                }
+                .into());
+            }
+            check_hash(header, set, None)?;
+        } else {
+            let plain = decompress(&mut self.decoders, header, body, &mut self.plain)?;
+            clock.cut(&mut tally.cpu, Stage::Codec);
+            let whole = self
+                .set
+                .count(Class::Whole)
+                .checked_mul(PAGE_SIZE as u64)
+                .and_then(|bytes| plain.len().checked_sub(bytes as usize))
+                .ok_or_else(|| contradiction(plain.len(), 0))?;
+            let (deltas, whole) = plain.split_at(whole);
+            tally.delta_bytes =
+                apply_deltas(deltas, &self.set, self.output, &mut self.patched)? as u64;
+            clock.cut(&mut tally.cpu, Stage::Delta);
+            hash(&self.set, self.seed, whole, &self.patched, &mut self.hashes);
+            check_hash(header, set, Some(&self.hashes))?;
+            clock.cut(&mut tally.cpu, Stage::Hash);
+            place(&self.set, self.output, whole, &self.patched)?;
+        }
+        // A fresh output is zero already.
+        if !header.round.is_bulk() {
+            for range in self.set.of(Class::Zero) {
+                self.output.clear(range)?;
+            }
+        }
+        clock.cut(&mut tally.cpu, Stage::Place);
+        self.count(header, &mut tally);
+        Ok(tally)
+    }
+
+    fn count(&self, header: &Header, tally: &mut Tally) {
+        let whole = self.set.count(Class::Whole);
+        tally.zero = self.set.count(Class::Zero);
+        tally.delta = self.set.count(Class::Delta);
+        if header.codec == Method::None {
+            tally.plain = whole;
+        } else {
+            tally.compressed = whole;
+            tally.compressed_bytes = header.body_len.into();
+            tally.compressed_input = header.decoded_len.into();
+        }
+        tally.frames = 1;
+    }
+}
+
+fn check_hash(header: &Header, set: &[u8], hashes: Option<&[u8]>) -> Result<()> {
+    let found = frame_hash(header, set, hashes);
+    if found == header.hash {
+        return Ok(());
+    }
+    Err(WireError::Damaged {
+        record: header.kind.map_or("frame", FrameKind::name),
+        found,
+        expected: header.hash,
+    }
+    .into())
+}
+
+fn contradiction(given: usize, expected: usize) -> Error {
+    WireError::Contradiction {
+        field: "the length of the decoded body",
+        given: given as u64,
+        expected: expected as u64,
+    }
+    .into()
+}
+
+/// The body as it was before compression, `header.decoded_len` bytes that have been bounded.
+fn decompress<'a>(
+    decoders: &mut Vec<(Method, Box<dyn Decoder>)>,
+    header: &Header,
+    body: &'a [u8],
+    plain: &'a mut Vec<u8>,
+) -> Result<&'a [u8]> {
+    if header.codec == Method::None {
+        return Ok(body);
+    }
+    let at = decoders
+        .iter()
+        .position(|(method, _)| *method == header.codec)
+        .unwrap_or_else(|| {
+            decoders.push((header.codec, codec::decoder(header.codec)));
+            decoders.len() - 1
+        });
+    let len = header.decoded_len as usize;
+    if plain.len() < len {
+        plain.resize(len, 0);
+    }
+    decoders[at]
+        .1
+        .decode(body, &mut plain[..len])
+        .map_err(|error| Error::new(Kind::Failed, error))?;
+    Ok(&plain[..len])
+}
+
+/// Applies all deltas to what the output holds, into `patched`. Returns the bytes of deltas.
+fn apply_deltas(
+    bytes: &[u8],
+    set: &PageSet,
+    output: &Output,
+    patched: &mut Vec<u8>,
+) -> Result<usize> {
+    let count = set.count(Class::Delta) as usize;
+    let (lengths, mut deltas) = bytes
+        .split_at_checked(2 * count)
+        .ok_or_else(|| contradiction(bytes.len(), 2 * count))?;
+    let total = deltas.len();
+    patched.resize(count * PAGE_SIZE, 0);
+    let pages = set.of(Class::Delta).flat_map(|range| range.pages());
+    let (pages_out, _) = patched.as_chunks_mut::<PAGE_SIZE>();
+    let (lengths, _) = lengths.as_chunks::<2>();
+    for ((page, length), out) in pages.zip(lengths).zip(pages_out) {
+        let length = usize::from(u16::from_le_bytes(*length));
+        let (delta, rest) = deltas
+            .split_at_checked(length)
+            .ok_or_else(|| contradiction(deltas.len(), length))?;
+        deltas = rest;
+        output.read(page, out)?;
+        delta::decode(delta, out)
+            .map_err(|error| Error::new(Kind::Failed, error).at_page(page.0))?;
+    }
+    if deltas.is_empty() {
+        Ok(total)
+    } else {
+        Err(contradiction(total, total - deltas.len()))
+    }
+}
+
+/// The hashes of all pages that are not zero, in the order of the page set.
+fn hash(set: &PageSet, seed: BlockSeed, whole: &[u8], patched: &[u8], hashes: &mut Vec<u8>) {
+    hashes.clear();
+    let (mut whole, mut patched) = (
+        whole.chunks_exact(PAGE_SIZE),
+        patched.chunks_exact(PAGE_SIZE),
+    );
+    for run in set.runs() {
+        let source = match run.class {
+            Class::Zero => continue,
+            Class::Whole => &mut whole,
+            Class::Delta => &mut patched,
+        };
+        for (page, bytes) in run.range.pages().zip(source) {
+            hashes.extend_from_slice(&seed.hash(page, bytes).to_le_bytes());
+        }
+    }
+}
+
+fn place<'a>(
+    set: &PageSet,
+    output: &Output,
+    mut whole: &'a [u8],
+    mut patched: &'a [u8],
+) -> Result<()> {
+    for run in set.runs() {
+        let source = match run.class {
+            Class::Zero => continue,
+            Class::Whole => &mut whole,
+            Class::Delta => &mut patched,
+        };
+        let (bytes, rest) = source.split_at(run.range.count as usize * PAGE_SIZE);
+        *source = rest;
+        output.place(run.range.start, bytes)?;
+    }
+    Ok(())
+}

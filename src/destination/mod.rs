@@ -1,0 +1,173 @@
+//! The receiving end. The phases of a migration, top-down; [`pipeline`] is where a page goes.
+//!
+//! Mirrors [`crate::source`], file by file.
+
+mod accept;
+mod decode;
+mod pipeline;
+mod rounds;
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::fault::Site;
+use crate::image::Output;
+use crate::page::{BlockSeed, Digest, PAGE_SIZE};
+use crate::pool::analysis_pool;
+use crate::session::{self, Context, PeerFailure};
+use crate::stats::Stage;
+use crate::transport::{Address, Stream, TransportError};
+use crate::wire::native::Message;
+use accept::Links;
+
+/// How long a source may take to hear why it was given up.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// From where to receive, and what to make of it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// From where.
+    pub address: Address,
+    /// The raw image that is written.
+    pub output: PathBuf,
+    /// Whether an output that is there already is replaced.
+    pub force: bool,
+}
+
+/// Receives a guest's RAM, and returns when it is proven and OUTPUT holds it.
+///
+/// `listening` hears the address that is listened on, as soon as it is; `dropped` hears a line
+/// for each connection that is dropped because it is none of ours.
+///
+/// # Errors
+/// OUTPUT is then as it was, and the source, if it can hear it, knows why.
+pub fn run(
+    request: &Request,
+    context: &Context,
+    listening: &dyn Fn(&Address),
+    dropped: &(dyn Fn(&str) + Sync),
+) -> Result<()> {
+    Output::check(&request.output, request.force)?;
+    let (mut links, output) = accept::accept(request, context, listening, dropped)?;
+    context.stats.ram(
+        output.pages() * PAGE_SIZE as u64,
+        links.streams.len() as u16,
+    );
+
+    let outcome = if links.is_two_way() {
+        from_a_peer(&links, output, context)
+    } else {
+        from_a_writer(&mut links, output, context)
+    };
+    if let Err(error) = &outcome {
+        links.give_up(error);
+    }
+    context.stats.bytes(links.received(), links.sent());
+    outcome
+}
+
+/// Receives from somebody who waits for answers: ends with the commit protocol.
+fn from_a_peer(links: &Links, output: Output, context: &Context) -> Result<()> {
+    // The ticker and the main thread both write.
+    let main = Mutex::new(&links.streams[0]);
+    let say = |message: &Message| {
+        let main = main.lock().unwrap_or_else(PoisonError::into_inner);
+        session::send_message(*main, message)
+    };
+    let (done, until_done) = crossbeam_channel::bounded::<()>(0);
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("keep-alive".into())
+            .spawn_scoped(scope, || {
+                let interval = links.agreed.keepalive_interval();
+                // Nothing is ever sent on the channel: it ends when its sender is dropped.
+                while until_done.recv_timeout(interval)
+                    == Err(crossbeam_channel::RecvTimeoutError::Timeout)
+                {
+                    if say(&Message::KeepAlive).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
+        let outcome = pipeline::run(links, &output, context)
+            .and_then(|digest| prove(digest, links, &output, context))
+            .and_then(|digest| commit(digest, &links.streams[0], &say, output, context));
+        context.abort_on_error(&outcome);
+        drop(done);
+        outcome
+    })
+}
+
+/// Receives from a file or a pipe: nobody hears an answer.
+fn from_a_writer(links: &mut Links, output: Output, context: &Context) -> Result<()> {
+    let digest = pipeline::run(links, &output, context)?;
+    let digest = prove(digest, links, &output, context)?;
+    // A command that failed may have written all the same.
+    for stream in &mut links.streams {
+        stream.finish()?;
+    }
+    if context.abort.is_raised() {
+        return Err(Error::interrupted());
+    }
+    output.commit()?;
+    context.stats.proven(digest);
+    Ok(())
+}
+
+/// Reads back what the output really holds and compares it with what was sent.
+fn prove(sent: Digest, links: &Links, output: &Output, context: &Context) -> Result<Digest> {
+    context.stats.proving();
+    context.faults.check(Site::Finish)?;
+    let pool = analysis_pool(context.tuning.get().decompress_threads)
+        .map_err(|error| Error::new(Kind::Failed, error).in_stage("prove"))?;
+    let seed = BlockSeed::new(&links.block.name);
+    let (held, time) = pool
+        .install(|| output.sum_hashes(seed))
+        .map_err(|error| Error::from(error).in_stage("prove"))?;
+    context.stats.add_cpu(Stage::Proof, time);
+    if Digest(held) == sent {
+        Ok(sent)
+    } else {
+        Err(Error::new(
+            Kind::Differs,
+            format!(
+                "what arrived is not what was sent: the digest is {}, not {sent}",
+                Digest(held)
+            ),
+        )
+        .in_stage("prove"))
+    }
+}
+
+/// It is proven: says so, and takes over when the source has let go.
+fn commit(
+    digest: Digest,
+    main: &Stream,
+    say: &dyn Fn(&Message) -> Result<(), TransportError>,
+    output: Output,
+    context: &Context,
+) -> Result<()> {
+    say(&Message::Proven { digest })?;
+    context.stats.proven(digest);
+    loop {
+        match session::receive_message(main).map_err(|error| error.in_stage("commit"))? {
+            Message::KeepAlive => {}
+            Message::Commit => break,
+            Message::Failure { code, text } => return Err(session::peer_failure(code, &text)),
+            other => return Err(session::out_of_place(&other, "Commit was expected")),
+        }
+    }
+    output.commit()?;
+    // The source has let go and the output is there: what happens to the link is no matter now.
+    let _ = say(&Message::Committed);
+    Ok(())
+}
+
+/// Whether the source knows of this error already, or is gone.
+fn source_knows(error: &Error) -> bool {
+    error.cause::<PeerFailure>().is_some() || matches!(error.cause(), Some(TransportError::Closed))
+}

@@ -1,0 +1,303 @@
+//! The way of a page into the destination.
+//!
+//! ```text
+//! receive   x K   link -> Packet             read a header, check it, read the rest into one buffer
+//! decode    x M   Packet -> place            decompress, apply deltas, check the hash, pwrite (decode.rs)
+//! round end       a barrier                  nothing of round r+1 is placed before all of round r is (rounds.rs)
+//! ```
+//!
+//! Bounded channels join the stages, buffers move with the packets and come back. The first error
+//! of any thread is kept; it aborts the session, which wakes whoever is inside a system call and
+//! whoever waits at the barrier, and closing the channel ends the decoders.
+//!
+//! Memory: (packets in the channel + K + M) buffers of a frame, and 2 M of its pages, whatever the
+//! size of the image.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, Scope};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::error::{Error, Kind, Result};
+use crate::fault::Site;
+use crate::image::Output;
+use crate::page::{Digest, Round};
+use crate::pool::{Buffers, Workers};
+use crate::session::{self, Context};
+use crate::stats::{Stage, StageClock, Tally};
+use crate::transport::Stream;
+use crate::wire::WireError;
+use crate::wire::native::{Header, Kind as FrameKind, Message};
+
+use super::accept::Links;
+use super::decode::{DecodeWorker, Packet};
+use super::rounds::{Failed, Rounds};
+
+/// What all threads of the pipeline read.
+struct Shared<'a> {
+    context: &'a Context,
+    links: &'a Links,
+    output: &'a Output,
+    rounds: Rounds,
+    buffers: Buffers,
+    decoders: Workers,
+    /// What went wrong first.
+    failure: Mutex<Option<Error>>,
+}
+
+impl Shared<'_> {
+    /// Keeps the first error and ends every wait.
+    fn fail(&self, error: Error) {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
+        self.context.abort.raise();
+        self.rounds.fail();
+    }
+
+    fn received(&self) -> u64 {
+        self.links.received()
+    }
+}
+
+/// Starts the threads, takes all rounds, joins the threads, and returns the digest of what the
+/// source sent.
+pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<Digest> {
+    let params = context.tuning.get();
+    let decoders = usize::from(params.decompress_threads);
+    let shared = Shared {
+        context,
+        links,
+        output,
+        rounds: Rounds::new(links.streams.len()),
+        // Frames tell how large they are; a buffer grows to the largest it has met.
+        buffers: Buffers::new(1, 2 * decoders + links.streams.len()),
+        decoders: Workers::default(),
+        failure: Mutex::new(None),
+    };
+    let (packets, queue) = bounded(2 * links.streams.len());
+    context.stats.begin_round(Round::BULK, shared.received());
+    context.stats.round_pages(output.pages());
+    let digest = thread::scope(|scope| {
+        for (connection, stream) in links.streams.iter().enumerate().skip(1) {
+            let (packets, queue) = (packets.clone(), queue.clone());
+            let shared = &shared;
+            spawn(scope, shared, format!("receive-{connection}"), move || {
+                answer_for("receive", shared, || {
+                    receive(scope, shared, stream, &packets, &queue)
+                });
+            });
+        }
+        // The first connection is this thread's.
+        let digest = answer_for("receive", &shared, || {
+            receive(scope, &shared, &links.streams[0], &packets, &queue)
+        });
+        drop((packets, queue));
+        digest.flatten()
+    });
+    match (
+        shared
+            .failure
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner),
+        digest,
+    ) {
+        (Some(error), _) => Err(error),
+        (None, Some(digest)) => Ok(digest),
+        (None, None) => Err(Error::interrupted()),
+    }
+}
+
+/// What a receiver does: reads one connection up to its end, which on the first is `Finish`.
+fn receive<'scope, 'env: 'scope>(
+    scope: &'scope Scope<'scope, 'env>,
+    shared: &'scope Shared<'_>,
+    stream: &Stream,
+    packets: &Sender<Packet>,
+    queue: &Receiver<Packet>,
+) -> Result<Option<Digest>> {
+    let is_main = std::ptr::eq(stream, &raw const shared.links.streams[0]);
+    let (mut frames, mut pages, mut last_round) = (0, 0, false);
+    loop {
+        let header = session::receive_header(stream)?;
+        let round = shared.rounds.current();
+        let in_round = |error: Error| error.in_round(round.0);
+        match header.kind {
+            Some(kind @ (FrameKind::Pages | FrameKind::Zeros)) => {
+                check(&header, kind, round, last_round).map_err(|error| in_round(error.into()))?;
+                let packet = read_packet(stream, &header, shared).map_err(in_round)?;
+                frames += 1;
+                pages += u64::from(header.pages);
+                shared.rounds.enter();
+                grow(scope, shared, queue);
+                if packets.send(packet).is_err() {
+                    return Ok(None);
+                }
+            }
+            _ => match session::receive_rest(stream, &header).map_err(in_round)? {
+                None | Some(Message::KeepAlive) => {}
+                Some(Message::RoundEnd {
+                    round: ended,
+                    frames: sent_frames,
+                    pages: sent_pages,
+                    last,
+                }) => {
+                    let counted = (ended, frames, pages as u32);
+                    if counted != (round, sent_frames, sent_pages as u32) || last_round {
+                        return Err(in_round(miscounted(round, ended, frames, sent_frames)));
+                    }
+                    (frames, pages, last_round) = (0, 0, last);
+                    let stats = &shared.context.stats;
+                    let ended = shared.rounds.end(|| {
+                        stats.bytes(shared.received(), shared.links.sent());
+                        stats.end_round(shared.received());
+                        if !last {
+                            stats.begin_round(round.next(), shared.received());
+                        }
+                    });
+                    match ended {
+                        Ok(()) if last && !is_main => return Ok(None),
+                        Ok(()) => {}
+                        Err(Failed) => return Ok(None),
+                    }
+                }
+                Some(Message::Finish { digest }) if is_main && last_round => {
+                    return Ok(Some(digest));
+                }
+                Some(Message::Failure { code, text }) => {
+                    return Err(in_round(session::peer_failure(code, &text)));
+                }
+                Some(other) => {
+                    let why = "rounds are under way";
+                    return Err(in_round(session::out_of_place(&other, why)));
+                }
+            },
+        }
+    }
+}
+
+/// Whether a frame with pages may stand where it does.
+fn check(
+    header: &Header,
+    kind: FrameKind,
+    round: Round,
+    last_round: bool,
+) -> Result<(), WireError> {
+    if last_round {
+        return Err(WireError::OutOfPlace {
+            record: kind.name(),
+            why: "the last round is over",
+        });
+    }
+    if header.round != round {
+        return Err(WireError::Contradiction {
+            field: "the frame's round",
+            given: header.round.0.into(),
+            expected: round.0.into(),
+        });
+    }
+    if header.block != 0 {
+        return Err(WireError::TooLarge {
+            field: "the frame's block",
+            given: header.block.into(),
+            allowed: 0,
+        });
+    }
+    Ok(())
+}
+
+fn miscounted(round: Round, ended: Round, frames: u64, sent: u64) -> Error {
+    if round == ended {
+        WireError::Contradiction {
+            field: "the number of frames in the round",
+            given: frames,
+            expected: sent,
+        }
+    } else {
+        WireError::Contradiction {
+            field: "the round that ends",
+            given: ended.0.into(),
+            expected: round.0.into(),
+        }
+    }
+    .into()
+}
+
+fn read_packet(stream: &Stream, header: &Header, shared: &Shared<'_>) -> Result<Packet> {
+    shared.context.faults.check(Site::Receive)?;
+    let mut tally = Tally::default();
+    let mut clock = StageClock::start();
+    let mut bytes = shared.buffers.take();
+    let len = header.rest_len();
+    if bytes.len() < len {
+        bytes.resize(len, 0);
+    }
+    stream.read(&mut bytes[..len])?;
+    clock.cut(&mut tally.cpu, Stage::Socket);
+    Ok(Packet {
+        header: *header,
+        bytes,
+        tally,
+    })
+}
+
+/// Starts decoders up to the number that is wanted now.
+fn grow<'scope, 'env: 'scope>(
+    scope: &'scope Scope<'scope, 'env>,
+    shared: &'scope Shared<'_>,
+    queue: &Receiver<Packet>,
+) {
+    let wanted = usize::from(shared.context.tuning.get().decompress_threads);
+    shared.decoders.grow_to(wanted, || {
+        let queue = queue.clone();
+        spawn(scope, shared, "decode".to_owned(), move || {
+            answer_for("decode", shared, || decode(shared, &queue));
+        });
+    });
+}
+
+/// What a decoder thread does, until there are no more packets or it is one too many.
+fn decode(shared: &Shared<'_>, queue: &Receiver<Packet>) -> Result<()> {
+    let mut worker = DecodeWorker::new(shared.context, shared.output, &shared.links.block.name);
+    for packet in queue {
+        let tally = worker.place(&packet)?;
+        shared.buffers.give(packet.bytes);
+        shared.context.stats.add(&tally);
+        shared
+            .context
+            .stats
+            .bytes(shared.received(), shared.links.sent());
+        shared.rounds.leave();
+        let wanted = usize::from(shared.context.tuning.get().decompress_threads);
+        if shared.decoders.leave_if_above(wanted) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn spawn<'scope, 'env: 'scope>(
+    scope: &'scope Scope<'scope, 'env>,
+    shared: &Shared<'_>,
+    name: String,
+    work: impl FnOnce() + Send + 'scope,
+) {
+    if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, work) {
+        shared.fail(Error::new(Kind::Failed, error).in_stage("start a thread"));
+    }
+}
+
+/// Runs a thread's work; what ends it before its time, a panic too, ends the session.
+fn answer_for<T>(
+    stage: &'static str,
+    shared: &Shared<'_>,
+    work: impl FnOnce() -> Result<T>,
+) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(Error::panicked(stage, panic.as_ref())));
+    outcome
+        .map_err(|error| shared.fail(error.in_stage(stage)))
+        .ok()
+}

@@ -1,0 +1,141 @@
+//! Keeps rounds apart: nothing of the next is placed before all of this one is.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::page::Round;
+
+#[derive(Debug)]
+struct State {
+    round: Round,
+    /// Connections that have read this round's end.
+    arrived: usize,
+    /// Frames that were read and are not yet placed.
+    in_flight: usize,
+    failed: bool,
+}
+
+/// The barrier at a round's end, for the connections' readers and the decoders.
+#[derive(Debug)]
+pub(super) struct Rounds {
+    connections: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The session has failed elsewhere; whoever hears this has nothing to add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failed;
+
+impl Rounds {
+    pub(super) fn new(connections: usize) -> Rounds {
+        Rounds {
+            connections,
+            state: Mutex::new(State {
+                round: Round::BULK,
+                arrived: 0,
+                in_flight: 0,
+                failed: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Every change of the state is whole before the lock is given back, panic or not.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The round in hand.
+    pub(super) fn current(&self) -> Round {
+        self.lock().round
+    }
+
+    /// A frame of this round was read.
+    pub(super) fn enter(&self) {
+        self.lock().in_flight += 1;
+    }
+
+    /// A frame is placed.
+    pub(super) fn leave(&self) {
+        let mut state = self.lock();
+        state.in_flight -= 1;
+        if state.in_flight == 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// It is over; nobody needs to wait any longer.
+    pub(super) fn fail(&self) {
+        self.lock().failed = true;
+        self.changed.notify_all();
+    }
+
+    /// A connection's reader has read the round's end: waits for the others and for the decoders.
+    /// Whoever comes last calls `close` before any other goes on.
+    pub(super) fn end(&self, close: impl FnOnce()) -> Result<(), Failed> {
+        let mut state = self.lock();
+        let round = state.round;
+        state.arrived += 1;
+        self.changed.notify_all();
+        loop {
+            if state.failed {
+                return Err(Failed);
+            }
+            if state.round != round {
+                return Ok(());
+            }
+            if state.arrived == self.connections && state.in_flight == 0 {
+                close();
+                state.arrived = 0;
+                state.round = round.next();
+                self.changed.notify_all();
+                return Ok(());
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn nobody_passes_before_all_have_arrived_and_all_frames_are_placed() {
+        let rounds = Rounds::new(3);
+        let closed = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for round in 1..=100 {
+                        assert_eq!(rounds.current(), Round(round));
+                        for _ in 0..10 {
+                            rounds.enter();
+                            scope.spawn(|| rounds.leave());
+                        }
+                        rounds
+                            .end(|| {
+                                closed.fetch_add(1, Ordering::Relaxed);
+                            })
+                            .unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(closed.into_inner(), 100);
+    }
+
+    #[test]
+    fn a_failure_releases_whoever_waits() {
+        let rounds = Rounds::new(2);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| rounds.end(|| {}));
+            rounds.fail();
+            assert_eq!(waiting.join().unwrap(), Err(Failed));
+        });
+    }
+}

@@ -1,0 +1,317 @@
+//! Raw RAM images: a memory-backend-file, a pmemsave, a Firecracker memory file.
+//!
+//! The file is mapped and walked by its data extents only. Reading a hole through a shared map
+//! of a tmpfs file would allocate it, so holes are never touched.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use memmap2::{Advice, Mmap};
+use rayon::prelude::*;
+use rustix::fs::SeekFrom;
+
+use super::ImageError;
+use super::sigbus::{SLOTS, Watch};
+use crate::page::{BlockSeed, PAGE_SIZE, PageIndex, PageRange};
+use crate::sys::thread_cpu_time;
+
+/// A raw image, mapped for reading. Hands out copies.
+#[derive(Debug)]
+pub struct RawImage {
+    path: PathBuf,
+    file: File,
+    // Dropped before `map`, so that no fault of a foreign mapping at the same place is ours.
+    watch: Watch,
+    map: Mmap,
+}
+
+impl RawImage {
+    /// Opens and maps an image.
+    ///
+    /// # Errors
+    /// A file that is missing, unreadable, empty, not a regular file, or not of whole pages.
+    pub fn open(path: &Path) -> Result<RawImage, ImageError> {
+        let failed = |what| {
+            move |source| ImageError::Io {
+                what,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        let file = File::open(path).map_err(failed("open"))?;
+        let metadata = file.metadata().map_err(failed("examine"))?;
+        if !metadata.is_file() {
+            return Err(ImageError::NotAFile {
+                path: path.to_owned(),
+            });
+        }
+        let size = metadata.len();
+        if size == 0 {
+            return Err(ImageError::Empty {
+                path: path.to_owned(),
+            });
+        }
+        if size % PAGE_SIZE as u64 != 0 {
+            return Err(ImageError::NotWholePages {
+                path: path.to_owned(),
+                size,
+            });
+        }
+        // SAFETY: the map is never handed out as a slice; `copy` reads it by raw pointer, so that
+        // a writer in another process breaks no reference, and `watch` survives a truncation.
+        let map = unsafe { Mmap::map(&file) }.map_err(failed("map"))?;
+        let watch = Watch::new(map.as_ptr(), map.len())
+            .map_err(failed("guard the map of"))?
+            .ok_or(ImageError::TooManyMapped { limit: SLOTS })?;
+        Ok(RawImage {
+            path: path.to_owned(),
+            file,
+            watch,
+            map,
+        })
+    }
+
+    /// Where the image lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its size in pages.
+    pub fn pages(&self) -> u64 {
+        (self.map.len() / PAGE_SIZE) as u64
+    }
+
+    /// The ranges that hold data, ascending; everything between them is holes, that is zero.
+    ///
+    /// # Errors
+    /// When the file can no longer be examined.
+    pub fn data_ranges(&self) -> Result<Vec<PageRange>, ImageError> {
+        data_ranges(&self.file, self.pages()).map_err(|source| ImageError::Io {
+            what: "find the data of",
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// Copies `range` out of the map into the front of `out`.
+    ///
+    /// # Errors
+    /// [`ImageError::Truncated`] when the file has become shorter.
+    ///
+    /// # Panics
+    /// When the range lies outside the image or `out` is shorter than the range: the caller's bug.
+    pub fn copy(&self, range: PageRange, out: &mut [u8]) -> Result<(), ImageError> {
+        let bytes = range.bytes();
+        let (start, len) = (bytes.start as usize, (bytes.end - bytes.start) as usize);
+        assert!(bytes.end <= self.map.len() as u64 && len <= out.len());
+        let faults = self.watch.faults();
+        // Filling the page tables a batch at a time is faster than a fault per page, and finds
+        // most truncations without a signal. A kernel that lacks the advice only loses speed.
+        if let Err(error) = self.map.advise_range(Advice::PopulateRead, start, len) {
+            if error.raw_os_error() == Some(libc::EFAULT) {
+                return Err(self.truncated());
+            }
+        }
+        // SAFETY: source and destination are valid for `len` bytes, as asserted, and do not
+        // overlap. Other processes may write the source meanwhile: the bytes are then some mix
+        // of old and new, which is what copying live RAM means; no reference to them exists.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.map.as_ptr().add(start), out.as_mut_ptr(), len);
+        }
+        if self.watch.faults() == faults {
+            Ok(())
+        } else {
+            Err(self.truncated())
+        }
+    }
+
+    fn truncated(&self) -> ImageError {
+        ImageError::Truncated {
+            path: self.path.clone(),
+            size: self.file.metadata().map_or(0, |metadata| metadata.len()),
+            expected: self.map.len() as u64,
+        }
+    }
+}
+
+/// The data extents of `file`, rounded outwards to pages, joined, and cut at `pages`.
+pub(super) fn data_ranges(file: &File, pages: u64) -> io::Result<Vec<PageRange>> {
+    let end = pages * PAGE_SIZE as u64;
+    let mut ranges: Vec<PageRange> = Vec::new();
+    let mut at = 0;
+    while at < end {
+        let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // Nothing but a hole from here on.
+            Err(rustix::io::Errno::NXIO) => break,
+            // A file system without extents: all of it is data.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) if at == 0 => {
+                return Ok(vec![PageRange::between(0, pages)]);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if data >= end {
+            break;
+        }
+        let hole = rustix::fs::seek(file, SeekFrom::Hole(data))?.clamp(data + 1, end);
+        let range = PageRange::between(
+            data / PAGE_SIZE as u64,
+            hole.div_ceil(PAGE_SIZE as u64).min(pages),
+        );
+        match ranges.last_mut() {
+            Some(last) if last.end() >= range.start.0 => {
+                *last = PageRange::between(last.start.0, range.end());
+            }
+            _ => ranges.push(range),
+        }
+        at = hole;
+    }
+    Ok(ranges)
+}
+
+/// The sum of the hashes of all pages in `ranges` that are not zero, on rayon's threads, and the
+/// CPU time that it took.
+///
+/// `read` fills the front of a buffer from a range of at most 64 pages.
+pub(super) fn sum_hashes<E: Send>(
+    seed: BlockSeed,
+    ranges: &[PageRange],
+    read: impl Fn(PageRange, &mut [u8]) -> Result<(), E> + Sync,
+) -> Result<(u128, Duration), E> {
+    // 256 KiB stay in a core's second-level cache between reading and hashing.
+    const STEP: u64 = 64;
+    let steps: Vec<PageRange> = ranges
+        .iter()
+        .flat_map(|range| {
+            (range.start.0..range.end())
+                .step_by(STEP as usize)
+                .map(|start| PageRange::between(start, range.end().min(start + STEP)))
+        })
+        .collect();
+    steps
+        .par_iter()
+        .map_init(
+            || vec![0; STEP as usize * PAGE_SIZE],
+            |buffer, range| {
+                let start = thread_cpu_time();
+                let bytes = &mut buffer[..range.count as usize * PAGE_SIZE];
+                read(*range, bytes)?;
+                let sum = bytes
+                    .chunks_exact(PAGE_SIZE)
+                    .zip(range.start.0..)
+                    .map(|(page, index)| seed.hash_or_zero(PageIndex(index), page))
+                    .fold(0, u128::wrapping_add);
+                Ok((sum, thread_cpu_time().saturating_sub(start)))
+            },
+        )
+        .try_reduce(
+            || (0, Duration::ZERO),
+            |a, b| Ok((a.0.wrapping_add(b.0), a.1 + b.1)),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    fn image(pages: u64, data: &[(u64, u8)]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ram");
+        let file = File::create(&path).unwrap();
+        file.set_len(pages * PAGE_SIZE as u64).unwrap();
+        for &(page, byte) in data {
+            file.write_all_at(&[byte; PAGE_SIZE], page * PAGE_SIZE as u64)
+                .unwrap();
+        }
+        (folder, path)
+    }
+
+    #[test]
+    fn holes_are_not_data_and_neighbours_are_joined() {
+        let (_folder, path) = image(4096, &[(0, 1), (1, 2), (100, 3), (4095, 4)]);
+        let image = RawImage::open(&path).unwrap();
+        let ranges = image.data_ranges().unwrap();
+        for page in [0, 1, 100, 4095] {
+            assert!(
+                ranges
+                    .iter()
+                    .any(|range| range.start.0 <= page && page < range.end())
+            );
+        }
+        let total: u64 = ranges.iter().map(|range| range.count).sum();
+        assert!(total < 200, "holes were counted as data: {ranges:?}");
+        assert!(
+            ranges
+                .windows(2)
+                .all(|pair| pair[0].end() < pair[1].start.0)
+        );
+    }
+
+    #[test]
+    fn an_image_truncated_under_the_map_is_an_error_and_no_crash() {
+        let (_folder, path) = image(64, &[(0, 1), (63, 2)]);
+        let image = RawImage::open(&path).unwrap();
+        let mut out = vec![0; 64 * PAGE_SIZE];
+        image.copy(PageRange::between(0, 64), &mut out).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(PAGE_SIZE as u64)
+            .unwrap();
+        let error = image.copy(PageRange::between(0, 64), &mut out).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ImageError::Truncated {
+                    size: 4096,
+                    expected: 262_144,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+
+    /// The advice finds a truncation before the copy in nearly every case, so the handler is
+    /// tried by itself: a read behind the end must come back as zeroes and be counted.
+    #[test]
+    fn a_fault_inside_a_watched_map_reads_zeroes_and_is_counted() {
+        let (_folder, path) = image(4, &[(3, 7)]);
+        let image = RawImage::open(&path).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(0)
+            .unwrap();
+        // SAFETY: inside the map; the handler makes the read well defined.
+        let byte = unsafe { std::ptr::read_volatile(image.map.as_ptr().add(3 * PAGE_SIZE)) };
+        assert_eq!((byte, image.watch.faults()), (0, 1));
+    }
+
+    #[test]
+    fn what_is_no_image_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        assert!(matches!(RawImage::open(&path), Err(ImageError::Io { .. })));
+        std::fs::write(&path, b"").unwrap();
+        assert!(matches!(
+            RawImage::open(&path),
+            Err(ImageError::Empty { .. })
+        ));
+        std::fs::write(&path, vec![1; PAGE_SIZE + 1]).unwrap();
+        assert!(matches!(
+            RawImage::open(&path),
+            Err(ImageError::NotWholePages { size: 4097, .. })
+        ));
+        assert!(matches!(
+            RawImage::open(folder.path()),
+            Err(ImageError::NotAFile { .. })
+        ));
+    }
+}

@@ -1,0 +1,856 @@
+//! The one table of parameters: the command line's options, `ramferry parameters` and a monitor
+//! all read [`TABLE`], so a parameter is added, named and explained in one place.
+//!
+//! Names are QEMU's wherever the meaning is QEMU's; types are those of libvirt's typed parameters.
+//! A row knows how to read its value from text into [`Params`] and how to give it back
+//! ([`Value`]). Rules between parameters are in [`Params::validate`] alone.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use crate::codec::{Method, Settings, ZlibEngine};
+use crate::page::PAGE_SIZE;
+use crate::units::{Quoted, RATE_ALLOWED, parse_duration, parse_rate, parse_size, parse_switch};
+
+/// How many pages a batch has when `batch-pages` is `auto`.
+///
+/// Small batches keep lz4's and plain copies' data in the cache; zstd's ratio and speed gain from
+/// more to look back at.
+pub const BATCH_PAGES: [(Method, u16); 5] = [
+    (Method::None, 64),
+    (Method::Zlib, 32),
+    (Method::Gzip, 32),
+    (Method::Lz4, 64),
+    (Method::Zstd, 128),
+];
+
+/// The longest time that any of the time limits may be set to.
+pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The type of a parameter's value, in libvirt's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// 32 bits, signed.
+    Int,
+    /// 32 bits.
+    Uint,
+    /// 64 bits, signed.
+    Llong,
+    /// 64 bits.
+    Ullong,
+    /// A floating-point number.
+    Double,
+    /// `on` or `off`.
+    Boolean,
+    /// A word.
+    String,
+}
+
+impl Kind {
+    /// Its name as libvirt writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Int => "int",
+            Kind::Uint => "uint",
+            Kind::Llong => "llong",
+            Kind::Ullong => "ullong",
+            Kind::Double => "double",
+            Kind::Boolean => "boolean",
+            Kind::String => "string",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Which end of a migration a parameter is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The end that sends.
+    Source,
+    /// The end that receives.
+    Destination,
+    /// Either end, each by its own value.
+    Both,
+}
+
+impl Side {
+    /// Its name: `source`, `destination` or `both`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Source => "source",
+            Side::Destination => "destination",
+            Side::Both => "both",
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A parameter's value on its way out: shown to people by `Display`, in a form that
+/// [`Params::set`] takes back, and to programs as a JSON number, boolean, string or null.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Value {
+    /// Of a [`Kind::Int`], [`Kind::Uint`] or [`Kind::Ullong`] parameter.
+    Number(u64),
+    /// Of a [`Kind::Double`] parameter.
+    Double(f64),
+    /// Of a [`Kind::Boolean`] parameter.
+    Boolean(bool),
+    /// Of a [`Kind::String`] parameter.
+    Word(&'static str),
+    /// No value is set; the word for that, such as `auto`. Null in JSON.
+    Unset(&'static str),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Number(number) => number.fmt(f),
+            Value::Double(number) => number.fmt(f),
+            Value::Boolean(on) => f.pad(if *on { "on" } else { "off" }),
+            Value::Word(word) | Value::Unset(word) => f.pad(word),
+        }
+    }
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match *self {
+            Value::Number(number) => serializer.serialize_u64(number),
+            Value::Double(number) => serializer.serialize_f64(number),
+            Value::Boolean(on) => serializer.serialize_bool(on),
+            Value::Word(word) => serializer.serialize_str(word),
+            Value::Unset(_) => serializer.serialize_none(),
+        }
+    }
+}
+
+/// A row of [`TABLE`].
+#[derive(Debug)]
+pub struct Parameter {
+    /// The name, in lower case with dashes.
+    pub name: &'static str,
+    /// The type of its value.
+    pub kind: Kind,
+    /// The default, as text that [`Params::set`] takes.
+    pub default: &'static str,
+    /// What values there are, in words for people.
+    pub range: &'static str,
+    /// What the number counts, if it counts something.
+    pub unit: Option<&'static str>,
+    /// What it does, in a sentence or two, without a full stop at the end.
+    pub meaning: &'static str,
+    /// Which end it is for.
+    pub side: Side,
+    /// Whether it may change while a migration runs.
+    pub runtime: bool,
+    /// The version of this crate that first had it.
+    pub since: &'static str,
+    /// Reads a value into its field.
+    ///
+    /// # Errors
+    /// What is allowed, to follow the words "VALUE is not"; the field is unchanged then.
+    pub set: fn(&mut Params, &str) -> Result<(), String>,
+    /// The value of its field.
+    pub get: fn(&Params) -> Value,
+}
+
+/// Every parameter, in the order in which they are listed.
+pub static TABLE: &[Parameter] = &[
+    Parameter {
+        name: "compress-method",
+        kind: Kind::String,
+        default: "zlib",
+        range: "zlib, gzip, lz4, zstd or none",
+        unit: None,
+        meaning: "What compresses batches of pages",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.compress_method = text.parse()?;
+            Ok(())
+        },
+        get: |params| Value::Word(params.compress_method.name()),
+    },
+    Parameter {
+        name: "compress-level",
+        kind: Kind::Int,
+        default: "1",
+        range: "0 to 9 for zlib and gzip, 0 to 19 for zstd, 0 or 1 for lz4; \
+                0: the method's own default, which is 6 for zlib and gzip and 3 for zstd",
+        unit: None,
+        meaning: "How hard to compress: 1 is fastest, the highest level gives the best ratio",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            // The method may be set after the level: which levels it has is for validate().
+            params.compress_level = integer(text, 0, HIGHEST_LEVEL)?;
+            Ok(())
+        },
+        get: |params| Value::Number(params.compress_level.into()),
+    },
+    Parameter {
+        name: "compress-threads",
+        kind: Kind::Int,
+        default: "8",
+        range: "1 to 255",
+        unit: None,
+        meaning: "How many threads compress",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.compress_threads = integer(text, 1, u8::MAX)?;
+            Ok(())
+        },
+        get: |params| Value::Number(params.compress_threads.into()),
+    },
+    Parameter {
+        name: "decompress-threads",
+        kind: Kind::Int,
+        default: "2",
+        range: "1 to 255",
+        unit: None,
+        meaning: "How many threads decompress",
+        side: Side::Destination,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.decompress_threads = integer(text, 1, u8::MAX)?;
+            Ok(())
+        },
+        get: |params| Value::Number(params.decompress_threads.into()),
+    },
+    Parameter {
+        name: "compress-wait-thread",
+        kind: Kind::Boolean,
+        default: "on",
+        range: "on or off",
+        unit: None,
+        meaning: "Wait for a compressing thread when all are busy. When off, the batch is sent \
+                  uncompressed instead, and counted as busy",
+        side: Side::Source,
+        runtime: false,
+        since: "0.1.0",
+        set: |params, text| {
+            params.compress_wait_thread = switch(text)?;
+            Ok(())
+        },
+        get: |params| Value::Boolean(params.compress_wait_thread),
+    },
+    Parameter {
+        name: "xbzrle-cache-size",
+        kind: Kind::Ullong,
+        default: "64MiB",
+        range: CACHE_RANGE,
+        unit: Some("bytes"),
+        meaning: "Memory for copies of sent pages, which deltas are taken against",
+        side: Side::Source,
+        runtime: false,
+        since: "0.1.0",
+        set: |params, text| {
+            params.xbzrle_cache_size = parse_size(text)
+                .ok()
+                .filter(|&size| is_cache_size(size))
+                .ok_or(CACHE_ALLOWED)?;
+            Ok(())
+        },
+        get: |params| Value::Number(params.xbzrle_cache_size),
+    },
+    Parameter {
+        name: "max-bandwidth",
+        kind: Kind::Ullong,
+        default: "0",
+        range: "0 (no limit) or more, such as 100MiB or 1.5Gbit",
+        unit: Some("bytes per second"),
+        meaning: "The most that is sent in a second, over all connections",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.max_bandwidth = parse_rate(text).map_err(|_| RATE_ALLOWED)?;
+            Ok(())
+        },
+        get: |params| Value::Number(params.max_bandwidth),
+    },
+    Parameter {
+        name: "connections",
+        kind: Kind::Int,
+        default: "1",
+        range: "1 to 64",
+        unit: None,
+        meaning: "How many connections carry the pages",
+        side: Side::Source,
+        runtime: false,
+        since: "0.1.0",
+        set: |params, text| {
+            params.connections = integer(text, 1, MOST_CONNECTIONS)?;
+            Ok(())
+        },
+        get: |params| Value::Number(params.connections.into()),
+    },
+    Parameter {
+        name: "batch-pages",
+        kind: Kind::Int,
+        default: AUTO,
+        range: "1 to 256, or auto: what suits the method",
+        unit: Some("pages"),
+        meaning: "How many pages are compressed and sent together",
+        side: Side::Source,
+        runtime: false,
+        since: "0.1.0",
+        set: |params, text| {
+            params.batch_pages = match text {
+                AUTO => None,
+                _ => Some(
+                    integer(text, 1, MOST_BATCH_PAGES)
+                        .map_err(|what| format!("{AUTO} or {what}"))?,
+                ),
+            };
+            Ok(())
+        },
+        get: |params| match params.batch_pages {
+            Some(pages) => Value::Number(pages.into()),
+            None => Value::Unset(AUTO),
+        },
+    },
+    Parameter {
+        name: "zlib-engine",
+        kind: Kind::String,
+        default: "libdeflate",
+        range: "libdeflate or zlib-rs",
+        unit: None,
+        meaning: "Which library compresses for the methods zlib and gzip",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.zlib_engine = text.parse()?;
+            Ok(())
+        },
+        get: |params| Value::Word(params.zlib_engine.name()),
+    },
+    Parameter {
+        name: "delta-compress",
+        kind: Kind::Boolean,
+        default: "on",
+        range: "on or off",
+        unit: None,
+        meaning: "Compress batches of XBZRLE deltas too, with compress-method",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.delta_compress = switch(text)?;
+            Ok(())
+        },
+        get: |params| Value::Boolean(params.delta_compress),
+    },
+    Parameter {
+        name: "timeout",
+        kind: Kind::Double,
+        default: "30s",
+        range: TIMEOUT_RANGE,
+        unit: Some("seconds"),
+        meaning: "How long the peer may be silent before the migration fails. It does not bound \
+                  how long a migration takes",
+        side: Side::Both,
+        runtime: false,
+        since: "0.1.0",
+        set: |params, text| {
+            params.timeout = limit(text)?;
+            Ok(())
+        },
+        get: |params| Value::Double(params.timeout.as_secs_f64()),
+    },
+    Parameter {
+        name: "connect-timeout",
+        kind: Kind::Double,
+        default: "10s",
+        range: TIMEOUT_RANGE,
+        unit: Some("seconds"),
+        meaning: "How long a connection attempt may take",
+        side: Side::Source,
+        runtime: false,
+        since: "0.1.0",
+        set: |params, text| {
+            params.connect_timeout = limit(text)?;
+            Ok(())
+        },
+        get: |params| Value::Double(params.connect_timeout.as_secs_f64()),
+    },
+    Parameter {
+        name: "accept-timeout",
+        kind: Kind::Double,
+        default: NO_LIMIT,
+        range: "more than 0, up to 1 day, such as 30, 500ms or 2min; or none: no limit",
+        unit: Some("seconds"),
+        meaning: "How long to wait for the source to connect",
+        side: Side::Destination,
+        runtime: false,
+        since: "0.1.0",
+        set: |params, text| {
+            params.accept_timeout = match text {
+                NO_LIMIT => None,
+                _ => Some(limit(text).map_err(|what| format!("{NO_LIMIT} or {what}"))?),
+            };
+            Ok(())
+        },
+        get: |params| match params.accept_timeout {
+            Some(time) => Value::Double(time.as_secs_f64()),
+            None => Value::Unset(NO_LIMIT),
+        },
+    },
+];
+
+/// The word for "as suits the method".
+const AUTO: &str = "auto";
+/// The word for "waits for ever".
+const NO_LIMIT: &str = "none";
+/// The highest level that any method has.
+const HIGHEST_LEVEL: u8 = 19;
+/// Connections beyond this many only cost memory and sockets.
+const MOST_CONNECTIONS: u8 = 64;
+/// The wire's limit of pages in a batch.
+const MOST_BATCH_PAGES: u16 = 256;
+const CACHE_RANGE: &str = "a power of two no less than 4096, such as 64MiB";
+const CACHE_ALLOWED: &str = "a power of two no less than 4096 bytes, such as 64MiB";
+const TIMEOUT_RANGE: &str = "more than 0, up to 1 day, such as 30, 500ms or 2min";
+
+/// What can be wrong with a parameter. Each is told in one line that names the value given and
+/// what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParamError {
+    /// No parameter has this name.
+    #[error("there is no parameter {}", Quoted(.0))]
+    UnknownParameter(String),
+    /// The value is not one that the parameter can have.
+    #[error("{name} {} is not {allowed}", Quoted(.value))]
+    BadValue {
+        /// The parameter's name.
+        name: &'static str,
+        /// The value given.
+        value: String,
+        /// What is allowed, to follow the words "is not".
+        allowed: String,
+    },
+    /// The level is not one that the method has.
+    #[error(
+        "compress-level {level} is not a level of {method}: {} to {} (0: the method's own default, {})",
+        .method.levels().start(), .method.levels().end(), .method.default_level()
+    )]
+    BadLevel {
+        /// The method that is set.
+        method: Method,
+        /// The level that is set.
+        level: u8,
+    },
+}
+
+/// The value of every parameter. The fields are typed; the ranges are those of [`TABLE`], which
+/// [`Params::set`] keeps and [`Params::validate`] checks together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Params {
+    /// What compresses.
+    pub compress_method: Method,
+    /// 0 for the method's own default, else within [`Method::levels`].
+    pub compress_level: u8,
+    /// Compressing threads, 1 to 255.
+    pub compress_threads: u8,
+    /// Decompressing threads, 1 to 255.
+    pub decompress_threads: u8,
+    /// Whether a batch waits when every compressing thread is busy; if not, it goes plain.
+    pub compress_wait_thread: bool,
+    /// Bytes; a power of two no less than a page.
+    pub xbzrle_cache_size: u64,
+    /// Bytes a second over all connections; 0 is no limit.
+    pub max_bandwidth: u64,
+    /// Connections, 1 to 64.
+    pub connections: u8,
+    /// Pages in a batch, 1 to 256; `None` for what suits the method, see [`Params::batch_pages`].
+    pub batch_pages: Option<u16>,
+    /// Which library compresses for zlib and gzip.
+    pub zlib_engine: ZlibEngine,
+    /// Whether batches of deltas are compressed too.
+    pub delta_compress: bool,
+    /// How long the peer may be silent; more than 0, up to [`LONGEST_TIMEOUT`].
+    pub timeout: Duration,
+    /// How long a connection attempt may take; more than 0, up to [`LONGEST_TIMEOUT`].
+    pub connect_timeout: Duration,
+    /// How long to wait for the source; more than 0, up to [`LONGEST_TIMEOUT`], or no limit.
+    pub accept_timeout: Option<Duration>,
+}
+
+impl Default for Params {
+    fn default() -> Params {
+        Params {
+            compress_method: Method::Zlib,
+            compress_level: 1,
+            compress_threads: 8,
+            decompress_threads: 2,
+            compress_wait_thread: true,
+            xbzrle_cache_size: 64 << 20,
+            max_bandwidth: 0,
+            connections: 1,
+            batch_pages: None,
+            zlib_engine: ZlibEngine::Libdeflate,
+            delta_compress: true,
+            timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            accept_timeout: None,
+        }
+    }
+}
+
+impl Params {
+    /// Sets one parameter from text. Rules between parameters are not looked at, for several may
+    /// have to be set before they fit together: call [`Params::validate`] after the last.
+    ///
+    /// # Errors
+    /// An unknown name or a value out of the parameter's range; nothing is changed then.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), ParamError> {
+        let row = find(name)?;
+        (row.set)(self, value).map_err(|allowed| ParamError::BadValue {
+            name: row.name,
+            value: value.to_owned(),
+            allowed,
+        })
+    }
+
+    /// Sets several parameters, all or none, and checks that the result fits together. Of a name
+    /// given twice the later value counts.
+    ///
+    /// # Errors
+    /// As [`Params::set`] and [`Params::validate`]; nothing is changed then.
+    pub fn set_all(&mut self, values: &[(&str, &str)]) -> Result<(), ParamError> {
+        let mut changed = self.clone();
+        for (name, value) in values {
+            changed.set(name, value)?;
+        }
+        changed.validate()?;
+        *self = changed;
+        Ok(())
+    }
+
+    /// Checks each parameter's range, for fields may be written directly, and the rules between
+    /// parameters: the level must be one that the method has. The method `none` takes any level,
+    /// since it ignores it.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        let mut scratch = self.clone();
+        for row in TABLE {
+            scratch.set(row.name, &(row.get)(self).to_string())?;
+        }
+        let (method, level) = (self.compress_method, self.compress_level);
+        if method != Method::None && !method.levels().contains(&level) {
+            return Err(ParamError::BadLevel { method, level });
+        }
+        Ok(())
+    }
+
+    /// The value of the parameter with this name.
+    ///
+    /// # Errors
+    /// [`ParamError::UnknownParameter`].
+    pub fn get(&self, name: &str) -> Result<Value, ParamError> {
+        find(name).map(|row| (row.get)(self))
+    }
+
+    /// How many pages a batch has: what was asked for, or by the method from [`BATCH_PAGES`].
+    pub fn batch_pages(&self) -> u16 {
+        self.batch_pages
+            .unwrap_or(BATCH_PAGES[self.compress_method as usize].1)
+    }
+
+    /// What the codecs need to know.
+    pub fn codec_settings(&self) -> Settings {
+        Settings {
+            method: self.compress_method,
+            level: self.compress_level,
+            zlib_engine: self.zlib_engine,
+        }
+    }
+}
+
+/// The row of the parameter with this name.
+fn find(name: &str) -> Result<&'static Parameter, ParamError> {
+    TABLE
+        .iter()
+        .find(|row| row.name == name)
+        .ok_or_else(|| ParamError::UnknownParameter(name.to_owned()))
+}
+
+/// A decimal integer within bounds, digits only.
+fn integer<T>(text: &str, lowest: T, highest: T) -> Result<T, String>
+where
+    T: Copy + fmt::Display + PartialOrd + std::str::FromStr,
+{
+    // The standard parser would also take a plus sign.
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse()
+        .ok()
+        .filter(|number| digits && (lowest..=highest).contains(number))
+        .ok_or_else(|| format!("an integer from {lowest} to {highest}"))
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    parse_switch(text).ok_or_else(|| "on or off".to_owned())
+}
+
+fn is_cache_size(size: u64) -> bool {
+    size.is_power_of_two() && size >= PAGE_SIZE as u64
+}
+
+/// A time limit within its bounds.
+fn limit(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .ok()
+        .filter(|time| !time.is_zero() && *time <= LONGEST_TIMEOUT)
+        .ok_or_else(|| {
+            "a time of more than 0 and up to 1 day, such as 30 (seconds), 500ms or 2min".to_owned()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words(result: Result<(), ParamError>) -> String {
+        result.expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn every_default_in_the_table_is_what_default_gives() {
+        for row in TABLE {
+            let mut params = Params::default();
+            assert_eq!(params.set(row.name, row.default), Ok(()), "{}", row.name);
+            assert_eq!(params, Params::default(), "{}", row.name);
+        }
+        assert_eq!(Params::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn every_name_occurs_once_and_fits_an_option_and_libvirts_field() {
+        for (index, row) in TABLE.iter().enumerate() {
+            let fits = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
+            assert!(row.name.bytes().all(fits) && row.name.len() < 80);
+            assert!(TABLE[..index].iter().all(|other| other.name != row.name));
+            assert!(!row.meaning.ends_with('.'), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn every_value_is_of_the_type_that_the_table_tells() {
+        for row in TABLE {
+            let fits = match (row.get)(&Params::default()) {
+                Value::Number(_) => matches!(row.kind, Kind::Int | Kind::Uint | Kind::Ullong),
+                Value::Double(_) => row.kind == Kind::Double,
+                Value::Boolean(_) => row.kind == Kind::Boolean,
+                Value::Word(_) => row.kind == Kind::String,
+                Value::Unset(word) => word == row.default,
+            };
+            assert!(fits, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn the_level_is_checked_against_the_method() {
+        let mut params = Params::default();
+        params.set("compress-level", "12").expect("zstd has it");
+        assert_eq!(
+            words(params.validate()),
+            "compress-level 12 is not a level of zlib: 0 to 9 (0: the method's own default, 6)"
+        );
+        for method in Method::ALL {
+            for level in 0..=HIGHEST_LEVEL {
+                params.compress_method = method;
+                params.compress_level = level;
+                let takes = method == Method::None || method.levels().contains(&level);
+                assert_eq!(params.validate().is_ok(), takes, "{method} {level}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_method_has_a_level_beyond_the_highest() {
+        let ends = Method::ALL.map(|method| *method.levels().end());
+        assert_eq!(ends.into_iter().max(), Some(HIGHEST_LEVEL));
+    }
+
+    #[test]
+    fn each_refusal_names_the_value_and_what_is_allowed() {
+        let mut params = Params::default();
+        for (name, value, expected) in [
+            (
+                "compress-method",
+                "lzma",
+                "compress-method lzma is not zlib, gzip, lz4, zstd or none",
+            ),
+            (
+                "compress-level",
+                "20",
+                "compress-level 20 is not an integer from 0 to 19",
+            ),
+            (
+                "compress-threads",
+                "0",
+                "compress-threads 0 is not an integer from 1 to 255",
+            ),
+            (
+                "decompress-threads",
+                "256",
+                "decompress-threads 256 is not an integer from 1 to 255",
+            ),
+            (
+                "compress-wait-thread",
+                "maybe",
+                "compress-wait-thread maybe is not on or off",
+            ),
+            (
+                "connections",
+                "65",
+                "connections 65 is not an integer from 1 to 64",
+            ),
+            (
+                "batch-pages",
+                "257",
+                "batch-pages 257 is not auto or an integer from 1 to 256",
+            ),
+            (
+                "zlib-engine",
+                "zlib",
+                "zlib-engine zlib is not libdeflate or zlib-rs",
+            ),
+            (
+                "compress-threads",
+                "",
+                "compress-threads \"\" is not an integer from 1 to 255",
+            ),
+            (
+                "compress-threads",
+                "+1",
+                "compress-threads +1 is not an integer from 1 to 255",
+            ),
+        ] {
+            assert_eq!(words(params.set(name, value)), expected);
+        }
+        for (name, value) in [
+            ("xbzrle-cache-size", "5000"),
+            ("xbzrle-cache-size", "2048"),
+            ("xbzrle-cache-size", "0"),
+            ("max-bandwidth", "-1"),
+            ("max-bandwidth", "1.5"),
+            ("timeout", "0"),
+            ("timeout", "25h"),
+            ("connect-timeout", "none"),
+            ("accept-timeout", "never"),
+        ] {
+            let words = words(params.set(name, value));
+            assert!(
+                words.starts_with(&format!("{name} {value} is not ")),
+                "{words}"
+            );
+            assert!(words.contains("such as"), "{words}");
+        }
+        assert_eq!(
+            words(params.set("compress_level", "1")),
+            "there is no parameter compress_level"
+        );
+        assert_eq!(params, Params::default(), "a refused value changes nothing");
+    }
+
+    #[test]
+    fn several_are_set_together_or_not_at_all() {
+        let mut params = Params::default();
+        // The level comes before the method that has it.
+        let good = [("compress-level", "12"), ("compress-method", "zstd")];
+        assert_eq!(params.set_all(&good), Ok(()));
+        let before = params.clone();
+        let bad_value = [("connections", "4"), ("timeout", "0")];
+        let bad_together = [("connections", "4"), ("compress-method", "lz4")];
+        assert!(params.set_all(&bad_value).is_err());
+        assert!(params.set_all(&bad_together).is_err());
+        assert_eq!(params, before);
+    }
+
+    #[test]
+    fn fields_written_directly_are_checked_too() {
+        let mut params = Params {
+            compress_threads: 0,
+            ..Params::default()
+        };
+        assert!(params.validate().is_err());
+        params.compress_threads = 1;
+        params.xbzrle_cache_size = 3;
+        assert!(params.validate().is_err());
+    }
+
+    #[test]
+    fn a_batch_is_as_large_as_asked_for_or_as_suits_the_method() {
+        let mut params = Params::default();
+        for (index, (method, pages)) in BATCH_PAGES.into_iter().enumerate() {
+            assert_eq!(Method::ALL[index], method, "looked up by this index");
+            params.compress_method = method;
+            assert_eq!(params.batch_pages(), pages);
+        }
+        params.set("batch-pages", "7").expect("within its range");
+        assert_eq!(params.batch_pages(), 7);
+        params.set("batch-pages", AUTO).expect("a word it knows");
+        assert_eq!(params.batch_pages, None);
+    }
+
+    #[test]
+    fn programs_get_numbers_and_null_and_people_get_words() {
+        let mut params = Params::default();
+        params.set("timeout", "500ms").expect("within its range");
+        let json = |name| {
+            let value = params.get(name).expect("a known name");
+            (
+                value.to_string(),
+                serde_json::to_string(&value).expect("plain values"),
+            )
+        };
+        let pair = |text: &str, json: &str| (text.to_owned(), json.to_owned());
+        assert_eq!(json("timeout"), pair("0.5", "0.5"));
+        assert_eq!(json("accept-timeout"), pair("none", "null"));
+        assert_eq!(json("compress-wait-thread"), pair("on", "true"));
+        assert_eq!(json("xbzrle-cache-size"), pair("67108864", "67108864"));
+        assert_eq!(json("compress-method"), pair("zlib", "\"zlib\""));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_parameter_panic_and_what_is_taken_reads_back(
+            row in 0..TABLE.len(),
+            text in prop_oneof![any::<String>(), "[0-9]{1,5}", "[0-9]{1,3}(ms|s|min|KiB|MiB)"],
+        ) {
+            let name = TABLE[row].name;
+            let mut params = Params::default();
+            if params.set(name, &text).is_ok() {
+                let shown = (TABLE[row].get)(&params).to_string();
+                let mut again = Params::default();
+                prop_assert_eq!(again.set(name, &shown), Ok(()));
+                prop_assert_eq!(again, params);
+            } else {
+                prop_assert_eq!(params, Params::default());
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What both pipelines are built from: recycled buffers, and workers that come and go.
+
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::BytesMut;
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+/// Buffers that travel down the pipeline and come back, so that nothing is allocated per batch.
+///
+/// At most `spare` wait here; what is in flight is bounded by the channels.
+#[derive(Debug)]
+pub(crate) struct Buffers {
+    bytes: usize,
+    give: Sender<BytesMut>,
+    take: Receiver<BytesMut>,
+}
+
+impl Buffers {
+    pub(crate) fn new(bytes: usize, spare: usize) -> Buffers {
+        let (give, take) = bounded(spare);
+        Buffers { bytes, give, take }
+    }
+
+    /// A buffer of at least `bytes` bytes, whatever they hold.
+    pub(crate) fn take(&self) -> BytesMut {
+        self.take
+            .try_recv()
+            .unwrap_or_else(|_| BytesMut::zeroed(self.bytes))
+    }
+
+    /// Gives a buffer back; one too many is freed.
+    pub(crate) fn give(&self, buffer: BytesMut) {
+        if !buffer.is_empty() {
+            let _ = self.give.try_send(buffer);
+        }
+    }
+}
+
+/// How many workers a stage has, and how many it should have. Both change between batches.
+#[derive(Debug, Default)]
+pub(crate) struct Workers {
+    alive: AtomicUsize,
+}
+
+impl Workers {
+    /// Calls `spawn` for each worker that is missing.
+    pub(crate) fn grow_to(&self, wanted: usize, mut spawn: impl FnMut()) {
+        let mut alive = self.alive.load(Ordering::Relaxed);
+        while alive < wanted {
+            match self.alive.compare_exchange(
+                alive,
+                alive + 1,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => {
+                    spawn();
+                    alive += 1;
+                }
+                Err(now) => alive = now,
+            }
+        }
+    }
+
+    /// Whether the worker that asks is one too many; if so it must end.
+    pub(crate) fn leave_if_above(&self, wanted: usize) -> bool {
+        self.alive
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |alive| {
+                (alive > wanted).then(|| alive - 1)
+            })
+            .is_ok()
+    }
+
+    /// How many there are.
+    pub(crate) fn alive(&self) -> usize {
+        self.alive.load(Ordering::Relaxed)
+    }
+}
+
+/// A pool for whole-image passes, with no more threads than there are cores.
+pub(crate) fn analysis_pool(threads: u8) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(usize::from(threads).min(cores))
+        .thread_name(|index| format!("analysis-{index}"))
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_follow_the_wanted_number_up_and_down() {
+        let workers = Workers::default();
+        let mut spawned = 0;
+        workers.grow_to(4, || spawned += 1);
+        workers.grow_to(4, || spawned += 1);
+        assert_eq!((spawned, workers.alive()), (4, 4));
+        assert!(!workers.leave_if_above(4));
+        assert!(workers.leave_if_above(2));
+        assert!(workers.leave_if_above(2));
+        assert!(!workers.leave_if_above(2));
+        workers.grow_to(3, || spawned += 1);
+        assert_eq!((spawned, workers.alive()), (5, 3));
+    }
+
+    #[test]
+    fn buffers_come_back_and_no_more_are_kept_than_wanted() {
+        let buffers = Buffers::new(10, 1);
+        let (a, b) = (buffers.take(), buffers.take());
+        let address = a.as_ptr();
+        buffers.give(a);
+        buffers.give(b);
+        assert_eq!(buffers.take().as_ptr(), address);
+        assert_eq!(buffers.take().len(), 10);
+    }
+}

@@ -1,0 +1,150 @@
+//! The source's links: opened, greeted, agreed upon; and given up or closed in the end.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::caps::Capability;
+use crate::codec::Method;
+use crate::error::{Error, Kind, Result};
+use crate::image::Guest;
+use crate::page::PAGE_SIZE;
+use crate::session::{self, Agreed, Context};
+use crate::transport::connect::{Connector, Stored};
+use crate::transport::{Stream, TransportError};
+use crate::wire::native::BlockInfo;
+
+use super::{LAST_WORDS, Request};
+
+/// The connections of a session. The first carries the messages.
+#[derive(Debug)]
+pub(super) struct Links {
+    pub(super) streams: Vec<Stream>,
+    pub(super) agreed: Agreed,
+    stored: Option<Stored>,
+    /// Whether the first stream is in the middle of a frame: then nothing more can be said on it.
+    mid_frame: AtomicBool,
+}
+
+impl Links {
+    pub(super) fn is_two_way(&self) -> bool {
+        self.streams[0].is_two_way()
+    }
+
+    /// Bytes written so far, on all connections.
+    pub(super) fn sent(&self) -> u64 {
+        self.streams.iter().map(Stream::sent).sum()
+    }
+
+    /// Bytes read so far, on all connections.
+    pub(super) fn received(&self) -> u64 {
+        self.streams.iter().map(Stream::received).sum()
+    }
+
+    /// Writes a frame; one that is cut off leaves its connection in the middle of it.
+    pub(super) fn in_frame(
+        &self,
+        connection: usize,
+        write: impl FnOnce() -> Result<(), TransportError>,
+    ) -> Result<(), TransportError> {
+        let main = connection == 0;
+        self.mid_frame.fetch_or(main, Ordering::Relaxed);
+        write()?;
+        self.mid_frame.fetch_and(!main, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Tells the destination why, if a message can still be placed and it does not know already.
+    pub(super) fn give_up(&self, error: &Error) {
+        let mid_frame = self.mid_frame.load(Ordering::Relaxed);
+        let knows = error.cause::<session::PeerFailure>().is_some()
+            || error.kind() == Kind::OutcomeUnknown
+            || matches!(error.cause(), Some(TransportError::Closed));
+        if !mid_frame && !knows {
+            let message = session::failure_message(error);
+            self.streams[0].last_word(&message.to_bytes(), LAST_WORDS);
+        }
+    }
+
+    /// Closes everything; what stands behind the link must be content as well.
+    pub(super) fn close(self, outcome: Result<()>) -> Result<()> {
+        outcome?;
+        for mut stream in self.streams {
+            stream.finish()?;
+        }
+        if let Some(stored) = self.stored {
+            stored.commit()?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens the connections that the parameters ask for and agrees with the destination.
+pub(super) fn connect(request: &Request, guest: &Guest, context: &Context) -> Result<Links> {
+    let params = context.tuning.get();
+    let connector = Connector {
+        address: request.address.clone(),
+        connect_timeout: params.connect_timeout,
+        silence: params.timeout,
+        force: request.force,
+    };
+    let connections = u16::from(params.connections);
+    let compress = request.caps.has(Capability::Compress);
+    let xbzrle = request.caps.has(Capability::Xbzrle) && !request.then.is_empty();
+    let mut hello = session::hello(
+        session::session_id().map_err(|error| Error::new(Kind::Failed, error))?,
+        (0, connections),
+        params.timeout,
+        guest
+            .blocks()
+            .iter()
+            .map(|block| BlockInfo {
+                name: block.name().to_owned(),
+                bytes: block.image().pages() * PAGE_SIZE as u64,
+            })
+            .collect(),
+        session::offers(
+            Some(params.compress_method).filter(|method| compress && *method != Method::None),
+            xbzrle,
+        ),
+    );
+
+    let first = connector.connect(&context.abort)?;
+    if connections > 1 && !first.stream.is_two_way() {
+        return Err(TransportError::OneConnection {
+            address: request.address.to_string(),
+            connections,
+        }
+        .into());
+    }
+    let mut links = Links {
+        agreed: Agreed {
+            version: hello.versions.1,
+            capabilities: hello
+                .capabilities
+                .iter()
+                .map(|offer| offer.name.clone())
+                .collect(),
+            // Nobody waits at the end of a pipe with a time limit that we could know.
+            peer_silence: params.timeout,
+        },
+        streams: vec![first.stream],
+        stored: first.stored,
+        mid_frame: AtomicBool::new(false),
+    };
+    if !links.is_two_way() {
+        links.streams[0].write(&hello.to_bytes(), &[])?;
+        return Ok(links);
+    }
+    for connection in 0..connections {
+        if connection > 0 {
+            links
+                .streams
+                .push(connector.connect(&context.abort)?.stream);
+            hello.connection = connection;
+        }
+        let stream = &links.streams[usize::from(connection)];
+        stream.write(&hello.to_bytes(), &[])?;
+        let answer = session::receive_answer(stream).map_err(|error| error.in_stage("agree"))?;
+        links.agreed = session::check_answer(&hello, &answer)?;
+    }
+    Ok(links)
+}

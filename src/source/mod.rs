@@ -1,0 +1,219 @@
+//! The sending end. The phases of a migration, top-down; [`pipeline`] is where a page goes.
+//!
+//! Mirrors [`crate::destination`], file by file.
+
+mod choose;
+mod connect;
+mod encode;
+mod pipeline;
+mod rounds;
+mod throttle;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::caps::Caps;
+use crate::error::{Error, Kind, Result};
+use crate::fault::Site;
+use crate::image::Guest;
+use crate::page::Digest;
+use crate::session::{self, Context, PeerFailure};
+use crate::transport::{Address, Stream, TransportError};
+use crate::wire::native::Message;
+use connect::Links;
+use pipeline::Shared;
+
+/// How long a destination that hung up may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What to send, and where to.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The guest's RAM.
+    pub image: PathBuf,
+    /// The same guest's RAM later on: a delta round each.
+    pub then: Vec<PathBuf>,
+    /// Where to.
+    pub address: Address,
+    /// What may be used.
+    pub caps: Caps,
+    /// Whether a stored stream that is there already is replaced.
+    pub force: bool,
+}
+
+/// Sends a guest's RAM, and returns when it has arrived and is proven; on a link without a way
+/// back, when all is written.
+///
+/// # Errors
+/// With [`Kind::OutcomeUnknown`] the destination may have taken over; with any other kind it has
+/// not, and the source is as it was.
+pub fn run(request: &Request, context: &Context) -> Result<()> {
+    let guest = Arc::new(Guest::open(&request.image)?);
+    for later in &request.then {
+        guest.open_later(later)?;
+    }
+    let links = connect::connect(request, &guest, context)?;
+    let bytes = guest.pages() * crate::page::PAGE_SIZE as u64;
+    context.stats.ram(bytes, links.streams.len() as u16);
+
+    let outcome = if links.is_two_way() {
+        to_a_peer(request, guest, &links, context)
+    } else {
+        to_a_reader(request, guest, &links, context)
+    };
+    context.stats.bytes(links.sent(), links.received());
+    if let Err(error) = &outcome {
+        links.give_up(error);
+    }
+    links.close(outcome)
+}
+
+/// Sends to somebody who answers: ends with the commit protocol.
+fn to_a_peer(request: &Request, guest: Arc<Guest>, links: &Links, context: &Context) -> Result<()> {
+    let shared = Shared::new(request, links, context)?;
+    let (reply, replies) = unbounded();
+    let (event, events) = unbounded();
+    thread::scope(|scope| {
+        let (main, failed) = (&links.streams[0], event.clone());
+        thread::Builder::new()
+            .name("replies".into())
+            .spawn_scoped(scope, move || hear(main, &reply, &failed))
+            .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
+        let outcome = pipeline::run(&shared, (event, events), |pipeline| {
+            rounds::walk(pipeline, guest, request)
+        })
+        .map_err(|error| explain(error, &replies))
+        .and_then(|digest| commit(digest, links, &replies, context));
+        // Whoever still waits, waits for nothing.
+        context.abort_on_error(&outcome);
+        outcome
+    })
+}
+
+/// Sends to a file or a pipe: whoever reads it checks alone.
+fn to_a_reader(
+    request: &Request,
+    guest: Arc<Guest>,
+    links: &Links,
+    context: &Context,
+) -> Result<()> {
+    let shared = Shared::new(request, links, context)?;
+    let digest = pipeline::run(&shared, unbounded(), |pipeline| {
+        rounds::walk(pipeline, guest, request)
+    })?;
+    context.faults.check(Site::Finish)?;
+    session::send_message(&links.streams[0], &Message::Finish { digest })?;
+    context.stats.proven(digest);
+    Ok(())
+}
+
+/// Everything is sent: lets the destination prove it, then lets go.
+///
+/// Until Commit is written, any failure leaves the source in charge. From then on only the
+/// destination knows who is.
+fn commit(
+    digest: Digest,
+    links: &Links,
+    replies: &Receiver<Result<Message>>,
+    context: &Context,
+) -> Result<()> {
+    let main = &links.streams[0];
+    context.stats.proving();
+    let reply = || {
+        replies
+            .recv()
+            .unwrap_or_else(|_| Err(TransportError::Closed.into()))
+            .map_err(|error| error.in_stage("prove"))
+    };
+    context.faults.check(Site::Finish)?;
+    session::send_message(main, &Message::Finish { digest })
+        .map_err(|error| explain(error.into(), replies))?;
+    match reply()? {
+        Message::Proven { digest: held } if held == digest => {}
+        Message::Proven { digest: held } => {
+            return Err(Error::new(
+                Kind::Differs,
+                format!("the destination holds RAM with the digest {held}, not {digest}"),
+            ));
+        }
+        other => return Err(session::out_of_place(&other, "a proof was expected")),
+    }
+    context.stats.proven(digest);
+    if context.abort.is_raised() {
+        return Err(Error::interrupted());
+    }
+    session::send_message(main, &Message::Commit).map_err(unknown)?;
+    match reply() {
+        Ok(Message::Committed) => Ok(()),
+        Ok(other) => Err(unknown(session::out_of_place(
+            &other,
+            "the end was expected",
+        ))),
+        // The destination itself says that it did not take over.
+        Err(error) if error.cause::<PeerFailure>().is_some() => Err(error),
+        Err(error) => Err(unknown(error)),
+    }
+}
+
+/// The link broke after the source let go.
+fn unknown(error: impl Into<Error>) -> Error {
+    #[derive(Debug, thiserror::Error)]
+    #[error(
+        "outcome unknown: the destination proved its copy and was told to take over, but did not \
+         confirm; if OUTPUT exists there under its final name and not as OUTPUT.partial, it has"
+    )]
+    struct Unknown(#[source] Error);
+    Error::new(Kind::OutcomeUnknown, Unknown(error.into()))
+}
+
+/// Reads what the destination says, until it says its last word.
+fn hear(stream: &Stream, reply: &Sender<Result<Message>>, failed: &Sender<pipeline::Event>) {
+    loop {
+        let error = match session::receive_message(stream) {
+            Ok(Message::KeepAlive) => continue,
+            Ok(Message::Failure { code, text }) => session::peer_failure(code, &text),
+            Ok(message) => {
+                let last = message == Message::Committed;
+                if reply.send(Ok(message)).is_err() || last {
+                    return;
+                }
+                continue;
+            }
+            Err(error) => error,
+        };
+        // Whoever of the two still listens must know; errors cannot be cloned.
+        let told = if error.cause::<PeerFailure>().is_some() {
+            let code = error.kind().exit_code();
+            let text = error.cause::<PeerFailure>().map_or("", |said| &said.0);
+            failed.send(pipeline::Event::Failed(session::peer_failure(code, text)))
+        } else if let Some(TransportError::Aborted) = error.cause() {
+            failed.send(pipeline::Event::Failed(TransportError::Aborted.into()))
+        } else {
+            failed.send(pipeline::Event::Failed(TransportError::Closed.into()))
+        };
+        drop(told);
+        let _ = reply.send(Err(error));
+        return;
+    }
+}
+
+/// A link that breaks while it is written to is mostly a destination that gave up: its reason
+/// says more than ours.
+fn explain(error: Error, replies: &Receiver<Result<Message>>) -> Error {
+    if matches!(
+        error.cause(),
+        Some(TransportError::Closed | TransportError::Link(_))
+    ) {
+        while let Ok(reply) = replies.recv_timeout(LAST_WORDS) {
+            if let Err(reason) = reply {
+                let better = reason.cause::<PeerFailure>().is_some();
+                return if better { reason } else { error };
+            }
+        }
+    }
+    error
+}

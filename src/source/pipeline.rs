@@ -1,0 +1,428 @@
+//! The way of a page out of the source.
+//!
+//! ```text
+//! scan      dirty runs -> Job                 one thread, the only producer (rounds.rs)
+//! encode    x N   Job -> Packet               copy, zero? delta? compress; hash; frame (encode.rs)
+//! send      x K   Packet -> link              throttle, write; one thread a connection
+//! ```
+//!
+//! Stages are joined by bounded channels and a buffer's ownership moves with the message. Every
+//! job is answered once, with [`Event::Sent`] or [`Event::Failed`], also if a worker panics; the
+//! producer takes answers whenever it cannot hand over a job, so it can wait for nothing that
+//! does not come. Closing a channel is the cancellation: when the producer goes, jobs end, the
+//! encoders go, packets end, the senders go. Whoever is inside a system call is woken by the
+//! session's [`Abort`](crate::transport::Abort).
+//!
+//! Within a round each page occurs once, so packets may overtake each other. Rounds may not mix:
+//! the producer waits until everything of a round is on the links, and then has every sender
+//! write `RoundEnd`.
+//!
+//! Memory: a job in the channel is only page numbers. A packet holds one buffer of a batch, and a
+//! worker another while it compresses: (packets in the channel + K + 2 N) buffers, whatever the
+//! size of the image.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, Scope};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded, select, unbounded};
+
+use crate::caps::{Capability, Caps};
+use crate::delta::Cache;
+use crate::dirty::PageHashes;
+use crate::error::{Error, Kind, Result};
+use crate::fault::Site;
+use crate::image::Guest;
+use crate::page::{Digest, PAGE_SIZE, PageRange, Round};
+use crate::params::Params;
+use crate::pool::{Buffers, Workers};
+use crate::session::{Context, send_message};
+use crate::stats::{Stage, StageClock, Tally};
+use crate::wire::native::Message;
+
+use super::Request;
+use super::connect::Links;
+use super::encode::EncodeWorker;
+use super::throttle::Throttle;
+
+/// A batch of pages to be sent.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) guest: Arc<Guest>,
+    pub(super) block: u16,
+    pub(super) round: Round,
+    /// The pages lie in a hole: they are zero, and reading them might allocate them.
+    pub(super) hole: bool,
+    /// Ascending; together no more than a batch, unless they are holes.
+    pub(super) ranges: Vec<PageRange>,
+}
+
+/// A batch as it goes on the wire. Without a head there is nothing to write.
+#[derive(Debug, Default)]
+pub(super) struct Packet {
+    pub(super) head: Vec<u8>,
+    pub(super) body: BytesMut,
+    pub(super) body_len: usize,
+    pub(super) tally: Tally,
+}
+
+/// What the producer hears from the other threads.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A batch is on the link.
+    Sent(Tally),
+    /// A connection has ended its round.
+    RoundEnded,
+    /// It is over.
+    Failed(Error),
+}
+
+/// `RoundEnd` is to be written.
+#[derive(Debug, Clone, Copy)]
+struct EndRound {
+    round: Round,
+    last: bool,
+}
+
+/// What all threads of the pipeline read.
+#[derive(Debug)]
+pub(super) struct Shared<'a> {
+    pub(super) context: &'a Context,
+    pub(super) links: &'a Links,
+    pub(super) caps: &'a Caps,
+    /// Whether a later round may come.
+    pub(super) more_rounds: bool,
+    /// What the destination holds of the pages that may be sent again.
+    pub(super) cache: Option<Cache>,
+    /// The hash of each page as it was sent, if a later round may come.
+    pub(super) sent: Option<PageHashes>,
+    pub(super) buffers: Buffers,
+    batch_pages: usize,
+    throttle: Throttle,
+    encoders: Workers,
+}
+
+impl<'a> Shared<'a> {
+    pub(super) fn new(
+        request: &'a Request,
+        links: &'a Links,
+        context: &'a Context,
+    ) -> Result<Shared<'a>> {
+        let params = context.tuning.get();
+        let more_rounds = !request.then.is_empty();
+        let pages = context.stats.snapshot().ram_bytes / PAGE_SIZE as u64;
+        let batch_pages = usize::from(params.batch_pages());
+        let spare = 2 * usize::from(params.compress_threads) + 2 * links.streams.len();
+        Ok(Shared {
+            context,
+            links,
+            caps: &request.caps,
+            more_rounds,
+            cache: (more_rounds && request.caps.has(Capability::Xbzrle))
+                .then(|| Cache::new(params.xbzrle_cache_size))
+                .transpose()
+                .map_err(|error| Error::new(Kind::Usage, error))?,
+            sent: more_rounds.then(|| PageHashes::new(pages)),
+            // All pages as deltas as long as a page, and their lengths.
+            buffers: Buffers::new(batch_pages * (PAGE_SIZE + 2), spare),
+            batch_pages,
+            throttle: Throttle::new(),
+            encoders: Workers::default(),
+        })
+    }
+}
+
+/// The producer's end of the pipeline.
+pub(super) struct Pipeline<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    shared: &'scope Shared<'scope>,
+    jobs: Sender<Job>,
+    /// For encoders that join later.
+    job_queue: Receiver<Job>,
+    packets: Sender<Packet>,
+    event: Sender<Event>,
+    events: Receiver<Event>,
+    round_ends: Vec<Sender<EndRound>>,
+    /// Batches without an answer.
+    outstanding: usize,
+    digest: Digest,
+    /// Encodes plainly when no encoder is free and it was asked not to wait.
+    spare: EncodeWorker<'scope>,
+}
+
+/// Starts the threads, lets `produce` feed them, and joins them.
+pub(super) fn run<T>(
+    shared: &Shared<'_>,
+    (event, events): (Sender<Event>, Receiver<Event>),
+    produce: impl FnOnce(&mut Pipeline<'_, '_>) -> Result<T>,
+) -> Result<T> {
+    thread::scope(|scope| {
+        let params = shared.context.tuning.get();
+        // Without waiting, "no encoder is free" must mean just that: a channel without room.
+        let depth = if params.compress_wait_thread {
+            usize::from(params.compress_threads)
+        } else {
+            0
+        };
+        let (jobs, job_queue) = bounded(depth);
+        let (packets, packet_queue) = bounded(2 * shared.links.streams.len());
+        let mut pipeline = Pipeline {
+            scope,
+            shared,
+            jobs,
+            job_queue,
+            packets,
+            event,
+            events,
+            round_ends: Vec::new(),
+            outstanding: 0,
+            digest: Digest::default(),
+            spare: EncodeWorker::new(shared),
+        };
+        let outcome = pipeline.start_senders(&packet_queue).and_then(|()| {
+            catch_unwind(AssertUnwindSafe(|| produce(&mut pipeline)))
+                .unwrap_or_else(|panic| Err(Error::panicked("scan", panic.as_ref())))
+        });
+        // Wakes whoever is inside a system call.
+        shared.context.abort_on_error(&outcome);
+        // Dropping the producer's ends of the channels ends the threads; the scope joins them.
+        drop((pipeline, packet_queue));
+        outcome
+    })
+}
+
+impl Pipeline<'_, '_> {
+    fn start_senders(&mut self, packets: &Receiver<Packet>) -> Result<()> {
+        for connection in 0..self.shared.links.streams.len() {
+            let (round_end, round_ends) = unbounded();
+            self.round_ends.push(round_end);
+            let (shared, packets, event) = (self.shared, packets.clone(), self.event.clone());
+            spawn(self.scope, format!("send-{connection}"), move || {
+                answer_for("send", &event, || {
+                    send(shared, connection, &packets, &round_ends, &event)
+                });
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Starts encoders up to the number that is wanted now.
+    fn grow(&mut self) -> Result<()> {
+        let wanted = usize::from(self.shared.context.tuning.get().compress_threads);
+        let mut outcome = Ok(());
+        self.shared.encoders.grow_to(wanted, || {
+            let (shared, jobs) = (self.shared, self.job_queue.clone());
+            let (packets, event) = (self.packets.clone(), self.event.clone());
+            let started = spawn(self.scope, "encode".to_owned(), move || {
+                answer_for("encode", &event, || encode(shared, &jobs, &packets));
+            });
+            outcome = std::mem::replace(&mut outcome, Ok(())).and(started);
+        });
+        outcome
+    }
+
+    /// Hands a batch to the next free encoder; returns early with whatever went wrong elsewhere.
+    pub(super) fn push(&mut self, job: Job) -> Result<()> {
+        self.shared.context.faults.check(Site::Scan)?;
+        if self.shared.context.abort.is_raised() {
+            return Err(Error::interrupted());
+        }
+        self.grow()?;
+        while let Ok(event) = self.events.try_recv() {
+            self.take(event)?;
+        }
+        self.outstanding += 1;
+        if self.shared.context.tuning.get().compress_wait_thread {
+            let jobs = self.jobs.clone();
+            return self.hand_over(&jobs, job);
+        }
+        match self.jobs.try_send(job) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(job)) => {
+                let packet = self.spare.encode(&job, true)?;
+                let packets = self.packets.clone();
+                self.hand_over(&packets, packet)
+            }
+            Err(TrySendError::Disconnected(_)) => Err(gone("encode")),
+        }
+    }
+
+    /// Waits until `channel` takes `message`, and takes answers meanwhile.
+    fn hand_over<M>(&mut self, channel: &Sender<M>, message: M) -> Result<()> {
+        let events = self.events.clone();
+        loop {
+            let mut select = Select::new();
+            let room = select.send(channel);
+            select.recv(&events);
+            let ready = select.select();
+            if ready.index() == room {
+                return ready.send(channel, message).map_err(|_| gone("encode"));
+            }
+            let event = ready.recv(&events).map_err(|_| gone("send"))?;
+            self.take(event)?;
+        }
+    }
+
+    fn take(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Sent(tally) => {
+                self.outstanding -= 1;
+                self.digest.add(tally.hashes);
+                let (stats, links) = (&self.shared.context.stats, self.shared.links);
+                stats.add(&tally);
+                stats.bytes(links.sent(), links.received());
+                Ok(())
+            }
+            Event::RoundEnded => Ok(()),
+            Event::Failed(error) => Err(error),
+        }
+    }
+
+    /// A round begins. How many pages it is about may not be known yet.
+    pub(super) fn begin_round(&mut self, round: Round) {
+        self.shared
+            .context
+            .stats
+            .begin_round(round, self.shared.links.sent());
+    }
+
+    /// How many pages the round is about.
+    pub(super) fn round_pages(&mut self, pages: u64) {
+        self.shared.context.stats.round_pages(pages);
+    }
+
+    /// Waits until all of the round is on the links, and marks its end on each of them.
+    pub(super) fn end_round(&mut self, round: Round, last: bool) -> Result<()> {
+        while self.outstanding > 0 {
+            let event = self.events.recv().map_err(|_| gone("send"))?;
+            self.take(event)?;
+        }
+        for round_end in &self.round_ends {
+            round_end
+                .send(EndRound { round, last })
+                .map_err(|_| gone("send"))?;
+        }
+        let mut open = self.round_ends.len();
+        while open > 0 {
+            let event = self.events.recv().map_err(|_| gone("send"))?;
+            open -= usize::from(matches!(event, Event::RoundEnded));
+            self.take(event)?;
+        }
+        let stats = &self.shared.context.stats;
+        stats.end_round(self.shared.links.sent());
+        Ok(())
+    }
+
+    /// The digest of what the destination must hold now.
+    pub(super) fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The hash of each page as it was sent.
+    pub(super) fn sent(&self) -> Option<&PageHashes> {
+        self.shared.sent.as_ref()
+    }
+
+    /// Pages in a batch.
+    pub(super) fn batch_pages(&self) -> u64 {
+        self.shared.batch_pages as u64
+    }
+
+    /// The parameters as they are now.
+    pub(super) fn params(&self) -> Arc<Params> {
+        self.shared.context.tuning.get()
+    }
+
+    /// CPU time that belongs to no batch.
+    pub(super) fn add_cpu(&self, stage: Stage, time: Duration) {
+        self.shared.context.stats.add_cpu(stage, time);
+    }
+}
+
+/// What an encoder thread does, until there are no more jobs or it is one too many.
+fn encode(shared: &Shared<'_>, jobs: &Receiver<Job>, packets: &Sender<Packet>) -> Result<()> {
+    let mut worker = EncodeWorker::new(shared);
+    for job in jobs {
+        let packet = worker.encode(&job, false)?;
+        let wanted = usize::from(shared.context.tuning.get().compress_threads);
+        if packets.send(packet).is_err() || shared.encoders.leave_if_above(wanted) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What a sender thread does: it owns its connection until the rounds are over.
+fn send(
+    shared: &Shared<'_>,
+    connection: usize,
+    packets: &Receiver<Packet>,
+    round_ends: &Receiver<EndRound>,
+    event: &Sender<Event>,
+) -> Result<()> {
+    let Context {
+        abort,
+        tuning,
+        faults,
+        ..
+    } = shared.context;
+    let stream = &shared.links.streams[connection];
+    let silence = shared.links.agreed.keepalive_interval();
+    let (mut frames, mut pages) = (0, 0);
+    loop {
+        select! {
+            recv(packets) -> packet => {
+                let Ok(mut packet) = packet else { return Ok(()) };
+                faults.check(Site::Send)?;
+                if !packet.head.is_empty() {
+                    let mut clock = StageClock::start();
+                    let frame = (&packet.head[..], &packet.body[..packet.body_len]);
+                    shared.links.in_frame(connection, || {
+                        shared.throttle.write(stream, frame, tuning, abort)
+                    })?;
+                    frames += 1;
+                    pages += packet.tally.pages_on_the_wire();
+                    clock.cut(&mut packet.tally.cpu, Stage::Socket);
+                }
+                shared.buffers.give(packet.body);
+                // The producer may be gone; then there is nobody left to be told.
+                let _ = event.send(Event::Sent(packet.tally));
+            }
+            recv(round_ends) -> end => {
+                let Ok(EndRound { round, last }) = end else { return Ok(()) };
+                send_message(stream, &Message::RoundEnd { round, frames, pages, last })?;
+                (frames, pages) = (0, 0);
+                let _ = event.send(Event::RoundEnded);
+            }
+            default(silence) => send_message(stream, &Message::KeepAlive)?,
+        }
+    }
+}
+
+fn spawn<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: String,
+    work: impl FnOnce() + Send + 'scope,
+) -> Result<()> {
+    thread::Builder::new()
+        .name(name)
+        .spawn_scoped(scope, work)
+        .map(drop)
+        .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))
+}
+
+/// Runs a thread's work and reports what ended it, a panic too.
+fn answer_for(stage: &'static str, event: &Sender<Event>, work: impl FnOnce() -> Result<()>) {
+    let outcome = catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(Error::panicked(stage, panic.as_ref())));
+    if let Err(error) = outcome {
+        let _ = event.send(Event::Failed(error.in_stage(stage)));
+    }
+}
+
+/// A stage has ended without saying why, which it never should.
+fn gone(stage: &'static str) -> Error {
+    Error::new(Kind::Failed, "a stage of the pipeline has ended").in_stage(stage)
+}

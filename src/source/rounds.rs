@@ -1,0 +1,144 @@
+//! Which pages each round is about.
+
+use std::sync::Arc;
+
+use crate::dirty::{self, compare};
+use crate::error::{Error, Kind, Result};
+use crate::image::Guest;
+use crate::page::{Digest, PageRange, Round};
+use crate::pool::analysis_pool;
+use crate::stats::Stage;
+
+use super::Request;
+use super::pipeline::{Job, Pipeline};
+
+/// Walks all rounds and returns the digest of what the destination must hold then.
+pub(super) fn walk(
+    pipeline: &mut Pipeline<'_, '_>,
+    guest: Arc<Guest>,
+    request: &Request,
+) -> Result<Digest> {
+    pipeline.begin_round(Round::BULK);
+    bulk(pipeline, &guest)?;
+    pipeline.end_round(Round::BULK, request.then.is_empty())?;
+
+    let mut round = Round::BULK;
+    for (index, later) in request.then.iter().enumerate() {
+        round = round.next();
+        pipeline.begin_round(round);
+        let now = Arc::new(guest.open_later(later)?);
+        changes(pipeline, round, &now).map_err(|error| error.in_round(round.0))?;
+        pipeline.end_round(round, index + 1 == request.then.len())?;
+    }
+    Ok(pipeline.digest())
+}
+
+/// The bulk stage: every page. Holes go as holes.
+fn bulk(pipeline: &mut Pipeline<'_, '_>, guest: &Arc<Guest>) -> Result<()> {
+    pipeline.round_pages(guest.pages());
+    for (number, block) in (0..).zip(guest.blocks()) {
+        let data = block.image().data_ranges()?;
+        let mut batch = Batch::new(pipeline, guest, number, Round::BULK);
+        for (range, is_data) in compare::with_holes(&data, block.range()) {
+            if is_data {
+                batch.add(range)?;
+            } else {
+                batch.hole(range)?;
+            }
+        }
+        batch.flush()?;
+    }
+    Ok(())
+}
+
+/// A later round: what is not as it was sent.
+fn changes(pipeline: &mut Pipeline<'_, '_>, round: Round, guest: &Arc<Guest>) -> Result<()> {
+    let sent = pipeline.sent().ok_or_else(|| {
+        Error::new(Kind::Failed, "there is no record of what was sent").in_stage("scan")
+    })?;
+    let pool = analysis_pool(pipeline.params().compress_threads)
+        .map_err(|error| Error::new(Kind::Failed, error).in_stage("scan"))?;
+    let (changed, time) = pool.install(|| compare::changed(guest, sent))?;
+    pipeline.add_cpu(Stage::Scan, time);
+    pipeline.round_pages(changed.iter().map(dirty::Changed::count).sum());
+    for (number, changed) in (0..).zip(&changed) {
+        let mut batch = Batch::new(pipeline, guest, number, round);
+        for range in changed.holes.runs() {
+            batch.hole(range)?;
+        }
+        for range in changed.data.runs() {
+            batch.add(range)?;
+        }
+        batch.flush()?;
+    }
+    Ok(())
+}
+
+/// Gathers ranges of pages into batches: neighbouring ones in the bulk stage, scattered ones later.
+struct Batch<'a, 'scope, 'env> {
+    pipeline: &'a mut Pipeline<'scope, 'env>,
+    guest: Arc<Guest>,
+    block: u16,
+    round: Round,
+    most: u64,
+    ranges: Vec<PageRange>,
+    pages: u64,
+}
+
+impl<'a, 'scope, 'env> Batch<'a, 'scope, 'env> {
+    fn new(
+        pipeline: &'a mut Pipeline<'scope, 'env>,
+        guest: &Arc<Guest>,
+        block: u16,
+        round: Round,
+    ) -> Self {
+        Batch {
+            most: pipeline.batch_pages(),
+            pipeline,
+            guest: Arc::clone(guest),
+            block,
+            round,
+            ranges: Vec::new(),
+            pages: 0,
+        }
+    }
+
+    /// Adds pages that hold data.
+    fn add(&mut self, mut range: PageRange) -> Result<()> {
+        while range.count > 0 {
+            let middle = range.end().min(range.start.0 + (self.most - self.pages));
+            self.ranges.push(PageRange::between(range.start.0, middle));
+            self.pages += middle - range.start.0;
+            range = PageRange::between(middle, range.end());
+            if self.pages == self.most {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends pages that lie in a hole and must not be touched.
+    fn hole(&mut self, range: PageRange) -> Result<()> {
+        self.pipeline.push(Job {
+            guest: Arc::clone(&self.guest),
+            block: self.block,
+            round: self.round,
+            hole: true,
+            ranges: vec![range],
+        })
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.ranges.is_empty() {
+            return Ok(());
+        }
+        self.pages = 0;
+        self.pipeline.push(Job {
+            guest: Arc::clone(&self.guest),
+            block: self.block,
+            round: self.round,
+            hole: false,
+            ranges: std::mem::take(&mut self.ranges),
+        })
+    }
+}

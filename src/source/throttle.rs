@@ -1,0 +1,93 @@
+//! Keeps all connections together within `max-bandwidth`.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::session::Tuning;
+use crate::transport::{Abort, Stream, TransportError};
+
+/// Writes are cut to what the link may carry in this time, so that a change of the rate and an
+/// abort take effect at once and the peer is never left without a byte for long.
+const SLICE: Duration = Duration::from_millis(10);
+
+/// A token bucket for all connections of a session.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    /// When the link is free again for the next slice.
+    free_at: Mutex<Instant>,
+}
+
+impl Throttle {
+    pub(super) fn new() -> Throttle {
+        Throttle {
+            free_at: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Writes `head` and `body`, no faster than allowed.
+    pub(super) fn write(
+        &self,
+        stream: &Stream,
+        (head, body): (&[u8], &[u8]),
+        tuning: &Tuning,
+        abort: &Abort,
+    ) -> Result<(), TransportError> {
+        if tuning.get().max_bandwidth == 0 {
+            return stream.write(head, body);
+        }
+        let mut rest = [head, body];
+        while rest.iter().any(|part| !part.is_empty()) {
+            let rate = tuning.get().max_bandwidth;
+            if rate == 0 {
+                return stream.write(rest[0], rest[1]);
+            }
+            let slice = (rate as f64 * SLICE.as_secs_f64()).clamp(1.0, (1 << 30) as f64) as usize;
+            let of_head = slice.min(rest[0].len());
+            let of_body = (slice - of_head).min(rest[1].len());
+            let wait = self.reserve(of_head + of_body, rate);
+            if !wait.is_zero() {
+                abort.wait(wait).map_err(TransportError::Link)?;
+            }
+            stream.write(&rest[0][..of_head], &rest[1][..of_body])?;
+            rest = [&rest[0][of_head..], &rest[1][of_body..]];
+        }
+        Ok(())
+    }
+
+    /// Takes the link for `bytes` and returns how long to wait for it. An idle link saves up one
+    /// slice and no more.
+    fn reserve(&self, bytes: usize, rate: u64) -> Duration {
+        let now = Instant::now();
+        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = (*free_at).max(now.checked_sub(SLICE).unwrap_or(now));
+        *free_at = start + Duration::from_secs_f64(bytes as f64 / rate as f64);
+        start.saturating_duration_since(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reservations_add_up_to_the_rate_whoever_makes_them() {
+        let throttle = Throttle::new();
+        let rate = 1_000_000;
+        // 100 slices of 10 000 bytes are one second at this rate.
+        let last = (0..100)
+            .map(|_| throttle.reserve(10_000, rate))
+            .last()
+            .unwrap();
+        assert!(
+            last > Duration::from_millis(950) && last <= Duration::from_millis(990),
+            "{last:?}"
+        );
+        // A higher rate takes effect with the next slice.
+        let before = throttle.reserve(0, rate);
+        let after = {
+            throttle.reserve(10_000_000, 1_000_000_000);
+            throttle.reserve(0, rate)
+        };
+        assert!(after - before < Duration::from_millis(15));
+    }
+}

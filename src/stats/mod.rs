@@ -1,0 +1,385 @@
+//! Counters: written by the data path, read by everyone else as a [`Snapshot`].
+//!
+//! A worker counts in a [`Tally`] of its own for the batch in hand; the batch carries it along, and
+//! it is added to the whole only when the batch is done. So counters are exact and nobody waits
+//! for a lock while there is work.
+
+mod report;
+
+pub use report::{Report, RoundReport};
+
+use std::ops::AddAssign;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::page::{Digest, Round};
+
+/// The parts of the work whose CPU time is counted apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Finding out what to send.
+    Scan,
+    /// Copying pages out of the image and looking for zeroes.
+    Read,
+    /// Hashing pages.
+    Hash,
+    /// XBZRLE, with its cache.
+    Delta,
+    /// Compressing or decompressing.
+    Codec,
+    /// Writing to or reading from the link.
+    Socket,
+    /// Putting pages in their place.
+    Place,
+    /// Reading back and hashing what arrived.
+    Proof,
+}
+
+impl Stage {
+    /// All of them, in the order of a page's way.
+    pub const ALL: [Stage; 8] = [
+        Stage::Scan,
+        Stage::Read,
+        Stage::Hash,
+        Stage::Delta,
+        Stage::Codec,
+        Stage::Socket,
+        Stage::Place,
+        Stage::Proof,
+    ];
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Scan => "scan",
+            Stage::Read => "read",
+            Stage::Hash => "hash",
+            Stage::Delta => "delta",
+            Stage::Codec => "codec",
+            Stage::Socket => "socket",
+            Stage::Place => "place",
+            Stage::Proof => "proof",
+        }
+    }
+}
+
+/// CPU time by stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StageTimes([Duration; Stage::ALL.len()]);
+
+impl StageTimes {
+    /// The time of one stage.
+    pub fn get(&self, stage: Stage) -> Duration {
+        self.0[stage as usize]
+    }
+
+    /// Adds to a stage's time.
+    pub fn add(&mut self, stage: Stage, time: Duration) {
+        self.0[stage as usize] += time;
+    }
+
+    /// The time of all stages.
+    pub fn sum(&self) -> Duration {
+        self.0.iter().sum()
+    }
+}
+
+impl AddAssign for StageTimes {
+    fn add_assign(&mut self, other: StageTimes) {
+        for (own, other) in self.0.iter_mut().zip(other.0) {
+            *own += other;
+        }
+    }
+}
+
+/// Cuts a thread's CPU time into stages.
+#[derive(Debug)]
+pub(crate) struct StageClock(Duration);
+
+impl StageClock {
+    pub(crate) fn start() -> StageClock {
+        StageClock(crate::sys::thread_cpu_time())
+    }
+
+    /// Gives the time since the last cut to `stage`.
+    pub(crate) fn cut(&mut self, times: &mut StageTimes, stage: Stage) {
+        let now = crate::sys::thread_cpu_time();
+        times.add(stage, now.saturating_sub(self.0));
+        self.0 = now;
+    }
+}
+
+/// What was done for one batch, or for many. Pages unless said otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Zero pages.
+    pub zero: u64,
+    /// Pages that went whole and compressed.
+    pub compressed: u64,
+    /// Pages that went as deltas.
+    pub delta: u64,
+    /// Pages that went whole as they are.
+    pub plain: u64,
+    /// Pages that were dirty but turned out to be as they had been sent.
+    pub unchanged: u64,
+    /// Pages that went plain because no compressor was free.
+    pub busy: u64,
+    /// Bytes of compressed bodies.
+    pub compressed_bytes: u64,
+    /// Bytes that went into compressed bodies.
+    pub compressed_input: u64,
+    /// Bytes of deltas before compression.
+    pub delta_bytes: u64,
+    /// Pages that were not in the delta cache.
+    pub cache_miss: u64,
+    /// Pages whose delta would have been longer than a page.
+    pub overflow: u64,
+    /// Frames with pages.
+    pub frames: u64,
+    /// The change of the digest's sum.
+    pub hashes: u128,
+    /// CPU time.
+    pub cpu: StageTimes,
+}
+
+impl Tally {
+    /// Pages that were handled, of every kind.
+    pub fn pages(&self) -> u64 {
+        self.zero + self.compressed + self.delta + self.plain + self.unchanged
+    }
+
+    /// Pages that stand in page sets.
+    pub fn pages_on_the_wire(&self) -> u64 {
+        self.pages() - self.unchanged
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Tally) {
+        self.zero += other.zero;
+        self.compressed += other.compressed;
+        self.delta += other.delta;
+        self.plain += other.plain;
+        self.unchanged += other.unchanged;
+        self.busy += other.busy;
+        self.compressed_bytes += other.compressed_bytes;
+        self.compressed_input += other.compressed_input;
+        self.delta_bytes += other.delta_bytes;
+        self.cache_miss += other.cache_miss;
+        self.overflow += other.overflow;
+        self.frames += other.frames;
+        self.hashes = self.hashes.wrapping_add(other.hashes);
+        self.cpu += other.cpu;
+    }
+}
+
+/// How far a migration is, in QEMU's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// Not started.
+    #[default]
+    None,
+    /// Connecting and agreeing.
+    Setup,
+    /// Rounds are under way.
+    Active,
+    /// Everything is sent; the destination proves and commits.
+    Device,
+    /// Done.
+    Completed,
+    /// It did not work.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// One round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RoundStats {
+    /// Its number.
+    pub round: Round,
+    /// What was done.
+    pub tally: Tally,
+    /// Bytes written on all connections.
+    pub wire_bytes: u64,
+    /// How long it took, finding out what to send included.
+    pub time: Duration,
+}
+
+/// Everything that is known at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// How far it is.
+    pub status: Status,
+    /// Since the start, until the end.
+    pub elapsed: Duration,
+    /// Until the first round began.
+    pub setup_time: Duration,
+    /// From the last round's beginning to the proof.
+    pub downtime: Option<Duration>,
+    /// The guest's RAM in bytes.
+    pub ram_bytes: u64,
+    /// The round in hand, from 1; 0 before the first.
+    pub round: u32,
+    /// Pages to handle in this round.
+    pub round_pages: u64,
+    /// What was done in this round so far.
+    pub current: Tally,
+    /// What was done in all rounds so far.
+    pub total: Tally,
+    /// The rounds that are over.
+    pub rounds: Vec<RoundStats>,
+    /// Bytes from source to destination, on all connections.
+    pub wire_bytes: u64,
+    /// Bytes from destination to source.
+    pub return_bytes: u64,
+    /// The digest, once known.
+    pub digest: Option<Digest>,
+    /// The CPU time of what belongs to no batch.
+    pub cpu: StageTimes,
+    /// What the guest's memory is sent through, at the source.
+    pub connections: u16,
+}
+
+impl Snapshot {
+    /// CPU time by stage, of everything.
+    pub fn stage_times(&self) -> StageTimes {
+        let mut times = self.cpu;
+        times += self.total.cpu;
+        times
+    }
+
+    /// Pages of this round that are still to be handled.
+    pub fn round_remaining(&self) -> u64 {
+        self.round_pages.saturating_sub(self.current.pages())
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    snapshot: Snapshot,
+    started: Instant,
+    round_started: Instant,
+    round_wire: u64,
+    ended: Option<Instant>,
+}
+
+/// The counters of one migration, at one end.
+#[derive(Debug)]
+pub struct Stats(Mutex<Inner>);
+
+impl Default for Stats {
+    fn default() -> Stats {
+        let now = Instant::now();
+        Stats(Mutex::new(Inner {
+            snapshot: Snapshot::default(),
+            started: now,
+            round_started: now,
+            round_wire: 0,
+            ended: None,
+        }))
+    }
+}
+
+impl Stats {
+    /// Counters are plain numbers: whoever panicked while holding them left none half written.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The clock starts.
+    pub(crate) fn start(&self) {
+        let mut inner = self.lock();
+        inner.started = Instant::now();
+        inner.snapshot.status = Status::Setup;
+    }
+
+    /// What will be moved is known.
+    pub(crate) fn ram(&self, bytes: u64, connections: u16) {
+        let mut inner = self.lock();
+        inner.snapshot.ram_bytes = bytes;
+        inner.snapshot.connections = connections;
+    }
+
+    /// A round begins; how much there is to do may not be known yet.
+    pub(crate) fn begin_round(&self, round: Round, wire_bytes: u64) {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        if inner.snapshot.status == Status::Setup {
+            inner.snapshot.status = Status::Active;
+            inner.snapshot.setup_time = now - inner.started;
+        }
+        inner.round_started = now;
+        inner.round_wire = wire_bytes;
+        inner.snapshot.round = round.0;
+        inner.snapshot.round_pages = 0;
+        inner.snapshot.current = Tally::default();
+    }
+
+    /// How many pages this round is about.
+    pub(crate) fn round_pages(&self, pages: u64) {
+        self.lock().snapshot.round_pages = pages;
+    }
+
+    /// A batch is done.
+    pub(crate) fn add(&self, tally: &Tally) {
+        let mut inner = self.lock();
+        inner.snapshot.current += *tally;
+        inner.snapshot.total += *tally;
+    }
+
+    /// CPU time that belongs to no batch.
+    pub(crate) fn add_cpu(&self, stage: Stage, time: Duration) {
+        self.lock().snapshot.cpu.add(stage, time);
+    }
+
+    /// The bytes on the links so far.
+    pub(crate) fn bytes(&self, wire: u64, back: u64) {
+        let mut inner = self.lock();
+        inner.snapshot.wire_bytes = wire;
+        inner.snapshot.return_bytes = back;
+    }
+
+    /// The round in hand is over.
+    pub(crate) fn end_round(&self, wire_bytes: u64) {
+        let mut inner = self.lock();
+        let round = RoundStats {
+            round: Round(inner.snapshot.round),
+            tally: inner.snapshot.current,
+            wire_bytes: wire_bytes.saturating_sub(inner.round_wire),
+            time: inner.round_started.elapsed(),
+        };
+        inner.snapshot.rounds.push(round);
+    }
+
+    /// Everything is sent and is to be proven.
+    pub(crate) fn proving(&self) {
+        self.lock().snapshot.status = Status::Device;
+    }
+
+    /// It arrived.
+    pub(crate) fn proven(&self, digest: Digest) {
+        let mut inner = self.lock();
+        inner.snapshot.digest = Some(digest);
+        inner.snapshot.downtime = Some(inner.round_started.elapsed());
+    }
+
+    /// The clock stops.
+    pub(crate) fn end(&self, status: Status) {
+        let mut inner = self.lock();
+        inner.snapshot.status = status;
+        inner.ended = Some(Instant::now());
+    }
+
+    /// The counters as they are now.
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = self.lock();
+        Snapshot {
+            elapsed: inner.ended.unwrap_or_else(Instant::now) - inner.started,
+            ..inner.snapshot.clone()
+        }
+    }
+}

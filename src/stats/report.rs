@@ -1,0 +1,297 @@
+//! The JSON document of a migration: QEMU's query-migrate, with our additions.
+//!
+//! Members carry QEMU's names wherever the meaning is QEMU's; all names are stable. Times are
+//! milliseconds, sizes bytes, rates Mbit/s, unless a name says otherwise.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{RoundStats, Snapshot, Stage, Status, Tally};
+use crate::caps::{Capability, Caps};
+use crate::page::{Digest, PAGE_SIZE};
+use crate::params::Params;
+
+/// What `--json` prints at the end of a migration.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// `completed`, or how far it came.
+    pub status: Status,
+    /// Milliseconds from the start to the end.
+    pub total_time: f64,
+    /// Milliseconds until the first round began.
+    pub setup_time: f64,
+    /// Milliseconds from the last round's beginning to the proof.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downtime: Option<f64>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_desc: Option<String>,
+    /// RAM.
+    pub ram: Ram,
+    /// Deltas, if capability `xbzrle` is on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xbzrle_cache: Option<XbzrleCache>,
+    /// Compression, if capability `compress` is on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    /// `source` or `destination`.
+    pub side: &'static str,
+    /// What compressed; absent at the destination, which takes what comes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'static str>,
+    /// At which level; absent at the destination.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<u8>,
+    /// Compressor threads at the source, decompressor threads at the destination.
+    pub threads: u8,
+    /// Connections.
+    pub connections: u16,
+    /// Every byte from source to destination, on all connections.
+    pub wire_bytes: u64,
+    /// Every byte from destination to source.
+    pub return_bytes: u64,
+    /// Bytes of RAM for each byte on the wire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+    /// Each round.
+    pub rounds: Vec<RoundReport>,
+    /// CPU seconds of this side by stage, and their `total`.
+    pub cpu_seconds: BTreeMap<&'static str, f64>,
+    /// The RAM digest that both sides agree on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+}
+
+/// Query-migrate's `ram`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Ram {
+    /// Bytes on the wire.
+    pub transferred: u64,
+    /// Bytes of RAM that are still to be handled in this round.
+    pub remaining: u64,
+    /// The guest's RAM.
+    pub total: u64,
+    /// Zero pages.
+    pub duplicate: u64,
+    /// Pages that went whole as they are.
+    pub normal: u64,
+    /// Their bytes.
+    pub normal_bytes: u64,
+    /// Average rate on the wire in Mbit/s.
+    pub mbps: f64,
+    /// Rounds so far.
+    pub dirty_sync_count: u64,
+    /// 4096.
+    pub page_size: u64,
+    /// Average rate of pages.
+    pub pages_per_second: u64,
+}
+
+/// Query-migrate's `xbzrle-cache`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct XbzrleCache {
+    /// What it may hold.
+    pub cache_size: u64,
+    /// Bytes of deltas, before they were compressed.
+    pub bytes: u64,
+    /// Pages that went as deltas.
+    pub pages: u64,
+    /// Dirty pages that were not in the cache.
+    pub cache_miss: u64,
+    /// Misses for each page that was looked up.
+    pub cache_miss_rate: f64,
+    /// Bytes of pages for each byte of delta.
+    pub encoding_rate: f64,
+    /// Pages whose delta would have been longer than a page.
+    pub overflow: u64,
+}
+
+/// Query-migrate's `compression`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Compression {
+    /// Pages that went whole and compressed.
+    pub pages: u64,
+    /// Pages that went plain because no compressor was free.
+    pub busy: u64,
+    /// Those for each page that was not zero.
+    pub busy_rate: f64,
+    /// Bytes of compressed bodies, those of deltas included.
+    pub compressed_size: u64,
+    /// Bytes in for each byte out.
+    pub compression_rate: f64,
+}
+
+/// One round.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RoundReport {
+    /// Its number, from 1.
+    pub round: u32,
+    /// Every byte from source to destination in this round.
+    pub wire_bytes: u64,
+    /// Milliseconds.
+    pub time: f64,
+    /// Pages that were handled.
+    pub pages: u64,
+    /// Zero pages.
+    pub zero: u64,
+    /// Pages that went whole and compressed.
+    pub compressed: u64,
+    /// Pages that went as deltas.
+    pub delta: u64,
+    /// Pages that went whole as they are.
+    pub plain: u64,
+    /// Dirty pages that were as they had been sent.
+    pub unchanged: u64,
+    /// Bytes of deltas, before they were compressed.
+    pub delta_bytes: u64,
+    /// Dirty pages that were not in the cache.
+    pub cache_miss: u64,
+    /// Pages whose delta would have been longer than a page.
+    pub overflow: u64,
+}
+
+fn per(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
+}
+
+fn milliseconds(time: std::time::Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+impl From<&RoundStats> for RoundReport {
+    fn from(stats: &RoundStats) -> RoundReport {
+        let Tally {
+            zero,
+            compressed,
+            delta,
+            plain,
+            unchanged,
+            delta_bytes,
+            cache_miss,
+            overflow,
+            ..
+        } = stats.tally;
+        RoundReport {
+            round: stats.round.0,
+            wire_bytes: stats.wire_bytes,
+            time: milliseconds(stats.time),
+            pages: stats.tally.pages(),
+            zero,
+            compressed,
+            delta,
+            plain,
+            unchanged,
+            delta_bytes,
+            cache_miss,
+            overflow,
+        }
+    }
+}
+
+impl Report {
+    /// A source's report.
+    pub fn of_source(snapshot: &Snapshot, params: &Params, caps: &Caps) -> Report {
+        let settings = params.codec_settings();
+        let tally = &snapshot.total;
+        let looked_up = (tally.delta + tally.unchanged + tally.cache_miss + tally.overflow) as f64;
+        let not_zero = (tally.pages() - tally.zero) as f64;
+        let xbzrle = caps.has(Capability::Xbzrle).then(|| XbzrleCache {
+            cache_size: params.xbzrle_cache_size,
+            bytes: tally.delta_bytes,
+            pages: tally.delta,
+            cache_miss: tally.cache_miss,
+            cache_miss_rate: per(tally.cache_miss as f64, looked_up),
+            encoding_rate: per(
+                (tally.delta * PAGE_SIZE as u64) as f64,
+                tally.delta_bytes as f64,
+            ),
+            overflow: tally.overflow,
+        });
+        let compression = caps.has(Capability::Compress).then(|| Compression {
+            pages: tally.compressed,
+            busy: tally.busy,
+            busy_rate: per(tally.busy as f64, not_zero),
+            compressed_size: tally.compressed_bytes,
+            compression_rate: per(tally.compressed_input as f64, tally.compressed_bytes as f64),
+        });
+        Report {
+            xbzrle_cache: xbzrle,
+            compression,
+            method: Some(settings.method.name()),
+            level: Some(settings.level),
+            threads: params.compress_threads,
+            ..Report::of_either(snapshot, "source")
+        }
+    }
+
+    /// A destination's report.
+    pub fn of_destination(snapshot: &Snapshot, params: &Params) -> Report {
+        Report {
+            threads: params.decompress_threads,
+            ..Report::of_either(snapshot, "destination")
+        }
+    }
+
+    /// The same report of a migration that did not work.
+    #[must_use]
+    pub fn with_error(mut self, error: &crate::error::Error) -> Report {
+        self.error_desc = Some(error.one_line());
+        self
+    }
+
+    fn of_either(snapshot: &Snapshot, side: &'static str) -> Report {
+        let seconds = snapshot.elapsed.as_secs_f64();
+        let times = snapshot.stage_times();
+        let tally = &snapshot.total;
+        let completed = snapshot.status == Status::Completed;
+        Report {
+            status: snapshot.status,
+            total_time: milliseconds(snapshot.elapsed),
+            setup_time: milliseconds(snapshot.setup_time),
+            downtime: snapshot.downtime.map(milliseconds),
+            error_desc: None,
+            ram: Ram {
+                transferred: snapshot.wire_bytes,
+                remaining: if completed {
+                    0
+                } else {
+                    snapshot.round_remaining() * PAGE_SIZE as u64
+                },
+                total: snapshot.ram_bytes,
+                duplicate: tally.zero,
+                normal: tally.plain,
+                normal_bytes: tally.plain * PAGE_SIZE as u64,
+                mbps: per(snapshot.wire_bytes as f64 * 8.0 / 1e6, seconds),
+                dirty_sync_count: snapshot.round.into(),
+                page_size: PAGE_SIZE as u64,
+                pages_per_second: per(tally.pages() as f64, seconds) as u64,
+            },
+            xbzrle_cache: None,
+            compression: None,
+            side,
+            method: None,
+            level: None,
+            threads: 0,
+            connections: snapshot.connections,
+            wire_bytes: snapshot.wire_bytes,
+            return_bytes: snapshot.return_bytes,
+            ratio: (snapshot.wire_bytes > 0)
+                .then(|| per(snapshot.ram_bytes as f64, snapshot.wire_bytes as f64)),
+            rounds: snapshot.rounds.iter().map(RoundReport::from).collect(),
+            cpu_seconds: Stage::ALL
+                .into_iter()
+                .map(|stage| (stage.name(), times.get(stage)))
+                .filter(|(_, time)| !time.is_zero())
+                .chain([("total", times.sum())])
+                .map(|(name, time)| (name, time.as_secs_f64()))
+                .collect(),
+            digest: snapshot.digest,
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The few things of the operating system that no safe crate offers.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Takes over a descriptor that the process inherited.
+///
+/// # Errors
+/// When there is no such descriptor.
+pub(crate) fn take_fd(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: borrowed only to ask whether it is open; a wrong number is answered with EBADF.
+    rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) })?;
+    // SAFETY: it is open, and whoever names it on the command line gives it to us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The CPU time that this thread has used.
+pub(crate) fn thread_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
+/// The CPU time that this process has used.
+pub(crate) fn process_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}

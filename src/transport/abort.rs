@@ -1,0 +1,111 @@
+//! Ends every wait of a session at once.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+/// A flag that waits can wait on: once raised it stays raised, and every `poll` sees it.
+#[derive(Debug)]
+pub struct Abort {
+    raised: AtomicBool,
+    event: OwnedFd,
+}
+
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// What was waited for is there.
+    Ready,
+    /// The time is up.
+    TimedOut,
+    /// The session was aborted.
+    Aborted,
+}
+
+impl Abort {
+    /// A flag that is not raised.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub fn new() -> io::Result<Abort> {
+        Ok(Abort {
+            raised: AtomicBool::new(false),
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    /// Raises the flag and wakes whoever waits.
+    pub fn raise(&self) {
+        self.raised.store(true, Ordering::Release);
+        // The one way for this to fail is a counter that is full: then it is readable already.
+        let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+    }
+
+    /// Whether it has been raised.
+    pub fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::Acquire)
+    }
+
+    /// Waits until `fd` has one of `events`, `limit` is over (`None`: no limit), or the flag is raised.
+    pub(crate) fn wait_for(
+        &self,
+        fd: BorrowedFd<'_>,
+        events: PollFlags,
+        limit: Option<Duration>,
+    ) -> io::Result<Woken> {
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.event.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(fd, events),
+        ];
+        wait(&mut fds, limit)
+    }
+
+    /// Waits until one of `fds` can be read, `limit` is over (`None`: no limit), or the flag is raised.
+    pub(crate) fn wait_for_any<'fd>(
+        &self,
+        fds: impl IntoIterator<Item = BorrowedFd<'fd>>,
+        limit: Option<Duration>,
+    ) -> io::Result<Woken> {
+        let mut polled = vec![PollFd::from_borrowed_fd(self.event.as_fd(), PollFlags::IN)];
+        polled.extend(
+            fds.into_iter()
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+        );
+        wait(&mut polled, limit)
+    }
+
+    /// Waits until `limit` is over or the flag is raised.
+    pub(crate) fn wait(&self, limit: Duration) -> io::Result<Woken> {
+        wait(&mut [PollFd::new(&self.event, PollFlags::IN)], Some(limit))
+    }
+}
+
+impl AsFd for Abort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+/// The first of `fds` is the abort's.
+fn wait(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> io::Result<Woken> {
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    loop {
+        let left = deadline.map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        match poll(fds, left.as_ref()) {
+            Ok(0) => return Ok(Woken::TimedOut),
+            Ok(_) if !fds[0].revents().is_empty() => return Ok(Woken::Aborted),
+            Ok(_) => return Ok(Woken::Ready),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! One connection: bytes in and out, counted, with a time limit on the peer's silence.
+//!
+//! Descriptors are non-blocking; where one is not ready, `poll` waits for it, for the session's
+//! abort, and for the time limit, all at once.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use rustix::fs::{FileType, OFlags};
+
+use super::abort::Woken;
+use super::child::ShellCommand;
+use super::{Abort, TransportError};
+
+/// A connection. Reading and writing may go on at once in two threads.
+#[derive(Debug)]
+pub struct Stream {
+    fd: Option<OwnedFd>,
+    /// Put back at the end: the descriptor may be shared with other processes.
+    flags: Option<OFlags>,
+    two_way: bool,
+    abort: Arc<Abort>,
+    silence: Duration,
+    /// When the peer was last heard, as far as it can be heard by somebody else than the writer.
+    heard: Mutex<Instant>,
+    sent: AtomicU64,
+    received: AtomicU64,
+    command: Option<ShellCommand>,
+}
+
+impl Stream {
+    /// Takes over a descriptor. Sockets have a way back, everything else has none.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn new(fd: OwnedFd, abort: Arc<Abort>, silence: Duration) -> io::Result<Stream> {
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        let two_way = kind == FileType::Socket;
+        if two_way {
+            // More in flight means fewer switches between threads. The kernel cuts the wish down
+            // to its own limit; nothing depends on it.
+            let socket = socket2::SockRef::from(&fd);
+            let _ = socket.set_send_buffer_size(4 << 20);
+            let _ = socket.set_recv_buffer_size(4 << 20);
+        }
+        Ok(Stream {
+            fd: Some(fd),
+            flags: Some(flags),
+            two_way,
+            abort,
+            silence,
+            heard: Mutex::new(Instant::now()),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            command: None,
+        })
+    }
+
+    pub(super) fn with_command(mut self, command: ShellCommand) -> Stream {
+        self.command = Some(command);
+        self
+    }
+
+    /// Whether the peer can answer.
+    pub fn is_two_way(&self) -> bool {
+        self.two_way
+    }
+
+    /// Bytes written so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes read so far.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// How long the peer may be silent.
+    pub fn silence(&self) -> Duration {
+        self.silence
+    }
+
+    fn fd(&self) -> Result<BorrowedFd<'_>, TransportError> {
+        self.fd
+            .as_ref()
+            .map(AsFd::as_fd)
+            .ok_or(TransportError::Closed)
+    }
+
+    fn last_heard(&self) -> Instant {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes all of `head` and then all of `body`.
+    ///
+    /// # Errors
+    /// The peer closed the link, took nothing and said nothing for too long, or the session ended.
+    pub fn write(&self, head: &[u8], body: &[u8]) -> Result<(), TransportError> {
+        let fd = self.fd()?;
+        let (mut head, mut body) = (head, body);
+        let mut waiting_since = None;
+        while !head.is_empty() || !body.is_empty() {
+            if self.abort.is_raised() {
+                return Err(TransportError::Aborted);
+            }
+            match rustix::io::writev(fd, &[IoSlice::new(head), IoSlice::new(body)]) {
+                Ok(0) => return Err(TransportError::Closed),
+                Ok(written) => {
+                    self.sent.fetch_add(written as u64, Ordering::Relaxed);
+                    let of_head = written.min(head.len());
+                    head = &head[of_head..];
+                    body = &body[written - of_head..];
+                    waiting_since = None;
+                }
+                Err(rustix::io::Errno::AGAIN) => {
+                    let since = *waiting_since.get_or_insert_with(Instant::now);
+                    self.wait(fd, PollFlags::OUT, since)?;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(link_error(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `out`. `Ok(false)` is the end of the stream right before its first byte.
+    ///
+    /// # Errors
+    /// The stream ended in the middle, the peer was silent for too long, or the session ended.
+    pub fn read_or_end(&self, out: &mut [u8]) -> Result<bool, TransportError> {
+        let fd = self.fd()?;
+        let mut filled = 0;
+        let mut waiting_since = None;
+        while filled < out.len() {
+            if self.abort.is_raised() {
+                return Err(TransportError::Aborted);
+            }
+            match rustix::io::read(fd, &mut out[filled..]) {
+                Ok(0) if filled == 0 => return Ok(false),
+                Ok(0) => return Err(TransportError::Closed),
+                Ok(read) => {
+                    self.received.fetch_add(read as u64, Ordering::Relaxed);
+                    filled += read;
+                    if let Some(_waited) = waiting_since.take() {
+                        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN) => {
+                    let since = *waiting_since.get_or_insert_with(Instant::now);
+                    self.wait(fd, PollFlags::IN, since)?;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(link_error(error)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Fills `out`.
+    ///
+    /// # Errors
+    /// As [`Stream::read_or_end`], and the end of the stream.
+    pub fn read(&self, out: &mut [u8]) -> Result<(), TransportError> {
+        if self.read_or_end(out)? {
+            Ok(())
+        } else {
+            Err(TransportError::Closed)
+        }
+    }
+
+    /// Reads what is there, without waiting. `Ok(None)`: nothing yet.
+    ///
+    /// # Errors
+    /// The end of the stream, and the system's reason.
+    pub fn try_read(&self, out: &mut [u8]) -> Result<Option<usize>, TransportError> {
+        match rustix::io::read(self.fd()?, out) {
+            Ok(0) => Err(TransportError::Closed),
+            Ok(read) => {
+                self.received.fetch_add(read as u64, Ordering::Relaxed);
+                Ok(Some(read))
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(error) => Err(link_error(error)),
+        }
+    }
+
+    /// What `poll` can wait on.
+    ///
+    /// # Errors
+    /// When the stream is closed already.
+    pub fn pollable(&self) -> Result<BorrowedFd<'_>, TransportError> {
+        self.fd()
+    }
+
+    /// Waits for readiness. A peer that is heard by another thread is not silent, even if it does
+    /// not take what is being written.
+    fn wait(
+        &self,
+        fd: BorrowedFd<'_>,
+        events: PollFlags,
+        since: Instant,
+    ) -> Result<(), TransportError> {
+        loop {
+            let heard = self.last_heard().max(since);
+            let left = (heard + self.silence).saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(TransportError::Silent {
+                    limit: self.silence,
+                });
+            }
+            match self
+                .abort
+                .wait_for(fd, events, Some(left))
+                .map_err(TransportError::Link)?
+            {
+                Woken::Ready => return Ok(()),
+                Woken::Aborted => return Err(TransportError::Aborted),
+                Woken::TimedOut => {}
+            }
+        }
+    }
+
+    /// Says a last word on a connection that is about to be given up, within `limit`, then waits
+    /// for the peer to hang up: closing with unread bytes would make the kernel throw away what
+    /// was just said. Works on an aborted session too. Nobody relies on its success.
+    pub fn last_word(&self, bytes: &[u8], limit: Duration) {
+        let Ok(fd) = self.fd() else { return };
+        if !self.two_way {
+            return;
+        }
+        let deadline = Instant::now() + limit;
+        let ready = |events| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(timeout) = rustix::event::Timespec::try_from(left) else {
+                return false;
+            };
+            let mut fds = [rustix::event::PollFd::from_borrowed_fd(fd, events)];
+            !left.is_zero() && matches!(rustix::event::poll(&mut fds, Some(&timeout)), Ok(1..))
+        };
+        let mut left = bytes;
+        while !left.is_empty() {
+            match rustix::io::write(fd, left) {
+                Ok(written) => {
+                    self.sent.fetch_add(written as u64, Ordering::Relaxed);
+                    left = &left[written..];
+                }
+                Err(rustix::io::Errno::AGAIN) if ready(PollFlags::OUT) => {}
+                Err(_) => return,
+            }
+        }
+        let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Write);
+        let mut waste = vec![0; 64 << 10];
+        loop {
+            match rustix::io::read(fd, &mut waste) {
+                Ok(0) => return,
+                Ok(_) if Instant::now() < deadline => {}
+                Err(rustix::io::Errno::AGAIN) if ready(PollFlags::IN) => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// Nothing more will be written: closes the way out, and where a command is at the other end
+    /// waits for it to end.
+    ///
+    /// # Errors
+    /// A command that fails, and bytes that a file could not take.
+    pub fn finish(&mut self) -> Result<(), TransportError> {
+        self.close();
+        match self.command.take() {
+            Some(command) => command.finish(&self.abort),
+            None => Ok(()),
+        }
+    }
+
+    fn close(&mut self) {
+        if let (Some(fd), Some(flags)) = (self.fd.take(), self.flags.take()) {
+            let _ = rustix::fs::fcntl_setfl(&fd, flags);
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn link_error(error: rustix::io::Errno) -> TransportError {
+    match error {
+        rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET => TransportError::Closed,
+        error => TransportError::Link(error.into()),
+    }
+}

@@ -1,0 +1,133 @@
+//! The native wire format, version 1.
+//!
+//! All integers are little endian. `u8 u16 u32 u64` are unsigned integers of so many bits.
+//!
+//! # Order of everything
+//! On each connection the source speaks first: a [`Hello`], then frames. On a link with a way back
+//! the destination answers the hello with an [`Answer`], and later with frames of its own; before
+//! it has read a hello's magic it writes nothing. On a link without one (a file, a pipe) nothing
+//! is answered and the destination checks alone.
+//!
+//! ```text
+//! source                                     destination
+//!   Hello                     ->
+//!                             <-             Answer
+//!   Pages, Zeros ...          ->                              round 1, the bulk stage
+//!   RoundEnd(1)               ->
+//!   Pages, Zeros ...          ->                              round 2 and so on: what changed
+//!   RoundEnd(2)               ->
+//!   Finish(digest)            ->             reads back what it holds and compares
+//!                             <-             Proven(digest)
+//!   Commit                    ->             makes it final
+//!                             <-             Committed
+//! ```
+//!
+//! With `K` connections each carries its own hello with the same session id, and they join before
+//! round 1. Frames of a round may use any of them. `RoundEnd` goes on every connection, and
+//! nothing of the next round is placed before all of this one is. `Finish` and what follows goes
+//! on connection 0. `Failure` may stand wherever a frame may, in both directions, and ends the
+//! session. `KeepAlive` likewise, and means nothing but that the peer lives.
+//!
+//! Within a round each page occurs at most once, so its frames may arrive in any order. A page
+//! that never occurred is zero.
+//!
+//! # Frames
+//! A header of [`HEADER_LEN`] bytes, then the page set, then the body:
+//!
+//! | offset | type | field |
+//! |---|---|---|
+//! | 0 | u8 | kind ([`Kind`]) |
+//! | 1 | u8 | flags: bit 0 set: whoever does not know this kind may skip it |
+//! | 2 | u8 | codec of the body ([`crate::codec::Method`]'s number) |
+//! | 3 | u8 | 0 |
+//! | 4 | u16 | lane: 0 for frames that stand alone; others are not in use yet |
+//! | 6 | u16 | block: its place in the hello's list |
+//! | 8 | u32 | round, from 1 |
+//! | 12 | u32 | pages in the page set, of all classes |
+//! | 16 | u32 | bytes of the page set, at most [`MAX_PAGE_SET`] |
+//! | 20 | u32 | bytes of the body, at most [`MAX_BODY`] |
+//! | 24 | u32 | bytes of the body after decompression, at most [`MAX_BODY`] |
+//! | 28 | u64 | hash |
+//!
+//! The hash is xxh3-64 over the first 28 bytes of the header, the page set, and: in a `Pages` frame
+//! the 128-bit hashes (16 bytes each, see [`crate::page`]) of its pages that are not of class
+//! zero, as they are once decoded, in the order of the page set; in any other frame the body.
+//! It is checked before anything is placed.
+//!
+//! ## Page set
+//! Runs of pages, ascending, without overlap ([`PageSet`]). A run is two numbers in ULEB128: the
+//! pages between the end of the run before (or the block's start) and this one; and
+//! `(count - 1) << 2 | class`. Class 0 is zero pages, 1 whole pages, 2 deltas (XBZRLE against what
+//! the destination holds).
+//!
+//! ## Kinds and their bodies
+//! | kind | page set | body, decompressed |
+//! |---|---|---|
+//! | 1 `Pages` | at most [`MAX_PAGES`] pages | a u16 for each delta, its length; the deltas; the whole pages; each in the order of the page set. With codec `none` stored as it is |
+//! | 2 `Zeros` | class 0 only, any number of pages | none |
+//! | 3 `RoundEnd` | none | u64 frames and u64 pages of kinds 1 and 2 that this connection carried in this round; u8: 1 if it was the last round |
+//! | 4 `KeepAlive` | none | none |
+//! | 5 `Finish` | none | 16 bytes: the RAM digest |
+//! | 6 `Proven` | none | 16 bytes: the RAM digest of what the destination really holds |
+//! | 7 `Commit` | none | none |
+//! | 8 `Committed` | none | none |
+//! | 9 `Failure` | none | u8: the exit code that fits; the rest: what happened, UTF-8, at most [`MAX_TEXT`] bytes |
+//!
+//! In `Zeros` and the kinds without pages the field "pages" is what the set holds, modulo 2^32,
+//! and "bytes of the body after decompression" equals "bytes of the body".
+//!
+//! # Hello and answer
+//! | bytes | field |
+//! |---|---|
+//! | 8 | magic: [`HELLO_MAGIC`] or [`ANSWER_MAGIC`] |
+//! | u16, u16 | the oldest and the newest version that is spoken |
+//! | u32 | bytes of the body, at most [`MAX_HELLO`] |
+//! | ... | body |
+//! | u64 | xxh3-64 over all of the above |
+//!
+//! This frame of a hello is the same in all versions. Later versions add fields at a body's end;
+//! bytes behind the fields that are known are skipped. A string is a u8 length and so many bytes
+//! of UTF-8, a text a u16 length and bytes.
+//!
+//! A hello's body: 16 bytes session id; u16 this connection's number and u16 how many there are;
+//! u32 page size; u32 the milliseconds of silence after which the source gives up; u16 how many
+//! blocks, each a string and its u64 size in bytes; u16 how many capabilities, each a u8 (1: the
+//! migration cannot do without) and a string.
+//!
+//! An answer's body: u8 verdict (0 accepted, 1 refused); u16 the version that both will use; u32
+//! the milliseconds of silence after which the destination gives up; u16 how many capabilities are
+//! agreed, each a string; a text: why it is refused.
+
+mod frame;
+mod hello;
+mod page_set;
+mod reader;
+
+pub use frame::{Frame, Header, Kind, Message, frame_hash};
+pub use hello::{Answer, BlockInfo, Hello, HelloHead, Offer, Verdict};
+pub use page_set::{Class, PageSet, Run};
+
+use std::ops::RangeInclusive;
+
+use crate::page::PAGE_SIZE;
+
+/// The versions that this program speaks.
+pub const VERSIONS: RangeInclusive<u16> = 1..=1;
+/// A source's first bytes. The first is no ASCII, so that no line of text can look like it.
+pub const HELLO_MAGIC: [u8; 8] = *b"\x91ramfer\n";
+/// A destination's first bytes.
+pub const ANSWER_MAGIC: [u8; 8] = *b"\x91ramans\n";
+/// Bytes of a frame's header.
+pub const HEADER_LEN: usize = 36;
+/// Bytes of a hello or answer in front of its body.
+pub const HELLO_HEAD_LEN: usize = 16;
+/// The most pages in a `Pages` frame.
+pub const MAX_PAGES: usize = 256;
+/// The most bytes of a page set: a run of a page each, three bytes each, fits well.
+pub const MAX_PAGE_SET: usize = 8192;
+/// The most bytes of a body: all pages whole, or all deltas as long as a page with their lengths.
+pub const MAX_BODY: usize = MAX_PAGES * (PAGE_SIZE + 2);
+/// The most bytes of a hello's or an answer's body.
+pub const MAX_HELLO: usize = 64 * 1024;
+/// The most bytes of a text.
+pub const MAX_TEXT: usize = 4096;
