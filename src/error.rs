@@ -105,7 +105,17 @@ impl Error {
         Error::new(Kind::Interrupted, "interrupted")
     }
 
-    /// A worker panicked: turned into an error so that nobody waits for it forever.
+    /// Runs `work` and turns a panic into an error, so that nobody waits forever for an answer.
+    ///
+    /// # Errors
+    /// Those of `work`, and its panic.
+    pub fn catch<T>(stage: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        // What a panic leaves half done belongs to a session that is over.
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+            .unwrap_or_else(|panic| Err(Error::panicked(stage, panic.as_ref())))
+    }
+
+    /// A thread panicked.
     pub fn panicked(stage: &'static str, payload: &(dyn std::any::Any + Send)) -> Error {
         let text = payload
             .downcast_ref::<&str>()

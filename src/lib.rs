@@ -1,6 +1,75 @@
 //! ramferry moves a virtual machine's RAM from one place to another, fast, and proves that it
 //! arrived.
-#![deny(unsafe_code)]
+//!
+//! Pages of a memory-mapped guest image go through a pool of N compressor threads and are streamed;
+//! after the bulk stage only what changed goes, as XBZRLE deltas; M threads decompress on the
+//! receiving side, which reads back what it wrote before anybody is told that it is there. It
+//! serves two jobs: **benchmarking compression settings** on real guest RAM, and **standalone
+//! migration of test VM images**.
+//!
+//! ```
+//! use ramferry::{Caps, Handle, Params, destination, source};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let (image, output) = (folder.path().join("guest.ram"), folder.path().join("out.ram"));
+//! # std::fs::write(&image, vec![7; 1 << 20])?;
+//! # let address: ramferry::transport::Address =
+//! #     format!("unix:{}", folder.path().join("r.sock").display()).parse()?;
+//! let params = Params { compress_method: "zstd".parse()?, ..Params::default() };
+//! let receive = destination::Request { address: address.clone(), output, force: false };
+//! let receiving = Handle::receive(receive, params.clone(), |_| {}, |line| eprintln!("{line}"))?;
+//! let caps = Caps::default();
+//! let send = source::Request { image, then: vec![], address, caps, force: false };
+//! let sent = Handle::send(send, params)?.wait()?;
+//! let received = receiving.wait()?;
+//! assert_eq!(sent.digest, received.digest);
+//! println!("{} bytes on the wire", sent.wire_bytes);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Words
+//! | word | meaning |
+//! |---|---|
+//! | page | 4096 bytes, the unit that is dirty or clean |
+//! | block | a named stretch of guest RAM (`pc.ram`); an image is one |
+//! | batch | 1 to 256 pages of one block handled as one job |
+//! | round | one walk over the dirty pages. Round 1 is the bulk stage (every page), later ones are delta rounds |
+//! | method | `zlib`, `gzip`, `lz4`, `zstd`, `none`: what compresses. XBZRLE is the delta encoding, and no method |
+//! | source, destination | the two ends; the commands are `send` and `receive` |
+//! | downtime | from the last round's beginning to the proof |
+//!
+//! # Where to read
+//! The way of a page is [`source`]'s `pipeline.rs` and then [`destination`]'s, its mirror. What goes
+//! over the wire is specified in [`wire::native`], the digest that proves it in [`page`].
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`page`], [`error`] | page numbers, zero test, hashes, the digest; the error that leaves the crate |
+//! | [`image`] | guest images: the only home of `mmap`; the output that appears only when proven |
+//! | [`dirty`] | which pages must be sent again |
+//! | [`codec`], [`delta`] | page bytes to payload bytes and back; XBZRLE and its cache |
+//! | [`wire`] | bytes to typed records and back |
+//! | [`params`], [`caps`], [`stats`] | the table of parameters, capabilities, counters and reports |
+//! | [`transport`], [`session`] | addresses, connections, time limits; what both ends agree on |
+//! | [`source`], [`destination`] | the two ends, file by file each other's mirror |
+//! | [`control`], [`bench`] | start, watch, change, cancel a migration; compare settings |
+//! | [`cli`] | words to requests, results to words |
+//!
+//! Imports go downwards only: `cli` > `bench`, `control` > `source`, `destination` > `transport`,
+//! `session` > `params`, `caps`, `stats` > `wire`, `codec`, `delta`, `dirty`, `image` > `page`, `error`.
+//!
+//! # What can be relied on
+//! * Input is hostile: files, peers and arguments. No bytes make it panic, allocate without
+//!   bounds, or write outside the blocks.
+//! * Every batch carries a hash over its header, page set and decoded pages, checked before
+//!   anything is placed. At the end the destination hashes what it really holds.
+//! * A failed migration leaves the source as it was and an older output untouched.
+//! * Before Commit is sent the source is in charge; after it, it never claims to be again. Where
+//!   the answer is lost, that is an outcome of its own, [`Kind::OutcomeUnknown`].
+//!
+//! `tcp:` is neither encrypted nor authenticated.
 
 pub mod caps;
 pub mod cli;

@@ -19,9 +19,9 @@ use crate::units::{Quoted, RATE_ALLOWED, parse_duration, parse_rate, parse_size,
 /// Small batches keep lz4's and plain copies' data in the cache; zstd's ratio and speed gain from
 /// more to look back at.
 pub const BATCH_PAGES: [(Method, u16); 5] = [
-    (Method::None, 64),
-    (Method::Zlib, 32),
-    (Method::Gzip, 32),
+    (Method::None, 128),
+    (Method::Zlib, 16),
+    (Method::Gzip, 16),
     (Method::Lz4, 64),
     (Method::Zstd, 128),
 ];

@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 /// proven on arrival.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, max_term_width = 100)]
+#[command(args_override_self = true)]
 #[command(after_help = "\
 Exit codes: 0 done, 1 failed, 2 usage, 3 what arrived differs, 4 refused by the peer, \
 5 outcome unknown, 130 interrupted.

@@ -185,11 +185,6 @@ impl Handle {
         self.join()?;
         Ok(self.report())
     }
-
-    #[cfg(test)]
-    pub(crate) fn context(&self) -> &Context {
-        &self.context
-    }
 }
 
 impl Drop for Handle {

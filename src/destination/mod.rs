@@ -93,9 +93,12 @@ fn from_a_peer(links: &Links, output: Output, context: &Context) -> Result<()> {
                 }
             })
             .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
-        let outcome = pipeline::run(links, &output, context)
-            .and_then(|digest| prove(digest, links, &output, context))
-            .and_then(|digest| commit(digest, &links.streams[0], &say, output, context));
+        let outcome = pipeline::run(links, &output, context).and_then(|digest| {
+            Error::catch("commit", || {
+                prove(digest, links, &output, context)?;
+                commit(digest, &links.streams[0], &say, output, context)
+            })
+        });
         context.abort_on_error(&outcome);
         drop(done);
         outcome
@@ -105,7 +108,7 @@ fn from_a_peer(links: &Links, output: Output, context: &Context) -> Result<()> {
 /// Receives from a file or a pipe: nobody hears an answer.
 fn from_a_writer(links: &mut Links, output: Output, context: &Context) -> Result<()> {
     let digest = pipeline::run(links, &output, context)?;
-    let digest = prove(digest, links, &output, context)?;
+    prove(digest, links, &output, context)?;
     // A command that failed may have written all the same.
     for stream in &mut links.streams {
         stream.finish()?;
@@ -119,7 +122,7 @@ fn from_a_writer(links: &mut Links, output: Output, context: &Context) -> Result
 }
 
 /// Reads back what the output really holds and compares it with what was sent.
-fn prove(sent: Digest, links: &Links, output: &Output, context: &Context) -> Result<Digest> {
+fn prove(sent: Digest, links: &Links, output: &Output, context: &Context) -> Result<()> {
     context.stats.proving();
     context.faults.check(Site::Finish)?;
     let pool = analysis_pool(context.tuning.get().decompress_threads)
@@ -130,7 +133,7 @@ fn prove(sent: Digest, links: &Links, output: &Output, context: &Context) -> Res
         .map_err(|error| Error::from(error).in_stage("prove"))?;
     context.stats.add_cpu(Stage::Proof, time);
     if Digest(held) == sent {
-        Ok(sent)
+        Ok(())
     } else {
         Err(Error::new(
             Kind::Differs,

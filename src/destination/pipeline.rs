@@ -13,7 +13,6 @@
 //! Memory: (packets in the channel + K + M) buffers of a frame, and 2 M of its pages, whatever the
 //! size of the image.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Scope};
 
@@ -295,9 +294,7 @@ fn answer_for<T>(
     shared: &Shared<'_>,
     work: impl FnOnce() -> Result<T>,
 ) -> Option<T> {
-    let outcome = catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|panic| Err(Error::panicked(stage, panic.as_ref())));
-    outcome
+    Error::catch(stage, work)
         .map_err(|error| shared.fail(error.in_stage(stage)))
         .ok()
 }

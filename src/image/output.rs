@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, FlockOperation, RenameFlags};
@@ -22,6 +23,9 @@ pub struct Output {
     partial: PathBuf,
     file: File,
     pages: u64,
+    /// Writers of one file exclude each other in the kernel, which makes them spin; here they sleep
+    /// and leave the core to somebody with work.
+    writing: Mutex<()>,
     /// Whether an OUTPUT that is there may be replaced.
     replace: bool,
     committed: bool,
@@ -104,6 +108,7 @@ impl Output {
             partial: partial.clone(),
             file,
             pages,
+            writing: Mutex::new(()),
             replace: force,
             committed: false,
         };
@@ -121,6 +126,7 @@ impl Output {
     /// # Errors
     /// The system's reason, a full disk among them.
     pub fn place(&self, first: PageIndex, bytes: &[u8]) -> Result<(), ImageError> {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.file
             .write_all_at(bytes, first.offset())
             .map_err(self.failed("write"))

@@ -104,23 +104,67 @@ impl RawImage {
     /// # Panics
     /// When the range lies outside the image or `out` is shorter than the range: the caller's bug.
     pub fn copy(&self, range: PageRange, out: &mut [u8]) -> Result<(), ImageError> {
+        self.guarded(range, |map, len| {
+            assert!(len <= out.len());
+            // SAFETY: `map` is valid for `len` bytes, as `guarded` says, `out` is as asserted, and
+            // they do not overlap. Other processes may write the source meanwhile: the bytes are
+            // then some mix of old and new, which is what copying live RAM means; no reference
+            // to them exists.
+            unsafe { std::ptr::copy_nonoverlapping(map, out.as_mut_ptr(), len) };
+        })
+    }
+
+    /// Copies the pages of `range` out of the map, one behind the other into `out`, without those
+    /// that `keep` declines. `keep` sees each page's copy, which is still in the first-level
+    /// cache. Returns how many bytes of `out` are filled.
+    ///
+    /// # Errors
+    /// [`ImageError::Truncated`] when the file has become shorter.
+    ///
+    /// # Panics
+    /// When the range lies outside the image or `out` is shorter than the range: the caller's bug.
+    pub fn copy_some(
+        &self,
+        range: PageRange,
+        out: &mut [u8],
+        mut keep: impl FnMut(PageIndex, &[u8]) -> bool,
+    ) -> Result<usize, ImageError> {
+        let mut filled = 0;
+        self.guarded(range, |map, len| {
+            assert!(len <= out.len());
+            for (page, at) in range.pages().zip((0..len).step_by(PAGE_SIZE)) {
+                let slot = &mut out[filled..filled + PAGE_SIZE];
+                // SAFETY: as in `copy`; `at` is a page's beginning below `len`.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(map.add(at), slot.as_mut_ptr(), PAGE_SIZE);
+                }
+                if keep(page, slot) {
+                    filled += PAGE_SIZE;
+                }
+            }
+        })?;
+        Ok(filled)
+    }
+
+    /// Lets `read` at the map's bytes of `range`: a pointer that is valid for so many bytes.
+    fn guarded(
+        &self,
+        range: PageRange,
+        read: impl FnOnce(*const u8, usize),
+    ) -> Result<(), ImageError> {
         let bytes = range.bytes();
+        assert!(bytes.end <= self.map.len() as u64);
         let (start, len) = (bytes.start as usize, (bytes.end - bytes.start) as usize);
-        assert!(bytes.end <= self.map.len() as u64 && len <= out.len());
         let faults = self.watch.faults();
         // Filling the page tables a batch at a time is faster than a fault per page, and finds
         // most truncations without a signal. A kernel that lacks the advice only loses speed.
-        if let Err(error) = self.map.advise_range(Advice::PopulateRead, start, len) {
-            if error.raw_os_error() == Some(libc::EFAULT) {
-                return Err(self.truncated());
-            }
+        if let Err(error) = self.map.advise_range(Advice::PopulateRead, start, len)
+            && error.raw_os_error() == Some(libc::EFAULT)
+        {
+            return Err(self.truncated());
         }
-        // SAFETY: source and destination are valid for `len` bytes, as asserted, and do not
-        // overlap. Other processes may write the source meanwhile: the bytes are then some mix
-        // of old and new, which is what copying live RAM means; no reference to them exists.
-        unsafe {
-            std::ptr::copy_nonoverlapping(self.map.as_ptr().add(start), out.as_mut_ptr(), len);
-        }
+        // SAFETY: `start` lies inside the map or at its end, as asserted.
+        read(unsafe { self.map.as_ptr().add(start) }, len);
         if self.watch.faults() == faults {
             Ok(())
         } else {
@@ -175,14 +219,14 @@ pub(super) fn data_ranges(file: &File, pages: u64) -> io::Result<Vec<PageRange>>
 /// The sum of the hashes of all pages in `ranges` that are not zero, on rayon's threads, and the
 /// CPU time that it took.
 ///
-/// `read` fills the front of a buffer from a range of at most 64 pages.
+/// `read` fills the front of a buffer from a range of at most 16 pages.
 pub(super) fn sum_hashes<E: Send>(
     seed: BlockSeed,
     ranges: &[PageRange],
     read: impl Fn(PageRange, &mut [u8]) -> Result<(), E> + Sync,
 ) -> Result<(u128, Duration), E> {
-    // 256 KiB stay in a core's second-level cache between reading and hashing.
-    const STEP: u64 = 64;
+    // Small enough to stay in a core's caches between reading and hashing.
+    const STEP: u64 = 16;
     let steps: Vec<PageRange> = ranges
         .iter()
         .flat_map(|range| {
@@ -193,6 +237,7 @@ pub(super) fn sum_hashes<E: Send>(
         .collect();
     steps
         .par_iter()
+        .with_min_len(64)
         .map_init(
             || vec![0; STEP as usize * PAGE_SIZE],
             |buffer, range| {

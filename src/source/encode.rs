@@ -137,23 +137,16 @@ impl<'a> EncodeWorker<'a> {
     fn read(&mut self, job: &Job, block: &Block, plain: &mut [u8]) -> Result<usize> {
         self.pages.clear();
         let mut filled = 0;
+        let pages = &mut self.pages;
         for &range in &job.ranges {
-            let mut from = filled;
-            block.image().copy(range, &mut plain[from..])?;
-            for page in range.pages() {
-                let bytes = from..from + PAGE_SIZE;
-                from += PAGE_SIZE;
-                if is_zero(&plain[bytes.clone()]) {
-                    self.pages.push((page, 0));
-                    continue;
-                }
-                // 1 stands for "not zero" until the hash is known.
-                self.pages.push((page, 1));
-                if bytes.start != filled {
-                    plain.copy_within(bytes, filled);
-                }
-                filled += PAGE_SIZE;
-            }
+            filled += block
+                .image()
+                .copy_some(range, &mut plain[filled..], |page, bytes| {
+                    // 1 stands for "not zero" until the hash is known.
+                    let zero = is_zero(bytes);
+                    pages.push((page, u128::from(!zero)));
+                    !zero
+                })?;
         }
         Ok(filled)
     }

@@ -87,7 +87,7 @@ fn to_a_peer(request: &Request, guest: Arc<Guest>, links: &Links, context: &Cont
             rounds::walk(pipeline, guest, request)
         })
         .map_err(|error| explain(error, &replies))
-        .and_then(|digest| commit(digest, links, &replies, context));
+        .and_then(|digest| Error::catch("commit", || commit(digest, links, &replies, context)));
         // Whoever still waits, waits for nothing.
         context.abort_on_error(&outcome);
         outcome

@@ -21,7 +21,6 @@
 //! worker another while it compresses: (packets in the channel + K + 2 N) buffers, whatever the
 //! size of the image.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, Scope};
 use std::time::Duration;
@@ -181,10 +180,9 @@ pub(super) fn run<T>(
             digest: Digest::default(),
             spare: EncodeWorker::new(shared),
         };
-        let outcome = pipeline.start_senders(&packet_queue).and_then(|()| {
-            catch_unwind(AssertUnwindSafe(|| produce(&mut pipeline)))
-                .unwrap_or_else(|panic| Err(Error::panicked("scan", panic.as_ref())))
-        });
+        let outcome = pipeline
+            .start_senders(&packet_queue)
+            .and_then(|()| Error::catch("scan", || produce(&mut pipeline)));
         // Wakes whoever is inside a system call.
         shared.context.abort_on_error(&outcome);
         // Dropping the producer's ends of the channels ends the threads; the scope joins them.
@@ -415,9 +413,7 @@ fn spawn<'scope>(
 
 /// Runs a thread's work and reports what ended it, a panic too.
 fn answer_for(stage: &'static str, event: &Sender<Event>, work: impl FnOnce() -> Result<()>) {
-    let outcome = catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|panic| Err(Error::panicked(stage, panic.as_ref())));
-    if let Err(error) = outcome {
+    if let Err(error) = Error::catch(stage, work) {
         let _ = event.send(Event::Failed(error.in_stage(stage)));
     }
 }

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Everything that has to hold before a change lands: formatting, lints, documentation, tests.
+# Installs what it needs where it can (Debian, as root).
+set -eu
+cd "$(dirname "$0")/.."
+
+if ! command -v cc >/dev/null 2>&1; then
+    echo "installing a C compiler, which some codecs are built with" >&2
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev
+fi
+
+if cargo fmt --version >/dev/null 2>&1; then
+    cargo fmt --check
+else
+    echo "SKIPPED: formatting (rustup component add rustfmt)" >&2
+fi
+if cargo clippy --version >/dev/null 2>&1; then
+    cargo clippy --quiet --all-targets -- -D warnings
+else
+    echo "SKIPPED: lints (rustup component add clippy)" >&2
+fi
+RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
+cargo test
