@@ -76,14 +76,14 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
 fn to_a_peer(request: &Request, guest: Arc<Guest>, links: &Links, context: &Context) -> Result<()> {
     let shared = Shared::new(request, links, context)?;
     let (reply, replies) = unbounded();
-    let (event, events) = unbounded();
+    let (failure, failures) = unbounded();
     thread::scope(|scope| {
-        let (main, failed) = (&links.streams[0], event.clone());
+        let (main, failed) = (&links.streams[0], failure.clone());
         thread::Builder::new()
             .name("replies".into())
             .spawn_scoped(scope, move || hear(main, &reply, &failed))
             .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
-        let outcome = pipeline::run(&shared, (event, events), |pipeline| {
+        let outcome = pipeline::run(&shared, (failure, failures), |pipeline| {
             rounds::walk(pipeline, guest, request)
         })
         .map_err(|error| explain(error, &replies))
@@ -171,7 +171,7 @@ fn unknown(error: impl Into<Error>) -> Error {
 }
 
 /// Reads what the destination says, until it says its last word.
-fn hear(stream: &Stream, reply: &Sender<Result<Message>>, failed: &Sender<pipeline::Event>) {
+fn hear(stream: &Stream, reply: &Sender<Result<Message>>, failed: &Sender<Error>) {
     loop {
         let error = match session::receive_message(stream) {
             Ok(Message::KeepAlive) => continue,
@@ -189,11 +189,11 @@ fn hear(stream: &Stream, reply: &Sender<Result<Message>>, failed: &Sender<pipeli
         let told = if error.cause::<PeerFailure>().is_some() {
             let code = error.kind().exit_code();
             let text = error.cause::<PeerFailure>().map_or("", |said| &said.0);
-            failed.send(pipeline::Event::Failed(session::peer_failure(code, text)))
+            failed.send(session::peer_failure(code, text))
         } else if let Some(TransportError::Aborted) = error.cause() {
-            failed.send(pipeline::Event::Failed(TransportError::Aborted.into()))
+            failed.send(TransportError::Aborted.into())
         } else {
-            failed.send(pipeline::Event::Failed(TransportError::Closed.into()))
+            failed.send(TransportError::Closed.into())
         };
         drop(told);
         let _ = reply.send(Err(error));

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Stages are joined by bounded channels and a buffer's ownership moves with the message. Every
-//! job is answered once, with [`Event::Sent`] or [`Event::Failed`], also if a worker panics; the
-//! producer takes answers whenever it cannot hand over a job, so it can wait for nothing that
-//! does not come. Closing a channel is the cancellation: when the producer goes, jobs end, the
+//! job is answered once, by an [`Answer`] or by an error, also if a worker panics; wherever the
+//! producer waits, it waits for errors too, so it can wait for nothing that does not come.
+//! Closing a channel is the cancellation: when the producer goes, jobs end, the
 //! encoders go, packets end, the senders go. Whoever is inside a system call is woken by the
 //! session's [`Abort`](crate::transport::Abort).
 //!
@@ -26,7 +26,7 @@ use std::thread::{self, Scope};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select, unbounded};
 
 use crate::caps::{Capability, Caps};
 use crate::delta::Cache;
@@ -67,15 +67,13 @@ pub(super) struct Packet {
     pub(super) tally: Tally,
 }
 
-/// What the producer hears from the other threads.
+/// What the producer hears from the senders.
 #[derive(Debug)]
-pub(super) enum Event {
+enum Answer {
     /// A batch is on the link.
-    Sent(Tally),
+    Sent(Box<Tally>),
     /// A connection has ended its round.
     RoundEnded,
-    /// It is over.
-    Failed(Error),
 }
 
 /// `RoundEnd` is to be written.
@@ -141,8 +139,9 @@ pub(super) struct Pipeline<'scope, 'env> {
     /// For encoders that join later.
     job_queue: Receiver<Job>,
     packets: Sender<Packet>,
-    event: Sender<Event>,
-    events: Receiver<Event>,
+    failure: Sender<Error>,
+    failures: Receiver<Error>,
+    answers: Receiver<Answer>,
     round_ends: Vec<Sender<EndRound>>,
     /// Batches without an answer.
     outstanding: usize,
@@ -154,7 +153,7 @@ pub(super) struct Pipeline<'scope, 'env> {
 /// Starts the threads, lets `produce` feed them, and joins them.
 pub(super) fn run<T>(
     shared: &Shared<'_>,
-    (event, events): (Sender<Event>, Receiver<Event>),
+    (failure, failures): (Sender<Error>, Receiver<Error>),
     produce: impl FnOnce(&mut Pipeline<'_, '_>) -> Result<T>,
 ) -> Result<T> {
     thread::scope(|scope| {
@@ -167,39 +166,43 @@ pub(super) fn run<T>(
         };
         let (jobs, job_queue) = bounded(depth);
         let (packets, packet_queue) = bounded(2 * shared.links.streams.len());
+        // Emptied with every job, so it holds no more than what is under way.
+        let (answer, answers) = unbounded();
         let mut pipeline = Pipeline {
             scope,
             shared,
             jobs,
             job_queue,
             packets,
-            event,
-            events,
+            failure,
+            failures,
+            answers,
             round_ends: Vec::new(),
             outstanding: 0,
             digest: Digest::default(),
             spare: EncodeWorker::new(shared),
         };
         let outcome = pipeline
-            .start_senders(&packet_queue)
+            .start_senders(&packet_queue, &answer)
             .and_then(|()| Error::catch("scan", || produce(&mut pipeline)));
         // Wakes whoever is inside a system call.
         shared.context.abort_on_error(&outcome);
         // Dropping the producer's ends of the channels ends the threads; the scope joins them.
-        drop((pipeline, packet_queue));
+        drop((pipeline, packet_queue, answer));
         outcome
     })
 }
 
 impl Pipeline<'_, '_> {
-    fn start_senders(&mut self, packets: &Receiver<Packet>) -> Result<()> {
+    fn start_senders(&mut self, packets: &Receiver<Packet>, answer: &Sender<Answer>) -> Result<()> {
         for connection in 0..self.shared.links.streams.len() {
             let (round_end, round_ends) = unbounded();
             self.round_ends.push(round_end);
-            let (shared, packets, event) = (self.shared, packets.clone(), self.event.clone());
+            let (shared, failure) = (self.shared, self.failure.clone());
+            let (packets, answer) = (packets.clone(), answer.clone());
             spawn(self.scope, format!("send-{connection}"), move || {
-                answer_for("send", &event, || {
-                    send(shared, connection, &packets, &round_ends, &event)
+                answer_for("send", &failure, || {
+                    send(shared, connection, &packets, &round_ends, &answer)
                 });
             })?;
         }
@@ -212,9 +215,9 @@ impl Pipeline<'_, '_> {
         let mut outcome = Ok(());
         self.shared.encoders.grow_to(wanted, || {
             let (shared, jobs) = (self.shared, self.job_queue.clone());
-            let (packets, event) = (self.packets.clone(), self.event.clone());
+            let (packets, failure) = (self.packets.clone(), self.failure.clone());
             let started = spawn(self.scope, "encode".to_owned(), move || {
-                answer_for("encode", &event, || encode(shared, &jobs, &packets));
+                answer_for("encode", &failure, || encode(shared, &jobs, &packets));
             });
             outcome = std::mem::replace(&mut outcome, Ok(())).and(started);
         });
@@ -228,53 +231,45 @@ impl Pipeline<'_, '_> {
             return Err(Error::interrupted());
         }
         self.grow()?;
-        while let Ok(event) = self.events.try_recv() {
-            self.take(event)?;
+        while let Ok(answer) = self.answers.try_recv() {
+            self.take(&answer);
         }
         self.outstanding += 1;
         if self.shared.context.tuning.get().compress_wait_thread {
-            let jobs = self.jobs.clone();
-            return self.hand_over(&jobs, job);
+            return self.hand_over(&self.jobs, job);
         }
         match self.jobs.try_send(job) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(job)) => {
                 let packet = self.spare.encode(&job, true)?;
-                let packets = self.packets.clone();
-                self.hand_over(&packets, packet)
+                self.hand_over(&self.packets, packet)
             }
             Err(TrySendError::Disconnected(_)) => Err(gone("encode")),
         }
     }
 
-    /// Waits until `channel` takes `message`, and takes answers meanwhile.
-    fn hand_over<M>(&mut self, channel: &Sender<M>, message: M) -> Result<()> {
-        let events = self.events.clone();
-        loop {
-            let mut select = Select::new();
-            let room = select.send(channel);
-            select.recv(&events);
-            let ready = select.select();
-            if ready.index() == room {
-                return ready.send(channel, message).map_err(|_| gone("encode"));
-            }
-            let event = ready.recv(&events).map_err(|_| gone("send"))?;
-            self.take(event)?;
+    /// Waits until `channel` takes `message`, or something goes wrong.
+    fn hand_over<M>(&self, channel: &Sender<M>, message: M) -> Result<()> {
+        select! {
+            send(channel, message) -> sent => sent.map_err(|_| gone("encode")),
+            recv(self.failures) -> error => Err(error.unwrap_or_else(|_| gone("send"))),
         }
     }
 
-    fn take(&mut self, event: Event) -> Result<()> {
-        match event {
-            Event::Sent(tally) => {
-                self.outstanding -= 1;
-                self.digest.add(tally.hashes);
-                let (stats, links) = (&self.shared.context.stats, self.shared.links);
-                stats.add(&tally);
-                stats.bytes(links.sent(), links.received());
-                Ok(())
-            }
-            Event::RoundEnded => Ok(()),
-            Event::Failed(error) => Err(error),
+    fn take(&mut self, answer: &Answer) {
+        if let Answer::Sent(tally) = answer {
+            self.outstanding -= 1;
+            self.digest.add(tally.hashes);
+            let (stats, links) = (&self.shared.context.stats, self.shared.links);
+            stats.add(tally);
+            stats.bytes(links.sent(), links.received());
+        }
+    }
+
+    fn wait_for_answer(&self) -> Result<Answer> {
+        select! {
+            recv(self.answers) -> answer => answer.map_err(|_| gone("send")),
+            recv(self.failures) -> error => Err(error.unwrap_or_else(|_| gone("send"))),
         }
     }
 
@@ -294,8 +289,8 @@ impl Pipeline<'_, '_> {
     /// Waits until all of the round is on the links, and marks its end on each of them.
     pub(super) fn end_round(&mut self, round: Round, last: bool) -> Result<()> {
         while self.outstanding > 0 {
-            let event = self.events.recv().map_err(|_| gone("send"))?;
-            self.take(event)?;
+            let answer = self.wait_for_answer()?;
+            self.take(&answer);
         }
         for round_end in &self.round_ends {
             round_end
@@ -304,9 +299,8 @@ impl Pipeline<'_, '_> {
         }
         let mut open = self.round_ends.len();
         while open > 0 {
-            let event = self.events.recv().map_err(|_| gone("send"))?;
-            open -= usize::from(matches!(event, Event::RoundEnded));
-            self.take(event)?;
+            let answer = self.wait_for_answer()?;
+            open -= usize::from(matches!(answer, Answer::RoundEnded));
         }
         let stats = &self.shared.context.stats;
         stats.end_round(self.shared.links.sent());
@@ -358,7 +352,7 @@ fn send(
     connection: usize,
     packets: &Receiver<Packet>,
     round_ends: &Receiver<EndRound>,
-    event: &Sender<Event>,
+    answer: &Sender<Answer>,
 ) -> Result<()> {
     let Context {
         abort,
@@ -386,13 +380,13 @@ fn send(
                 }
                 shared.buffers.give(packet.body);
                 // The producer may be gone; then there is nobody left to be told.
-                let _ = event.send(Event::Sent(packet.tally));
+                let _ = answer.send(Answer::Sent(Box::new(packet.tally)));
             }
             recv(round_ends) -> end => {
                 let Ok(EndRound { round, last }) = end else { return Ok(()) };
                 send_message(stream, &Message::RoundEnd { round, frames, pages, last })?;
                 (frames, pages) = (0, 0);
-                let _ = event.send(Event::RoundEnded);
+                let _ = answer.send(Answer::RoundEnded);
             }
             default(silence) => send_message(stream, &Message::KeepAlive)?,
         }
@@ -412,9 +406,9 @@ fn spawn<'scope>(
 }
 
 /// Runs a thread's work and reports what ended it, a panic too.
-fn answer_for(stage: &'static str, event: &Sender<Event>, work: impl FnOnce() -> Result<()>) {
+fn answer_for(stage: &'static str, failure: &Sender<Error>, work: impl FnOnce() -> Result<()>) {
     if let Err(error) = Error::catch(stage, work) {
-        let _ = event.send(Event::Failed(error.in_stage(stage)));
+        let _ = failure.send(error.in_stage(stage));
     }
 }
 
