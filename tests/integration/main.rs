@@ -1,0 +1,10 @@
+//! Whole migrations, as a user or a peer sees them: through the library, through the program, and
+//! byte by byte.
+
+mod cli;
+mod cuts;
+mod golden;
+mod hostile;
+mod live;
+mod migrate;
+mod support;
