@@ -59,11 +59,7 @@ fn arrived(outcome: Outcome, last: &PathBuf, output: &PathBuf) -> (Report, Repor
             )
         );
         assert_eq!(sent.delta_bytes, received.delta_bytes);
-        assert_eq!(
-            sent.wire_bytes, received.wire_bytes,
-            "round {}",
-            sent.round
-        );
+        assert_eq!(sent.wire_bytes, received.wire_bytes, "round {}", sent.round);
     }
     assert_eq!(source.wire_bytes, destination.wire_bytes);
     assert_eq!(source.return_bytes, destination.return_bytes);
@@ -197,12 +193,18 @@ fn later_rounds_arrive_with_every_setting_of_deltas_and_cache() {
                     assert!(xbzrle);
                     assert_eq!(report.pages, deltas, "{what}");
                     // Every page of a later round that is not zero was looked up.
-                    let looked_up = source.rounds[1..].iter().map(|round| round.pages - round.zero);
+                    let looked_up = source.rounds[1..]
+                        .iter()
+                        .map(|round| round.pages - round.zero);
                     assert_eq!(
                         report.pages
                             + report.cache_miss
                             + report.overflow
-                            + source.rounds.iter().map(|round| round.unchanged).sum::<u64>(),
+                            + source
+                                .rounds
+                                .iter()
+                                .map(|round| round.unchanged)
+                                .sum::<u64>(),
                         looked_up.sum::<u64>(),
                         "{what}"
                     );
@@ -220,7 +222,13 @@ fn later_rounds_arrive_through_a_file_too() {
     let states = three_states(&folder, 512, 17);
     let (stream, output) = (folder.path("stream"), folder.path("out"));
     let address = Address::File(stream.clone());
-    let outcome = migrate(&address, &states, &output, Caps::default(), Params::default());
+    let outcome = migrate(
+        &address,
+        &states,
+        &output,
+        Caps::default(),
+        Params::default(),
+    );
     let (source, destination) = arrived(outcome, &states[2], &output);
     assert_eq!(std::fs::metadata(&stream).unwrap().len(), source.wire_bytes);
     assert_eq!((source.return_bytes, destination.return_bytes), (0, 0));
@@ -434,7 +442,13 @@ fn the_bytes_of_all_rounds_are_those_of_the_stream_but_for_greeting_and_end() {
     let states = three_states(&folder, 256, 37);
     let (stream, output) = (folder.path("stream"), folder.path("out"));
     let address = Address::File(stream.clone());
-    let outcome = migrate(&address, &states, &output, Caps::default(), Params::default());
+    let outcome = migrate(
+        &address,
+        &states,
+        &output,
+        Caps::default(),
+        Params::default(),
+    );
     let (source, _) = arrived(outcome, &states[2], &output);
     let bytes = std::fs::read(&stream).unwrap();
     let hello = 16 + u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize + 8;
