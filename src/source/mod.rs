@@ -210,8 +210,14 @@ fn explain(error: Error, replies: &Receiver<Result<Message>>) -> Error {
     ) {
         while let Ok(reply) = replies.recv_timeout(LAST_WORDS) {
             if let Err(reason) = reply {
-                let better = reason.cause::<PeerFailure>().is_some();
-                return if better { reason } else { error };
+                // "Closed" is also what this side is told of a peer that fell silent or spoke nonsense.
+                let worse = matches!(
+                    reason.cause(),
+                    Some(
+                        TransportError::Closed | TransportError::Link(_) | TransportError::Aborted
+                    )
+                );
+                return if worse { error } else { reason };
             }
         }
     }
