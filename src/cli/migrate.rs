@@ -84,7 +84,8 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
         force: args.force,
     };
     let two_way = request.address.is_listening();
-    finish(Handle::send(request, params)?, &args.show, two_way)
+    let signals = catch_signals()?;
+    finish(Handle::send(request, params)?, signals, &args.show, two_way)
 }
 
 pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
@@ -109,16 +110,18 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
         let _ = writeln!(std::io::stderr(), "{line}");
     };
     let two_way = request.address.is_listening();
+    let signals = catch_signals()?;
     finish(
         Handle::receive(request, params, listening, dropped)?,
+        signals,
         &args.show,
         two_way,
     )
 }
 
 /// Shows the migration while it runs, and what became of it.
-fn finish(mut migration: Handle, show: &ShowArgs, two_way: bool) -> Result<()> {
-    cancel_on_signal(&migration)?;
+fn finish(mut migration: Handle, signals: Signals, show: &ShowArgs, two_way: bool) -> Result<()> {
+    cancel_on_signal(&migration, signals)?;
     let progress = (!show.quiet).then(Progress::new);
     if let Some(progress) = progress {
         progress.follow(&migration);
@@ -139,10 +142,15 @@ fn finish(mut migration: Handle, show: &ShowArgs, two_way: bool) -> Result<()> {
     outcome
 }
 
+/// From now on SIGINT and SIGTERM wait to be looked at. To be called before the migration begins:
+/// one that comes right after "listening on" must not find the program unprepared.
+fn catch_signals() -> Result<Signals> {
+    Signals::new([SIGINT, SIGTERM])
+        .map_err(|error| Error::new(Kind::Failed, error).in_stage("start"))
+}
+
 /// SIGINT and SIGTERM end the migration cleanly; a second one ends the program.
-fn cancel_on_signal(migration: &Handle) -> Result<()> {
-    let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+fn cancel_on_signal(migration: &Handle, mut signals: Signals) -> Result<()> {
     let cancel = migration.canceller();
     thread::Builder::new()
         .name("signals".into())
@@ -155,5 +163,5 @@ fn cancel_on_signal(migration: &Handle) -> Result<()> {
             }
         })
         .map(drop)
-        .map_err(failed)
+        .map_err(|error| Error::new(Kind::Failed, error).in_stage("start"))
 }
