@@ -447,7 +447,7 @@ fn pump(from: &TcpStream, to: &TcpStream, count: Arc<AtomicU64>) -> JoinHandle<(
 
 /// Where a [`CuttingRelay`] cuts: as soon as a byte beyond the limit of its direction arrives,
 /// both sides see the link break. What is within the limits has passed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cut {
     pub(crate) forth: usize,
     pub(crate) back: usize,
