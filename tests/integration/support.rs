@@ -612,10 +612,6 @@ impl Program {
         }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// The next line on standard output.
     #[track_caller]
     pub(crate) fn out_line(&mut self) -> String {
