@@ -252,7 +252,12 @@ fn grow<'scope, 'env: 'scope>(
     shared.decoders.grow_to(wanted, || {
         let queue = queue.clone();
         spawn(scope, shared, "decode".to_owned(), move || {
-            answer_for("decode", shared, || decode(shared, &queue));
+            let done = answer_for("decode", shared, || decode(shared, &queue));
+            if done.is_none() {
+                // A reader may be waiting for room, and holds a receiver of its own, so that the
+                // channel would never close under it.
+                queue.iter().for_each(drop);
+            }
         });
     });
 }
