@@ -427,6 +427,8 @@ fn a_body_of_another_length_than_its_pages_is_refused() {
     }
 }
 
+type Change = fn(&mut Parts);
+
 #[test]
 fn a_compressed_body_that_is_not_as_long_as_announced_is_refused() {
     let _limit = watchdog();
@@ -443,7 +445,7 @@ fn a_compressed_body_that_is_not_as_long_as_announced_is_refused() {
         .concat();
         let whole = [good.bytes(), end.clone()].concat();
         receive(&Folder::new(), &stream(2, &[whole])).unwrap();
-        let changes: [(&str, fn(&mut Parts)); 5] = [
+        let changes: [(&str, Change); 5] = [
             ("announced shorter", |parts| parts.header.decoded_len -= 1),
             ("announced longer", |parts| parts.header.decoded_len += 1),
             ("cut short", |parts| {
@@ -618,6 +620,22 @@ fn a_hello_that_is_damaged_or_has_fields_missing_is_refused() {
     // No stream at all.
     refuses(b"GET / HTTP/1.1\r\n\r\n", "this is not a ramferry stream");
     refuses(&[0; 100], "this is not a ramferry stream");
+}
+
+/// Frames come faster than they are decoded, so that the reader waits for room when the decoders
+/// give up.
+#[test]
+fn frames_that_are_all_bad_fail_the_session_and_do_not_stall_it() {
+    let _limit = watchdog();
+    let pages: Vec<_> = (0..256)
+        .map(|page| (page, Carried::Whole(text(page))))
+        .collect();
+    let mut bad = Parts::new(1, &pages).compressed(Method::Zlib);
+    bad.hashes[0] ^= 1;
+    let frames = [hello(256).to_bytes(), bad.bytes().repeat(8)].concat();
+    for _ in 0..5 {
+        refuses(&frames, "the Pages frame is damaged");
+    }
 }
 
 /// What a live destination says when a source misbehaves, so that its owner can find out.

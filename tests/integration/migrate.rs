@@ -2,7 +2,7 @@
 //! sent, and every counter is exact.
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ramferry::stats::{Report, Status};
 use ramferry::transport::Address;
@@ -22,7 +22,7 @@ fn caps(compress: bool, xbzrle: bool) -> Caps {
 
 /// Asserts that both ends are content, that they agree, and that what arrived is `last`.
 #[track_caller]
-fn arrived(outcome: Outcome, last: &PathBuf, output: &PathBuf) -> (Report, Report) {
+fn arrived(outcome: Outcome, last: &Path, output: &Path) -> (Report, Report) {
     let (source, destination) = (outcome.source.unwrap(), outcome.destination.unwrap());
     assert_same(output, last);
     let expected = Some(digest(last));
@@ -319,7 +319,7 @@ fn holes_stay_holes_in(folder: &Folder) {
             _ => first[index].clone(),
         })
         .collect::<Vec<_>>();
-    let states = vec![folder.image("t0", &first), folder.image("t1", &second)];
+    let states = [folder.image("t0", &first), folder.image("t1", &second)];
     let before: Vec<u64> = states.iter().map(|path| allocated(path)).collect();
     for number in 0..2 {
         let output = folder.path(&format!("out{number}"));
