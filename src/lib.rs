@@ -54,7 +54,7 @@
 //! | [`params`], [`caps`], [`stats`] | the table of parameters, capabilities, counters and reports |
 //! | [`transport`], [`session`] | addresses, connections, time limits; what both ends agree on |
 //! | [`source`], [`destination`] | the two ends, file by file each other's mirror |
-//! | [`control`], [`bench`] | start, watch, change, cancel a migration; compare settings |
+//! | [`control`], [`bench`](mod@bench) | start, watch, change, cancel a migration; compare settings |
 //! | [`cli`] | words to requests, results to words |
 //!
 //! Imports go downwards only: `cli` > `bench`, `control` > `source`, `destination` > `transport`,
@@ -71,6 +71,7 @@
 //!
 //! `tcp:` is neither encrypted nor authenticated.
 
+pub mod bench;
 pub mod caps;
 pub mod cli;
 pub mod codec;

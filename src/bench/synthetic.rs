@@ -17,6 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::page::PAGE_SIZE;
 
@@ -80,6 +81,19 @@ const MIX: [Share; 8] = [
 /// [`io::ErrorKind::InvalidInput`] if `bytes` is 0 or no multiple of the page size, 4096. And
 /// whatever creating and writing the file may meet.
 pub fn write(path: &Path, bytes: u64, seed: u64) -> io::Result<()> {
+    write_unless(path, bytes, seed, &AtomicBool::new(false))
+}
+
+/// As [`write()`], but gives up when `interrupted` becomes true: a large image takes a while.
+///
+/// # Errors
+/// As [`write()`], and [`io::ErrorKind::Interrupted`].
+pub fn write_unless(
+    path: &Path,
+    bytes: u64,
+    seed: u64,
+    interrupted: &AtomicBool,
+) -> io::Result<()> {
     if bytes == 0 || !bytes.is_multiple_of(PAGE_SIZE as u64) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -87,14 +101,14 @@ pub fn write(path: &Path, bytes: u64, seed: u64) -> io::Result<()> {
         ));
     }
     let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    fill(&file, bytes, seed).inspect_err(|_| {
+    fill(&file, bytes, seed, interrupted).inspect_err(|_| {
         // Half an image is of no use and would stand in the way of the next attempt. The first
         // error is the one to tell.
         let _ = std::fs::remove_file(path);
     })
 }
 
-fn fill(file: &File, bytes: u64, seed: u64) -> io::Result<()> {
+fn fill(file: &File, bytes: u64, seed: u64, interrupted: &AtomicBool) -> io::Result<()> {
     file.set_len(bytes)?;
     let mut guest = Guest::new(seed);
     let mut chunk = Vec::with_capacity(CHUNK_PAGES * PAGE_SIZE);
@@ -102,6 +116,9 @@ fn fill(file: &File, bytes: u64, seed: u64) -> io::Result<()> {
     let mut offset = 0;
     let mut left = bytes / PAGE_SIZE as u64;
     while left > 0 {
+        if interrupted.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let (class, run) = guest.random.run();
         let run = u64::from(run).min(left);
         left -= run;
@@ -482,6 +499,15 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
             assert!(!path.exists());
         }
+    }
+
+    #[test]
+    fn an_interrupted_image_leaves_no_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("ram");
+        let error = write_unless(&path, MIB, 1, &AtomicBool::new(true)).expect_err("interrupted");
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        assert!(!path.exists());
     }
 
     #[test]

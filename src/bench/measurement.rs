@@ -1,0 +1,537 @@
+//! One measurement: a migration with both ends in this process, or a plain copy.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use serde::Serialize;
+
+use crate::caps::Caps;
+use crate::control::Handle;
+use crate::error::{Error, Kind, Result};
+use crate::image::{Block, Guest, ImageError};
+use crate::page::{Digest, PAGE_SIZE, PageRange};
+use crate::params::Params;
+use crate::stats::{RoundReport, Snapshot};
+use crate::sys::process_cpu_time;
+use crate::transport::{Address, TransportError};
+use crate::{destination, source};
+
+use super::scratch::Scratch;
+
+/// How often it is looked whether a migration is over. What is reported as its time does not
+/// depend on it.
+const POLL: Duration = Duration::from_millis(5);
+/// How often a watcher hears how far it is.
+const WATCH: Duration = Duration::from_millis(100);
+
+/// What joins the two ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Link {
+    /// A unix socket: the cheapest link there is.
+    #[default]
+    Unix,
+    /// TCP over the loopback interface, with what TCP costs.
+    Tcp,
+}
+
+impl Link {
+    /// Its name: `unix` or `tcp`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Link::Unix => "unix",
+            Link::Tcp => "tcp",
+        }
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Link {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Link, String> {
+        [Link::Unix, Link::Tcp]
+            .into_iter()
+            .find(|link| link.name() == name)
+            .ok_or_else(|| format!("link {name} is not unix or tcp"))
+    }
+}
+
+/// What all migrations of a comparison have in common.
+#[derive(Debug)]
+pub struct Course {
+    image: PathBuf,
+    then: Vec<PathBuf>,
+    caps: Caps,
+    address: Address,
+    output: PathBuf,
+    /// Holds the socket until all is over: the folder of the output may be on a file system
+    /// without sockets, or its name may be too long for one.
+    _socket: Option<Scratch>,
+}
+
+impl Course {
+    /// Migrations of `image`, and of its later states `then` as delta rounds, over `link`. What
+    /// arrives is written to `scratch`.
+    ///
+    /// # Errors
+    /// When there is no place for a socket.
+    pub fn new(
+        image: PathBuf,
+        then: Vec<PathBuf>,
+        caps: Caps,
+        link: Link,
+        scratch: &Scratch,
+    ) -> Result<Course> {
+        let (address, socket) = match link {
+            Link::Unix => {
+                let folder = Scratch::new_in(&std::env::temp_dir())?;
+                (Address::Unix(folder.path().join("link")), Some(folder))
+            }
+            Link::Tcp => {
+                let host = "127.0.0.1".to_owned();
+                (Address::Tcp { host, port: 0 }, None)
+            }
+        };
+        Ok(Course {
+            image,
+            then,
+            caps,
+            address,
+            output: scratch.path().join("arrived.ram"),
+            _socket: socket,
+        })
+    }
+
+    /// The image that is sent first.
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// Its later states.
+    pub fn then(&self) -> &[PathBuf] {
+        &self.then
+    }
+
+    /// What may be used.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
+    }
+}
+
+/// One migration, measured.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Run {
+    /// Milliseconds from the source's start until the destination has confirmed that it took over.
+    pub time: f64,
+    /// Milliseconds from the last round's beginning to the proof, if there are rounds after the
+    /// bulk stage: without them it is all but the set-up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downtime: Option<f64>,
+    /// Bytes of RAM that were handled, in all rounds together, holes included.
+    pub ram_bytes: u64,
+    /// Every byte from source to destination, on all connections.
+    pub wire_bytes: u64,
+    /// Bytes of guest RAM for each byte on the wire.
+    pub ratio: f64,
+    /// The source's CPU seconds by stage, and their `total`.
+    pub source_cpu_seconds: BTreeMap<&'static str, f64>,
+    /// The destination's CPU seconds by stage, and their `total`.
+    pub destination_cpu_seconds: BTreeMap<&'static str, f64>,
+    /// CPU seconds of this process meanwhile: both ends, and what belongs to no stage.
+    pub process_cpu_seconds: f64,
+    /// The rounds, if there are more than the bulk stage.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rounds: Vec<RoundReport>,
+    /// What both ends say arrived.
+    pub digest: Digest,
+}
+
+impl Run {
+    /// The source's CPU seconds, all stages.
+    pub fn source_cpu(&self) -> f64 {
+        total(&self.source_cpu_seconds)
+    }
+
+    /// The destination's CPU seconds, all stages.
+    pub fn destination_cpu(&self) -> f64 {
+        total(&self.destination_cpu_seconds)
+    }
+
+    /// How long it took.
+    pub fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.time.max(0.0) / 1e3)
+    }
+}
+
+fn total(seconds: &BTreeMap<&'static str, f64>) -> f64 {
+    seconds.get("total").copied().unwrap_or(0.0)
+}
+
+/// Migrates once. `watch` hears now and then how far the source is. What has arrived is removed
+/// again, which is not part of the time.
+///
+/// # Errors
+/// Of kind [`Kind::Differs`] when the ends do not agree with each other and with `expected` on
+/// what arrived, of kind [`Kind::Interrupted`] when `interrupted` became true, and whatever ends
+/// a migration before its time.
+pub fn migrate(
+    course: &Course,
+    params: &Params,
+    expected: Digest,
+    interrupted: &AtomicBool,
+    watch: &mut dyn FnMut(&Snapshot),
+) -> Result<Run> {
+    let cpu_before = process_cpu_time();
+    let outcome = both_ends(course, params, interrupted, watch);
+    let process_cpu = process_cpu_time().saturating_sub(cpu_before);
+    // Each run gets fresh memory for its output, as a migration in earnest does.
+    let _ = std::fs::remove_file(&course.output);
+    let (source, destination) = outcome?;
+    let source_report = source.report();
+    let destination_report = destination.report();
+    let digest = verified(expected, source_report.digest, destination_report.digest)?;
+    let pages: u64 = source_report.rounds.iter().map(|round| round.pages).sum();
+    let mut rounds = source_report.rounds;
+    let mut downtime = source_report.downtime;
+    if rounds.len() < 2 {
+        rounds.clear();
+        downtime = None;
+    }
+    Ok(Run {
+        time: source_report.total_time,
+        downtime,
+        ram_bytes: pages * PAGE_SIZE as u64,
+        wire_bytes: source_report.wire_bytes,
+        ratio: source_report.ratio.unwrap_or(0.0),
+        source_cpu_seconds: source_report.cpu_seconds,
+        destination_cpu_seconds: destination_report.cpu_seconds,
+        process_cpu_seconds: process_cpu.as_secs_f64(),
+        rounds,
+        digest,
+    })
+}
+
+/// The digest that all agree on.
+fn verified(
+    expected: Digest,
+    source: Option<Digest>,
+    destination: Option<Digest>,
+) -> Result<Digest> {
+    if source == Some(expected) && destination == Some(expected) {
+        return Ok(expected);
+    }
+    let word = |digest: Option<Digest>| digest.map_or("none".to_owned(), |known| known.to_string());
+    Err(Error::new(
+        Kind::Differs,
+        format!(
+            "the digest of the image is {expected}, the source says {}, the destination {}",
+            word(source),
+            word(destination)
+        ),
+    ))
+}
+
+/// Starts both ends and waits for their ends.
+fn both_ends(
+    course: &Course,
+    params: &Params,
+    interrupted: &AtomicBool,
+    watch: &mut dyn FnMut(&Snapshot),
+) -> Result<(Handle, Handle)> {
+    let (listening, address) = bounded(1);
+    let mut destination = Handle::receive(
+        destination::Request {
+            address: course.address.clone(),
+            output: course.output.clone(),
+            force: false,
+        },
+        params.clone(),
+        move |address| {
+            let _ = listening.send(address.clone());
+        },
+        |_| {},
+    )?;
+    let address = listening_at(&address, &mut destination, interrupted)?;
+    let mut source = Handle::send(
+        source::Request {
+            image: course.image.clone(),
+            then: course.then.clone(),
+            address,
+            caps: course.caps,
+            force: false,
+        },
+        params.clone(),
+    )?;
+
+    let mut next_look = Instant::now() + WATCH;
+    while !source.is_finished() {
+        if interrupted.load(Ordering::Relaxed) {
+            source.cancel();
+        }
+        thread::park_timeout(POLL);
+        if Instant::now() >= next_look {
+            next_look += WATCH;
+            watch(&source.query());
+        }
+    }
+    let sent = source.join();
+    if sent.is_err() {
+        // It may never have reached the destination, which would wait for it for ever.
+        destination.cancel();
+    }
+    let received = destination.join();
+    match (sent, received) {
+        (Ok(()), Ok(())) => Ok((source, destination)),
+        // A source that only says that the link broke knows less than the other end.
+        (Err(sent), Err(received))
+            if matches!(sent.cause(), Some(TransportError::Closed))
+                && received.kind() != Kind::Interrupted =>
+        {
+            Err(received)
+        }
+        (Err(error), _) | (Ok(()), Err(error)) => Err(error),
+    }
+}
+
+/// Where the destination listens, as soon as it does.
+fn listening_at(
+    address: &Receiver<Address>,
+    destination: &mut Handle,
+    interrupted: &AtomicBool,
+) -> Result<Address> {
+    loop {
+        match address.recv_timeout(POLL) {
+            Ok(address) => return Ok(address),
+            Err(RecvTimeoutError::Timeout) => {
+                if interrupted.load(Ordering::Relaxed) {
+                    destination.cancel();
+                }
+            }
+            // It ended without ever having listened.
+            Err(RecvTimeoutError::Disconnected) => {
+                destination.join()?;
+                return Err(Error::new(Kind::Failed, "the destination did not listen"));
+            }
+        }
+    }
+}
+
+/// The threads that [`memcpy`] uses: one a core.
+pub fn copy_threads() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Copies all data of an image out of a fresh map, with `threads` threads, and gives how long it
+/// took, opening and mapping included. It is the least that a source has to do: what lies
+/// between it and a migration without compression is what moving and proving cost.
+///
+/// # Errors
+/// When the image cannot be read.
+///
+/// # Panics
+/// When `threads` is 0.
+pub fn memcpy(image: &Path, threads: usize) -> Result<Duration> {
+    assert!(threads > 0);
+    // A source's usual batch: what is copied stays in the cache, for whoever is next.
+    const STEP: u64 = 64;
+    let start = Instant::now();
+    let guest = Guest::open(image)?;
+    let steps = data_steps(&guest, STEP)?;
+    let next = AtomicUsize::new(0);
+    let copy = || -> Result<(), ImageError> {
+        let mut buffer = vec![0; STEP as usize * PAGE_SIZE];
+        while let Some((block, range)) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
+            block.image().copy(*range, &mut buffer)?;
+            std::hint::black_box(&buffer);
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(copy)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })?;
+    Ok(start.elapsed())
+}
+
+/// The data of all blocks in pieces of at most `step` pages.
+fn data_steps(guest: &Guest, step: u64) -> Result<Vec<(&Block, PageRange)>, ImageError> {
+    let mut steps = Vec::new();
+    for block in guest.blocks() {
+        for range in block.image().data_ranges()? {
+            let starts = (range.start.0..range.end()).step_by(step as usize);
+            steps.extend(starts.map(|start| {
+                let end = range.end().min(start + step);
+                (block, PageRange::between(start, end))
+            }));
+        }
+    }
+    Ok(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::sweep::Setting;
+    use crate::bench::synthetic;
+    use crate::codec::Method;
+
+    const BYTES: u64 = 2 << 20;
+
+    fn image(scratch: &Scratch, name: &str, seed: u64) -> PathBuf {
+        let path = scratch.path().join(name);
+        synthetic::write(&path, BYTES, seed).expect("an image");
+        path
+    }
+
+    fn scratch() -> Scratch {
+        Scratch::new_in(&std::env::temp_dir()).expect("a folder")
+    }
+
+    fn digest(image: &Path) -> Digest {
+        Guest::open(image)
+            .and_then(|g| g.digest())
+            .expect("a digest")
+    }
+
+    fn params(method: Method) -> Params {
+        let setting = Setting::new(method, 1).or(Setting::new(method, 0));
+        setting.expect("a level").apply(&Params::default())
+    }
+
+    static GO_ON: AtomicBool = AtomicBool::new(false);
+
+    #[test]
+    fn a_migration_is_measured_and_what_arrived_is_removed_again() {
+        let scratch = scratch();
+        let image = image(&scratch, "ram", 1);
+        let expected = digest(&image);
+        for (link, method) in [(Link::Unix, Method::Zstd), (Link::Tcp, Method::None)] {
+            let course = Course::new(image.clone(), vec![], Caps::default(), link, &scratch)
+                .expect("a place for a socket");
+            let run = migrate(&course, &params(method), expected, &GO_ON, &mut |_| {})
+                .expect("it arrives");
+            assert_eq!((run.ram_bytes, run.digest), (BYTES, expected));
+            assert!(run.time > 0.0 && run.wire_bytes > 0 && run.wire_bytes < BYTES);
+            assert!(run.source_cpu() > 0.0 && run.destination_cpu() > 0.0);
+            assert!(
+                run.rounds.is_empty(),
+                "the bulk stage alone says nothing new"
+            );
+            assert!(!course.output.exists());
+        }
+    }
+
+    #[test]
+    fn later_states_are_delta_rounds_and_the_last_one_is_what_arrives() {
+        let scratch = scratch();
+        let (first, last) = (image(&scratch, "first", 1), image(&scratch, "last", 2));
+        let expected = digest(&last);
+        let course = Course::new(first, vec![last], Caps::default(), Link::Unix, &scratch)
+            .expect("a place for a socket");
+        let run = migrate(&course, &params(Method::Lz4), expected, &GO_ON, &mut |_| {})
+            .expect("it arrives");
+        assert_eq!(run.rounds.len(), 2);
+        assert!(run.ram_bytes > BYTES && run.downtime.is_some());
+    }
+
+    #[test]
+    fn another_digest_than_expected_is_an_error_of_its_own_kind() {
+        let (one, other) = (Digest(1), Digest(2));
+        assert_eq!(verified(one, Some(one), Some(one)).ok(), Some(one));
+        for (source, destination) in [
+            (Some(other), Some(other)),
+            (Some(one), Some(other)),
+            (Some(other), Some(one)),
+            (Some(one), None),
+        ] {
+            let error = verified(one, source, destination).expect_err("they differ");
+            assert_eq!(error.kind(), Kind::Differs);
+        }
+    }
+
+    #[test]
+    fn an_interrupted_migration_ends_and_leaves_nothing() {
+        let scratch = scratch();
+        let image = image(&scratch, "ram", 1);
+        let expected = digest(&image);
+        let course = Course::new(image, vec![], Caps::default(), Link::Unix, &scratch)
+            .expect("a place for a socket");
+        // So slow that it cannot be over before it is looked at.
+        let slow = Params {
+            max_bandwidth: 10_000,
+            ..params(Method::Zlib)
+        };
+        let error = migrate(
+            &course,
+            &slow,
+            expected,
+            &AtomicBool::new(true),
+            &mut |_| {},
+        )
+        .expect_err("interrupted");
+        assert_eq!(error.kind(), Kind::Interrupted);
+        let names = std::fs::read_dir(scratch.path()).expect("still there");
+        assert_eq!(names.count(), 1, "only the image is left");
+    }
+
+    #[test]
+    fn an_end_that_cannot_start_leaves_the_other_not_waiting() {
+        let scratch = scratch();
+        let missing = scratch.path().join("missing");
+        let course = Course::new(missing, vec![], Caps::default(), Link::Unix, &scratch)
+            .expect("a place for a socket");
+        let run = |course: &Course| {
+            migrate(
+                course,
+                &params(Method::None),
+                Digest(0),
+                &GO_ON,
+                &mut |_| {},
+            )
+            .expect_err("it cannot work")
+            .one_line()
+        };
+        assert!(run(&course).contains("missing"));
+        let lost = Course {
+            output: scratch.path().join("no/folder/ram"),
+            ..course
+        };
+        assert!(run(&lost).contains("folder"));
+    }
+
+    #[test]
+    fn a_copy_reads_whatever_the_number_of_threads_and_names_what_it_cannot_read() {
+        let scratch = scratch();
+        let image = image(&scratch, "ram", 1);
+        for threads in [1, 3] {
+            assert!(memcpy(&image, threads).expect("it can be read") > Duration::ZERO);
+        }
+        assert!(memcpy(&scratch.path().join("missing"), 1).is_err());
+    }
+
+    #[test]
+    fn links_are_read_as_they_are_shown() {
+        for link in [Link::Unix, Link::Tcp] {
+            assert_eq!(link.to_string().parse(), Ok(link));
+        }
+        assert!("rdma".parse::<Link>().is_err());
+    }
+}
