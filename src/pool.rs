@@ -73,6 +73,7 @@ impl Workers {
     }
 
     /// How many there are.
+    #[cfg(test)]
     pub(crate) fn alive(&self) -> usize {
         self.alive.load(Ordering::Relaxed)
     }

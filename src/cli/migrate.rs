@@ -9,10 +9,10 @@ use signal_hook::iterator::Signals;
 
 use crate::control::Handle;
 use crate::error::{Error, Kind, Result};
-use crate::transport::Address;
+use crate::transport::{Address, TransportError};
 use crate::{destination, source};
 
-use super::params::{DestinationArgs, SourceArgs};
+use super::params::{Checked, DestinationArgs, SourceArgs};
 use super::progress::Progress;
 use super::{print_json, summary};
 
@@ -28,6 +28,7 @@ pub(super) struct SendArgs {
     /// A raw RAM image
     image: PathBuf,
     /// Where to: tcp:HOST:PORT, unix:PATH, file:PATH, fd:N or exec:COMMAND
+    #[arg(value_parser = Checked(address))]
     uri: Address,
     /// The same guest's RAM at a later time: a delta round over what changed (may be repeated)
     #[arg(long, value_name = "IMAGE")]
@@ -52,6 +53,7 @@ port was picked here (tcp:HOST:0), else on standard error.
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct ReceiveArgs {
     /// From where: tcp:HOST:PORT (port 0: any), unix:PATH, file:PATH, fd:N or exec:COMMAND
+    #[arg(value_parser = Checked(address))]
     uri: Address,
     /// The raw RAM image to write
     output: PathBuf,
@@ -72,6 +74,11 @@ struct ShowArgs {
     /// Show neither progress nor summary
     #[arg(long, short)]
     quiet: bool,
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    text.parse()
+        .map_err(|error: TransportError| error.to_string())
 }
 
 pub(super) fn send(args: SendArgs) -> Result<()> {

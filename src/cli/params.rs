@@ -105,6 +105,7 @@ fn option(row: &'static Parameter) -> Arg {
         .value_parser(Checked(move |value: &str| {
             Params::default()
                 .set(row.name, value)
+                .map(|()| value.to_owned())
                 .map_err(|error| error.to_string())
         }))
         .default_value(row.default)
@@ -146,6 +147,7 @@ fn capability_option() -> Arg {
         .value_parser(Checked(|value: &str| {
             Caps::default()
                 .set_text(value)
+                .map(|()| value.to_owned())
                 .map_err(|error| error.to_string())
         }))
         .help_heading("Parameters")
@@ -156,28 +158,27 @@ fn capability_option() -> Arg {
         ))
 }
 
-/// Takes the texts that a check lets pass, and reports the others in one line, without the words
+/// Takes what a check makes of a text, and reports what it declines in one line, without the words
 /// that clap's own parsers put around a message: the check's message names all that is needed.
 #[derive(Clone)]
-struct Checked<F>(F);
+pub(super) struct Checked<F>(pub(super) F);
 
-impl<F> TypedValueParser for Checked<F>
+impl<F, T> TypedValueParser for Checked<F>
 where
-    F: Fn(&str) -> Result<(), String> + Clone + Send + Sync + 'static,
+    F: Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
 {
-    type Value = String;
+    type Value = T;
 
     fn parse_ref(
         &self,
         _command: &Command,
         _arg: Option<&Arg>,
         value: &OsStr,
-    ) -> Result<String, clap::Error> {
+    ) -> Result<T, clap::Error> {
         // No value here allows bytes that are not UTF-8: shown as they may be, they are refused
         // by the same check.
-        let value = value.to_string_lossy();
-        (self.0)(&value).map_err(refusal)?;
-        Ok(value.into_owned())
+        (self.0)(&value.to_string_lossy()).map_err(refusal)
     }
 }
 

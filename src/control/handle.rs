@@ -50,7 +50,7 @@ impl Handle {
         if let Some(conflict) = request.caps.conflicts() {
             return Err(Error::new(Kind::Usage, conflict));
         }
-        let caps = request.caps.clone();
+        let caps = request.caps;
         Handle::start(params, Some(caps), "source", move |context| {
             source::run(&request, context)
         })

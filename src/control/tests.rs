@@ -19,7 +19,7 @@ const PAGES: usize = 512;
 
 fn image(folder: &Path) -> Vec<u8> {
     let bytes: Vec<u8> = (0..PAGES * PAGE_SIZE)
-        .map(|at| (at / 64 * 2_654_435_761 >> 7) as u8 ^ at as u8)
+        .map(|at| ((at / 64 * 2_654_435_761) >> 7) as u8 ^ at as u8)
         .collect();
     std::fs::write(folder.join("ram"), &bytes).unwrap();
     bytes

@@ -70,18 +70,19 @@ pub(super) fn accept(
     let hello = session::receive_hello(&stream).map_err(|error| error.in_stage("agree"))?;
     let outcome = match hello.connections {
         1 => welcome(&hello, request),
-        many => Err(format!(
-            "this is one of {many} connections, and no other can join"
+        many => Err(Error::new(
+            Kind::Refused,
+            format!("this is one of {many} connections, and no other can join"),
         )),
     };
     if stream.is_two_way() {
-        let told = outcome
-            .as_ref()
-            .map(|(agreed, _, _)| agreed.clone())
-            .map_err(Clone::clone);
-        stream.write(&session::answer(&told, silence).to_bytes(), &[])?;
+        tell(
+            &stream,
+            outcome.as_ref().map(|(agreed, _, _)| agreed),
+            silence,
+        )?;
     }
-    let (agreed, block, output) = outcome.map_err(|why| Error::new(Kind::Refused, why))?;
+    let (agreed, block, output) = outcome?;
     let links = Links {
         streams: vec![stream],
         agreed,
@@ -90,21 +91,31 @@ pub(super) fn accept(
     Ok((links, output))
 }
 
-/// What becomes of a hello: an agreement and an output, or the sentence that refuses it.
-fn welcome(hello: &Hello, request: &Request) -> Result<(Agreed, BlockInfo, Output), String> {
-    let agreed = session::negotiate(hello)?;
+/// Answers a hello.
+fn tell(
+    stream: &Stream,
+    outcome: Result<&Agreed, &Error>,
+    silence: Duration,
+) -> Result<(), TransportError> {
+    let told = outcome.cloned().map_err(Error::one_line);
+    stream.write(&session::answer(&told, silence).to_bytes(), &[])
+}
+
+/// What becomes of a hello: an agreement and an output, or why not.
+fn welcome(hello: &Hello, request: &Request) -> Result<(Agreed, BlockInfo, Output)> {
+    let refused = |why| Error::new(Kind::Refused, why);
+    let agreed = session::negotiate(hello).map_err(refused)?;
     let [block] = &hello.blocks[..] else {
-        return Err(format!(
+        return Err(refused(format!(
             "the guest has {} blocks, and the output is an image of one",
             hello.blocks.len()
-        ));
+        )));
     };
     let output = Output::create(
         &request.output,
         block.bytes / PAGE_SIZE as u64,
         request.force,
-    )
-    .map_err(|error| Error::from(error).one_line())?;
+    )?;
     Ok((agreed, block.clone(), output))
 }
 
@@ -211,7 +222,7 @@ fn join(
                 Ok(Some(hello)) => {
                     if let Err(why) = admit(greeting.stream, &hello, &mut joining, request, context)
                     {
-                        dropped(&format!("refused a source at {from}: {why}"));
+                        dropped(&format!("refused a source at {from}: {}", why.one_line()));
                     }
                 }
                 Err(error) => dropped(&format!(
@@ -236,10 +247,10 @@ fn join(
                 }
             }
         }
-        if let (Some((limit, deadline)), None) = (give_up, &joining) {
-            if Instant::now() >= deadline {
-                return Err(TransportError::AcceptTimeout { limit }.into());
-            }
+        if let (Some((limit, deadline)), None) = (give_up, &joining)
+            && Instant::now() >= deadline
+        {
+            return Err(TransportError::AcceptTimeout { limit }.into());
         }
         let next = greetings
             .iter()
@@ -273,23 +284,29 @@ fn admit(
     joining: &mut Option<Joining>,
     request: &Request,
     context: &Context,
-) -> Result<(), String> {
+) -> Result<()> {
     let silence = context.tuning.get().timeout;
+    let refused = |why| Error::new(Kind::Refused, why);
     let outcome = match joining {
         Some(session) if session.id != hello.session => {
-            Err("another migration is under way".to_owned())
+            Err(refused("another migration is under way".to_owned()))
         }
-        Some(session) => session::negotiate(hello).and_then(|agreed| {
-            let connections = session.streams.len();
-            match session.streams.get(usize::from(hello.connection)) {
-                Some(None) if usize::from(hello.connections) == connections => Ok(agreed),
-                _ => Err(format!(
-                    "connection {} of {} does not belong to a session of {connections}",
-                    hello.connection, hello.connections
-                )),
-            }
-        }),
-        None if hello.connection != 0 => Err(format!("connection {} came first", hello.connection)),
+        Some(session) => session::negotiate(hello)
+            .map_err(refused)
+            .and_then(|agreed| {
+                let connections = session.streams.len();
+                match session.streams.get(usize::from(hello.connection)) {
+                    Some(None) if usize::from(hello.connections) == connections => Ok(agreed),
+                    _ => Err(refused(format!(
+                        "connection {} of {} does not belong to a session of {connections}",
+                        hello.connection, hello.connections
+                    ))),
+                }
+            }),
+        None if hello.connection != 0 => Err(refused(format!(
+            "connection {} came first",
+            hello.connection
+        ))),
         None => {
             context.stats.start();
             welcome(hello, request).map(|(agreed, block, output)| {
@@ -305,8 +322,7 @@ fn admit(
             })
         }
     };
-    let answer = session::answer(&outcome, silence).to_bytes();
-    let told = stream.write(&answer, &[]);
+    let told = tell(&stream, outcome.as_ref(), silence);
     outcome?;
     if let (Ok(()), Some(session)) = (told, joining) {
         session.streams[usize::from(hello.connection)] = Some(stream);

@@ -11,7 +11,7 @@ use crate::page::{BlockSeed, PAGE_SIZE};
 use crate::session::Context;
 use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::WireError;
-use crate::wire::native::{Class, Header, Kind as FrameKind, PageSet, frame_hash};
+use crate::wire::native::{Class, Header, Kind as FrameKind, PageSet, Run, frame_hash};
 
 /// A frame with pages, as it was read.
 #[derive(Debug)]
@@ -66,11 +66,13 @@ impl<'a> DecodeWorker<'a> {
         let header = &packet.header;
         let bytes = &packet.bytes[..header.page_set_len as usize];
         self.set.read(bytes, self.output.pages())?;
-        if self.set.pages() as u32 != header.pages {
+        let (pages, expected) = (self.set.pages(), u64::from(header.pages));
+        let modulo = header.kind == Some(FrameKind::Zeros);
+        if pages != expected && !(modulo && pages as u32 == header.pages) {
             return Err(WireError::Contradiction {
                 field: "the number of pages in the page set",
-                given: self.set.pages(),
-                expected: header.pages.into(),
+                given: pages,
+                expected,
             }
             .into());
         }
@@ -93,6 +95,14 @@ impl<'a> DecodeWorker<'a> {
             }
             check_hash(header, set, None)?;
         } else {
+            if header.round.is_bulk() && self.set.count(Class::Delta) > 0 {
+                return Err(WireError::OutOfPlace {
+                    record: "a delta",
+                    why: "in round 1 there is nothing to differ from",
+                }
+                .into());
+            }
+            let (body, stored) = split_stored(&self.set, body)?;
             let plain = decompress(&mut self.decoders, header, body, &mut self.plain)?;
             clock.cut(&mut tally.cpu, Stage::Codec);
             let whole = self
@@ -105,10 +115,15 @@ impl<'a> DecodeWorker<'a> {
             tally.delta_bytes =
                 apply_deltas(deltas, &self.set, self.output, &mut self.patched)? as u64;
             clock.cut(&mut tally.cpu, Stage::Delta);
-            hash(&self.set, self.seed, whole, &self.patched, &mut self.hashes);
+            let bodies = Bodies {
+                whole,
+                patched: &self.patched,
+                stored,
+            };
+            hash(&self.set, self.seed, bodies, &mut self.hashes);
             check_hash(header, set, Some(&self.hashes))?;
             clock.cut(&mut tally.cpu, Stage::Hash);
-            place(&self.set, self.output, whole, &self.patched)?;
+            place(&self.set, self.output, bodies)?;
         }
         // A fresh output is zero already.
         if !header.round.is_bulk() {
@@ -125,8 +140,9 @@ impl<'a> DecodeWorker<'a> {
         let whole = self.set.count(Class::Whole);
         tally.zero = self.set.count(Class::Zero);
         tally.delta = self.set.count(Class::Delta);
+        tally.plain = self.set.count(Class::Stored);
         if header.codec == Method::None {
-            tally.plain = whole;
+            tally.plain += whole;
         } else {
             tally.compressed = whole;
             tally.compressed_bytes = header.body_len.into();
@@ -166,7 +182,11 @@ fn decompress<'a>(
     plain: &'a mut Vec<u8>,
 ) -> Result<&'a [u8]> {
     if header.codec == Method::None {
-        return Ok(body);
+        return if body.len() == header.decoded_len as usize {
+            Ok(body)
+        } else {
+            Err(contradiction(body.len(), header.decoded_len as usize))
+        };
     }
     let at = decoders
         .iter()
@@ -219,40 +239,55 @@ fn apply_deltas(
     }
 }
 
-/// The hashes of all pages that are not zero, in the order of the page set.
-fn hash(set: &PageSet, seed: BlockSeed, whole: &[u8], patched: &[u8], hashes: &mut Vec<u8>) {
-    hashes.clear();
-    let (mut whole, mut patched) = (
-        whole.chunks_exact(PAGE_SIZE),
-        patched.chunks_exact(PAGE_SIZE),
-    );
-    for run in set.runs() {
+/// Where the pages of each class are taken from, in the order of the page set.
+#[derive(Clone, Copy)]
+struct Bodies<'a> {
+    whole: &'a [u8],
+    patched: &'a [u8],
+    stored: &'a [u8],
+}
+
+impl<'a> Bodies<'a> {
+    /// The bytes of the next run, which have been counted before.
+    fn next(&mut self, run: &Run) -> Option<&'a [u8]> {
         let source = match run.class {
-            Class::Zero => continue,
-            Class::Whole => &mut whole,
-            Class::Delta => &mut patched,
+            Class::Zero => return None,
+            Class::Whole => &mut self.whole,
+            Class::Delta => &mut self.patched,
+            Class::Stored => &mut self.stored,
         };
-        for (page, bytes) in run.range.pages().zip(source) {
+        let (bytes, rest) = source.split_at_checked(run.range.count as usize * PAGE_SIZE)?;
+        *source = rest;
+        Some(bytes)
+    }
+}
+
+/// Cuts the stored pages off a body's end.
+fn split_stored<'a>(set: &PageSet, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8])> {
+    // At most 256 pages, as the header's check has it.
+    let stored = set.count(Class::Stored) as usize * PAGE_SIZE;
+    body.len()
+        .checked_sub(stored)
+        .map(|at| body.split_at(at))
+        .ok_or_else(|| contradiction(body.len(), stored))
+}
+
+/// The hashes of all pages that are not zero, in the order of the page set.
+fn hash(set: &PageSet, seed: BlockSeed, mut bodies: Bodies<'_>, hashes: &mut Vec<u8>) {
+    hashes.clear();
+    for run in set.runs() {
+        let bytes = bodies.next(run).unwrap_or_default();
+        for (page, bytes) in run.range.pages().zip(bytes.chunks_exact(PAGE_SIZE)) {
             hashes.extend_from_slice(&seed.hash(page, bytes).to_le_bytes());
         }
     }
 }
 
-fn place<'a>(
-    set: &PageSet,
-    output: &Output,
-    mut whole: &'a [u8],
-    mut patched: &'a [u8],
-) -> Result<()> {
+fn place(set: &PageSet, output: &Output, mut bodies: Bodies<'_>) -> Result<()> {
     for run in set.runs() {
-        let source = match run.class {
-            Class::Zero => continue,
-            Class::Whole => &mut whole,
-            Class::Delta => &mut patched,
-        };
-        let (bytes, rest) = source.split_at(run.range.count as usize * PAGE_SIZE);
-        *source = rest;
-        output.place(run.range.start, bytes)?;
+        if let Some(bytes) = bodies.next(run) {
+            output.place(run.range.start, bytes)?;
+        }
     }
     Ok(())
 }

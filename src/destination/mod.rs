@@ -1,4 +1,4 @@
-//! The receiving end. The phases of a migration, top-down; [`pipeline`] is where a page goes.
+//! The receiving end. The phases of a migration, top-down; `pipeline.rs` is where a page goes.
 //!
 //! Mirrors [`crate::source`], file by file.
 
@@ -108,6 +108,12 @@ fn from_a_peer(links: &Links, output: Output, context: &Context) -> Result<()> {
 /// Receives from a file or a pipe: nobody hears an answer.
 fn from_a_writer(links: &mut Links, output: Output, context: &Context) -> Result<()> {
     let digest = pipeline::run(links, &output, context)?;
+    // The end of the stream, or a writer that has not hung up yet.
+    if let Ok(Some(_)) = links.streams[0].try_read(&mut [0]) {
+        return Err(
+            Error::new(Kind::Failed, "the stream goes on behind its end").in_stage("receive"),
+        );
+    }
     prove(digest, links, &output, context)?;
     // A command that failed may have written all the same.
     for stream in &mut links.streams {

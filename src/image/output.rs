@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, FlockOperation, RenameFlags};
 
-use super::{ImageError, raw};
+use super::{ImageError, RawImage};
 use crate::page::{BlockSeed, PAGE_SIZE, PageIndex, PageRange};
 
 /// An image that is being received.
@@ -113,7 +113,7 @@ impl Output {
             committed: false,
         };
         lock(&output.file, &partial)?;
-        let bytes = pages.checked_mul(PAGE_SIZE as u64).unwrap_or(u64::MAX);
+        let bytes = pages.saturating_mul(PAGE_SIZE as u64);
         output
             .file
             .set_len(bytes)
@@ -137,7 +137,7 @@ impl Output {
     /// # Errors
     /// The system's reason.
     pub fn clear(&self, range: PageRange) -> Result<(), ImageError> {
-        const ZEROES: [u8; 16 * PAGE_SIZE] = [0; 16 * PAGE_SIZE];
+        static ZEROES: [u8; 16 * PAGE_SIZE] = [0; 16 * PAGE_SIZE];
         let bytes = range.bytes();
         let punched = rustix::fs::fallocate(
             &self.file,
@@ -176,13 +176,10 @@ impl Output {
     /// CPU time that it took.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's reason; the file having become shorter is one.
     pub fn sum_hashes(&self, seed: BlockSeed) -> Result<(u128, Duration), ImageError> {
-        let ranges =
-            raw::data_ranges(&self.file, self.pages).map_err(self.failed("find the data of"))?;
-        raw::sum_hashes(seed, &ranges, |range, buffer| {
-            self.read(range.start, buffer)
-        })
+        let file = self.file.try_clone().map_err(self.failed("read back"))?;
+        RawImage::of(file, &self.partial)?.sum_hashes(seed)
     }
 
     /// Its size in pages.

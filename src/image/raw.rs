@@ -18,6 +18,9 @@ use super::sigbus::{SLOTS, Watch};
 use crate::page::{BlockSeed, PAGE_SIZE, PageIndex, PageRange};
 use crate::sys::thread_cpu_time;
 
+/// Pages that Linux maps at one fault of a file's map: `fault_around_bytes`' default of 64 KiB.
+const FAULT_AROUND: u64 = 16;
+
 /// A raw image, mapped for reading. Hands out copies.
 #[derive(Debug)]
 pub struct RawImage {
@@ -42,6 +45,21 @@ impl RawImage {
             }
         };
         let file = File::open(path).map_err(failed("open"))?;
+        RawImage::of(file, path)
+    }
+
+    /// Maps an image that is open already; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// A file that is empty, not a regular file, or not of whole pages, and the system's reasons.
+    pub fn of(file: File, path: &Path) -> Result<RawImage, ImageError> {
+        let failed = |what| {
+            move |source| ImageError::Io {
+                what,
+                path: path.to_owned(),
+                source,
+            }
+        };
         let metadata = file.metadata().map_err(failed("examine"))?;
         if !metadata.is_file() {
             return Err(ImageError::NotAFile {
@@ -122,7 +140,7 @@ impl RawImage {
     /// [`ImageError::Truncated`] when the file has become shorter.
     ///
     /// # Panics
-    /// When the range lies outside the image or `out` is shorter than the range: the caller's bug.
+    /// When the range lies outside the image or `out` has no room for a page: the caller's bug.
     pub fn copy_some(
         &self,
         range: PageRange,
@@ -131,7 +149,6 @@ impl RawImage {
     ) -> Result<usize, ImageError> {
         let mut filled = 0;
         self.guarded(range, |map, len| {
-            assert!(len <= out.len());
             for (page, at) in range.pages().zip((0..len).step_by(PAGE_SIZE)) {
                 let slot = &mut out[filled..filled + PAGE_SIZE];
                 // SAFETY: as in `copy`; `at` is a page's beginning below `len`.
@@ -156,9 +173,10 @@ impl RawImage {
         assert!(bytes.end <= self.map.len() as u64);
         let (start, len) = (bytes.start as usize, (bytes.end - bytes.start) as usize);
         let faults = self.watch.faults();
-        // Filling the page tables a batch at a time is faster than a fault per page, and finds
-        // most truncations without a signal. A kernel that lacks the advice only loses speed.
-        if let Err(error) = self.map.advise_range(Advice::PopulateRead, start, len)
+        // Filling the page tables a large batch at a time is faster than faults, which map 16
+        // pages each. A kernel that lacks the advice only loses speed.
+        if range.count > FAULT_AROUND
+            && let Err(error) = self.map.advise_range(Advice::PopulateRead, start, len)
             && error.raw_os_error() == Some(libc::EFAULT)
         {
             return Err(self.truncated());
@@ -170,6 +188,42 @@ impl RawImage {
         } else {
             Err(self.truncated())
         }
+    }
+
+    /// The sum of the hashes of all pages that are not zero, on rayon's threads, and the CPU time
+    /// that it took. Holes are not touched.
+    ///
+    /// # Errors
+    /// When the file can no longer be examined, or has become shorter.
+    pub fn sum_hashes(&self, seed: BlockSeed) -> Result<(u128, Duration), ImageError> {
+        // Large enough for the page tables to be filled at a good rate, small enough to share out.
+        const STEP: usize = 128;
+        let steps: Vec<PageRange> = self
+            .data_ranges()?
+            .iter()
+            .flat_map(|range| {
+                (range.start.0..range.end())
+                    .step_by(STEP)
+                    .map(|start| PageRange::between(start, range.end().min(start + STEP as u64)))
+            })
+            .collect();
+        steps
+            .par_iter()
+            .map(|range| {
+                let start = thread_cpu_time();
+                let mut sum = 0_u128;
+                // Each page is copied over the one before, and never leaves the nearest cache.
+                let mut copy = [0; PAGE_SIZE];
+                self.copy_some(*range, &mut copy, |page, bytes| {
+                    sum = sum.wrapping_add(seed.hash_or_zero(page, bytes));
+                    false
+                })?;
+                Ok((sum, thread_cpu_time().saturating_sub(start)))
+            })
+            .try_reduce(
+                || (0, Duration::ZERO),
+                |a, b| Ok((a.0.wrapping_add(b.0), a.1 + b.1)),
+            )
     }
 
     fn truncated(&self) -> ImageError {
@@ -214,48 +268,6 @@ pub(super) fn data_ranges(file: &File, pages: u64) -> io::Result<Vec<PageRange>>
         at = hole;
     }
     Ok(ranges)
-}
-
-/// The sum of the hashes of all pages in `ranges` that are not zero, on rayon's threads, and the
-/// CPU time that it took.
-///
-/// `read` fills the front of a buffer from a range of at most 16 pages.
-pub(super) fn sum_hashes<E: Send>(
-    seed: BlockSeed,
-    ranges: &[PageRange],
-    read: impl Fn(PageRange, &mut [u8]) -> Result<(), E> + Sync,
-) -> Result<(u128, Duration), E> {
-    // Small enough to stay in a core's caches between reading and hashing.
-    const STEP: u64 = 16;
-    let steps: Vec<PageRange> = ranges
-        .iter()
-        .flat_map(|range| {
-            (range.start.0..range.end())
-                .step_by(STEP as usize)
-                .map(|start| PageRange::between(start, range.end().min(start + STEP)))
-        })
-        .collect();
-    steps
-        .par_iter()
-        .with_min_len(64)
-        .map_init(
-            || vec![0; STEP as usize * PAGE_SIZE],
-            |buffer, range| {
-                let start = thread_cpu_time();
-                let bytes = &mut buffer[..range.count as usize * PAGE_SIZE];
-                read(*range, bytes)?;
-                let sum = bytes
-                    .chunks_exact(PAGE_SIZE)
-                    .zip(range.start.0..)
-                    .map(|(page, index)| seed.hash_or_zero(PageIndex(index), page))
-                    .fold(0, u128::wrapping_add);
-                Ok((sum, thread_cpu_time().saturating_sub(start)))
-            },
-        )
-        .try_reduce(
-            || (0, Duration::ZERO),
-            |a, b| Ok((a.0.wrapping_add(b.0), a.1 + b.1)),
-        )
 }
 
 #[cfg(test)]
@@ -322,7 +334,7 @@ mod tests {
         );
     }
 
-    /// The advice finds a truncation before the copy in nearly every case, so the handler is
+    /// Where the advice is used it mostly finds a truncation before the copy, so the handler is
     /// tried by itself: a read behind the end must come back as zeroes and be counted.
     #[test]
     fn a_fault_inside_a_watched_map_reads_zeroes_and_is_counted() {

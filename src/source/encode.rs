@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::codec::{self, Encoded, Encoder, Settings};
+use crate::codec::{self, Encoded, Encoder, Method, Settings};
 use crate::delta::Lookup;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
@@ -14,17 +14,28 @@ use crate::wire::native::{Class, Frame, Header, Kind as FrameKind, PageSet};
 use super::choose::{self, Circumstances, Plan};
 use super::pipeline::{Job, Packet, Shared};
 
+/// A page of the batch in hand.
+#[derive(Debug, Clone, Copy)]
+struct Copied {
+    page: PageIndex,
+    /// 0 for a zero page.
+    hash: u128,
+    /// How it travels; `None` if it turned out to be unchanged.
+    class: Option<Class>,
+}
+
 /// Turns jobs into packets. Its buffers and its compressor live as long as its thread.
 pub(super) struct EncodeWorker<'a> {
     shared: &'a Shared<'a>,
     codec: Option<(Settings, Box<dyn Encoder>)>,
-    /// Each page of the batch that has to be said something about, and its hash; 0 is zero.
-    pages: Vec<(PageIndex, u128)>,
+    pages: Vec<Copied>,
     set: PageSet,
     set_bytes: Vec<u8>,
     hash_bytes: Vec<u8>,
     lengths: Vec<u8>,
     deltas: Vec<u8>,
+    /// Whole pages that no compressor could shrink.
+    stored: Vec<u8>,
 }
 
 impl<'a> EncodeWorker<'a> {
@@ -38,6 +49,7 @@ impl<'a> EncodeWorker<'a> {
             hash_bytes: Vec::new(),
             lengths: Vec::new(),
             deltas: Vec::new(),
+            stored: Vec::new(),
         }
     }
 
@@ -45,17 +57,22 @@ impl<'a> EncodeWorker<'a> {
     pub(super) fn encode(&mut self, job: &Job, busy: bool) -> Result<Packet> {
         self.shared.context.faults.check(Site::Encode)?;
         let block = &job.guest.blocks()[usize::from(job.block)];
-        let place = |error: Error| {
+        if job.hole {
+            return Ok(self.zeros(job, block));
+        }
+        self.batch(job, block, busy).map_err(|error| {
             let first = job.ranges.first().map_or(0, |range| range.start.0);
             error
                 .in_stage("encode")
                 .in_round(job.round.0)
                 .at_page(first)
-        };
-        if job.hole {
-            return Ok(self.zeros(job, block));
-        }
+        })
+    }
+
+    /// Pages that hold data: read, hash, look up, set aside, compress, seal.
+    fn batch(&mut self, job: &Job, block: &Block, busy: bool) -> Result<Packet> {
         let params = self.shared.context.tuning.get();
+        let settings = params.codec_settings();
         let plan = choose::plan(Circumstances {
             round: job.round,
             caps: self.shared.caps,
@@ -66,31 +83,28 @@ impl<'a> EncodeWorker<'a> {
         let mut tally = Tally::default();
         let mut clock = StageClock::start();
 
-        let mut plain = self.shared.buffers.take();
-        let filled = self.read(job, block, &mut plain).map_err(place)?;
+        let mut body = self.shared.buffers.take();
+        let mut len = self.read(job, block, &mut body)?;
         clock.cut(&mut tally.cpu, Stage::Read);
-        self.hash(block, &plain[..filled], &mut tally);
+        self.hash(block, &body[..len], &mut tally);
         clock.cut(&mut tally.cpu, Stage::Hash);
-        let (body, decoded_len) = if plan.delta || plan.remember {
-            let packed = self.delta(job, block, plan, plain, filled, &mut tally);
+        if plan.delta || plan.remember {
+            len = self.look_up(job, block, plan, &mut body, len, &mut tally);
             clock.cut(&mut tally.cpu, Stage::Delta);
-            packed
-        } else {
-            self.all_whole();
-            (plain, filled)
-        };
-        let packet = self
-            .seal(
-                job,
-                plan,
-                params.codec_settings(),
-                body,
-                decoded_len,
-                busy,
-                &mut tally,
-            )
-            .map_err(place)?;
+        }
+        self.stored.clear();
+        let (mut method, mut decoded_len) = (Method::None, len);
+        if plan.compress && settings.method != Method::None {
+            if !plan.delta && choose::sets_aside(settings.method) {
+                decoded_len = self.set_aside(&mut body, len);
+            }
+            (body, len, method) = self.compress(settings, body, decoded_len, &mut tally)?;
+        }
+        let packet = self.seal(job, method, body, (len, decoded_len), &mut tally);
         clock.cut(&mut tally.cpu, Stage::Codec);
+        if busy {
+            tally.busy = tally.plain;
+        }
         Ok(Packet { tally, ..packet })
     }
 
@@ -116,7 +130,7 @@ impl<'a> EncodeWorker<'a> {
         self.set.write(&mut self.set_bytes);
         let header = Header {
             kind: Some(FrameKind::Zeros),
-            codec: codec::Method::None,
+            codec: Method::None,
             block: job.block,
             round: job.round,
             pages: self.set.pages() as u32,
@@ -142,9 +156,12 @@ impl<'a> EncodeWorker<'a> {
             filled += block
                 .image()
                 .copy_some(range, &mut plain[filled..], |page, bytes| {
-                    // 1 stands for "not zero" until the hash is known.
                     let zero = is_zero(bytes);
-                    pages.push((page, u128::from(!zero)));
+                    pages.push(Copied {
+                        page,
+                        hash: 0,
+                        class: Some(if zero { Class::Zero } else { Class::Whole }),
+                    });
                     !zero
                 })?;
         }
@@ -154,59 +171,41 @@ impl<'a> EncodeWorker<'a> {
     /// Hashes the packed pages and keeps account of the digest.
     fn hash(&mut self, block: &Block, packed: &[u8], tally: &mut Tally) {
         let mut packed = packed.chunks_exact(PAGE_SIZE);
-        for (page, hash) in &mut self.pages {
-            if *hash != 0 {
-                if let Some(bytes) = packed.next() {
-                    *hash = block.seed().hash(*page, bytes);
-                }
+        for copied in &mut self.pages {
+            if copied.class == Some(Class::Whole) {
+                copied.hash = packed
+                    .next()
+                    .map_or(0, |bytes| block.seed().hash(copied.page, bytes));
             }
             let before = match &self.shared.sent {
-                Some(sent) => sent.replace(block.key(*page), *hash),
+                Some(sent) => sent.replace(block.key(copied.page), copied.hash),
                 None => 0,
             };
-            tally.hashes = tally.hashes.wrapping_add(*hash).wrapping_sub(before);
+            tally.hashes = tally.hashes.wrapping_add(copied.hash).wrapping_sub(before);
         }
     }
 
-    /// The page set of a batch without deltas.
-    fn all_whole(&mut self) {
-        self.set.clear();
-        self.hash_bytes.clear();
-        for &(page, hash) in &self.pages {
-            if hash == 0 {
-                self.set.push(page, Class::Zero);
-            } else {
-                self.set.push(page, Class::Whole);
-                self.hash_bytes.put_u128_le(hash);
-            }
-        }
-    }
-
-    /// Looks pages up in the cache and puts the body together: lengths of deltas, deltas, whole
-    /// pages. Keeps the cache equal to what the destination will hold.
-    fn delta(
+    /// Looks pages up in the cache, which is kept equal to what the destination will hold, and puts
+    /// lengths of deltas, deltas and the pages that stay whole behind each other. Returns their length.
+    fn look_up(
         &mut self,
         job: &Job,
         block: &Block,
         plan: Plan,
-        mut plain: BytesMut,
-        filled: usize,
+        body: &mut [u8],
+        len: usize,
         tally: &mut Tally,
-    ) -> (BytesMut, usize) {
+    ) -> usize {
         let Some(cache) = &self.shared.cache else {
-            self.all_whole();
-            return (plain, filled);
+            return len;
         };
         let generation = job.round.0;
-        self.set.clear();
-        self.hash_bytes.clear();
         self.lengths.clear();
         self.deltas.clear();
         let (mut from, mut whole) = (0, 0);
-        for &(page, hash) in &self.pages {
-            let key = block.key(page);
-            if hash == 0 {
-                self.set.push(page, Class::Zero);
+        for copied in &mut self.pages {
+            let key = block.key(copied.page);
+            if copied.class == Some(Class::Zero) {
                 if !job.round.is_bulk() {
                     cache.forget(key);
                 }
@@ -215,7 +214,7 @@ impl<'a> EncodeWorker<'a> {
             let bytes = from..from + PAGE_SIZE;
             from += PAGE_SIZE;
             let found = if plan.delta {
-                cache.delta(key, &plain[bytes.clone()], generation, &mut self.deltas)
+                cache.delta(key, &body[bytes.clone()], generation, &mut self.deltas)
             } else {
                 Lookup::Miss
             };
@@ -225,12 +224,12 @@ impl<'a> EncodeWorker<'a> {
                     self.lengths.put_u16_le(len as u16);
                     tally.delta += 1;
                     tally.delta_bytes += len as u64;
-                    self.set.push(page, Class::Delta);
-                    self.hash_bytes.put_u128_le(hash);
+                    copied.class = Some(Class::Delta);
                     continue;
                 }
                 Lookup::Unchanged => {
                     tally.unchanged += 1;
+                    copied.class = None;
                     continue;
                 }
                 Lookup::Overflow => tally.overflow += 1,
@@ -239,73 +238,109 @@ impl<'a> EncodeWorker<'a> {
                     if plan.remember {
                         // Refused means that another page holds the slot, so that no older copy
                         // of this one can be left either.
-                        cache.remember(key, &plain[bytes.clone()], generation);
+                        cache.remember(key, &body[bytes.clone()], generation);
                     }
                 }
             }
-            self.set.push(page, Class::Whole);
-            self.hash_bytes.put_u128_le(hash);
             if bytes.start != whole {
-                plain.copy_within(bytes, whole);
+                body.copy_within(bytes, whole);
             }
             whole += PAGE_SIZE;
         }
-        if self.lengths.is_empty() {
-            return (plain, whole);
-        }
         let deltas = self.lengths.len() + self.deltas.len();
-        plain.copy_within(..whole, deltas);
-        plain[..self.lengths.len()].copy_from_slice(&self.lengths);
-        plain[self.lengths.len()..deltas].copy_from_slice(&self.deltas);
-        (plain, deltas + whole)
+        if deltas > 0 {
+            body.copy_within(..whole, deltas);
+            body[..self.lengths.len()].copy_from_slice(&self.lengths);
+            body[self.lengths.len()..deltas].copy_from_slice(&self.deltas);
+        }
+        deltas + whole
     }
 
-    /// Compresses the body if that is the plan and pays, and puts header and page set in front.
-    #[allow(clippy::too_many_arguments)]
+    /// Takes pages that a compressor would only waste its time on out of `body`, which holds
+    /// nothing but whole pages. Returns what is left of its length.
+    fn set_aside(&mut self, body: &mut [u8], len: usize) -> usize {
+        let (mut from, mut kept) = (0, 0);
+        for copied in &mut self.pages {
+            if copied.class != Some(Class::Whole) {
+                continue;
+            }
+            let bytes = from..from + PAGE_SIZE;
+            from += PAGE_SIZE;
+            if choose::looks_random(&body[bytes.clone()]) {
+                copied.class = Some(Class::Stored);
+                self.stored.extend_from_slice(&body[bytes]);
+                continue;
+            }
+            if bytes.start != kept {
+                body.copy_within(bytes, kept);
+            }
+            kept += PAGE_SIZE;
+        }
+        debug_assert_eq!(from, len);
+        kept
+    }
+
+    /// Compresses the first `len` bytes of the body, if that makes them fewer. Returns the body,
+    /// how many bytes it holds then, and its codec.
+    fn compress(
+        &mut self,
+        settings: Settings,
+        mut body: BytesMut,
+        len: usize,
+        tally: &mut Tally,
+    ) -> Result<(BytesMut, usize, Method)> {
+        let (mut filled, mut method) = (len, Method::None);
+        if len > 1 {
+            let mut out = self.shared.buffers.take();
+            // A byte less than plain: what does not shrink goes as it is.
+            let room = len - 1;
+            let outcome = encoder(&mut self.codec, settings)?
+                .encode(&body[..len], &mut out[..room])
+                .map_err(|error| Error::new(Kind::Failed, error))?;
+            if let Encoded::Done(compressed) = outcome {
+                (filled, method) = (compressed, settings.method);
+                tally.compressed_bytes = compressed as u64;
+                tally.compressed_input = len as u64;
+                std::mem::swap(&mut body, &mut out);
+            }
+            self.shared.buffers.give(out);
+        }
+        Ok((body, filled, method))
+    }
+
+    /// Describes the batch in a page set and puts header and page set in front of the body: its
+    /// first `len` bytes, and behind them what was set aside.
     fn seal(
         &mut self,
         job: &Job,
-        plan: Plan,
-        settings: Settings,
+        method: Method,
         mut body: BytesMut,
-        decoded_len: usize,
-        busy: bool,
+        (len, decoded_len): (usize, usize),
         tally: &mut Tally,
-    ) -> Result<Packet> {
-        let mut body_len = decoded_len;
-        let mut method = codec::Method::None;
-        if plan.compress && settings.method != codec::Method::None && decoded_len > 1 {
-            let mut out = self.shared.buffers.take();
-            let encoder = encoder(&mut self.codec, settings)?;
-            // A byte less than plain: what does not shrink goes as it is.
-            let room = decoded_len - 1;
-            match encoder
-                .encode(&body[..decoded_len], &mut out[..room])
-                .map_err(|error| Error::new(Kind::Failed, error))?
-            {
-                Encoded::Done(len) => {
-                    (body_len, method) = (len, settings.method);
-                    self.shared.buffers.give(std::mem::replace(&mut body, out));
-                }
-                Encoded::WouldGrow => self.shared.buffers.give(out),
+    ) -> Packet {
+        let body_len = len + self.stored.len();
+        body[len..body_len].copy_from_slice(&self.stored);
+        self.set.clear();
+        self.hash_bytes.clear();
+        for copied in &self.pages {
+            let Some(class) = copied.class else { continue };
+            self.set.push(copied.page, class);
+            if class != Class::Zero {
+                self.hash_bytes.put_u128_le(copied.hash);
             }
         }
         let whole = self.set.count(Class::Whole);
-        if method == codec::Method::None {
+        if method == Method::None {
             tally.plain += whole;
         } else {
             tally.compressed += whole;
-            tally.compressed_bytes += body_len as u64;
-            tally.compressed_input += decoded_len as u64;
         }
-        if busy {
-            tally.busy += whole;
-        }
+        tally.plain += self.set.count(Class::Stored);
         tally.zero += self.set.count(Class::Zero);
 
         if self.set.runs().is_empty() {
             self.shared.buffers.give(body);
-            return Ok(Packet::default());
+            return Packet::default();
         }
         tally.frames = 1;
         self.set_bytes.clear();
@@ -321,12 +356,12 @@ impl<'a> EncodeWorker<'a> {
             decoded_len: decoded_len as u32,
             hash: 0,
         };
-        Ok(Packet {
+        Packet {
             head: Frame::seal(header, &self.set_bytes, [&self.hash_bytes]).head,
             body,
             body_len,
             tally: Tally::default(),
-        })
+        }
     }
 }
 

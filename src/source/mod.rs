@@ -1,4 +1,4 @@
-//! The sending end. The phases of a migration, top-down; [`pipeline`] is where a page goes.
+//! The sending end. The phases of a migration, top-down; `pipeline.rs` is where a page goes.
 //!
 //! Mirrors [`crate::destination`], file by file.
 
@@ -61,9 +61,9 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
     context.stats.ram(bytes, links.streams.len() as u16);
 
     let outcome = if links.is_two_way() {
-        to_a_peer(request, guest, &links, context)
+        to_a_peer(request, &guest, &links, context)
     } else {
-        to_a_reader(request, guest, &links, context)
+        to_a_reader(request, &guest, &links, context)
     };
     context.stats.bytes(links.sent(), links.received());
     if let Err(error) = &outcome {
@@ -73,7 +73,12 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
 }
 
 /// Sends to somebody who answers: ends with the commit protocol.
-fn to_a_peer(request: &Request, guest: Arc<Guest>, links: &Links, context: &Context) -> Result<()> {
+fn to_a_peer(
+    request: &Request,
+    guest: &Arc<Guest>,
+    links: &Links,
+    context: &Context,
+) -> Result<()> {
     let shared = Shared::new(request, links, context)?;
     let (reply, replies) = unbounded();
     let (failure, failures) = unbounded();
@@ -97,7 +102,7 @@ fn to_a_peer(request: &Request, guest: Arc<Guest>, links: &Links, context: &Cont
 /// Sends to a file or a pipe: whoever reads it checks alone.
 fn to_a_reader(
     request: &Request,
-    guest: Arc<Guest>,
+    guest: &Arc<Guest>,
     links: &Links,
     context: &Context,
 ) -> Result<()> {

@@ -15,11 +15,11 @@ use super::pipeline::{Job, Pipeline};
 /// Walks all rounds and returns the digest of what the destination must hold then.
 pub(super) fn walk(
     pipeline: &mut Pipeline<'_, '_>,
-    guest: Arc<Guest>,
+    guest: &Arc<Guest>,
     request: &Request,
 ) -> Result<Digest> {
     pipeline.begin_round(Round::BULK);
-    bulk(pipeline, &guest)?;
+    bulk(pipeline, guest)?;
     pipeline.end_round(Round::BULK, request.then.is_empty())?;
 
     let mut round = Round::BULK;

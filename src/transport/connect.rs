@@ -139,12 +139,19 @@ impl Connector {
         }
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
+        // What a killed process left behind is taken over, what another is writing is not.
         let file = OpenOptions::new()
             .write(true)
             .create(true)
-            .truncate(true)
+            .truncate(false)
             .open(&partial)
             .map_err(failed)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
+            |_| TransportError::FileBusy {
+                path: PathBuf::from(&partial),
+            },
+        )?;
+        file.set_len(0).map_err(failed)?;
         let stored = Stored {
             partial: partial.into(),
             path: path.to_owned(),

@@ -81,6 +81,12 @@ pub enum TransportError {
         /// The file.
         path: PathBuf,
     },
+    /// Another process is writing the same stored stream.
+    #[error("'{}' is being written by another process", path.display())]
+    FileBusy {
+        /// The partial file.
+        path: PathBuf,
+    },
     /// Another session listens there.
     #[error("somebody is listening on {address} already")]
     InUse {

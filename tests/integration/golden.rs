@@ -190,6 +190,7 @@ fn all_classes(round: u32) -> Parts {
             (4, Carried::Zero),
             (5, Carried::Zero),
             (300, Carried::Whole(touched(9))),
+            (301, Carried::Stored(touched(10))),
         ],
     )
 }
@@ -213,6 +214,7 @@ fn tiny(pack: impl Fn(Parts) -> Parts) -> (Vec<u8>, Vec<u8>) {
     put(2, &touched(3));
     put(3, &touched(4));
     put(300, &touched(9));
+    put(301, &touched(10));
     let bulk = Parts::new(
         1,
         &[
@@ -237,7 +239,7 @@ fn tiny(pack: impl Fn(Parts) -> Parts) -> (Vec<u8>, Vec<u8>) {
         round_end(1, 2, 320, false),
         Message::KeepAlive.to_bytes(),
         pack(all_classes(2)).bytes(),
-        round_end(2, 1, 6, true),
+        round_end(2, 1, 7, true),
         finish(&image),
     ]
     .concat();

@@ -216,9 +216,13 @@ fn a_page_set_that_is_not_what_the_header_says_is_refused() {
     let mut more = good.clone();
     more.header.pages = 2;
     refuses_frame(4, &more, "the number of pages in the page set");
-    let mut unknown = good.clone();
-    unknown.set = vec![0, 0b11];
-    refuses_frame(4, &unknown, "page class 3 is unknown");
+    let mut stored = good.clone();
+    stored.set = vec![0, 0b11];
+    refuses_frame(4, &stored, "the length of the decoded body");
+    let mut missing = Parts::new(1, &[(0, Carried::Stored(text(1)))]);
+    missing.body.truncate(4095);
+    missing.header.body_len = 4095;
+    refuses_frame(4, &missing, "the length of the decoded body");
     let mut cut = good.clone();
     cut.set = vec![0x80];
     refuses_frame(4, &cut, "the page set is truncated");

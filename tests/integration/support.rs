@@ -720,6 +720,8 @@ pub(crate) fn hello(pages: u64) -> Hello {
 pub(crate) enum Carried {
     Zero,
     Whole(Vec<u8>),
+    /// Outside of what is compressed.
+    Stored(Vec<u8>),
     /// The page as it was, and as it is.
     Delta(Vec<u8>, Vec<u8>),
 }
@@ -738,7 +740,7 @@ impl Parts {
     pub(crate) fn new(round: u32, pages: &[(u64, Carried)]) -> Parts {
         let mut set = PageSet::default();
         let (mut lengths, mut deltas, mut whole) = (Vec::new(), Vec::new(), Vec::new());
-        let mut hashes = Vec::new();
+        let (mut hashes, mut stored) = (Vec::new(), Vec::new());
         for (index, page) in pages {
             let index = PageIndex(*index);
             let (class, bytes) = match page {
@@ -746,6 +748,10 @@ impl Parts {
                 Carried::Whole(bytes) => {
                     whole.extend_from_slice(bytes);
                     (Class::Whole, Some(bytes))
+                }
+                Carried::Stored(bytes) => {
+                    stored.extend_from_slice(bytes);
+                    (Class::Stored, Some(bytes))
                 }
                 Carried::Delta(old, new) => {
                     let delta = delta_between(old, new);
@@ -761,7 +767,8 @@ impl Parts {
         }
         let mut set_bytes = Vec::new();
         set.write(&mut set_bytes);
-        let body = [lengths, deltas, whole].concat();
+        let decoded_len = (lengths.len() + deltas.len() + whole.len()) as u32;
+        let body = [lengths, deltas, whole, stored].concat();
         Parts {
             header: Header {
                 kind: Some(FrameKind::Pages),
@@ -771,7 +778,7 @@ impl Parts {
                 pages: pages.len() as u32,
                 page_set_len: 0,
                 body_len: body.len() as u32,
-                decoded_len: body.len() as u32,
+                decoded_len,
                 hash: 0,
             },
             set: set_bytes,
@@ -793,24 +800,26 @@ impl Parts {
         parts
     }
 
-    /// Compresses the body.
+    /// Compresses the body, but for the stored pages.
     pub(crate) fn compressed(mut self, method: Method) -> Parts {
         let settings = Settings {
             method,
             level: 1,
             ..Params::default().codec_settings()
         };
-        let mut out = vec![0; self.body.len() + 1024];
+        let (plain, stored) = self.body.split_at(self.header.decoded_len as usize);
+        let mut out = vec![0; plain.len() + 1024];
         let encoded = codec::encoder(settings)
             .unwrap()
-            .encode(&self.body, &mut out)
+            .encode(plain, &mut out)
             .unwrap();
         let Encoded::Done(len) = encoded else {
             panic!("the body of a test compresses");
         };
         out.truncate(len);
+        out.extend_from_slice(stored);
         self.header.codec = method;
-        self.header.body_len = len as u32;
+        self.header.body_len = out.len() as u32;
         self.body = out;
         self
     }

@@ -140,7 +140,7 @@ impl Header {
             hash: reader.u64()?,
         };
         reader.end()?;
-        if kind.is_some() && (flags & !1 != 0 || zero != 0) {
+        if kind.is_some() && (flags != 0 || zero != 0) {
             return Err(WireError::Unknown {
                 field: "frame flags",
                 given: u64::from(flags) | u64::from(zero) << 8,
@@ -169,7 +169,7 @@ impl Header {
         if kind == Some(Kind::Pages) {
             at_most("the number of pages", header.pages, MAX_PAGES)?;
         }
-        if kind != Some(Kind::Pages) || header.codec == Method::None {
+        if kind != Some(Kind::Pages) {
             let (given, expected) = (header.decoded_len.into(), header.body_len.into());
             if given != expected {
                 return Err(WireError::Contradiction {

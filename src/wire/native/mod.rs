@@ -37,7 +37,7 @@
 //! | offset | type | field |
 //! |---|---|---|
 //! | 0 | u8 | kind ([`Kind`]) |
-//! | 1 | u8 | flags: bit 0 set: whoever does not know this kind may skip it |
+//! | 1 | u8 | flags: bit 0 set: whoever does not know this kind may skip it, unchecked. 0 in the kinds below |
 //! | 2 | u8 | codec of the body ([`crate::codec::Method`]'s number) |
 //! | 3 | u8 | 0 |
 //! | 4 | u16 | lane: 0 for frames that stand alone; others are not in use yet |
@@ -46,7 +46,7 @@
 //! | 12 | u32 | pages in the page set, of all classes |
 //! | 16 | u32 | bytes of the page set, at most [`MAX_PAGE_SET`] |
 //! | 20 | u32 | bytes of the body, at most [`MAX_BODY`] |
-//! | 24 | u32 | bytes of the body after decompression, at most [`MAX_BODY`] |
+//! | 24 | u32 | bytes of the body after decompression, without stored pages, at most [`MAX_BODY`] |
 //! | 28 | u64 | hash |
 //!
 //! The hash is xxh3-64 over the first 28 bytes of the header, the page set, and: in a `Pages` frame
@@ -58,12 +58,12 @@
 //! Runs of pages, ascending, without overlap ([`PageSet`]). A run is two numbers in ULEB128: the
 //! pages between the end of the run before (or the block's start) and this one; and
 //! `(count - 1) << 2 | class`. Class 0 is zero pages, 1 whole pages, 2 deltas (XBZRLE against what
-//! the destination holds).
+//! the destination holds; not in round 1), 3 stored pages.
 //!
 //! ## Kinds and their bodies
 //! | kind | page set | body, decompressed |
 //! |---|---|---|
-//! | 1 `Pages` | at most [`MAX_PAGES`] pages | a u16 for each delta, its length; the deltas; the whole pages; each in the order of the page set. With codec `none` stored as it is |
+//! | 1 `Pages` | at most [`MAX_PAGES`] pages | a u16 for each delta, its length; the deltas; the whole pages; each in the order of the page set. Behind it, and outside of what is compressed, the stored pages |
 //! | 2 `Zeros` | class 0 only, any number of pages | none |
 //! | 3 `RoundEnd` | none | u64 frames and u64 pages of kinds 1 and 2 that this connection carried in this round; u8: 1 if it was the last round |
 //! | 4 `KeepAlive` | none | none |
@@ -73,8 +73,8 @@
 //! | 8 `Committed` | none | none |
 //! | 9 `Failure` | none | u8: the exit code that fits; the rest: what happened, UTF-8, at most [`MAX_TEXT`] bytes |
 //!
-//! In `Zeros` and the kinds without pages the field "pages" is what the set holds, modulo 2^32,
-//! and "bytes of the body after decompression" equals "bytes of the body".
+//! The field "pages" is what the set holds, modulo 2^32. In all kinds but `Pages`, "bytes of the body
+//! after decompression" equals "bytes of the body".
 //!
 //! # Hello and answer
 //! | bytes | field |

@@ -14,6 +14,19 @@ pub enum Class {
     Whole = 1,
     /// The body holds an XBZRLE delta against what the destination holds.
     Delta = 2,
+    /// The body holds the page as it is, behind everything that is compressed.
+    Stored = 3,
+}
+
+impl Class {
+    fn from_wire(number: u64) -> Class {
+        match number & 3 {
+            0 => Class::Zero,
+            1 => Class::Whole,
+            2 => Class::Delta,
+            _ => Class::Stored,
+        }
+    }
 }
 
 /// Neighbouring pages that are carried alike.
@@ -99,7 +112,7 @@ impl PageSet {
     /// Reads a set that fills `bytes`, of a block with `block_pages` pages.
     ///
     /// # Errors
-    /// An unknown class, a page outside the block, and any number of bytes that does not fit.
+    /// A page outside the block, and any number of bytes that does not fit.
     pub fn read(&mut self, bytes: &[u8], block_pages: u64) -> Result<(), WireError> {
         self.clear();
         let mut reader = Reader::new("page set", bytes);
@@ -107,17 +120,7 @@ impl PageSet {
         while !reader.is_empty() {
             let gap = reader.uleb()?;
             let run = reader.uleb()?;
-            let class = match run & 3 {
-                0 => Class::Zero,
-                1 => Class::Whole,
-                2 => Class::Delta,
-                other => {
-                    return Err(WireError::Unknown {
-                        field: "page class",
-                        given: other,
-                    });
-                }
-            };
+            let class = Class::from_wire(run);
             let start = at.saturating_add(gap);
             let end = start.saturating_add((run >> 2) + 1);
             if end > block_pages {
@@ -152,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_outside_the_block_an_unknown_class_and_an_overlong_number_are_refused() {
+    fn a_page_outside_the_block_and_an_overlong_number_are_refused() {
         let mut set = PageSet::default();
         assert!(set.read(&[9, 0b01], 10).is_ok());
         assert!(matches!(
@@ -163,10 +166,6 @@ mod tests {
                 ..
             })
         ));
-        assert!(matches!(
-            set.read(&[0, 0b11], 10),
-            Err(WireError::Unknown { .. })
-        ));
         assert!(matches!(set.read(&[0], 10), Err(WireError::Short { .. })));
         assert!(set.read(&[0xff; 10], u64::MAX).is_err());
         assert!(set.read(&[0xff; 11], u64::MAX).is_err());
@@ -174,11 +173,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_page_set_survives_the_wire(runs in proptest::collection::vec((0_u64..1000, 1_u64..1000, 0..3_u8), 0..50)) {
+        fn a_page_set_survives_the_wire(runs in proptest::collection::vec((0_u64..1000, 1_u64..1000, 0..4_u64), 0..50)) {
             let mut set = PageSet::default();
             let mut at = 0;
             for (gap, count, class) in runs {
-                let class = [Class::Zero, Class::Whole, Class::Delta][usize::from(class)];
+                let class = Class::from_wire(class);
                 set.push_range(PageRange::between(at + gap, at + gap + count), class);
                 at += gap + count;
             }
