@@ -20,10 +20,10 @@ use crate::units::{Quoted, RATE_ALLOWED, parse_duration, parse_rate, parse_size,
 /// more to look back at.
 pub const BATCH_PAGES: [(Method, u16); 5] = [
     (Method::None, 128),
-    (Method::Zlib, 16),
-    (Method::Gzip, 16),
+    (Method::Zlib, 128),
+    (Method::Gzip, 128),
     (Method::Lz4, 64),
-    (Method::Zstd, 128),
+    (Method::Zstd, 64),
 ];
 
 /// The longest time that any of the time limits may be set to.

@@ -6,6 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+/// Packets that may wait between two stages, besides one for each connection. Enough for a stage
+/// to go on while another is off its core: waking an idle core takes longer than a packet.
+pub(crate) const QUEUE: usize = 8;
+
 /// Buffers that travel down the pipeline and come back, so that nothing is allocated per batch.
 ///
 /// At most `spare` wait here; what is in flight is bounded by the channels.

@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::Output;
 use crate::page::{Digest, Round};
-use crate::pool::{Buffers, Workers};
+use crate::pool::{Buffers, QUEUE, Workers};
 use crate::session::{self, Context};
 use crate::stats::{Stage, StageClock, Tally};
 use crate::transport::Stream;
@@ -72,11 +72,11 @@ pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<D
         output,
         rounds: Rounds::new(links.streams.len()),
         // Frames tell how large they are; a buffer grows to the largest it has met.
-        buffers: Buffers::new(1, 2 * decoders + links.streams.len()),
+        buffers: Buffers::new(1, decoders + QUEUE + 2 * links.streams.len()),
         decoders: Workers::default(),
         failure: Mutex::new(None),
     };
-    let (packets, queue) = bounded(2 * links.streams.len());
+    let (packets, queue) = bounded(QUEUE + links.streams.len());
     context.stats.begin_round(Round::BULK, shared.received());
     context.stats.round_pages(output.pages());
     let digest = thread::scope(|scope| {

@@ -22,6 +22,7 @@ use crate::fault::Site;
 use crate::image::Guest;
 use crate::page::Digest;
 use crate::session::{self, Context, PeerFailure};
+use crate::stats::Status;
 use crate::transport::{Address, Stream, TransportError};
 use crate::wire::native::Message;
 use connect::Links;
@@ -69,7 +70,12 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
     if let Err(error) = &outcome {
         links.give_up(error);
     }
-    links.close(outcome)
+    let outcome = links.close(outcome);
+    if outcome.is_ok() {
+        // What follows, such as unmapping the image, nobody waits for.
+        context.stats.end(Status::Completed);
+    }
+    outcome
 }
 
 /// Sends to somebody who answers: ends with the commit protocol.

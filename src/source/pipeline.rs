@@ -36,7 +36,7 @@ use crate::fault::Site;
 use crate::image::Guest;
 use crate::page::{Digest, PAGE_SIZE, PageRange, Round};
 use crate::params::Params;
-use crate::pool::{Buffers, Workers};
+use crate::pool::{Buffers, QUEUE, Workers};
 use crate::session::{Context, send_message};
 use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::native::Message;
@@ -111,7 +111,7 @@ impl<'a> Shared<'a> {
         let more_rounds = !request.then.is_empty();
         let pages = context.stats.snapshot().ram_bytes / PAGE_SIZE as u64;
         let batch_pages = usize::from(params.batch_pages());
-        let spare = 2 * usize::from(params.compress_threads) + 2 * links.streams.len();
+        let spare = usize::from(params.compress_threads) + QUEUE + 2 * links.streams.len();
         Ok(Shared {
             context,
             links,
@@ -165,7 +165,7 @@ pub(super) fn run<T>(
             0
         };
         let (jobs, job_queue) = bounded(depth);
-        let (packets, packet_queue) = bounded(2 * shared.links.streams.len());
+        let (packets, packet_queue) = bounded(QUEUE + shared.links.streams.len());
         // Emptied with every job, so it holds no more than what is under way.
         let (answer, answers) = unbounded();
         let mut pipeline = Pipeline {

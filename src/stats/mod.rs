@@ -367,11 +367,11 @@ impl Stats {
         inner.snapshot.downtime = Some(inner.round_started.elapsed());
     }
 
-    /// The clock stops.
+    /// The clock stops, the first time that this is said.
     pub(crate) fn end(&self, status: Status) {
         let mut inner = self.lock();
         inner.snapshot.status = status;
-        inner.ended = Some(Instant::now());
+        inner.ended.get_or_insert_with(Instant::now);
     }
 
     /// The counters as they are now.
