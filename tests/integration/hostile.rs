@@ -636,7 +636,7 @@ fn frames_that_are_all_bad_fail_the_session_and_do_not_stall_it() {
         .collect();
     let mut bad = Parts::new(1, &pages).compressed(Method::Zlib);
     bad.hashes[0] ^= 1;
-    let frames = [hello(256).to_bytes(), bad.bytes().repeat(8)].concat();
+    let frames = [hello(256).to_bytes(), bad.bytes().repeat(64)].concat();
     for _ in 0..5 {
         refuses(&frames, "the Pages frame is damaged");
     }
