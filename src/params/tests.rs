@@ -1,0 +1,226 @@
+//! What the table of parameters promises.
+
+use super::*;
+use proptest::prelude::*;
+
+fn words(result: Result<(), ParamError>) -> String {
+    result.expect_err("must be refused").to_string()
+}
+
+#[test]
+fn every_default_in_the_table_is_what_default_gives() {
+    for row in TABLE {
+        let mut params = Params::default();
+        assert_eq!(params.set(row.name, row.default), Ok(()), "{}", row.name);
+        assert_eq!(params, Params::default(), "{}", row.name);
+    }
+    assert_eq!(Params::default().validate(), Ok(()));
+}
+
+#[test]
+fn every_name_occurs_once_and_fits_an_option_and_libvirts_field() {
+    for (index, row) in TABLE.iter().enumerate() {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
+        assert!(row.name.bytes().all(fits) && row.name.len() < 80);
+        assert!(TABLE[..index].iter().all(|other| other.name != row.name));
+        assert!(!row.meaning.ends_with('.'), "{}", row.name);
+    }
+}
+
+#[test]
+fn every_value_is_of_the_type_that_the_table_tells() {
+    for row in TABLE {
+        let fits = match (row.get)(&Params::default()) {
+            Value::Number(_) => matches!(row.kind, Kind::Int | Kind::Uint | Kind::Ullong),
+            Value::Double(_) => row.kind == Kind::Double,
+            Value::Boolean(_) => row.kind == Kind::Boolean,
+            Value::Word(_) => row.kind == Kind::String,
+            Value::Unset(word) => word == row.default,
+        };
+        assert!(fits, "{}", row.name);
+    }
+}
+
+#[test]
+fn the_level_is_checked_against_the_method() {
+    let mut params = Params::default();
+    params.set("compress-level", "12").expect("zstd has it");
+    assert_eq!(
+        words(params.validate()),
+        "compress-level 12 is not a level of zlib: 0 to 9 (0: the method's own default, 6)"
+    );
+    for method in Method::ALL {
+        for level in 0..=HIGHEST_LEVEL {
+            params.compress_method = method;
+            params.compress_level = level;
+            let takes = method == Method::None || method.levels().contains(&level);
+            assert_eq!(params.validate().is_ok(), takes, "{method} {level}");
+        }
+    }
+}
+
+#[test]
+fn no_method_has_a_level_beyond_the_highest() {
+    let ends = Method::ALL.map(|method| *method.levels().end());
+    assert_eq!(ends.into_iter().max(), Some(HIGHEST_LEVEL));
+}
+
+#[test]
+fn each_refusal_names_the_value_and_what_is_allowed() {
+    let mut params = Params::default();
+    for (name, value, expected) in [
+        (
+            "compress-method",
+            "lzma",
+            "compress-method lzma is not zlib, gzip, lz4, zstd or none",
+        ),
+        (
+            "compress-level",
+            "20",
+            "compress-level 20 is not an integer from 0 to 19",
+        ),
+        (
+            "compress-threads",
+            "0",
+            "compress-threads 0 is not an integer from 1 to 255",
+        ),
+        (
+            "decompress-threads",
+            "256",
+            "decompress-threads 256 is not an integer from 1 to 255",
+        ),
+        (
+            "compress-wait-thread",
+            "maybe",
+            "compress-wait-thread maybe is not on or off",
+        ),
+        (
+            "connections",
+            "65",
+            "connections 65 is not an integer from 1 to 64",
+        ),
+        (
+            "batch-pages",
+            "257",
+            "batch-pages 257 is not auto or an integer from 1 to 256",
+        ),
+        (
+            "zlib-engine",
+            "zlib",
+            "zlib-engine zlib is not libdeflate or zlib-rs",
+        ),
+        (
+            "compress-threads",
+            "",
+            "compress-threads \"\" is not an integer from 1 to 255",
+        ),
+        (
+            "compress-threads",
+            "+1",
+            "compress-threads +1 is not an integer from 1 to 255",
+        ),
+    ] {
+        assert_eq!(words(params.set(name, value)), expected);
+    }
+    for (name, value) in [
+        ("xbzrle-cache-size", "5000"),
+        ("xbzrle-cache-size", "2048"),
+        ("xbzrle-cache-size", "0"),
+        ("max-bandwidth", "-1"),
+        ("max-bandwidth", "1.5"),
+        ("timeout", "0"),
+        ("timeout", "25h"),
+        ("connect-timeout", "none"),
+        ("accept-timeout", "never"),
+    ] {
+        let words = words(params.set(name, value));
+        assert!(
+            words.starts_with(&format!("{name} {value} is not ")),
+            "{words}"
+        );
+        assert!(words.contains("such as"), "{words}");
+    }
+    assert_eq!(
+        words(params.set("compress_level", "1")),
+        "there is no parameter compress_level"
+    );
+    assert_eq!(params, Params::default(), "a refused value changes nothing");
+}
+
+#[test]
+fn several_are_set_together_or_not_at_all() {
+    let mut params = Params::default();
+    // The level comes before the method that has it.
+    let good = [("compress-level", "12"), ("compress-method", "zstd")];
+    assert_eq!(params.set_all(&good), Ok(()));
+    let before = params.clone();
+    let bad_value = [("connections", "4"), ("timeout", "0")];
+    let bad_together = [("connections", "4"), ("compress-method", "lz4")];
+    assert!(params.set_all(&bad_value).is_err());
+    assert!(params.set_all(&bad_together).is_err());
+    assert_eq!(params, before);
+}
+
+#[test]
+fn fields_written_directly_are_checked_too() {
+    let mut params = Params {
+        compress_threads: 0,
+        ..Params::default()
+    };
+    assert!(params.validate().is_err());
+    params.compress_threads = 1;
+    params.xbzrle_cache_size = 3;
+    assert!(params.validate().is_err());
+}
+
+#[test]
+fn a_batch_is_as_large_as_asked_for_or_as_suits_the_method() {
+    let mut params = Params::default();
+    for (index, (method, pages)) in BATCH_PAGES.into_iter().enumerate() {
+        assert_eq!(Method::ALL[index], method, "looked up by this index");
+        params.compress_method = method;
+        assert_eq!(params.batch_pages(), pages);
+    }
+    params.set("batch-pages", "7").expect("within its range");
+    assert_eq!(params.batch_pages(), 7);
+    params.set("batch-pages", AUTO).expect("a word it knows");
+    assert_eq!(params.batch_pages, None);
+}
+
+#[test]
+fn programs_get_numbers_and_null_and_people_get_words() {
+    let mut params = Params::default();
+    params.set("timeout", "500ms").expect("within its range");
+    let json = |name| {
+        let value = params.get(name).expect("a known name");
+        (
+            value.to_string(),
+            serde_json::to_string(&value).expect("plain values"),
+        )
+    };
+    let pair = |text: &str, json: &str| (text.to_owned(), json.to_owned());
+    assert_eq!(json("timeout"), pair("0.5", "0.5"));
+    assert_eq!(json("accept-timeout"), pair("none", "null"));
+    assert_eq!(json("compress-wait-thread"), pair("on", "true"));
+    assert_eq!(json("xbzrle-cache-size"), pair("67108864", "67108864"));
+    assert_eq!(json("compress-method"), pair("zlib", "\"zlib\""));
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_a_parameter_panic_and_what_is_taken_reads_back(
+        row in 0..TABLE.len(),
+        text in prop_oneof![any::<String>(), "[0-9]{1,5}", "[0-9]{1,3}(ms|s|min|KiB|MiB)"],
+    ) {
+        let name = TABLE[row].name;
+        let mut params = Params::default();
+        if params.set(name, &text).is_ok() {
+            let shown = (TABLE[row].get)(&params).to_string();
+            let mut again = Params::default();
+            prop_assert_eq!(again.set(name, &shown), Ok(()));
+            prop_assert_eq!(again, params);
+        } else {
+            prop_assert_eq!(params, Params::default());
+        }
+    }
+}
