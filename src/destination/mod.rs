@@ -18,7 +18,7 @@ use crate::image::Output;
 use crate::page::{BlockSeed, Digest, PAGE_SIZE};
 use crate::pool::analysis_pool;
 use crate::session::{self, Context, PeerFailure};
-use crate::stats::Stage;
+use crate::stats::{Stage, Status};
 use crate::transport::{Address, Stream, TransportError};
 use crate::wire::native::Message;
 use accept::Links;
@@ -70,7 +70,7 @@ pub fn run(
 }
 
 /// Receives from somebody who waits for answers: ends with the commit protocol.
-fn from_a_peer(links: &Links, output: Output, context: &Context) -> Result<()> {
+fn from_a_peer(links: &Links, mut output: Output, context: &Context) -> Result<()> {
     // The ticker and the main thread both write.
     let main = Mutex::new(&links.streams[0]);
     let say = |message: &Message| {
@@ -95,8 +95,8 @@ fn from_a_peer(links: &Links, output: Output, context: &Context) -> Result<()> {
             .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
         let outcome = pipeline::run(links, &output, context).and_then(|digest| {
             Error::catch("commit", || {
-                prove(digest, links, &output, context)?;
-                commit(digest, &links.streams[0], &say, output, context)
+                prove(digest, links, &mut output, context)?;
+                commit(digest, &links.streams[0], &say, &mut output, context)
             })
         });
         context.abort_on_error(&outcome);
@@ -106,7 +106,7 @@ fn from_a_peer(links: &Links, output: Output, context: &Context) -> Result<()> {
 }
 
 /// Receives from a file or a pipe: nobody hears an answer.
-fn from_a_writer(links: &mut Links, output: Output, context: &Context) -> Result<()> {
+fn from_a_writer(links: &mut Links, mut output: Output, context: &Context) -> Result<()> {
     let digest = pipeline::run(links, &output, context)?;
     // The end of the stream, or a writer that has not hung up yet.
     if let Ok(Some(_)) = links.streams[0].try_read(&mut [0]) {
@@ -114,7 +114,7 @@ fn from_a_writer(links: &mut Links, output: Output, context: &Context) -> Result
             Error::new(Kind::Failed, "the stream goes on behind its end").in_stage("receive"),
         );
     }
-    prove(digest, links, &output, context)?;
+    prove(digest, links, &mut output, context)?;
     // A command that failed may have written all the same.
     for stream in &mut links.streams {
         stream.finish()?;
@@ -128,7 +128,7 @@ fn from_a_writer(links: &mut Links, output: Output, context: &Context) -> Result
 }
 
 /// Reads back what the output really holds and compares it with what was sent.
-fn prove(sent: Digest, links: &Links, output: &Output, context: &Context) -> Result<()> {
+fn prove(sent: Digest, links: &Links, output: &mut Output, context: &Context) -> Result<()> {
     context.stats.proving();
     context.faults.check(Site::Finish)?;
     let pool = analysis_pool(context.tuning.get().decompress_threads)
@@ -157,7 +157,7 @@ fn commit(
     digest: Digest,
     main: &Stream,
     say: &dyn Fn(&Message) -> Result<(), TransportError>,
-    output: Output,
+    output: &mut Output,
     context: &Context,
 ) -> Result<()> {
     say(&Message::Proven { digest })?;
@@ -173,6 +173,7 @@ fn commit(
     output.commit()?;
     // The source has let go and the output is there: what happens to the link is no matter now.
     let _ = say(&Message::Committed);
+    context.stats.end(Status::Completed);
     Ok(())
 }
 

@@ -67,7 +67,9 @@ fn changed_in(block: &Block, sent: &PageHashes) -> Result<(Changed, Duration), I
     let differs = |page: PageIndex, hash: u128| sent.get(block.key(page)) != hash;
     let found: Vec<(bool, Vec<PageIndex>, Duration)> = steps
         .par_iter()
-        .with_min_len(64)
+        // Pieces large enough for their buffers to pay, small enough for all threads to end at once.
+        .with_min_len(16)
+        .with_max_len(32)
         .map_init(
             || vec![0; STEP * PAGE_SIZE],
             |buffer, &(range, is_data)| {

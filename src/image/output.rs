@@ -26,6 +26,8 @@ pub struct Output {
     /// Writers of one file exclude each other in the kernel, which makes them spin; here they sleep
     /// and leave the core to somebody with work.
     writing: Mutex<()>,
+    /// Taking a map down takes as long as half of the proof, so it is kept until nobody waits.
+    read_back: Option<RawImage>,
     /// Whether an OUTPUT that is there may be replaced.
     replace: bool,
     committed: bool,
@@ -109,6 +111,7 @@ impl Output {
             file,
             pages,
             writing: Mutex::new(()),
+            read_back: None,
             replace: force,
             committed: false,
         };
@@ -177,9 +180,10 @@ impl Output {
     ///
     /// # Errors
     /// The system's reason; the file having become shorter is one.
-    pub fn sum_hashes(&self, seed: BlockSeed) -> Result<(u128, Duration), ImageError> {
+    pub fn sum_hashes(&mut self, seed: BlockSeed) -> Result<(u128, Duration), ImageError> {
         let file = self.file.try_clone().map_err(self.failed("read back"))?;
-        RawImage::of(file, &self.partial)?.sum_hashes(seed)
+        let map = RawImage::of(file, &self.partial)?;
+        self.read_back.insert(map).sum_hashes(seed)
     }
 
     /// Its size in pages.
@@ -191,7 +195,7 @@ impl Output {
     ///
     /// # Errors
     /// The system's reason; the partial file is then removed.
-    pub fn commit(mut self) -> Result<(), ImageError> {
+    pub fn commit(&mut self) -> Result<(), ImageError> {
         self.rename().map_err(|source| ImageError::Io {
             what: "rename the partial file onto",
             path: self.path.clone(),
@@ -267,12 +271,13 @@ mod tests {
     fn a_partial_file_in_use_is_left_alone_and_one_left_behind_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
-        let first = Output::create(&path, 4, false).unwrap();
+        let mut first = Output::create(&path, 4, false).unwrap();
         assert!(matches!(
             Output::create(&path, 4, false),
             Err(ImageError::OutputBusy { .. })
         ));
         first.commit().unwrap();
+        drop(first);
         std::fs::write(folder.path().join("out.partial"), b"left behind").unwrap();
         Output::create(&path, 4, true).unwrap().commit().unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 4 * 4096);

@@ -198,8 +198,11 @@ impl RawImage {
                     .map(|start| PageRange::between(start, range.end().min(start + STEP as u64)))
             })
             .collect();
+        // Left to itself, rayon cuts this into a few large pieces, and one thread ends long after
+        // the others.
         steps
             .par_iter()
+            .with_max_len(1)
             .map(|range| {
                 let start = thread_cpu_time();
                 let mut sum = 0_u128;

@@ -160,7 +160,7 @@ pub(super) fn run<T>(
         let params = shared.context.tuning.get();
         // Without waiting, "no encoder is free" must mean just that: a channel without room.
         let depth = if params.compress_wait_thread {
-            usize::from(params.compress_threads)
+            usize::from(params.compress_threads) + QUEUE
         } else {
             0
         };
