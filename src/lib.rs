@@ -17,9 +17,9 @@
 //! # let address: ramferry::transport::Address =
 //! #     format!("unix:{}", folder.path().join("r.sock").display()).parse()?;
 //! let params = Params { compress_method: "zstd".parse()?, ..Params::default() };
-//! let receive = destination::Request { address: address.clone(), output, force: false };
-//! let receiving = Handle::receive(receive, params.clone(), |_| {}, |line| eprintln!("{line}"))?;
 //! let caps = Caps::default();
+//! let receive = destination::Request { address: address.clone(), output, caps, force: false };
+//! let receiving = Handle::receive(receive, params.clone(), |_| {}, |line| eprintln!("{line}"))?;
 //! let send = source::Request { image, then: vec![], address, caps, force: false };
 //! let sent = Handle::send(send, params)?.wait()?;
 //! let received = receiving.wait()?;

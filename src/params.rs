@@ -349,7 +349,7 @@ pub static TABLE: &[Parameter] = &[
         default: "on",
         range: "on or off",
         unit: None,
-        meaning: "Compress batches of XBZRLE deltas too, with compress-method",
+        meaning: "Compress the batches of delta rounds too, deltas and whole pages, with compress-method",
         side: Side::Source,
         runtime: true,
         since: "0.1.0",

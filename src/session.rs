@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use crate::caps::{Capability, Caps};
 use crate::codec::Method;
 use crate::error::{Error, Kind};
 use crate::page::PAGE_SIZE;
@@ -103,18 +104,20 @@ impl Agreed {
     }
 }
 
-/// Everything that this program can do on the native wire.
-pub fn known_capabilities() -> impl Iterator<Item = &'static str> {
+/// Everything that this program can do on the native wire, as far as `caps` lets it.
+pub fn known_capabilities(caps: &Caps) -> impl Iterator<Item = &'static str> {
+    let compress = caps.has(Capability::Compress);
+    let xbzrle = caps.has(Capability::Xbzrle);
     Method::ALL
         .into_iter()
-        .filter(|method| *method != Method::None)
+        .filter(move |method| compress && *method != Method::None)
         .map(Method::name)
-        .chain([CAPABILITY_XBZRLE])
+        .chain(xbzrle.then_some(CAPABILITY_XBZRLE))
 }
 
 /// What a source offers: all it can, and what it will surely use is required.
 pub fn offers(method: Option<Method>, xbzrle: bool) -> Vec<Offer> {
-    known_capabilities()
+    known_capabilities(&Caps::default())
         .map(|name| Offer {
             name: name.to_owned(),
             required: method.is_some_and(|method| method.name() == name)
@@ -143,7 +146,7 @@ fn versions_apart(ours: RangeInclusive<u16>, theirs: (u16, u16)) -> String {
 ///
 /// # Errors
 /// The sentence.
-pub fn negotiate(hello: &Hello) -> Result<Agreed, String> {
+pub fn negotiate(hello: &Hello, caps: &Caps) -> Result<Agreed, String> {
     let version = common_version(VERSIONS, hello.versions)
         .ok_or_else(|| versions_apart(VERSIONS, hello.versions))?;
     if hello.page_size != PAGE_SIZE as u32 {
@@ -152,14 +155,14 @@ pub fn negotiate(hello: &Hello) -> Result<Agreed, String> {
             hello.page_size
         ));
     }
-    let known: BTreeSet<&str> = known_capabilities().collect();
+    let known: BTreeSet<&str> = known_capabilities(caps).collect();
     if let Some(missing) = hello
         .capabilities
         .iter()
         .find(|offer| offer.required && !known.contains(offer.name.as_str()))
     {
         return Err(format!(
-            "the destination lacks the capability '{}'",
+            "the destination lacks the capability '{}', or has it off",
             missing.name
         ));
     }
@@ -407,10 +410,13 @@ mod tests {
     #[test]
     fn equals_agree_on_everything() {
         let hello = a_hello();
-        let outcome = negotiate(&hello);
+        let outcome = negotiate(&hello, &Caps::default());
         let agreed = check_answer(&hello, &answer(&outcome, Duration::from_secs(30))).unwrap();
         assert_eq!(Ok(agreed.clone()), outcome);
-        assert_eq!(agreed.capabilities.len(), known_capabilities().count());
+        assert_eq!(
+            agreed.capabilities.len(),
+            known_capabilities(&Caps::default()).count()
+        );
         assert_eq!(agreed.keepalive_interval(), Duration::from_secs(10));
     }
 
@@ -418,10 +424,10 @@ mod tests {
     fn a_peer_of_another_version_is_refused_with_both_ranges() {
         let mut hello = a_hello();
         hello.versions = (7, 9);
-        let why = negotiate(&hello).unwrap_err();
+        let why = negotiate(&hello, &Caps::default()).unwrap_err();
         assert!(why.contains("7 to 9") && why.contains("1 to 1"), "{why}");
         hello.versions = (1, 9);
-        assert_eq!(negotiate(&hello).unwrap().version, 1);
+        assert_eq!(negotiate(&hello, &Caps::default()).unwrap().version, 1);
     }
 
     #[test]
@@ -431,10 +437,14 @@ mod tests {
             name: "telepathy".into(),
             required: false,
         });
-        let agreed = negotiate(&hello).unwrap();
+        let agreed = negotiate(&hello, &Caps::default()).unwrap();
         assert!(!agreed.capabilities.contains("telepathy"));
         hello.capabilities.last_mut().unwrap().required = true;
-        assert!(negotiate(&hello).unwrap_err().contains("'telepathy'"));
+        assert!(
+            negotiate(&hello, &Caps::default())
+                .unwrap_err()
+                .contains("'telepathy'")
+        );
 
         let error = check_answer(&hello, &answer(&Ok(agreed), Duration::from_secs(1))).unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);
@@ -442,17 +452,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_destination_has_switched_off_it_refuses_by_name() {
+        let mut caps = Caps::default();
+        caps.set("compress", false).unwrap();
+        assert!(negotiate(&a_hello(), &caps).unwrap_err().contains("'zstd'"));
+        caps.set("compress", true).unwrap();
+        caps.set("xbzrle", false).unwrap();
+        assert!(
+            negotiate(&a_hello(), &caps)
+                .unwrap_err()
+                .contains("'xbzrle'")
+        );
+    }
+
+    #[test]
     fn blocks_that_make_no_sense_are_refused() {
         for bytes in [0, 4095, u64::MAX - 4095] {
             let mut hello = a_hello();
             hello.blocks[0].bytes = bytes;
-            assert!(negotiate(&hello).is_err(), "{bytes}");
+            assert!(negotiate(&hello, &Caps::default()).is_err(), "{bytes}");
         }
         let mut hello = a_hello();
         hello.blocks.clear();
-        assert!(negotiate(&hello).is_err());
+        assert!(negotiate(&hello, &Caps::default()).is_err());
         let mut hello = a_hello();
         hello.connection = 1;
-        assert!(negotiate(&hello).is_err());
+        assert!(negotiate(&hello, &Caps::default()).is_err());
     }
 }

@@ -257,6 +257,7 @@ fn both_ends(
         destination::Request {
             address: course.address.clone(),
             output: course.output.clone(),
+            caps: Caps::default(),
             force: false,
         },
         params.clone(),
@@ -277,16 +278,11 @@ fn both_ends(
         params.clone(),
     )?;
 
-    let mut next_look = Instant::now() + WATCH;
-    while !source.is_finished() {
+    while !source.ends_within(WATCH) {
         if interrupted.load(Ordering::Relaxed) {
             source.cancel();
         }
-        thread::park_timeout(POLL);
-        if Instant::now() >= next_look {
-            next_look += WATCH;
-            watch(&source.query());
-        }
+        watch(&source.query());
     }
     let sent = source.join();
     if sent.is_err() {

@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::control::Handle;
@@ -15,6 +16,9 @@ use crate::{destination, source};
 use super::params::{Checked, DestinationArgs, SourceArgs};
 use super::progress::Progress;
 use super::{print_json, summary};
+
+/// How long a migration may take to end cleanly before a second signal ends it at once.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -91,17 +95,20 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
         force: args.force,
     };
     let two_way = request.address.is_listening();
+    let waiting = format!("connecting to {}", request.address);
     let signals = catch_signals()?;
-    finish(Handle::send(request, params)?, signals, &args.show, two_way)
+    let migration = Handle::send(request, params)?;
+    finish(migration, signals, &args.show, (waiting, two_way))
 }
 
 pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
-    let (params, _) = args.params.into_parts()?;
+    let (params, caps) = args.params.into_parts()?;
     let picked = matches!(args.uri, Address::Tcp { port: 0, .. });
     let on_stdout = !args.show.json || picked;
     let request = destination::Request {
         address: args.uri,
         output: args.output,
+        caps,
         force: args.force,
     };
     let listening = move |address: &Address| {
@@ -117,21 +124,22 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
         let _ = writeln!(std::io::stderr(), "{line}");
     };
     let two_way = request.address.is_listening();
+    let waiting = format!("waiting for a source at {}", request.address);
     let signals = catch_signals()?;
-    finish(
-        Handle::receive(request, params, listening, dropped)?,
-        signals,
-        &args.show,
-        two_way,
-    )
+    let migration = Handle::receive(request, params, listening, dropped)?;
+    finish(migration, signals, &args.show, (waiting, two_way))
 }
 
 /// Shows the migration while it runs, and what became of it.
-fn finish(mut migration: Handle, signals: Signals, show: &ShowArgs, two_way: bool) -> Result<()> {
+fn finish(
+    mut migration: Handle,
+    signals: Signals,
+    show: &ShowArgs,
+    (waiting, two_way): (String, bool),
+) -> Result<()> {
     cancel_on_signal(&migration, signals)?;
-    let progress = (!show.quiet).then(Progress::new);
-    if let Some(progress) = progress {
-        progress.follow(&migration);
+    if !show.quiet {
+        Progress::new(waiting).follow(&migration);
     }
     let outcome = migration.join();
     let report = migration.report();
@@ -149,21 +157,24 @@ fn finish(mut migration: Handle, signals: Signals, show: &ShowArgs, two_way: boo
     outcome
 }
 
-/// From now on SIGINT and SIGTERM wait to be looked at. To be called before the migration begins:
+/// From now on SIGINT, SIGTERM and SIGHUP wait to be looked at. To be called before the migration begins:
 /// one that comes right after "listening on" must not find the program unprepared.
 fn catch_signals() -> Result<Signals> {
-    Signals::new([SIGINT, SIGTERM])
+    Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| Error::new(Kind::Failed, error).in_stage("start"))
 }
 
-/// SIGINT and SIGTERM end the migration cleanly; a second one ends the program.
+/// A signal ends the migration cleanly; another one, a while later, ends the program as it is.
 fn cancel_on_signal(migration: &Handle, mut signals: Signals) -> Result<()> {
     let cancel = migration.canceller();
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            for (count, _) in signals.forever().enumerate() {
-                if count > 0 {
+            let mut first = None;
+            for _ in signals.forever() {
+                // Some tools send the same signal twice in a row: to the process and to its group.
+                let first = *first.get_or_insert_with(Instant::now);
+                if first.elapsed() > PATIENCE {
                     std::process::exit(i32::from(Kind::Interrupted.exit_code()));
                 }
                 cancel();

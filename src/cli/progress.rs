@@ -1,4 +1,4 @@
-//! The live view of a migration, on standard error: a bar on a terminal, plain lines elsewhere.
+//! The live view of a migration, on standard error: one line on a terminal, plain lines elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -8,79 +8,126 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::control::Handle;
 use crate::page::PAGE_SIZE;
 use crate::stats::{Snapshot, Status};
-use crate::units::{format_bytes, format_rate};
+use crate::units::{format_bytes, format_duration, format_rate};
 
 /// How often a terminal is redrawn.
 const REDRAW: Duration = Duration::from_millis(100);
 /// How often a line is written elsewhere.
 const LINE: Duration = Duration::from_secs(5);
+/// How many characters the bar has.
+const BAR: u64 = 20;
 
 /// Shows one migration.
 pub(super) struct Progress {
-    bar: Option<ProgressBar>,
+    /// What to say while nobody is connected.
+    waiting: String,
+    view: Option<ProgressBar>,
     next_line: Instant,
 }
 
 impl Progress {
-    pub(super) fn new() -> Progress {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(0);
-            if let Ok(style) = ProgressStyle::with_template(
-                "{prefix:9} [{bar:30}] {percent:>3}%  {msg}  ETA {eta}",
-            ) {
-                bar.set_style(style.progress_chars("=> "));
+    pub(super) fn new(waiting: String) -> Progress {
+        let view = std::io::stderr().is_terminal().then(|| {
+            let view = ProgressBar::new_spinner();
+            // Cut to the terminal's width, whatever it is.
+            if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
+                view.set_style(style);
             }
-            bar
+            view
         });
         Progress {
-            bar,
+            waiting,
+            view,
             next_line: Instant::now() + LINE,
         }
     }
 
     /// Shows `migration` until it is over.
     pub(super) fn follow(mut self, migration: &Handle) {
-        while !migration.is_finished() {
-            std::thread::park_timeout(REDRAW);
-            self.show(&migration.query());
+        while !migration.ends_within(REDRAW) {
+            let now = migration.query();
+            match &self.view {
+                Some(view) => view.set_message(self.line(&now)),
+                None if Instant::now() >= self.next_line => {
+                    self.next_line = Instant::now() + LINE;
+                    // It may be closed; the migration goes on all the same.
+                    let _ = writeln!(std::io::stderr(), "{}", self.line(&now));
+                }
+                None => {}
+            }
         }
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if let Some(view) = &self.view {
+            view.finish_and_clear();
         }
     }
 
-    fn show(&mut self, now: &Snapshot) {
-        if now.status == Status::Setup {
-            return;
+    fn line(&self, now: &Snapshot) -> String {
+        match now.status {
+            Status::None | Status::Setup => return self.waiting.clone(),
+            Status::Device => {
+                return format!("proving what arrived ({})", format_bytes(now.ram_bytes));
+            }
+            _ => {}
         }
-        let phase = if now.status == Status::Device {
-            "proving".to_owned()
+        let (done, all) = (now.current.pages(), now.round_pages.max(1));
+        let filled = (BAR * done / all).min(BAR) as usize;
+        let seconds = now
+            .elapsed
+            .saturating_sub(now.setup_time)
+            .as_secs_f64()
+            .max(1e-3);
+        let pages_a_second = now.total.pages() as f64 / seconds;
+        let left = now.round_remaining();
+        let eta = if pages_a_second > 0.0 {
+            format_duration(Duration::from_secs_f64(left as f64 / pages_a_second))
         } else {
-            format!("round {}", now.round)
+            "?".to_owned()
         };
-        let seconds = now.elapsed.as_secs_f64().max(1e-3);
-        let done = now.total.pages() * PAGE_SIZE as u64;
-        let details = format!(
-            "{} of RAM at {}, {} on the wire (1:{:.2}), {} of the round left",
-            format_bytes(done),
-            format_rate((done as f64 / seconds) as u64),
+        let bytes = now.total.pages() * PAGE_SIZE as u64;
+        format!(
+            "round {} [{}{}] {:3} %, {} left, ETA {eta}, {} of RAM, {} on the wire ({}), ratio {:.2}",
+            now.round,
+            "=".repeat(filled),
+            " ".repeat(BAR as usize - filled),
+            100 * done / all,
+            format_bytes(left * PAGE_SIZE as u64),
+            format_rate((bytes as f64 / seconds) as u64),
             format_bytes(now.wire_bytes),
-            done as f64 / (now.wire_bytes.max(1)) as f64,
-            format_bytes(now.round_remaining() * PAGE_SIZE as u64),
+            format_rate((now.wire_bytes as f64 / seconds) as u64),
+            bytes as f64 / now.wire_bytes.max(1) as f64,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::Tally;
+
+    #[test]
+    fn the_line_says_what_is_going_on() {
+        let progress = Progress::new("waiting".to_owned());
+        assert_eq!(progress.line(&Snapshot::default()), "waiting");
+        let now = Snapshot {
+            status: Status::Active,
+            round: 1,
+            round_pages: 512,
+            elapsed: Duration::from_secs(1),
+            wire_bytes: 1 << 19,
+            current: Tally {
+                plain: 256,
+                ..Tally::default()
+            },
+            total: Tally {
+                plain: 256,
+                ..Tally::default()
+            },
+            ..Snapshot::default()
+        };
+        assert_eq!(
+            progress.line(&now),
+            "round 1 [==========          ]  50 %, 1.00 MiB left, ETA 1.00 s, 1.00 MiB/s of RAM, \
+             512.00 KiB on the wire (512.00 KiB/s), ratio 2.00"
         );
-        match &self.bar {
-            Some(bar) => {
-                bar.set_length(now.round_pages);
-                bar.set_position(now.current.pages());
-                bar.set_prefix(phase);
-                bar.set_message(details);
-            }
-            None if Instant::now() >= self.next_line => {
-                self.next_line = Instant::now() + LINE;
-                let percent = 100 * now.current.pages() / now.round_pages.max(1);
-                let _ = writeln!(std::io::stderr(), "{phase}: {percent} %, {details}");
-            }
-            None => {}
-        }
     }
 }

@@ -49,12 +49,15 @@ fn text(report: &Report, two_way: bool) -> String {
     line(
         "rate",
         format!(
-            "{} of RAM, {} on the wire",
+            "{} of pages, {} on the wire",
             format_rate((pages as f64 * PAGE_SIZE as f64 / seconds) as u64),
             format_rate((report.wire_bytes as f64 / seconds) as u64)
         ),
     );
     let settings = match (report.method, report.level) {
+        _ if report.side == "source" && report.compression.is_none() => {
+            ", not compressed".to_owned()
+        }
         (Some("none"), _) => ", not compressed".to_owned(),
         (Some(method), Some(level)) => format!(", {method} level {level}"),
         _ => String::new(),
@@ -86,11 +89,16 @@ fn text(report: &Report, two_way: bool) -> String {
             line(
                 "deltas",
                 format!(
-                    "{} before compression, cache {}: {} misses, {} overflows",
+                    "{} before compression, cache {}: {} misses, {} overflows{}",
                     format_bytes(cache.bytes),
                     format_bytes(cache.cache_size),
                     cache.cache_miss,
-                    cache.overflow
+                    cache.overflow,
+                    if cache.cache_miss_rate > 0.2 && cache.cache_size < report.ram.total {
+                        "; a larger --xbzrle-cache-size would help"
+                    } else {
+                        ""
+                    }
                 ),
             );
         }
@@ -117,7 +125,8 @@ fn text(report: &Report, two_way: bool) -> String {
             format!("{busy} pages went plain because no compressor was free"),
         );
     }
-    if let Some(downtime) = report.downtime {
+    // Without a later round, all of it is the last one.
+    if let Some(downtime) = report.downtime.filter(|_| report.rounds.len() > 1) {
         line("downtime", milliseconds(downtime));
     }
     let cpu: Vec<String> = report

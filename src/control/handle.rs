@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
@@ -38,6 +41,8 @@ pub struct Handle {
     /// What a source may use; `None` at a destination.
     caps: Option<Caps>,
     thread: Option<JoinHandle<Result<()>>>,
+    /// Disconnected when the thread has done its work.
+    done: Receiver<()>,
 }
 
 impl Handle {
@@ -84,9 +89,11 @@ impl Handle {
         let context = Arc::new(Context::new(params).map_err(failed)?);
         context.stats.start();
         let own = Arc::clone(&context);
+        let (working, done) = bounded::<()>(0);
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
+                let _working = working;
                 let outcome = work(&own);
                 own.stats.end(match &outcome {
                     Ok(()) => Status::Completed,
@@ -100,6 +107,7 @@ impl Handle {
             context,
             caps,
             thread: Some(thread),
+            done,
         })
     }
 
@@ -150,9 +158,10 @@ impl Handle {
         move || abort.raise()
     }
 
-    /// Whether it is over.
-    pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    /// Whether it is over, or becomes so within `limit`.
+    pub fn ends_within(&self, limit: Duration) -> bool {
+        // Nothing is ever sent.
+        self.done.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected)
     }
 
     /// The report as it is now.

@@ -56,6 +56,7 @@ fn migrate(
     let receiving = destination::Request {
         address: address.parse().unwrap(),
         output: folder.join("out"),
+        caps: Caps::default(),
         force: false,
     };
     let (ended, end) = mpsc::channel::<(bool, Result<()>)>();

@@ -43,6 +43,16 @@ impl Links {
         self.streams.iter().map(Stream::received).sum()
     }
 
+    /// A command that ended early says more than the pipe that broke.
+    pub(super) fn explain(&mut self, error: Error) -> Error {
+        if matches!(error.cause(), Some(TransportError::Closed))
+            && let Some(why) = self.streams[0].why_closed()
+        {
+            return why.into();
+        }
+        error
+    }
+
     /// Tells the source why, if it does not know already.
     pub(super) fn give_up(&self, error: &Error) {
         if !source_knows(error) {
@@ -65,9 +75,18 @@ pub(super) fn accept(
         listening(listener.address());
         return join(request, context, &listener, dropped);
     }
-    let stream = open_for_reading(&request.address, &context.abort, silence)?;
+    let mut stream = open_for_reading(&request.address, &context.abort, silence)?;
     context.stats.start();
-    let hello = session::receive_hello(&stream).map_err(|error| error.in_stage("agree"))?;
+    let hello = match session::receive_hello(&stream) {
+        Ok(hello) => hello,
+        Err(error) => {
+            let closed = matches!(error.cause(), Some(TransportError::Closed));
+            return Err(match stream.why_closed().filter(|_| closed) {
+                Some(why) => why.into(),
+                None => error.in_stage("agree"),
+            });
+        }
+    };
     let outcome = match hello.connections {
         1 => welcome(&hello, request),
         many => Err(Error::new(
@@ -104,7 +123,7 @@ fn tell(
 /// What becomes of a hello: an agreement and an output, or why not.
 fn welcome(hello: &Hello, request: &Request) -> Result<(Agreed, BlockInfo, Output)> {
     let refused = |why| Error::new(Kind::Refused, why);
-    let agreed = session::negotiate(hello).map_err(refused)?;
+    let agreed = session::negotiate(hello, &request.caps).map_err(refused)?;
     let [block] = &hello.blocks[..] else {
         return Err(refused(format!(
             "the guest has {} blocks, and the output is an image of one",
@@ -291,7 +310,7 @@ fn admit(
         Some(session) if session.id != hello.session => {
             Err(refused("another migration is under way".to_owned()))
         }
-        Some(session) => session::negotiate(hello)
+        Some(session) => session::negotiate(hello, &request.caps)
             .map_err(refused)
             .and_then(|agreed| {
                 let connections = session.streams.len();

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::Output;
@@ -33,6 +34,8 @@ pub struct Request {
     pub address: Address,
     /// The raw image that is written.
     pub output: PathBuf,
+    /// What the source may use.
+    pub caps: Caps,
     /// Whether an output that is there already is replaced.
     pub force: bool,
 }
@@ -62,9 +65,10 @@ pub fn run(
     } else {
         from_a_writer(&mut links, output, context)
     };
-    if let Err(error) = &outcome {
-        links.give_up(error);
-    }
+    let outcome = outcome.map_err(|error| {
+        links.give_up(&error);
+        links.explain(error)
+    });
     context.stats.bytes(links.received(), links.sent());
     outcome
 }

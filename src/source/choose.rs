@@ -29,10 +29,11 @@ pub(super) struct Circumstances<'a> {
 }
 
 /// Compression alone works in the bulk stage; then deltas take over, and their batches are
-/// compressed as well unless that is switched off. Without XBZRLE every round is compressed.
+/// compressed as well unless that is switched off. Without XBZRLE every round is compressed. With no
+/// compressor free, only compression is left out: deltas cost next to nothing.
 pub(super) fn plan(now: Circumstances<'_>) -> Plan {
     let xbzrle = now.caps.has(Capability::Xbzrle);
-    let delta = xbzrle && !now.round.is_bulk() && !now.busy;
+    let delta = xbzrle && !now.round.is_bulk();
     Plan {
         delta,
         compress: now.caps.has(Capability::Compress) && !now.busy && (!delta || now.delta_compress),
@@ -85,7 +86,7 @@ mod tests {
             ((false, true, 2, true, false), (true, false)),
             ((false, false, 2, true, false), (false, false)),
             ((true, true, 1, true, true), (false, false)),
-            ((true, true, 2, true, true), (false, false)),
+            ((true, true, 2, true, true), (true, false)),
         ];
         for ((compress, xbzrle, round, delta_compress, busy), expected) in table {
             let mut caps = Caps::default();

@@ -64,6 +64,16 @@ impl Links {
         }
     }
 
+    /// A command that ended early says more than the pipe that broke.
+    pub(super) fn explain(&mut self, error: Error) -> Error {
+        if matches!(error.cause(), Some(TransportError::Closed))
+            && let Some(why) = self.streams[0].why_closed()
+        {
+            return why.into();
+        }
+        error
+    }
+
     /// Closes everything; what stands behind the link must be content as well.
     pub(super) fn close(self, outcome: Result<()>) -> Result<()> {
         outcome?;

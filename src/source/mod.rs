@@ -53,11 +53,12 @@ pub struct Request {
 /// With [`Kind::OutcomeUnknown`] the destination may have taken over; with any other kind it has
 /// not, and the source is as it was.
 pub fn run(request: &Request, context: &Context) -> Result<()> {
+    keep_images(request)?;
     let guest = Arc::new(Guest::open(&request.image)?);
     for later in &request.then {
         guest.open_later(later)?;
     }
-    let links = connect::connect(request, &guest, context)?;
+    let mut links = connect::connect(request, &guest, context)?;
     let bytes = guest.pages() * crate::page::PAGE_SIZE as u64;
     context.stats.ram(bytes, links.streams.len() as u16);
 
@@ -67,15 +68,36 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
         to_a_reader(request, &guest, &links, context)
     };
     context.stats.bytes(links.sent(), links.received());
-    if let Err(error) = &outcome {
-        links.give_up(error);
-    }
+    let outcome = outcome.map_err(|error| {
+        links.give_up(&error);
+        links.explain(error)
+    });
     let outcome = links.close(outcome);
     if outcome.is_ok() {
         // What follows, such as unmapping the image, nobody waits for.
         context.stats.end(Status::Completed);
     }
     outcome
+}
+
+/// A stored stream may not replace an image that it is made from, not even by force.
+fn keep_images(request: &Request) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let Address::File(path) = &request.address else {
+        return Ok(());
+    };
+    let identity = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let target = identity(path);
+    for image in request.then.iter().chain([&request.image]) {
+        if target.is_some() && identity(image) == target {
+            let what = format!("{} is an image that is to be sent", request.address);
+            return Err(Error::new(Kind::Usage, what));
+        }
+    }
+    Ok(())
 }
 
 /// Sends to somebody who answers: ends with the commit protocol.

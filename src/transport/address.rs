@@ -47,6 +47,7 @@ impl FromStr for Address {
             return Err(wrong("nothing stands behind the scheme"));
         }
         match scheme {
+            "tcp" if rest.starts_with("//") => Err(wrong("no slashes stand behind tcp:")),
             "tcp" => {
                 let (host, port) = rest
                     .rsplit_once(':')
@@ -127,6 +128,7 @@ mod tests {
             "tcp:host:",
             "tcp:host:65536",
             "tcp:::1:5",
+            "tcp://127.0.0.1:4444",
             "tcp:[::1:5",
             "udp:x:1",
             "fd:-1",

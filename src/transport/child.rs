@@ -3,12 +3,16 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::abort::Woken;
 use super::{Abort, TransportError};
+
+/// How long a command may take to clean up after itself when it is no longer needed.
+const LAST_BREATH: Duration = Duration::from_secs(2);
 
 /// A shell command in a process group of its own, ended with the session if it does not end by itself.
 #[derive(Debug)]
@@ -95,11 +99,39 @@ impl ShellCommand {
     }
 }
 
+impl ShellCommand {
+    /// How the command failed, if it has ended or does so at once.
+    pub(super) fn failure(mut self) -> Option<TransportError> {
+        self.ends_within(LAST_BREATH);
+        let status = self.child.try_wait().ok()??;
+        self.ended = true;
+        (!status.success()).then(|| TransportError::Command {
+            command: std::mem::take(&mut self.command),
+            status,
+        })
+    }
+
+    fn ends_within(&self, limit: Duration) -> bool {
+        let Ok(pidfd) = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()) else {
+            return false;
+        };
+        let Ok(timeout) = limit.try_into() else {
+            return false;
+        };
+        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&timeout)), Ok(1..))
+    }
+}
+
 impl Drop for ShellCommand {
     fn drop(&mut self) {
         if !self.ended {
             // It may have ended by itself: then there is no group to signal, and that is fine.
-            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let group = Pid::from_child(&self.child);
+            let _ = kill_process_group(group, Signal::TERM);
+            if !self.ends_within(LAST_BREATH) {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
             let _ = self.child.wait();
         }
     }

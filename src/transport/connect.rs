@@ -1,7 +1,7 @@
 //! The source's side of a link coming about.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -92,6 +92,10 @@ impl Connector {
             stored: None,
         };
         match &self.address {
+            Address::Tcp { port: 0, .. } => Err(TransportError::Address {
+                given: self.address.to_string(),
+                why: "nobody can listen on port 0",
+            }),
             Address::Tcp { host, port } => {
                 let socket = self.retry(abort, || tcp(host, *port, self.connect_timeout))?;
                 let _ = socket.set_nodelay(true);
@@ -108,9 +112,15 @@ impl Connector {
                     stored,
                 })
             }
-            Address::Fd(fd) => Ok(plain(stream(
-                crate::sys::take_fd(*fd).map_err(failed("use"))?,
-            )?)),
+            Address::Fd(fd) => {
+                let fd = crate::sys::take_fd(*fd).map_err(failed("use"))?;
+                if fd.is_terminal() {
+                    return Err(failed("write a stream to")(io::Error::other(
+                        "it is a terminal",
+                    )));
+                }
+                Ok(plain(stream(fd)?))
+            }
             Address::Exec(command) => {
                 let (command, pipe) = ShellCommand::start(command, Direction::ToCommand)?;
                 Ok(plain(stream(pipe)?.with_command(command)))

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,6 +60,11 @@ impl Listener {
             Address::Unix(path) => {
                 if is_stale(path) {
                     std::fs::remove_file(path).map_err(failed)?;
+                }
+                if std::fs::symlink_metadata(path)
+                    .is_ok_and(|metadata| !metadata.file_type().is_socket())
+                {
+                    return Err(failed(io::Error::other("it exists and is not a socket")));
                 }
                 let socket = UnixListener::bind(path).map_err(failed)?;
                 socket.set_nonblocking(true).map_err(failed)?;

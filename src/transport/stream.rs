@@ -280,6 +280,13 @@ impl Stream {
         }
     }
 
+    /// After the peer has closed the link: what the command at the other end has to say for itself,
+    /// if one is there and has failed.
+    pub fn why_closed(&mut self) -> Option<TransportError> {
+        self.close();
+        self.command.take()?.failure()
+    }
+
     fn close(&mut self) {
         if let (Some(fd), Some(flags)) = (self.fd.take(), self.flags.take()) {
             let _ = rustix::fs::fcntl_setfl(&fd, flags);

@@ -404,7 +404,10 @@ fn a_destination_that_falls_silent_ends_the_send_within_its_limit_and_is_named_s
         let sender = files.sender(&[&["--timeout", "300ms"], slow].concat());
         let (mut link, _) = listener.accept().unwrap();
         let hello = read_hello(&mut link);
-        let answer = session::answer(&session::negotiate(&hello), Duration::from_secs(30));
+        let answer = session::answer(
+            &session::negotiate(&hello, &ramferry::Caps::default()),
+            Duration::from_secs(30),
+        );
         link.write_all(&answer.to_bytes()).unwrap();
         // Takes everything, says nothing.
         let taken = thread::spawn(move || link.read_to_end(&mut Vec::new()));
@@ -559,7 +562,10 @@ fn a_source_that_does_not_fit_is_told_why_and_the_receiver_goes_on() {
 fn a_destination_that_refuses_makes_the_source_exit_with_4_and_its_reason() {
     let _limit = watchdog();
     let good = |hello: &ramferry::wire::native::Hello| {
-        session::answer(&session::negotiate(hello), Duration::from_secs(30))
+        session::answer(
+            &session::negotiate(hello, &ramferry::Caps::default()),
+            Duration::from_secs(30),
+        )
     };
     for (number, what) in [
         "the guest is not welcome",
@@ -824,7 +830,10 @@ fn a_proof_of_something_else_makes_the_source_exit_with_3() {
     let sender = files.sender(&[]);
     let (mut link, _) = listener.accept().unwrap();
     let hello = read_hello(&mut link);
-    let answer = session::answer(&session::negotiate(&hello), Duration::from_secs(30));
+    let answer = session::answer(
+        &session::negotiate(&hello, &ramferry::Caps::default()),
+        Duration::from_secs(30),
+    );
     link.write_all(&answer.to_bytes()).unwrap();
     let proven = Message::Proven {
         digest: ramferry::page::Digest(7),

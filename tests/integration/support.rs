@@ -320,6 +320,7 @@ impl Destination {
             destination::Request {
                 address: address.clone(),
                 output: output.to_owned(),
+                caps: ramferry::Caps::default(),
                 force: true,
             },
             params,
