@@ -79,6 +79,16 @@ impl fmt::Display for Place {
     }
 }
 
+/// A text that a peer or a file's name may have had a hand in, without anything that steers a
+/// terminal or turns the line around.
+pub(crate) fn printable(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.replace(steers, " ")
+}
+
 /// An error of the crate. Its sources are kept: `std::error::Error::source` leads to the layer's own.
 #[derive(Debug)]
 pub struct Error {
@@ -173,7 +183,7 @@ impl Error {
         if self.place != Place::default() {
             line.push_str(&format!(" ({})", self.place));
         }
-        line.replace('\n', " ")
+        printable(&line)
     }
 }
 

@@ -18,8 +18,8 @@ use crate::stats::Stats;
 use crate::transport::{Abort, Stream, TransportError};
 use crate::wire::WireError;
 use crate::wire::native::{
-    Answer, BlockInfo, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, Message, Offer,
-    VERSIONS, Verdict,
+    Answer, BlockInfo, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, MAX_CONNECTIONS,
+    Message, Offer, VERSIONS, Verdict,
 };
 
 /// The name of XBZRLE as a capability of the native wire.
@@ -164,6 +164,12 @@ pub fn negotiate(hello: &Hello, caps: &Caps) -> Result<Agreed, String> {
         return Err(format!(
             "the destination lacks the capability '{}', or has it off",
             missing.name
+        ));
+    }
+    if hello.connections > MAX_CONNECTIONS {
+        return Err(format!(
+            "{} connections are asked for, but at most {MAX_CONNECTIONS} are allowed",
+            hello.connections
         ));
     }
     if hello.connections == 0 || hello.connection >= hello.connections {

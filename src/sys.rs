@@ -13,7 +13,11 @@ use rustix::time::{ClockId, clock_gettime};
 /// When there is no such descriptor.
 pub(crate) fn take_fd(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: borrowed only to ask whether it is open; a wrong number is answered with EBADF.
-    rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) })?;
+    let flags = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) })?;
+    // One that was inherited cannot have this flag: it is one of our own.
+    if flags.contains(rustix::io::FdFlags::CLOEXEC) {
+        return Err(rustix::io::Errno::BADF.into());
+    }
     // SAFETY: it is open, and whoever names it on the command line gives it to us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -83,14 +83,14 @@ impl Progress {
         } else {
             "?".to_owned()
         };
-        let bytes = now.total.pages() * PAGE_SIZE as u64;
+        let bytes = now.total.pages().saturating_mul(PAGE_SIZE as u64);
         format!(
             "round {} [{}{}] {:3} %, {} left, ETA {eta}, {} of RAM, {} on the wire ({}), ratio {:.2}",
             now.round,
             "=".repeat(filled),
             " ".repeat(BAR as usize - filled),
             100 * done / all,
-            format_bytes(left * PAGE_SIZE as u64),
+            format_bytes(left.saturating_mul(PAGE_SIZE as u64)),
             format_rate((bytes as f64 / seconds) as u64),
             format_bytes(now.wire_bytes),
             format_rate((now.wire_bytes as f64 / seconds) as u64),

@@ -1,5 +1,6 @@
 //! The destination's links: waited for, greeted, agreed upon; and given up in the end.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -198,9 +199,9 @@ struct Joining {
 impl Joining {
     /// Whether the source has gone away meanwhile: it says nothing before all are joined.
     fn is_abandoned(&self) -> bool {
-        let first = self.streams.iter().flatten().next();
+        let mut joined = self.streams.iter().flatten();
         Instant::now() >= self.deadline
-            || first.is_none_or(|stream| !matches!(stream.try_read(&mut [0]), Ok(None)))
+            || joined.any(|stream| !matches!(stream.try_read(&mut [0]), Ok(None)))
     }
 }
 
@@ -217,23 +218,27 @@ fn join(
     let give_up = params
         .accept_timeout
         .and_then(|limit| Some((limit, Instant::now().checked_add(limit)?)));
-    let mut greetings: Vec<Greeting> = Vec::new();
+    let mut greetings: VecDeque<Greeting> = VecDeque::new();
     let mut joining: Option<Joining> = None;
     loop {
-        while let Some((stream, from)) = listener.try_accept(&context.abort, silence)? {
-            if greetings.len() < MAX_GREETINGS {
-                greetings.push(Greeting::new(stream, from));
-            } else {
-                dropped(&format!(
-                    "dropped a connection from {from}: too many at once"
-                ));
-            }
+        if context.abort.is_raised() {
+            return Err(Error::interrupted());
         }
-        let mut waiting = Vec::new();
+        // A few at a time, so that a flood of them leaves room for everything else.
+        for _ in 0..MAX_GREETINGS {
+            let Some((stream, from)) = listener.try_accept(&context.abort, silence)? else {
+                break;
+            };
+            greetings.push_back(Greeting::new(stream, from));
+        }
+        if joining.take_if(|joining| joining.is_abandoned()).is_some() {
+            dropped("dropped a source that went away before all of its connections joined");
+        }
+        let mut waiting = VecDeque::new();
         for mut greeting in greetings.drain(..) {
             let from = greeting.from.clone();
             match greeting.progress() {
-                Ok(None) if Instant::now() < greeting.deadline => waiting.push(greeting),
+                Ok(None) if Instant::now() < greeting.deadline => waiting.push_back(greeting),
                 Ok(None) => dropped(&format!(
                     "dropped a connection from {from}: no hello within {} s",
                     HELLO_LIMIT.as_secs()
@@ -251,20 +256,23 @@ fn join(
             }
         }
         greetings = waiting;
-        match joining.take_if(|joining| joining.streams.iter().all(Option::is_some)) {
-            Some(joined) => {
-                let links = Links {
-                    streams: joined.streams.into_iter().flatten().collect(),
-                    agreed: joined.agreed,
-                    block: joined.block,
-                };
-                return Ok((links, joined.output));
+        while greetings.len() > MAX_GREETINGS {
+            // Whoever has been silent for longest.
+            if let Some(oldest) = greetings.pop_front() {
+                let from = oldest.from;
+                dropped(&format!(
+                    "dropped a connection from {from}: too many at once"
+                ));
             }
-            None => {
-                if joining.take_if(|joining| joining.is_abandoned()).is_some() {
-                    dropped("dropped a source that went away before all of its connections joined");
-                }
-            }
+        }
+        if let Some(joined) = joining.take_if(|joining| joining.streams.iter().all(Option::is_some))
+        {
+            let links = Links {
+                streams: joined.streams.into_iter().flatten().collect(),
+                agreed: joined.agreed,
+                block: joined.block,
+            };
+            return Ok((links, joined.output));
         }
         if let (Some((limit, deadline)), None) = (give_up, &joining)
             && Instant::now() >= deadline
@@ -332,7 +340,7 @@ fn admit(
                 *joining = Some(Joining {
                     id: hello.session,
                     streams: (0..hello.connections).map(|_| None).collect(),
-                    deadline: Instant::now() + silence,
+                    deadline: Instant::now() + HELLO_LIMIT,
                     agreed: agreed.clone(),
                     block,
                     output,
@@ -345,6 +353,7 @@ fn admit(
     outcome?;
     if let (Ok(()), Some(session)) = (told, joining) {
         session.streams[usize::from(hello.connection)] = Some(stream);
+        session.deadline = Instant::now() + HELLO_LIMIT;
     }
     Ok(())
 }

@@ -27,11 +27,11 @@ use crate::session::{self, Context};
 use crate::stats::{Stage, StageClock, Tally};
 use crate::transport::Stream;
 use crate::wire::WireError;
-use crate::wire::native::{Header, Kind as FrameKind, Message};
+use crate::wire::native::{Header, Kind as FrameKind, MAX_ROUNDS, Message};
 
 use super::accept::Links;
 use super::decode::{DecodeWorker, Packet};
-use super::rounds::{Failed, Rounds};
+use super::rounds::{Rounds, Stuck};
 
 /// What all threads of the pipeline read.
 struct Shared<'a> {
@@ -122,6 +122,14 @@ fn receive<'scope, 'env: 'scope>(
     loop {
         let header = session::receive_header(stream)?;
         let round = shared.rounds.current();
+        if round.0 > MAX_ROUNDS {
+            return Err(WireError::TooLarge {
+                field: "the number of rounds",
+                given: round.0.into(),
+                allowed: MAX_ROUNDS.into(),
+            }
+            .into());
+        }
         let in_round = |error: Error| error.in_round(round.0);
         match header.kind {
             Some(kind @ (FrameKind::Pages | FrameKind::Zeros)) => {
@@ -149,7 +157,7 @@ fn receive<'scope, 'env: 'scope>(
                     }
                     (frames, pages, last_round) = (0, 0, last);
                     let stats = &shared.context.stats;
-                    let ended = shared.rounds.end(|| {
+                    let ended = shared.rounds.end(last, || {
                         stats.bytes(shared.received(), shared.links.sent());
                         stats.end_round(shared.received());
                         if !last {
@@ -159,7 +167,16 @@ fn receive<'scope, 'env: 'scope>(
                     match ended {
                         Ok(()) if last && !is_main => return Ok(None),
                         Ok(()) => {}
-                        Err(Failed) => return Ok(None),
+                        Err(Stuck::Failed) => return Ok(None),
+                        Err(Stuck::Disagreement) => {
+                            return Err(in_round(
+                                WireError::OutOfPlace {
+                                    record: "RoundEnd",
+                                    why: "the connections disagree about which round is the last",
+                                }
+                                .into(),
+                            ));
+                        }
                     }
                 }
                 Some(Message::Finish { digest }) if is_main && last_round => {

@@ -11,6 +11,8 @@ struct State {
     arrived: usize,
     /// Frames that were read and are not yet placed.
     in_flight: usize,
+    /// What the first connection at the round's end said: whether it was the last round.
+    last: Option<bool>,
     failed: bool,
 }
 
@@ -22,9 +24,14 @@ pub(super) struct Rounds {
     changed: Condvar,
 }
 
-/// The session has failed elsewhere; whoever hears this has nothing to add.
+/// Why a round cannot end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Failed;
+pub(super) enum Stuck {
+    /// The session has failed elsewhere; whoever hears this has nothing to add.
+    Failed,
+    /// The connections disagree about whether this is the last round.
+    Disagreement,
+}
 
 impl Rounds {
     pub(super) fn new(connections: usize) -> Rounds {
@@ -34,6 +41,7 @@ impl Rounds {
                 round: Round::BULK,
                 arrived: 0,
                 in_flight: 0,
+                last: None,
                 failed: false,
             }),
             changed: Condvar::new(),
@@ -72,14 +80,17 @@ impl Rounds {
 
     /// A connection's reader has read the round's end: waits for the others and for the decoders.
     /// Whoever comes last calls `close` before any other goes on.
-    pub(super) fn end(&self, close: impl FnOnce()) -> Result<(), Failed> {
+    pub(super) fn end(&self, last: bool, close: impl FnOnce()) -> Result<(), Stuck> {
         let mut state = self.lock();
         let round = state.round;
+        if *state.last.get_or_insert(last) != last {
+            return Err(Stuck::Disagreement);
+        }
         state.arrived += 1;
         self.changed.notify_all();
         loop {
             if state.failed {
-                return Err(Failed);
+                return Err(Stuck::Failed);
             }
             if state.round != round {
                 return Ok(());
@@ -87,6 +98,7 @@ impl Rounds {
             if state.arrived == self.connections && state.in_flight == 0 {
                 close();
                 state.arrived = 0;
+                state.last = None;
                 state.round = round.next();
                 self.changed.notify_all();
                 return Ok(());
@@ -118,7 +130,7 @@ mod tests {
                             scope.spawn(|| rounds.leave());
                         }
                         rounds
-                            .end(|| {
+                            .end(false, || {
                                 closed.fetch_add(1, Ordering::Relaxed);
                             })
                             .unwrap();
@@ -133,9 +145,9 @@ mod tests {
     fn a_failure_releases_whoever_waits() {
         let rounds = Rounds::new(2);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| rounds.end(|| {}));
+            let waiting = scope.spawn(|| rounds.end(false, || {}));
             rounds.fail();
-            assert_eq!(waiting.join().unwrap(), Err(Failed));
+            assert_eq!(waiting.join().unwrap(), Err(Stuck::Failed));
         });
     }
 }

@@ -9,6 +9,7 @@ mod raw;
 mod sigbus;
 
 pub use output::Output;
+pub(crate) use output::same_file;
 pub use raw::RawImage;
 
 use std::io;

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -97,7 +97,11 @@ impl Output {
         };
         let file = match create() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let left_behind = File::open(&partial).map_err(failed("open"))?;
+                let left_behind = OpenOptions::new()
+                    .read(true)
+                    .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                    .open(&partial)
+                    .map_err(failed("open"))?;
                 lock(&left_behind, &partial)?;
                 std::fs::remove_file(&partial).map_err(failed("remove"))?;
                 create().map_err(failed("create"))?
@@ -116,6 +120,10 @@ impl Output {
             committed: false,
         };
         lock(&output.file, &partial)?;
+        // Between the two, another process may have taken ours for one that was left behind.
+        if !output.is_ours() {
+            return Err(ImageError::OutputBusy { path: partial });
+        }
         let bytes = pages.saturating_mul(PAGE_SIZE as u64);
         output
             .file
@@ -205,7 +213,15 @@ impl Output {
         Ok(())
     }
 
+    /// Whether the partial file's name still stands for the file that is open here.
+    fn is_ours(&self) -> bool {
+        same_file(&self.file, &self.partial)
+    }
+
     fn rename(&self) -> io::Result<()> {
+        if !self.is_ours() {
+            return Err(io::Error::other("another process has replaced it"));
+        }
         if !self.replace {
             // An OUTPUT that somebody else made in the meantime is not ours to replace.
             let here = rustix::fs::CWD;
@@ -232,10 +248,19 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if !self.committed {
+        if !self.committed && self.is_ours() {
             // Nothing can be done about a failure here, and the next attempt replaces the file.
             let _ = std::fs::remove_file(&self.partial);
         }
+    }
+}
+
+/// Whether `path` names the file that is open as `file`.
+pub(crate) fn same_file(file: &File, path: &Path) -> bool {
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(file), Ok(path)) => identity(file) == identity(path),
+        _ => false,
     }
 }
 

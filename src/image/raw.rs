@@ -200,7 +200,7 @@ impl RawImage {
             .collect();
         // Left to itself, rayon cuts this into a few large pieces, and one thread ends long after
         // the others.
-        steps
+        let sum = steps
             .par_iter()
             .with_max_len(1)
             .map(|range| {
@@ -217,7 +217,20 @@ impl RawImage {
             .try_reduce(
                 || (0, Duration::ZERO),
                 |a, b| Ok((a.0.wrapping_add(b.0), a.1 + b.1)),
-            )
+            )?;
+        self.check_size()?;
+        Ok(sum)
+    }
+
+    /// Whether the file is still as long as it was: the last page's remainder faults for nobody.
+    ///
+    /// # Errors
+    /// [`ImageError::Truncated`] when it has become shorter.
+    pub fn check_size(&self) -> Result<(), ImageError> {
+        match self.file.metadata() {
+            Ok(metadata) if metadata.len() >= self.map.len() as u64 => Ok(()),
+            _ => Err(self.truncated()),
+        }
     }
 
     fn truncated(&self) -> ImageError {

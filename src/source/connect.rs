@@ -146,9 +146,9 @@ pub(super) fn connect(request: &Request, guest: &Guest, context: &Context) -> Re
     }
     for connection in 0..connections {
         if connection > 0 {
-            links
-                .streams
-                .push(connector.connect(&context.abort)?.stream);
+            let mut stream = connector.connect(&context.abort)?.stream;
+            stream.hear_through(&links.streams[0]);
+            links.streams.push(stream);
             hello.connection = connection;
         }
         let stream = &links.streams[usize::from(connection)];

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
@@ -108,7 +108,8 @@ fn to_a_peer(
     context: &Context,
 ) -> Result<()> {
     let shared = Shared::new(request, links, context)?;
-    let (reply, replies) = unbounded();
+    // Proven and Committed, or a failure in their place: more has no meaning.
+    let (reply, replies) = bounded(2);
     let (failure, failures) = unbounded();
     thread::scope(|scope| {
         let (main, failed) = (&links.streams[0], failure.clone());
@@ -211,10 +212,17 @@ fn hear(stream: &Stream, reply: &Sender<Result<Message>>, failed: &Sender<Error>
             Ok(Message::Failure { code, text }) => session::peer_failure(code, &text),
             Ok(message) => {
                 let last = message == Message::Committed;
-                if reply.send(Ok(message)).is_err() || last {
-                    return;
+                match reply.try_send(Ok(message)) {
+                    Ok(()) if !last => continue,
+                    Ok(()) | Err(TrySendError::Disconnected(_)) => return,
+                    Err(TrySendError::Full(message)) => {
+                        let why = "nothing of the kind was asked for";
+                        message.map_or_else(
+                            |error| error,
+                            |message| session::out_of_place(&message, why),
+                        )
+                    }
                 }
-                continue;
             }
             Err(error) => error,
         };
@@ -229,7 +237,7 @@ fn hear(stream: &Stream, reply: &Sender<Result<Message>>, failed: &Sender<Error>
             failed.send(TransportError::Closed.into())
         };
         drop(told);
-        let _ = reply.send(Err(error));
+        let _ = reply.try_send(Err(error));
         return;
     }
 }

@@ -20,6 +20,7 @@ pub(super) fn walk(
 ) -> Result<Digest> {
     pipeline.begin_round(Round::BULK);
     bulk(pipeline, guest)?;
+    whole(guest)?;
     pipeline.end_round(Round::BULK, request.then.is_empty())?;
 
     let mut round = Round::BULK;
@@ -27,10 +28,20 @@ pub(super) fn walk(
         round = round.next();
         pipeline.begin_round(round);
         let now = Arc::new(guest.open_later(later)?);
-        changes(pipeline, round, &now).map_err(|error| error.in_round(round.0))?;
+        changes(pipeline, round, &now)
+            .and_then(|()| whole(&now))
+            .map_err(|error| error.in_round(round.0))?;
         pipeline.end_round(round, index + 1 == request.then.len())?;
     }
     Ok(pipeline.digest())
+}
+
+/// Nobody may have cut an image short meanwhile.
+fn whole(guest: &Guest) -> Result<()> {
+    for block in guest.blocks() {
+        block.image().check_size()?;
+    }
+    Ok(())
 }
 
 /// The bulk stage: every page. Holes go as holes.

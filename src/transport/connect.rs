@@ -1,18 +1,22 @@
 //! The source's side of a link coming about.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
+use std::net::ToSocketAddrs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use socket2::{Domain, Socket, Type};
+
 use super::abort::Woken;
 use super::child::{Direction, ShellCommand};
 use super::{Abort, Address, Stream, TransportError};
+use crate::image::same_file;
 
 /// How long to wait between attempts on a socket that is not there yet.
 const RETRY: Duration = Duration::from_millis(20);
@@ -33,6 +37,8 @@ pub struct Connector {
 /// A file that is being written under a name of its own until it is whole.
 #[derive(Debug)]
 pub struct Stored {
+    /// Held for its lock, until the file has its name.
+    file: File,
     partial: PathBuf,
     path: PathBuf,
     done: bool,
@@ -44,7 +50,12 @@ impl Stored {
     /// # Errors
     /// The system's reason.
     pub fn commit(mut self) -> Result<(), TransportError> {
-        std::fs::rename(&self.partial, &self.path).map_err(|source| TransportError::Io {
+        let renamed = if same_file(&self.file, &self.partial) {
+            std::fs::rename(&self.partial, &self.path)
+        } else {
+            Err(io::Error::other("another process has replaced it"))
+        };
+        renamed.map_err(|source| TransportError::Io {
             what: "rename the partial file onto",
             address: format!("file:{}", self.path.display()),
             source,
@@ -56,7 +67,7 @@ impl Stored {
 
 impl Drop for Stored {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.done && same_file(&self.file, &self.partial) {
             let _ = std::fs::remove_file(&self.partial);
         }
     }
@@ -97,16 +108,17 @@ impl Connector {
                 why: "nobody can listen on port 0",
             }),
             Address::Tcp { host, port } => {
-                let socket = self.retry(abort, || tcp(host, *port, self.connect_timeout))?;
-                let _ = socket.set_nodelay(true);
+                let deadline = Instant::now() + self.connect_timeout;
+                let socket = self.retry(abort, || tcp(host, *port, deadline, abort))?;
+                let _ = socket.set_tcp_nodelay(true);
                 Ok(plain(stream(socket.into())?))
             }
             Address::Unix(path) => {
-                let socket = self.retry(abort, || UnixStream::connect(path))?;
-                Ok(plain(stream(socket.into())?))
+                let socket = self.retry(abort, || unix(path))?;
+                Ok(plain(stream(socket)?))
             }
             Address::File(path) => {
-                let (fd, stored) = self.create(path)?;
+                let (fd, stored) = self.create(path, abort)?;
                 Ok(Connected {
                     stream: stream(fd)?,
                     stored,
@@ -128,7 +140,11 @@ impl Connector {
         }
     }
 
-    fn create(&self, path: &Path) -> Result<(OwnedFd, Option<Stored>), TransportError> {
+    fn create(
+        &self,
+        path: &Path,
+        abort: &Abort,
+    ) -> Result<(OwnedFd, Option<Stored>), TransportError> {
         let failed = |source| TransportError::Io {
             what: "create",
             address: self.address.to_string(),
@@ -137,8 +153,13 @@ impl Connector {
         match std::fs::metadata(path) {
             // A pipe with a name, a terminal, /dev/null: written as they are.
             Ok(metadata) if !metadata.is_file() => {
-                let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-                return Ok((file.into(), None));
+                let open = || {
+                    OpenOptions::new()
+                        .write(true)
+                        .custom_flags(libc::O_NONBLOCK)
+                        .open(path)
+                };
+                return Ok((self.retry(abort, open)?.into(), None));
             }
             Ok(_) if !self.force => {
                 return Err(TransportError::FileExists {
@@ -154,6 +175,7 @@ impl Connector {
             .write(true)
             .create(true)
             .truncate(false)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&partial)
             .map_err(failed)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
@@ -161,8 +183,13 @@ impl Connector {
                 path: PathBuf::from(&partial),
             },
         )?;
+        if !same_file(&file, Path::new(&partial)) {
+            let path = PathBuf::from(&partial);
+            return Err(TransportError::FileBusy { path });
+        }
         file.set_len(0).map_err(failed)?;
         let stored = Stored {
+            file: file.try_clone().map_err(failed)?,
             partial: partial.into(),
             path: path.to_owned(),
             done: false,
@@ -187,7 +214,7 @@ impl Connector {
                 io::ErrorKind::ConnectionRefused
                     | io::ErrorKind::NotFound
                     | io::ErrorKind::WouldBlock
-            );
+            ) || error.raw_os_error() == Some(libc::ENXIO);
             if !not_yet {
                 return Err(TransportError::Io {
                     what: "connect to",
@@ -212,15 +239,39 @@ impl Connector {
     }
 }
 
-fn tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
+/// Connects to each of a name's addresses in turn until one answers.
+fn tcp(host: &str, port: u16, deadline: Instant, abort: &Abort) -> io::Result<Socket> {
     let mut last = io::Error::other("the name has no address");
     for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, limit.max(Duration::from_millis(1))) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = error,
-        }
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        let error = match socket.connect(&address.into()) {
+            Ok(()) => return Ok(socket),
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                match abort.wait_for(socket.as_fd(), PollFlags::OUT, Some(left))? {
+                    Woken::Ready => match socket.take_error()? {
+                        None => return Ok(socket),
+                        Some(error) => error,
+                    },
+                    Woken::TimedOut => io::ErrorKind::TimedOut.into(),
+                    // The next look at the session finds it aborted.
+                    Woken::Aborted => return Err(io::ErrorKind::WouldBlock.into()),
+                }
+            }
+            Err(error) => error,
+        };
+        last = error;
     }
     Err(last)
+}
+
+/// Connects without waiting for room in the listener's queue.
+fn unix(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
 /// Opens what a destination reads without listening: a stored stream, a descriptor, a command.
@@ -238,7 +289,22 @@ pub fn open_for_reading(
         source,
     };
     let fd = match address {
-        Address::File(path) => std::fs::File::open(path).map_err(failed)?.into(),
+        Address::File(path) => {
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(path)
+                .map_err(failed)?;
+            // A pipe with a name looks like one at its end until somebody writes to it.
+            match abort
+                .wait_for(file.as_fd(), PollFlags::IN, Some(silence))
+                .map_err(TransportError::Link)?
+            {
+                Woken::Ready => file.into(),
+                Woken::TimedOut => return Err(TransportError::Silent { limit: silence }),
+                Woken::Aborted => return Err(TransportError::Aborted),
+            }
+        }
         Address::Fd(fd) => crate::sys::take_fd(*fd).map_err(failed)?,
         Address::Exec(command) => {
             let (command, pipe) = ShellCommand::start(command, Direction::FromCommand)?;
@@ -259,7 +325,5 @@ pub fn open_for_reading(
 pub(super) fn is_stale(path: &Path) -> bool {
     let is_socket =
         std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    is_socket
-        && UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    is_socket && unix(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

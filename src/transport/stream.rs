@@ -26,7 +26,7 @@ pub struct Stream {
     abort: Arc<Abort>,
     silence: Duration,
     /// When the peer was last heard, as far as it can be heard by somebody else than the writer.
-    heard: Mutex<Instant>,
+    heard: Arc<Mutex<Instant>>,
     sent: AtomicU64,
     received: AtomicU64,
     command: Option<ShellCommand>,
@@ -55,7 +55,7 @@ impl Stream {
             two_way,
             abort,
             silence,
-            heard: Mutex::new(Instant::now()),
+            heard: Arc::new(Mutex::new(Instant::now())),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             command: None,
@@ -85,6 +85,11 @@ impl Stream {
     /// How long the peer may be silent.
     pub fn silence(&self) -> Duration {
         self.silence
+    }
+
+    /// From now on, who is heard on `other` is heard here: it is the same peer.
+    pub fn hear_through(&mut self, other: &Stream) {
+        self.heard = Arc::clone(&other.heard);
     }
 
     fn fd(&self) -> Result<BorrowedFd<'_>, TransportError> {

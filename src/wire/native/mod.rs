@@ -22,13 +22,13 @@
 //!                             <-             Committed
 //! ```
 //!
-//! With `K` connections each carries its own hello with the same session id, and they join before
+//! With `K` connections (at most [`MAX_CONNECTIONS`]) each carries its own hello with the same session id, and they join before
 //! round 1. Frames of a round may use any of them. `RoundEnd` goes on every connection, and
 //! nothing of the next round is placed before all of this one is. `Finish` and what follows goes
 //! on connection 0. `Failure` may stand wherever a frame may, in both directions, and ends the
 //! session. `KeepAlive` likewise, and means nothing but that the peer lives.
 //!
-//! Within a round each page occurs at most once, so its frames may arrive in any order. A page
+//! There are at most [`MAX_ROUNDS`] rounds. Within a round each page occurs at most once, so its frames may arrive in any order. A page
 //! that never occurred is zero.
 //!
 //! # Frames
@@ -123,6 +123,10 @@ pub const HEADER_LEN: usize = 36;
 pub const HELLO_HEAD_LEN: usize = 16;
 /// The most pages in a `Pages` frame.
 pub const MAX_PAGES: usize = 256;
+/// The most rounds of a migration.
+pub const MAX_ROUNDS: u32 = 65_536;
+/// The most connections of a session.
+pub const MAX_CONNECTIONS: u16 = 64;
 /// The most bytes of a page set: a run of a page each, three bytes each, fits well.
 pub const MAX_PAGE_SET: usize = 8192;
 /// The most bytes of a body: all pages whole, or all deltas as long as a page with their lengths.
