@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -127,6 +128,53 @@ impl RawImage {
             // to them exists.
             unsafe { std::ptr::copy_nonoverlapping(map, out.as_mut_ptr(), len) };
         })
+    }
+
+    /// Reads the pages of `range` from the file, packed into the front of `out` without those that
+    /// `keep` declines. Returns how many bytes of `out` are filled.
+    ///
+    /// For large ranges whose bytes are all wanted: measured, reading costs the same 7 GB/s whatever
+    /// the state of the page cache, where faults on a map that nobody else has filled cost
+    /// between that and a third of it, and leave page tables to be taken down.
+    ///
+    /// # Errors
+    /// [`ImageError::Truncated`] when the file has become shorter, and the system's reasons.
+    ///
+    /// # Panics
+    /// When `out` is shorter than the range: the caller's bug.
+    pub fn read_some(
+        &self,
+        range: PageRange,
+        out: &mut [u8],
+        mut keep: impl FnMut(PageIndex, &[u8]) -> bool,
+    ) -> Result<usize, ImageError> {
+        let len = range.count as usize * PAGE_SIZE;
+        match self
+            .file
+            .read_exact_at(&mut out[..len], range.start.offset())
+        {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(self.truncated());
+            }
+            Err(source) => {
+                return Err(ImageError::Io {
+                    what: "read",
+                    path: self.path.clone(),
+                    source,
+                });
+            }
+        }
+        let mut filled = 0;
+        for (page, at) in range.pages().zip((0..len).step_by(PAGE_SIZE)) {
+            if keep(page, &out[at..at + PAGE_SIZE]) {
+                if at != filled {
+                    out.copy_within(at..at + PAGE_SIZE, filled);
+                }
+                filled += PAGE_SIZE;
+            }
+        }
+        Ok(filled)
     }
 
     /// Copies the pages of `range` out of the map, one behind the other into `out`, without those
@@ -280,7 +328,6 @@ pub(super) fn data_ranges(file: &File, pages: u64) -> io::Result<Vec<PageRange>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileExt;
 
     fn image(pages: u64, data: &[(u64, u8)]) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();

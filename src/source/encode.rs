@@ -155,7 +155,7 @@ impl<'a> EncodeWorker<'a> {
         for &range in &job.ranges {
             filled += block
                 .image()
-                .copy_some(range, &mut plain[filled..], |page, bytes| {
+                .read_some(range, &mut plain[filled..], |page, bytes| {
                     let zero = is_zero(bytes);
                     pages.push(Copied {
                         page,
