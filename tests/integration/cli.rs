@@ -23,7 +23,7 @@ use crate::support::{
 };
 
 /// Makes a source slow enough to be met in the middle of a migration.
-const SLOW: [&str; 6] = [
+pub(crate) const SLOW: [&str; 6] = [
     "--max-bandwidth",
     "64KiB",
     "--compress-method",
@@ -41,29 +41,29 @@ fn start_with(args: &[&str], more: &[&str]) -> Program {
 }
 
 /// Names of a test's files as text.
-struct Files {
-    folder: Folder,
-    image: PathBuf,
-    output: PathBuf,
-    socket: PathBuf,
+pub(crate) struct Files {
+    pub(crate) folder: Folder,
+    pub(crate) image: PathBuf,
+    pub(crate) output: PathBuf,
+    pub(crate) socket: PathBuf,
 }
 
 impl Files {
     /// An image of 2 MiB that takes half a minute to send slowly.
-    fn new() -> Files {
+    pub(crate) fn new() -> Files {
         let folder = Folder::new();
         let image = folder.image("ram", &(0..512).map(Page::Random).collect::<Vec<_>>());
         Files::with(folder, image)
     }
 
     /// A small image.
-    fn small() -> Files {
+    pub(crate) fn small() -> Files {
         let folder = Folder::new();
         let image = folder.image("ram", &mixed(64, 5));
         Files::with(folder, image)
     }
 
-    fn with(folder: Folder, image: PathBuf) -> Files {
+    pub(crate) fn with(folder: Folder, image: PathBuf) -> Files {
         Files {
             image,
             output: folder.path("out"),
@@ -72,20 +72,20 @@ impl Files {
         }
     }
 
-    fn image(&self) -> &str {
+    pub(crate) fn image(&self) -> &str {
         self.image.to_str().unwrap()
     }
 
-    fn output(&self) -> &str {
+    pub(crate) fn output(&self) -> &str {
         self.output.to_str().unwrap()
     }
 
-    fn uri(&self) -> String {
+    pub(crate) fn uri(&self) -> String {
         format!("unix:{}", self.socket.display())
     }
 
     /// A receiver on the socket that listens by now.
-    fn receiver(&self, more: &[&str]) -> Program {
+    pub(crate) fn receiver(&self, more: &[&str]) -> Program {
         let uri = self.uri();
         let receive = ["receive", &uri, self.output(), "--quiet"];
         let mut receiver = start_with(&receive, more);
@@ -93,18 +93,18 @@ impl Files {
         receiver
     }
 
-    fn sender(&self, more: &[&str]) -> Program {
+    pub(crate) fn sender(&self, more: &[&str]) -> Program {
         start_with(&["send", self.image(), &self.uri(), "--quiet"], more)
     }
 
     /// Waits until the receiver has placed a page of what comes slowly.
-    fn wait_for_partial(&self) {
+    pub(crate) fn wait_for_partial(&self) {
         use std::os::unix::fs::MetadataExt;
         let partial = self.folder.path("out.partial");
         until(|| std::fs::metadata(&partial).is_ok_and(|metadata| metadata.blocks() > 0));
     }
 
-    fn with_old_output(&self, old: Option<&[u8]>) {
+    pub(crate) fn with_old_output(&self, old: Option<&[u8]>) {
         if let Some(old) = old {
             std::fs::write(&self.output, old).unwrap();
         }
@@ -112,7 +112,7 @@ impl Files {
 
     /// Asserts that OUTPUT is what it was before, and that nothing is left behind.
     #[track_caller]
-    fn nothing_changed(&self, old: Option<&[u8]>) {
+    pub(crate) fn nothing_changed(&self, old: Option<&[u8]>) {
         assert_eq!(std::fs::read(&self.output).ok().as_deref(), old);
         let mut left = self.folder.names();
         left.retain(|name| name != "ram" && name != "out");

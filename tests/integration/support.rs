@@ -649,6 +649,17 @@ impl Program {
         signal(self.child.id(), number);
     }
 
+    /// Waits until it has the file open.
+    pub(crate) fn wait_for_open(&self, path: &Path) {
+        let path = path.canonicalize().unwrap();
+        let descriptors = format!("/proc/{}/fd", self.child.id());
+        until(|| {
+            std::fs::read_dir(&descriptors).unwrap().any(|entry| {
+                std::fs::read_link(entry.unwrap().path()).is_ok_and(|file| file == path)
+            })
+        });
+    }
+
     /// Waits for its end.
     pub(crate) fn finish(mut self) -> Ended {
         let out = self.out.iter().map(|line| line + "\n").collect::<String>();
