@@ -122,7 +122,7 @@ fn receive<'scope, 'env: 'scope>(
     loop {
         let header = session::receive_header(stream)?;
         let round = shared.rounds.current();
-        if round.0 > MAX_ROUNDS {
+        if round.0 > MAX_ROUNDS && !last_round {
             return Err(WireError::TooLarge {
                 field: "the number of rounds",
                 given: round.0.into(),

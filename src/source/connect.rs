@@ -141,8 +141,11 @@ pub(super) fn connect(request: &Request, guest: &Guest, context: &Context) -> Re
         mid_frame: AtomicBool::new(false),
     };
     if !links.is_two_way() {
-        links.streams[0].write(&hello.to_bytes(), &[])?;
-        return Ok(links);
+        let greeted = links.streams[0].write(&hello.to_bytes(), &[]);
+        return match greeted {
+            Ok(()) => Ok(links),
+            Err(error) => Err(links.explain(error.into())),
+        };
     }
     for connection in 0..connections {
         if connection > 0 {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
@@ -30,6 +30,9 @@ use pipeline::Shared;
 
 /// How long a destination that hung up may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Messages that a destination has reason to send, besides KeepAlive and Failure.
+const MESSAGES: usize = 2;
 
 /// What to send, and where to.
 #[derive(Debug, Clone)]
@@ -108,8 +111,8 @@ fn to_a_peer(
     context: &Context,
 ) -> Result<()> {
     let shared = Shared::new(request, links, context)?;
-    // Proven and Committed, or a failure in their place: more has no meaning.
-    let (reply, replies) = bounded(2);
+    // Proven, Committed, and whatever goes wrong: more has no meaning.
+    let (reply, replies) = bounded(MESSAGES + 1);
     let (failure, failures) = unbounded();
     thread::scope(|scope| {
         let (main, failed) = (&links.streams[0], failure.clone());
@@ -206,23 +209,21 @@ fn unknown(error: impl Into<Error>) -> Error {
 
 /// Reads what the destination says, until it says its last word.
 fn hear(stream: &Stream, reply: &Sender<Result<Message>>, failed: &Sender<Error>) {
+    let mut messages = 0;
     loop {
         let error = match session::receive_message(stream) {
             Ok(Message::KeepAlive) => continue,
             Ok(Message::Failure { code, text }) => session::peer_failure(code, &text),
             Ok(message) => {
-                let last = message == Message::Committed;
-                match reply.try_send(Ok(message)) {
-                    Ok(()) if !last => continue,
-                    Ok(()) | Err(TrySendError::Disconnected(_)) => return,
-                    Err(TrySendError::Full(message)) => {
-                        let why = "nothing of the kind was asked for";
-                        message.map_or_else(
-                            |error| error,
-                            |message| session::out_of_place(&message, why),
-                        )
+                messages += 1;
+                if messages <= MESSAGES {
+                    let last = message == Message::Committed;
+                    if reply.send(Ok(message)).is_err() || last {
+                        return;
                     }
+                    continue;
                 }
+                session::out_of_place(&message, "nothing of the kind was asked for")
             }
             Err(error) => error,
         };
@@ -237,7 +238,7 @@ fn hear(stream: &Stream, reply: &Sender<Result<Message>>, failed: &Sender<Error>
             failed.send(TransportError::Closed.into())
         };
         drop(told);
-        let _ = reply.try_send(Err(error));
+        let _ = reply.send(Err(error));
         return;
     }
 }

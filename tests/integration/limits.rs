@@ -107,6 +107,7 @@ fn a_stream_has_at_most_so_many_rounds() {
     let (most, more) = (MAX_ROUNDS.to_string(), (MAX_ROUNDS + 1).to_string());
     receive_rounds(MAX_ROUNDS + 1).failed_with(1, &["the number of rounds", &more, &most]);
     assert_eq!(files.folder.names(), ["ram", "stream"]);
+    receive_rounds(MAX_ROUNDS).succeeded();
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn proofs_that_nobody_asked_for_end_the_source() {
     let proven = Message::Proven { digest: Digest(7) }.to_bytes();
     // Until it hangs up.
     while link.write_all(&proven).is_ok() {}
-    sender.finish().failed_with(1, &[]);
+    sender.finish().failed_with(1, &["Proven is out of place"]);
 }
 
 #[test]
@@ -268,6 +269,8 @@ fn a_command_that_fails_is_named_with_its_status_on_either_side() {
     let files = Files::new();
     run(&["receive", "exec:false", files.output()])
         .failed_with(1, &["the command 'false' failed: exit status: 1"]);
+    run(&["send", files.image(), "exec:exit 7"])
+        .failed_with(1, &["the command 'exit 7' failed: exit status: 7"]);
     // One that takes the hello and no more.
     run(&["send", files.image(), "exec:head -c 16 >/dev/null; exit 7"])
         .failed_with(1, &["head -c 16", "failed: exit status: 7"]);
