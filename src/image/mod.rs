@@ -1,7 +1,7 @@
 //! Guest images: where RAM is read from and where it is put. The only home of `mmap`.
 //!
-//! A [`Guest`] is one or more named blocks. Reading ([`RawImage`]) is by memory map and hands out
-//! copies, never slices: another process may write the memory at any time. Writing ([`Output`])
+//! A [`Guest`] is one or more named blocks. Reading ([`RawImage`]) hands out copies, never slices of
+//! the map: another process may write the memory at any time. Writing ([`Output`])
 //! is by `pwrite` into `OUTPUT.partial`, which becomes OUTPUT only when all is proven.
 
 mod output;

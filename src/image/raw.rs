@@ -1,7 +1,8 @@
 //! Raw RAM images: a memory-backend-file, a pmemsave, a Firecracker memory file.
 //!
 //! The file is mapped and walked by its data extents only. Reading a hole through a shared map
-//! of a tmpfs file would allocate it, so holes are never touched.
+//! of a tmpfs file would allocate it, so holes are never touched. What is only looked at (digest,
+//! comparison) is copied out of the map page by page; what is to be sent is read in bulk.
 #![allow(unsafe_code)]
 
 use std::fs::File;
