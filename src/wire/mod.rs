@@ -1,10 +1,21 @@
 //! Bytes to typed records and back. No threads, sockets or files.
 //!
-//! [`native`] is our own format; its specification is its documentation.
+//! [`native`] is our own format, [`qemu`] QEMU's migration stream; the specification of each is its
+//! documentation.
 
 pub mod native;
+pub mod qemu;
 
 use crate::error::{Error, Kind};
+
+/// A block as a stream announces it before any page of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// Its name, at most 255 bytes.
+    pub name: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
 
 /// What can be wrong with bytes that a peer sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,18 +3,9 @@
 use bytes::BufMut;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::super::WireError;
+use super::super::{BlockInfo, WireError};
 use super::reader::Reader;
 use super::{ANSWER_MAGIC, HELLO_HEAD_LEN, HELLO_MAGIC, MAX_HELLO, MAX_TEXT};
-
-/// A block as the hello announces it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlockInfo {
-    /// Its name, at most 255 bytes.
-    pub name: String,
-    /// Its size in bytes.
-    pub bytes: u64,
-}
 
 /// A capability as the hello offers it.
 #[derive(Debug, Clone, PartialEq, Eq)]

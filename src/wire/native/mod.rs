@@ -103,8 +103,9 @@ mod hello;
 mod page_set;
 mod reader;
 
+pub use super::BlockInfo;
 pub use frame::{Frame, Header, Kind, Message, frame_hash};
-pub use hello::{Answer, BlockInfo, Hello, HelloHead, Offer, Verdict};
+pub use hello::{Answer, Hello, HelloHead, Offer, Verdict};
 pub use page_set::{Class, PageSet, Run};
 
 use std::ops::RangeInclusive;

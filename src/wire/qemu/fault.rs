@@ -1,0 +1,300 @@
+//! What can be wrong with a QEMU stream, in words.
+
+use crate::error::{Error, Kind};
+
+use super::{MAX_BLOCKS, MAX_COMPRESSED, MAX_MACHINE, RAM_VERSION};
+
+/// Why a stream cannot be followed any further, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} (at byte {offset} of the stream)")]
+pub struct StreamError {
+    /// Where the element begins, in bytes from the stream's beginning.
+    pub offset: u64,
+    /// What is wrong with it. Not a source: the message has it already.
+    pub what: Fault,
+}
+
+/// What is wrong with an element of the stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// It may be right, but is not for us.
+    #[error("{0}")]
+    Unsupported(Unsupported),
+    /// The stream does not begin as QEMU's do.
+    #[error("this is not a QEMU migration stream: it begins with {found:02x?}")]
+    NotQemu {
+        /// Its first bytes.
+        found: [u8; 4],
+    },
+    /// A section's type has no meaning.
+    #[error("a section of the unknown type {found:#04x}")]
+    UnknownSection {
+        /// Its type.
+        found: u8,
+    },
+    /// A second configuration.
+    #[error("a second configuration")]
+    SecondConfiguration,
+    /// The machine type's name is longer than any.
+    #[error("the machine type's name has {found} bytes, but at most {MAX_MACHINE} are allowed")]
+    MachineLength {
+        /// How long it says it is.
+        found: u32,
+    },
+    /// A name is no UTF-8.
+    #[error("{field} is not valid UTF-8")]
+    NotText {
+        /// Which name.
+        field: &'static str,
+    },
+    /// A sub-section of the configuration in another version.
+    #[error("the sub-section '{name}' has version {found}, but 1 was expected")]
+    SubsectionVersion {
+        /// Its name.
+        name: &'static str,
+        /// Its version.
+        found: u32,
+    },
+    /// A sub-section of the configuration that was there already.
+    #[error("a second sub-section '{name}'")]
+    SecondSubsection {
+        /// Its name.
+        name: &'static str,
+    },
+    /// A command's number has no meaning.
+    #[error("the unknown command {found:#06x}")]
+    UnknownCommand {
+        /// Its number.
+        found: u16,
+    },
+    /// A command with more or fewer bytes than belong to it.
+    #[error("the command {command} has {found} bytes, but {expected} were expected")]
+    CommandLength {
+        /// QEMU's name for it.
+        command: &'static str,
+        /// How many it has.
+        found: u16,
+        /// How many belong to it.
+        expected: u16,
+    },
+    /// An answer is wanted on a way back that is not open.
+    #[error("the command PING before OPEN_RETURN_PATH")]
+    PingTooEarly,
+    /// RAM begins twice.
+    #[error("a second START section of ram")]
+    SecondStart,
+    /// RAM in more than one instance.
+    #[error("the section ram has instance {found}, but 0 was expected")]
+    RamInstance {
+        /// The instance.
+        found: u32,
+    },
+    /// RAM in another version.
+    #[error("the section ram has version {found}, but {RAM_VERSION} was expected")]
+    RamVersion {
+        /// The version.
+        found: u32,
+    },
+    /// A PART or END section of something that never began.
+    #[error("a {section} section with id {found}, which has not begun")]
+    SectionId {
+        /// PART or END.
+        section: &'static str,
+        /// Its id.
+        found: u32,
+    },
+    /// Something else stands where a footer should.
+    #[error("the footer of section {id} is missing: there is {found:#04x} in its place")]
+    FooterMissing {
+        /// The section.
+        id: u32,
+        /// The byte in its place.
+        found: u8,
+    },
+    /// A footer of another section.
+    #[error("the footer of section {expected} has id {found}")]
+    FooterId {
+        /// Whose footer it should be.
+        expected: u32,
+        /// Whose it says it is.
+        found: u32,
+    },
+    /// The stream ends properly, but without all of RAM.
+    #[error("the stream ends before ram's END section")]
+    EndsEarly,
+    /// RAM begins with something else than its blocks.
+    #[error("ram's START section begins with flags {flags:#05x} and not with the list of blocks")]
+    NoBlocks {
+        /// The record's flags.
+        flags: u64,
+    },
+    /// The list of blocks where it may not be.
+    #[error("a second list of RAM blocks")]
+    SecondBlocks,
+    /// More blocks than any guest has.
+    #[error("more than {MAX_BLOCKS} RAM blocks")]
+    TooManyBlocks,
+    /// A block is longer than what is left of the sum.
+    #[error("the block '{name}' has {found} bytes, but only {left} of the announced sum are left")]
+    BlockTooLong {
+        /// The block's name.
+        name: String,
+        /// Its length in bytes.
+        found: u64,
+        /// What is left of the sum.
+        left: u64,
+    },
+    /// A block that does not consist of pages.
+    #[error("the block '{name}' has {found} bytes, which is not a whole number of pages")]
+    BlockLength {
+        /// The block's name.
+        name: String,
+        /// Its length in bytes.
+        found: u64,
+    },
+    /// Two blocks of one name.
+    #[error("a second block '{name}'")]
+    SecondBlock {
+        /// The name.
+        name: String,
+    },
+    /// A record's flags have no meaning.
+    #[error("a RAM record with the unknown flags {flags:#05x}")]
+    UnknownRecord {
+        /// The flags.
+        flags: u64,
+    },
+    /// The end of the records with an offset, which it has not.
+    #[error("the end of a section's records has the offset {offset:#x}")]
+    EndOffset {
+        /// The offset.
+        offset: u64,
+    },
+    /// A page of the block of the record before, but there was none.
+    #[error("the first RAM record names no block")]
+    NoBlock,
+    /// A page of a block that was not listed.
+    #[error("a page of the block '{name}', which was not listed")]
+    UnknownBlock {
+        /// The block's name.
+        name: String,
+    },
+    /// A page outside of its block.
+    #[error("a page at {offset:#x} of the block '{name}', which has {bytes:#x} bytes")]
+    OutsideBlock {
+        /// The block's name.
+        name: String,
+        /// Where the page would be, in bytes.
+        offset: u64,
+        /// The block's length in bytes.
+        bytes: u64,
+    },
+    /// A delta in an encoding that there is not.
+    #[error("a delta of the unknown encoding {found}, but 1 was expected")]
+    XbzrleEncoding {
+        /// The encoding.
+        found: u8,
+    },
+    /// A delta longer than a page.
+    #[error("a delta of {found} bytes, but at most 4096 are allowed")]
+    XbzrleLength {
+        /// Its length.
+        found: u16,
+    },
+    /// A compressed page longer than zlib makes any.
+    #[error("a compressed page of {found} bytes, but at most {MAX_COMPRESSED} are allowed")]
+    CompressedLength {
+        /// Its length.
+        found: u32,
+    },
+}
+
+/// What a QEMU source can do and we cannot follow, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unsupported {
+    /// Another version of the stream.
+    #[error("the QEMU stream has version {found}, but only 3 is supported")]
+    StreamVersion {
+        /// The version.
+        found: u32,
+    },
+    /// A connection that multifd opened.
+    #[error("this is a multifd connection: switch the capability 'multifd' off at the source")]
+    MultifdConnection,
+    /// RAM that travels on other connections.
+    #[error("pages go over multifd connections: switch the capability 'multifd' off at the source")]
+    Multifd,
+    /// RAM that travels by RDMA.
+    #[error("pages go by RDMA: migrate over 'tcp:' or 'unix:' instead")]
+    Rdma,
+    /// A machine type of QEMU 2.3 or older.
+    #[error(
+        "the stream has no configuration, as with machine types of QEMU 2.3 and older: use a newer one"
+    )]
+    NoConfiguration,
+    /// Pages that are not 4 KiB.
+    #[error(
+        "the guest's pages have 2^{bits} bytes, but only guests with pages of 4096 are supported"
+    )]
+    PageSize {
+        /// The logarithm of the page size.
+        bits: u32,
+    },
+    /// A capability that changes the stream.
+    #[error("the source uses the capability '{name}', which is not supported: switch it off there")]
+    Capability {
+        /// The capability's name.
+        name: String,
+    },
+    /// A sub-section of the configuration whose length nobody knows.
+    #[error("the configuration has the unknown sub-section '{name}'")]
+    Subsection {
+        /// Its name.
+        name: String,
+    },
+    /// A section in several parts whose length nobody knows.
+    #[error(
+        "the section '{name}' goes in several parts, but only 'ram' is supported: migrate without that device or capability"
+    )]
+    Iterable {
+        /// The section's name.
+        name: String,
+    },
+    /// A device's section before RAM is complete.
+    #[error(
+        "the state of the device '{name}' comes before the end of RAM, which is not supported: migrate without it"
+    )]
+    EarlyDevice {
+        /// The section's name.
+        name: String,
+    },
+    /// Post-copy, or the announcement of it.
+    #[error(
+        "the command {command} belongs to post-copy: switch the capability 'postcopy-ram' off at the source"
+    )]
+    PostCopy {
+        /// QEMU's name for the command.
+        command: &'static str,
+    },
+    /// COLO, two guests side by side.
+    #[error("the command ENABLE_COLO: switch the capability 'x-colo' off at the source")]
+    Colo,
+}
+
+impl From<Unsupported> for Fault {
+    fn from(what: Unsupported) -> Fault {
+        Fault::Unsupported(what)
+    }
+}
+
+impl From<StreamError> for Error {
+    fn from(error: StreamError) -> Error {
+        let kind = match error.what {
+            Fault::Unsupported(_) => Kind::Refused,
+            _ => Kind::Failed,
+        };
+        Error::new(kind, error)
+    }
+}

@@ -1,0 +1,510 @@
+//! From a QEMU stream's bytes to its elements, one at a time.
+
+use crate::page::{PAGE_SIZE, PageIndex};
+
+use super::super::BlockInfo;
+use super::{
+    Command, CommandCode, Element, Fault, MAGIC, MAX_BLOCKS, MAX_COMPRESSED, MAX_MACHINE,
+    MULTIFD_MAGIC, RAM, RAM_VERSION, Record, RecordKind, STREAM_VERSION, SectionKind, StreamError,
+    Unsupported, XBZRLE_ENCODING, flag, section,
+};
+
+/// Follows a stream from its first byte to the end of RAM. It remembers where it is, but no bytes:
+/// those stay with the caller until an element is whole.
+#[derive(Debug, Default)]
+pub struct Parser {
+    state: State,
+    offset: u64,
+    return_path: bool,
+    ram_id: u32,
+    blocks: Vec<BlockInfo>,
+    /// The block that a record with CONTINUE belongs to. It outlives sections.
+    current: Option<u16>,
+}
+
+/// What stands next in the stream.
+#[derive(Debug, Clone, Copy, Default)]
+enum State {
+    #[default]
+    Header,
+    Configuration,
+    /// A command or START.
+    BeforeRam,
+    /// A command, PART or END.
+    WithinRam,
+    /// The head of the list of blocks.
+    BlockList,
+    /// A block of the list; the sum of it and those behind it.
+    Block(u64),
+    Records(SectionKind),
+    Footer(SectionKind),
+    Tail,
+}
+
+/// Why an element cannot be had.
+enum Stop {
+    More,
+    Fault(Fault),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Stop {
+        Stop::Fault(fault)
+    }
+}
+
+impl From<Unsupported> for Stop {
+    fn from(what: Unsupported) -> Stop {
+        Stop::Fault(what.into())
+    }
+}
+
+/// Takes fields off the front of the input.
+struct Cursor<'a> {
+    input: &'a [u8],
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    fn taken(&self) -> usize {
+        self.input.len() - self.rest.len()
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Stop> {
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or(Stop::More)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Stop> {
+        let (taken, rest) = self.rest.split_first_chunk().ok_or(Stop::More)?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    fn peek(&self) -> Result<u8, Stop> {
+        self.rest.first().copied().ok_or(Stop::More)
+    }
+
+    fn u8(&mut self) -> Result<u8, Stop> {
+        Ok(u8::from_be_bytes(self.array()?))
+    }
+
+    fn u16(&mut self) -> Result<u16, Stop> {
+        Ok(u16::from_be_bytes(self.array()?))
+    }
+
+    fn u32(&mut self) -> Result<u32, Stop> {
+        Ok(u32::from_be_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, Stop> {
+        Ok(u64::from_be_bytes(self.array()?))
+    }
+
+    fn string(&mut self) -> Result<&'a [u8], Stop> {
+        let len = self.u8()?;
+        self.take(usize::from(len))
+    }
+}
+
+/// A name for a message: what is no UTF-8 is replaced.
+fn lossy(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}
+
+fn text(name: &[u8], field: &'static str) -> Result<String, Fault> {
+    std::str::from_utf8(name)
+        .map(str::to_owned)
+        .map_err(|_| Fault::NotText { field })
+}
+
+impl Parser {
+    /// At a stream's first byte.
+    pub fn new() -> Parser {
+        Parser::default()
+    }
+
+    /// Takes the next element off the front of `input`: the element and how many bytes it has.
+    /// `None` if it needs more bytes than there are, which is never so from
+    /// [`MAX_ELEMENT`](super::MAX_ELEMENT) on.
+    ///
+    /// # Errors
+    /// What is wrong, and where. The parser stays where it is.
+    pub fn next(&mut self, input: &[u8]) -> Result<Option<(Element, usize)>, StreamError> {
+        let mut cursor = Cursor { input, rest: input };
+        match self.element(&mut cursor) {
+            Ok(element) => {
+                let len = cursor.taken();
+                self.offset += len as u64;
+                Ok(Some((element, len)))
+            }
+            Err(Stop::More) => Ok(None),
+            Err(Stop::Fault(what)) => Err(StreamError {
+                offset: self.offset,
+                what,
+            }),
+        }
+    }
+
+    /// Bytes that were taken so far.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// What stands next, for whoever finds that the stream ends in the middle of it.
+    pub fn expecting(&self) -> &'static str {
+        match self.state {
+            State::Header => "the header",
+            State::Configuration => "the configuration",
+            State::BeforeRam => "what comes before RAM",
+            State::BlockList | State::Block(_) => "the list of RAM blocks",
+            State::Records(_) => "the RAM records",
+            State::Footer(_) => "a section's footer",
+            State::WithinRam => "RAM, between two sections",
+            State::Tail => "the devices",
+        }
+    }
+
+    /// The guest's blocks, complete after [`Element::Blocks`].
+    pub fn blocks(&self) -> &[BlockInfo] {
+        &self.blocks
+    }
+
+    /// Nothing of `self` may change before all bytes of the element were there.
+    fn element(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
+        match self.state {
+            State::Records(kind) => self.record(kind, cursor),
+            State::Header => self.header(cursor),
+            State::Configuration => self.configuration(cursor),
+            State::BeforeRam | State::WithinRam => self.section(cursor),
+            State::BlockList => self.block_list(cursor),
+            State::Block(left) => self.block(left, cursor),
+            State::Footer(kind) => self.footer(kind, cursor),
+            State::Tail => Ok(Element::Tail),
+        }
+    }
+
+    fn header(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
+        match cursor.array()? {
+            MAGIC => {}
+            MULTIFD_MAGIC => return Err(Unsupported::MultifdConnection.into()),
+            found => return Err(Fault::NotQemu { found }.into()),
+        }
+        let found = cursor.u32()?;
+        if found != STREAM_VERSION {
+            return Err(Unsupported::StreamVersion { found }.into());
+        }
+        self.state = State::Configuration;
+        Ok(Element::Header)
+    }
+
+    fn configuration(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
+        match cursor.u8()? {
+            section::CONFIGURATION => {}
+            section::EOF | section::START | section::FULL | section::COMMAND => {
+                return Err(Unsupported::NoConfiguration.into());
+            }
+            found => return Err(Fault::UnknownSection { found }.into()),
+        }
+        let found = cursor.u32()?;
+        if found as usize > MAX_MACHINE {
+            return Err(Fault::MachineLength { found }.into());
+        }
+        let machine = cursor.take(found as usize)?;
+        let first = cursor.rest;
+        let mut seen = Vec::new();
+        while cursor.peek()? == section::SUBSECTION {
+            let name = subsection(cursor)?;
+            if seen.contains(&name) {
+                return Err(Fault::SecondSubsection { name }.into());
+            }
+            seen.push(name);
+        }
+        let (subsections, _) = first.split_at(first.len() - cursor.rest.len());
+        let machine = text(machine, "the machine type's name")?;
+        self.state = State::BeforeRam;
+        Ok(Element::Configuration {
+            machine,
+            subsections: subsections.to_vec(),
+        })
+    }
+
+    /// A command or a section's head.
+    fn section(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
+        let begun = matches!(self.state, State::WithinRam);
+        match cursor.u8()? {
+            section::COMMAND => self.command(cursor),
+            section::START => {
+                let id = cursor.u32()?;
+                let name = cursor.string()?;
+                if name != RAM.as_bytes() {
+                    let name = lossy(name);
+                    return Err(Unsupported::Iterable { name }.into());
+                }
+                if begun {
+                    return Err(Fault::SecondStart.into());
+                }
+                let found = cursor.u32()?;
+                if found != 0 {
+                    return Err(Fault::RamInstance { found }.into());
+                }
+                let found = cursor.u32()?;
+                if found != RAM_VERSION {
+                    return Err(Fault::RamVersion { found }.into());
+                }
+                self.ram_id = id;
+                self.state = State::BlockList;
+                let kind = SectionKind::Start;
+                Ok(Element::Section { kind, id })
+            }
+            found @ (section::PART | section::END) => {
+                let (kind, name) = match found {
+                    section::PART => (SectionKind::Part, "PART"),
+                    _ => (SectionKind::End, "END"),
+                };
+                let id = cursor.u32()?;
+                if !begun || id != self.ram_id {
+                    let (section, found) = (name, id);
+                    return Err(Fault::SectionId { section, found }.into());
+                }
+                self.state = State::Records(kind);
+                Ok(Element::Section { kind, id })
+            }
+            section::FULL => {
+                cursor.u32()?;
+                let name = lossy(cursor.string()?);
+                Err(Unsupported::EarlyDevice { name }.into())
+            }
+            section::EOF => Err(Fault::EndsEarly.into()),
+            section::CONFIGURATION => Err(Fault::SecondConfiguration.into()),
+            found => Err(Fault::UnknownSection { found }.into()),
+        }
+    }
+
+    fn command(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
+        let post_copy = |command| Err(Unsupported::PostCopy { command }.into());
+        let (command, expected) = match cursor.u16()? {
+            1 => ("OPEN_RETURN_PATH", 0),
+            2 => ("PING", 4),
+            3 => return post_copy("POSTCOPY_ADVISE"),
+            4 => return post_copy("POSTCOPY_LISTEN"),
+            5 => return post_copy("POSTCOPY_RUN"),
+            6 => return post_copy("POSTCOPY_RAM_DISCARD"),
+            7 => return post_copy("PACKAGED"),
+            8 => return Err(Unsupported::Colo.into()),
+            9 => return post_copy("POSTCOPY_RESUME"),
+            10 => return post_copy("RECV_BITMAP"),
+            11 => ("SWITCHOVER_START", 0),
+            found => return Err(Fault::UnknownCommand { found }.into()),
+        };
+        let found = cursor.u16()?;
+        if found != expected {
+            return Err(Fault::CommandLength {
+                command,
+                found,
+                expected,
+            }
+            .into());
+        }
+        let code = match command {
+            "PING" if !self.return_path => return Err(Fault::PingTooEarly.into()),
+            "PING" => CommandCode::Ping(cursor.u32()?),
+            "OPEN_RETURN_PATH" => CommandCode::OpenReturnPath,
+            _ => CommandCode::SwitchoverStart,
+        };
+        self.return_path |= code == CommandCode::OpenReturnPath;
+        Ok(Element::Command(Command { code }))
+    }
+
+    fn block_list(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
+        let word = cursor.u64()?;
+        let flags = word & flag::MASK;
+        if flags != flag::MEM_SIZE {
+            return Err(Fault::NoBlocks { flags }.into());
+        }
+        let total = word & !flag::MASK;
+        if total == 0 {
+            self.state = State::Records(SectionKind::Start);
+            return Ok(Element::Blocks);
+        }
+        self.state = State::Block(total);
+        Ok(Element::Total(total))
+    }
+
+    fn block(&mut self, left: u64, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
+        let name = cursor.string()?;
+        let bytes = cursor.u64()?;
+        let name = text(name, "a block's name")?;
+        if self.blocks.len() >= MAX_BLOCKS {
+            return Err(Fault::TooManyBlocks.into());
+        }
+        if self.blocks.iter().any(|block| block.name == name) {
+            return Err(Fault::SecondBlock { name }.into());
+        }
+        let found = bytes;
+        if found == 0 || !found.is_multiple_of(PAGE_SIZE as u64) {
+            return Err(Fault::BlockLength { name, found }.into());
+        }
+        let Some(rest) = left.checked_sub(found) else {
+            return Err(Fault::BlockTooLong { name, found, left }.into());
+        };
+        self.blocks.push(BlockInfo { name, bytes });
+        if rest == 0 {
+            self.state = State::Records(SectionKind::Start);
+            Ok(Element::Blocks)
+        } else {
+            self.state = State::Block(rest);
+            Ok(Element::Block)
+        }
+    }
+
+    fn record(&mut self, section: SectionKind, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
+        let word = cursor.u64()?;
+        let (flags, offset) = (word & flag::MASK, word & !flag::MASK);
+        let kind = match flags & !flag::CONTINUE {
+            flag::ZERO => RecordKind::Zero,
+            flag::PAGE => RecordKind::Page,
+            flag::XBZRLE => RecordKind::Xbzrle,
+            flag::COMPRESS_PAGE => RecordKind::Compressed,
+            _ => return self.no_page(section, flags, offset),
+        };
+        let continued = flags & flag::CONTINUE != 0;
+        let block = if continued {
+            self.current.ok_or(Fault::NoBlock)?
+        } else {
+            self.find(cursor.string()?)?
+        };
+        self.check(block, offset)?;
+        let payload = match kind {
+            RecordKind::Zero => 1,
+            RecordKind::Page => PAGE_SIZE as u16,
+            RecordKind::Xbzrle => {
+                let found = cursor.u8()?;
+                if found != XBZRLE_ENCODING {
+                    return Err(Fault::XbzrleEncoding { found }.into());
+                }
+                let found = cursor.u16()?;
+                if usize::from(found) > PAGE_SIZE {
+                    return Err(Fault::XbzrleLength { found }.into());
+                }
+                found
+            }
+            RecordKind::Compressed => {
+                let found = cursor.u32()?;
+                if found as usize > MAX_COMPRESSED {
+                    return Err(Fault::CompressedLength { found }.into());
+                }
+                found as u16
+            }
+        };
+        cursor.take(usize::from(payload))?;
+        self.current = Some(block);
+        Ok(Element::Record(Record {
+            block,
+            page: PageIndex(offset / PAGE_SIZE as u64),
+            kind,
+            payload,
+            continued,
+        }))
+    }
+
+    /// A record that carries no page, if it is the end.
+    #[cold]
+    fn no_page(&mut self, section: SectionKind, flags: u64, offset: u64) -> Result<Element, Stop> {
+        match flags {
+            flag::EOS if offset == 0 => {
+                self.state = State::Footer(section);
+                Ok(Element::EndOfRecords)
+            }
+            flag::EOS => Err(Fault::EndOffset { offset }.into()),
+            flag::MEM_SIZE => Err(Fault::SecondBlocks.into()),
+            flag::HOOK => Err(Unsupported::Rdma.into()),
+            flag::MULTIFD_FLUSH => Err(Unsupported::Multifd.into()),
+            flags => Err(Fault::UnknownRecord { flags }.into()),
+        }
+    }
+
+    /// The block of this name. Mostly it is the one of the record before, whatever the sender.
+    fn find(&self, name: &[u8]) -> Result<u16, Fault> {
+        let is = |block: &BlockInfo| block.name.as_bytes() == name;
+        if let Some(current) = self.current
+            && self.blocks.get(usize::from(current)).is_some_and(is)
+        {
+            return Ok(current);
+        }
+        self.blocks
+            .iter()
+            .position(is)
+            .map(|block| block as u16)
+            .ok_or_else(|| Fault::UnknownBlock { name: lossy(name) })
+    }
+
+    /// Whether a page at this offset lies within the block.
+    fn check(&self, block: u16, offset: u64) -> Result<(), Fault> {
+        match self.blocks.get(usize::from(block)) {
+            Some(block) if offset >= block.bytes => Err(Fault::OutsideBlock {
+                name: block.name.clone(),
+                offset,
+                bytes: block.bytes,
+            }),
+            Some(_) => Ok(()),
+            None => Err(Fault::NoBlock),
+        }
+    }
+
+    fn footer(&mut self, kind: SectionKind, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
+        let expected = self.ram_id;
+        let found = cursor.u8()?;
+        if found != section::FOOTER {
+            let id = expected;
+            return Err(Fault::FooterMissing { id, found }.into());
+        }
+        let found = cursor.u32()?;
+        if found != expected {
+            return Err(Fault::FooterId { expected, found }.into());
+        }
+        self.state = match kind {
+            SectionKind::Start | SectionKind::Part => State::WithinRam,
+            SectionKind::End => State::Tail,
+        };
+        Ok(Element::Footer)
+    }
+}
+
+/// Takes one of the configuration's sub-sections and returns its name.
+fn subsection(cursor: &mut Cursor<'_>) -> Result<&'static str, Stop> {
+    cursor.u8()?;
+    let name = match cursor.string()? {
+        b"configuration/target-page-bits" => "configuration/target-page-bits",
+        b"configuration/capabilities" => "configuration/capabilities",
+        b"configuration/uuid" => "configuration/uuid",
+        other => {
+            let name = lossy(other);
+            return Err(Unsupported::Subsection { name }.into());
+        }
+    };
+    let found = cursor.u32()?;
+    if found != 1 {
+        return Err(Fault::SubsectionVersion { name, found }.into());
+    }
+    match name {
+        "configuration/target-page-bits" => {
+            let bits = cursor.u32()?;
+            if bits != PAGE_SIZE.trailing_zeros() {
+                return Err(Unsupported::PageSize { bits }.into());
+            }
+        }
+        "configuration/capabilities" => {
+            // Only capabilities that change what the stream holds are listed, so any is too many.
+            if cursor.u32()? > 0 {
+                let name = lossy(cursor.string()?);
+                return Err(Unsupported::Capability { name }.into());
+            }
+        }
+        _ => {
+            cursor.array::<16>()?;
+        }
+    }
+    Ok(name)
+}
