@@ -15,17 +15,24 @@ pub enum Capability {
     Compress,
     /// After the bulk stage, pages that changed travel as XBZRLE deltas.
     Xbzrle,
+    /// On the qemu wire, the destination says in the end that it has loaded the guest.
+    ReturnPath,
 }
 
 impl Capability {
     /// Every capability, in the order in which they are listed.
-    pub const ALL: [Capability; 2] = [Capability::Compress, Capability::Xbzrle];
+    pub const ALL: [Capability; 3] = [
+        Capability::Compress,
+        Capability::Xbzrle,
+        Capability::ReturnPath,
+    ];
 
     /// The name that people and the wire use.
     pub fn name(self) -> &'static str {
         match self {
             Capability::Compress => "compress",
             Capability::Xbzrle => "xbzrle",
+            Capability::ReturnPath => "return-path",
         }
     }
 
@@ -36,20 +43,23 @@ impl Capability {
             Capability::Xbzrle => {
                 "After the bulk stage, send only what changed within a page, as XBZRLE deltas"
             }
+            Capability::ReturnPath => {
+                "On the qemu wire, have the destination say in the end that it has loaded the guest"
+            }
         }
     }
 
     /// Whether it is on unless told otherwise.
     pub fn default_state(self) -> bool {
         match self {
-            Capability::Compress | Capability::Xbzrle => true,
+            Capability::Compress | Capability::Xbzrle | Capability::ReturnPath => true,
         }
     }
 
     /// Whether this build, on this machine, can do it.
     pub fn available(self) -> bool {
         match self {
-            Capability::Compress | Capability::Xbzrle => true,
+            Capability::Compress | Capability::Xbzrle | Capability::ReturnPath => true,
         }
     }
 }
@@ -104,6 +114,14 @@ impl Default for Caps {
 }
 
 impl Caps {
+    /// What is on unless told otherwise for a stream that a QEMU reads: `compress` is off, as it is
+    /// there, because a QEMU that has it off, or no longer has it, cannot load such a stream.
+    pub fn for_qemu() -> Caps {
+        let mut caps = Caps::default();
+        caps.on[Capability::Compress as usize] = false;
+        caps
+    }
+
     /// Whether the capability is on.
     pub fn has(&self, capability: Capability) -> bool {
         self.on[capability as usize]
@@ -188,7 +206,7 @@ mod tests {
         for text in ["xbzlre=on", "=on", "XBZRLE=on"] {
             let words = caps.set_text(text).map_err(|error| error.to_string());
             let words = words.expect_err(text);
-            assert!(words.ends_with("known are compress, xbzrle"), "{words}");
+            assert!(words.ends_with("known are compress, xbzrle, return-path"), "{words}");
         }
         assert!(caps.set("", true).is_err());
         assert_eq!(caps, Caps::default());

@@ -20,7 +20,7 @@
 //! let caps = Caps::default();
 //! let receive = destination::Request { address: address.clone(), output, caps, force: false };
 //! let receiving = Handle::receive(receive, params.clone(), |_| {}, |line| eprintln!("{line}"))?;
-//! let send = source::Request { image, then: vec![], address, caps, force: false };
+//! let send = source::Request::new(image, address);
 //! let sent = Handle::send(send, params)?.wait()?;
 //! let received = receiving.wait()?;
 //! assert_eq!(sent.digest, received.digest);

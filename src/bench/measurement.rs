@@ -269,11 +269,9 @@ fn both_ends(
     let address = listening_at(&address, &mut destination, interrupted)?;
     let mut source = Handle::send(
         source::Request {
-            image: course.image.clone(),
             then: course.then.clone(),
-            address,
             caps: course.caps,
-            force: false,
+            ..source::Request::new(&course.image, address)
         },
         params.clone(),
     )?;

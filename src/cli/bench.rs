@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::caps::Caps;
 use crate::bench::measurement::Link;
 use crate::bench::scratch::{self, Scratch};
 use crate::bench::sweep::{self, Setting};
@@ -143,7 +144,7 @@ fn settings(methods: Option<&str>, given: Given, params: &Params) -> Result<Vec<
 }
 
 pub(super) fn run(args: BenchArgs) -> Result<()> {
-    let (params, caps) = args.params.into_parts()?;
+    let (params, caps) = args.params.into_parts(Caps::default())?;
     let settings = settings(args.methods.as_deref(), args.given, &params)?;
     // Before anything is made that a signal would leave behind.
     let interrupted = interrupt_on_signal()?;
@@ -372,7 +373,7 @@ mod tests {
 
     fn chosen(words: &[&str]) -> String {
         let args = args(words).expect("options");
-        let (params, _) = args.params.into_parts().expect("they fit together");
+        let (params, _) = args.params.into_parts(Caps::default()).expect("they fit together");
         let settings = settings(args.methods.as_deref(), args.given, &params).expect("settings");
         let names: Vec<_> = settings.iter().map(ToString::to_string).collect();
         names.join(",")

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::caps::{Capability, Caps};
 use crate::control::Handle;
 use crate::error::{Error, Kind, Result};
 use crate::transport::{Address, TransportError};
+use crate::wire::Format;
 use crate::{destination, source};
 
 use super::params::{Checked, DestinationArgs, SourceArgs};
@@ -37,6 +39,15 @@ pub(super) struct SendArgs {
     /// The same guest's RAM at a later time: a delta round over what changed (may be repeated)
     #[arg(long, value_name = "IMAGE")]
     then: Vec<PathBuf>,
+    /// What to speak: native, or qemu for a stream that a QEMU's -incoming loads
+    #[arg(long, value_name = "FORMAT", default_value = "native", value_parser = Checked(format))]
+    wire: Format,
+    /// What to call a raw image's block [default: pc.ram]
+    #[arg(long, value_name = "NAME")]
+    block: Option<String>,
+    /// The machine type that a raw image's stream names on the qemu wire [default: pc-i440fx-7.2]
+    #[arg(long, value_name = "NAME")]
+    machine: Option<String>,
     /// Replace the file of a file: address if it exists
     #[arg(long)]
     force: bool,
@@ -85,24 +96,41 @@ fn address(text: &str) -> Result<Address, String> {
         .map_err(|error: TransportError| error.to_string())
 }
 
+fn format(text: &str) -> Result<Format, String> {
+    text.parse()
+}
+
 pub(super) fn send(args: SendArgs) -> Result<()> {
-    let (params, caps) = args.params.into_parts()?;
+    let caps = match args.wire {
+        Format::Native => Caps::default(),
+        Format::Qemu => Caps::for_qemu(),
+    };
+    let (params, caps) = args.params.into_parts(caps)?;
     let request = source::Request {
-        image: args.image,
         then: args.then,
-        address: args.uri,
         caps,
         force: args.force,
+        format: args.wire,
+        block: args.block,
+        machine: args.machine,
+        ..source::Request::new(args.image, args.uri)
     };
-    let two_way = request.address.is_listening();
+    let end = match (args.wire, request.address.is_listening()) {
+        (Format::Native, true) => "arrived and proven",
+        (Format::Qemu, true) if caps.has(Capability::ReturnPath) => {
+            "loaded, as the destination says"
+        }
+        (Format::Qemu, true) => "written; whether it was loaded, the destination knows",
+        (_, false) => "written; whoever receives it checks it",
+    };
     let waiting = format!("connecting to {}", request.address);
     let signals = catch_signals()?;
     let migration = Handle::send(request, params)?;
-    finish(migration, signals, &args.show, (waiting, two_way))
+    finish(migration, signals, &args.show, (waiting, end))
 }
 
 pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
-    let (params, caps) = args.params.into_parts()?;
+    let (params, caps) = args.params.into_parts(Caps::default())?;
     let picked = matches!(args.uri, Address::Tcp { port: 0, .. });
     let on_stdout = !args.show.json || picked;
     let request = destination::Request {
@@ -123,11 +151,10 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
     let dropped = |line: &str| {
         let _ = writeln!(std::io::stderr(), "{line}");
     };
-    let two_way = request.address.is_listening();
     let waiting = format!("waiting for a source at {}", request.address);
     let signals = catch_signals()?;
     let migration = Handle::receive(request, params, listening, dropped)?;
-    finish(migration, signals, &args.show, (waiting, two_way))
+    finish(migration, signals, &args.show, (waiting, "arrived and proven"))
 }
 
 /// Shows the migration while it runs, and what became of it.
@@ -135,7 +162,7 @@ fn finish(
     mut migration: Handle,
     signals: Signals,
     show: &ShowArgs,
-    (waiting, two_way): (String, bool),
+    (waiting, end): (String, &'static str),
 ) -> Result<()> {
     cancel_on_signal(&migration, signals)?;
     if !show.quiet {
@@ -144,7 +171,7 @@ fn finish(
     let outcome = migration.join();
     let report = migration.report();
     match &outcome {
-        Ok(()) if !show.quiet => summary::print(&report, two_way),
+        Ok(()) if !show.quiet => summary::print(&report, end),
         _ => {}
     }
     if show.json {

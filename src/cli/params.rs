@@ -21,7 +21,8 @@ const CAPABILITY: &str = "capability";
 #[derive(Debug, Clone, Default)]
 pub(super) struct ParamArgs<const SOURCE: bool, const DESTINATION: bool> {
     params: Params,
-    caps: Caps,
+    /// As they were given, and checked.
+    settings: Vec<String>,
 }
 
 /// Options for a command that sends.
@@ -32,18 +33,23 @@ pub(super) type DestinationArgs = ParamArgs<false, true>;
 pub(super) type BothArgs = ParamArgs<true, true>;
 
 impl<const SOURCE: bool, const DESTINATION: bool> ParamArgs<SOURCE, DESTINATION> {
-    /// What was set, checked as a whole. Each value on its own was checked when it was read, but
+    /// What was set, capabilities over those in `caps`, checked as a whole. Each value on its own was checked when it was read, but
     /// clap cannot report what does not fit together without also printing its usage text.
     ///
     /// # Errors
     /// Of kind [`Kind::Usage`] if parameters or capabilities do not fit together.
-    pub(super) fn into_parts(self) -> Result<(Params, Caps), Error> {
+    pub(super) fn into_parts(self, mut caps: Caps) -> Result<(Params, Caps), Error> {
+        let usage = |error| Error::new(Kind::Usage, error);
         self.params
             .validate()
             .map_err(|error| Error::new(Kind::Usage, error))?;
-        match self.caps.conflicts() {
-            Some(conflict) => Err(Error::new(Kind::Usage, conflict)),
-            None => Ok((self.params, self.caps)),
+        for setting in &self.settings {
+            caps.set_text(setting)
+                .map_err(|error| Error::new(Kind::Usage, error))?;
+        }
+        match caps.conflicts() {
+            Some(conflict) => Err(usage(conflict)),
+            None => Ok((self.params, caps)),
         }
     }
 
@@ -85,7 +91,7 @@ impl<const SOURCE: bool, const DESTINATION: bool> FromArgMatches
             }
         }
         for setting in matches.get_many::<String>(CAPABILITY).into_iter().flatten() {
-            self.caps.set_text(setting).map_err(refusal)?;
+            self.settings.push(setting.clone());
         }
         Ok(())
     }
@@ -235,7 +241,7 @@ mod tests {
     fn nothing_given_is_every_default() {
         let (params, caps) = Bench::parse_from(["bench"])
             .args
-            .into_parts()
+            .into_parts(Caps::default())
             .expect("defaults fit together");
         assert_eq!(params, Params::default());
         assert_eq!(caps, Caps::default());
@@ -257,7 +263,7 @@ mod tests {
         ];
         let (params, caps) = Send::parse_from(args)
             .args
-            .into_parts()
+            .into_parts(Caps::default())
             .expect("they fit together");
         assert_eq!(params.compress_method, crate::codec::Method::Zstd);
         assert_eq!(params.compress_level, 12);
@@ -298,7 +304,7 @@ mod tests {
     fn a_level_that_the_method_lacks_is_a_usage_error() {
         let error = Send::parse_from(["send", "--compress-level", "12"])
             .args
-            .into_parts()
+            .into_parts(Caps::default())
             .expect_err("zlib ends at 9");
         assert_eq!(error.kind(), Kind::Usage);
         assert!(error.one_line().contains("12 is not a level of zlib"));

@@ -9,16 +9,16 @@ use crate::stats::Report;
 use crate::units::{format_bytes, format_duration, format_rate};
 
 /// Prints the summary of a migration that worked.
-pub(super) fn print(report: &Report, two_way: bool) {
+pub(super) fn print(report: &Report, end: &str) {
     // Standard error may be closed; the migration has worked all the same.
-    let _ = std::io::stderr().write_all(text(report, two_way).as_bytes());
+    let _ = std::io::stderr().write_all(text(report, end).as_bytes());
 }
 
 fn milliseconds(time: f64) -> String {
     format_duration(Duration::from_secs_f64(time.max(0.0) / 1e3))
 }
 
-fn text(report: &Report, two_way: bool) -> String {
+fn text(report: &Report, end: &str) -> String {
     let mut out = String::new();
     let seconds = (report.total_time / 1e3).max(1e-9);
     let pages: u64 = report.rounds.iter().map(|round| round.pages).sum();
@@ -28,10 +28,6 @@ fn text(report: &Report, two_way: bool) -> String {
         "sent"
     } else {
         "received"
-    };
-    let end = match (report.side, two_way) {
-        ("source", false) => "written; whoever receives it checks it",
-        _ => "arrived and proven",
     };
     // Writing into a String cannot fail.
     let mut line = |label: &str, value: String| {

@@ -17,17 +17,11 @@ use crate::{destination, source};
 /// A migration under way. Dropping the handle cancels it and waits for its end.
 ///
 /// ```no_run
-/// use ramferry::{Caps, Handle, Params, source};
+/// use ramferry::{Handle, Params, source};
 ///
 /// let mut params = Params::default();
 /// params.set("compress-method", "zstd")?;
-/// let request = source::Request {
-///     image: "guest.ram".into(),
-///     then: vec![],
-///     address: "tcp:10.0.0.2:4444".parse()?,
-///     caps: Caps::default(),
-///     force: false,
-/// };
+/// let request = source::Request::new("guest.ram", "tcp:10.0.0.2:4444".parse()?);
 /// let migration = Handle::send(request, params)?;
 /// migration.change(&[("max-bandwidth", "200MiB"), ("compress-threads", "4")])?;
 /// println!("{} pages so far", migration.query().total.pages());

@@ -46,13 +46,7 @@ fn migrate(
         .lock()
         .unwrap() = Some(fault);
     let address = format!("unix:{}", folder.join("sock").display());
-    let sending = source::Request {
-        image: folder.join("ram"),
-        then: vec![],
-        address: address.parse().unwrap(),
-        caps: Caps::default(),
-        force: false,
-    };
+    let sending = source::Request::new(folder.join("ram"), address.parse().unwrap());
     let receiving = destination::Request {
         address: address.parse().unwrap(),
         output: folder.join("out"),

@@ -23,6 +23,18 @@ pub struct Changed {
 }
 
 impl Changed {
+    /// All of them, ascending, and whether they lie in holes.
+    pub fn runs(&self) -> impl Iterator<Item = (PageRange, bool)> {
+        let data = self.data.runs().map(|range| (range, false));
+        let holes = self.holes.runs().map(|range| (range, true));
+        let (mut data, mut holes) = (data.peekable(), holes.peekable());
+        std::iter::from_fn(move || match (data.peek(), holes.peek()) {
+            (Some((first, _)), Some((other, _))) if first.start < other.start => data.next(),
+            (_, Some(_)) => holes.next(),
+            (_, None) => data.next(),
+        })
+    }
+
     /// How many pages they are together.
     pub fn count(&self) -> u64 {
         self.data.count() + self.holes.count()

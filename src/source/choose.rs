@@ -3,6 +3,7 @@
 use crate::caps::{Capability, Caps};
 use crate::codec::Method;
 use crate::page::{PAGE_SIZE, Round};
+use crate::wire::Format;
 
 /// How the pages of a batch travel, those that are not zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +19,10 @@ pub(super) struct Plan {
 /// What a plan depends on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Circumstances<'a> {
+    pub(super) format: Format,
     pub(super) round: Round,
+    /// Whether it is the last round, and not the first.
+    pub(super) last: bool,
     pub(super) caps: &'a Caps,
     /// Parameter `delta-compress`.
     pub(super) delta_compress: bool,
@@ -31,13 +35,24 @@ pub(super) struct Circumstances<'a> {
 /// Compression alone works in the bulk stage; then deltas take over, and their batches are
 /// compressed as well unless that is switched off. Without XBZRLE every round is compressed. With no
 /// compressor free, only compression is left out: deltas cost next to nothing.
+///
+/// On the qemu wire QEMU's rule holds: a record is compressed or a delta but never both, the bulk
+/// stage leaves the cache empty, and the last round adds nothing to it.
 pub(super) fn plan(now: Circumstances<'_>) -> Plan {
     let xbzrle = now.caps.has(Capability::Xbzrle);
     let delta = xbzrle && !now.round.is_bulk();
-    Plan {
-        delta,
-        compress: now.caps.has(Capability::Compress) && !now.busy && (!delta || now.delta_compress),
-        remember: xbzrle && (now.more_rounds || !now.round.is_bulk()),
+    let compress = now.caps.has(Capability::Compress) && !now.busy;
+    match now.format {
+        Format::Native => Plan {
+            delta,
+            compress: compress && (!delta || now.delta_compress),
+            remember: xbzrle && (now.more_rounds || !now.round.is_bulk()),
+        },
+        Format::Qemu => Plan {
+            delta,
+            compress: compress && !delta,
+            remember: delta && !now.last,
+        },
     }
 }
 
@@ -93,7 +108,9 @@ mod tests {
             caps.set("compress", compress).unwrap();
             caps.set("xbzrle", xbzrle).unwrap();
             let plan = plan(Circumstances {
+                format: Format::Native,
                 round: Round(round),
+                last: false,
                 caps: &caps,
                 delta_compress,
                 more_rounds: true,
@@ -111,13 +128,46 @@ mod tests {
     #[test]
     fn the_cache_stays_empty_when_no_later_round_can_come() {
         let now = Circumstances {
+            format: Format::Native,
             round: Round::BULK,
+            last: false,
             caps: &Caps::default(),
             delta_compress: true,
             more_rounds: false,
             busy: false,
         };
         assert!(!plan(now).remember);
+    }
+
+    /// What QEMU does: records are compressed or deltas, and the bulk stage remembers nothing.
+    #[test]
+    fn the_qemu_wire_keeps_to_the_rule_of_qemu() {
+        // (compress, xbzrle, round, last) -> (delta, compress, remember)
+        let table = [
+            ((true, true, 1, false), (false, true, false)),
+            ((true, true, 2, false), (true, false, true)),
+            ((true, true, 3, true), (true, false, false)),
+            ((true, false, 2, true), (false, true, false)),
+            ((false, true, 1, false), (false, false, false)),
+            ((false, true, 2, false), (true, false, true)),
+            ((false, false, 2, false), (false, false, false)),
+        ];
+        for ((compress, xbzrle, round, last), expected) in table {
+            let mut caps = Caps::default();
+            caps.set("compress", compress).unwrap();
+            caps.set("xbzrle", xbzrle).unwrap();
+            let plan = plan(Circumstances {
+                format: Format::Qemu,
+                round: Round(round),
+                last,
+                caps: &caps,
+                delta_compress: true,
+                more_rounds: true,
+                busy: false,
+            });
+            let found = (plan.delta, plan.compress, plan.remember);
+            assert_eq!(found, expected, "{compress} {xbzrle} {round} {last}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The source's links: opened, greeted, agreed upon; and given up or closed in the end.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::caps::Capability;
@@ -8,10 +9,11 @@ use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::page::PAGE_SIZE;
 use crate::session::{self, Agreed, Context};
-use crate::transport::connect::{Connector, Stored};
+use crate::transport::connect::{Connected, Connector, Stored};
 use crate::transport::{Stream, TransportError};
-use crate::wire::native::BlockInfo;
+use crate::wire::{BlockInfo, Format};
 
+use super::qemu::{self, Framing};
 use super::{LAST_WORDS, Request};
 
 /// The connections of a session. The first carries the messages.
@@ -22,9 +24,18 @@ pub(super) struct Links {
     stored: Option<Stored>,
     /// Whether the first stream is in the middle of a frame: then nothing more can be said on it.
     mid_frame: AtomicBool,
+    /// What the rounds stand in, on the qemu wire.
+    pub(super) framing: Option<Framing>,
 }
 
 impl Links {
+    pub(super) fn format(&self) -> Format {
+        match self.framing {
+            None => Format::Native,
+            Some(_) => Format::Qemu,
+        }
+    }
+
     pub(super) fn is_two_way(&self) -> bool {
         self.streams[0].is_two_way()
     }
@@ -58,7 +69,7 @@ impl Links {
         let knows = error.cause::<session::PeerFailure>().is_some()
             || error.kind() == Kind::OutcomeUnknown
             || matches!(error.cause(), Some(TransportError::Closed));
-        if !mid_frame && !knows {
+        if !mid_frame && !knows && self.format() == Format::Native {
             let message = session::failure_message(error);
             self.streams[0].last_word(&message.to_bytes(), LAST_WORDS);
         }
@@ -96,6 +107,49 @@ pub(super) fn connect(request: &Request, guest: &Guest, context: &Context) -> Re
         silence: params.timeout,
         force: request.force,
     };
+    match request.format {
+        Format::Native => greet(request, guest, context, &connector),
+        Format::Qemu => open(request, guest, context, &connector),
+    }
+}
+
+/// Opens the one connection of the qemu wire, on which there is nothing to agree about.
+fn open(
+    request: &Request,
+    guest: &Guest,
+    context: &Context,
+    connector: &Connector,
+) -> Result<Links> {
+    let params = context.tuning.get();
+    qemu::check(request, &params)?;
+    let Connected { stream, stored } = connector.connect(&context.abort)?;
+    let framing = Framing::new(request, guest, stream.is_two_way())?;
+    let preamble = framing.preamble();
+    let mut links = Links {
+        agreed: Agreed {
+            version: 0,
+            capabilities: BTreeSet::new(),
+            peer_silence: params.timeout,
+        },
+        streams: vec![stream],
+        stored,
+        mid_frame: AtomicBool::new(false),
+        framing: Some(framing),
+    };
+    match links.streams[0].write(&preamble, &[]) {
+        Ok(()) => Ok(links),
+        Err(error) => Err(links.explain(error.into())),
+    }
+}
+
+/// Opens the connections of the native wire and says hello on each.
+fn greet(
+    request: &Request,
+    guest: &Guest,
+    context: &Context,
+    connector: &Connector,
+) -> Result<Links> {
+    let params = context.tuning.get();
     let connections = u16::from(params.connections);
     let compress = request.caps.has(Capability::Compress);
     let xbzrle = request.caps.has(Capability::Xbzrle) && !request.then.is_empty();
@@ -139,6 +193,7 @@ pub(super) fn connect(request: &Request, guest: &Guest, context: &Context) -> Re
         streams: vec![first.stream],
         stored: first.stored,
         mid_frame: AtomicBool::new(false),
+        framing: None,
     };
     if !links.is_two_way() {
         let greeted = links.streams[0].write(&hello.to_bytes(), &[]);

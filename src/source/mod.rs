@@ -6,6 +6,7 @@ mod choose;
 mod connect;
 mod encode;
 mod pipeline;
+mod qemu;
 mod rounds;
 mod throttle;
 
@@ -24,9 +25,12 @@ use crate::page::Digest;
 use crate::session::{self, Context, PeerFailure};
 use crate::stats::Status;
 use crate::transport::{Address, Stream, TransportError};
+use crate::wire::Format;
 use crate::wire::native::Message;
 use connect::Links;
 use pipeline::Shared;
+pub use qemu::DEFAULT_MACHINE;
+use qemu::Framing;
 
 /// How long a destination that hung up may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -47,6 +51,29 @@ pub struct Request {
     pub caps: Caps,
     /// Whether a stored stream that is there already is replaced.
     pub force: bool,
+    /// In which format.
+    pub format: Format,
+    /// What to call the block of a raw image; [`crate::image::RAW_BLOCK_NAME`] unless given.
+    pub block: Option<String>,
+    /// The machine of a raw image, which the qemu wire wants to name; [`DEFAULT_MACHINE`] unless
+    /// given.
+    pub machine: Option<String>,
+}
+
+impl Request {
+    /// One image, on the native wire, with everything that may be used.
+    pub fn new(image: impl Into<PathBuf>, address: Address) -> Request {
+        Request {
+            image: image.into(),
+            then: Vec::new(),
+            address,
+            caps: Caps::default(),
+            force: false,
+            format: Format::Native,
+            block: None,
+            machine: None,
+        }
+    }
 }
 
 /// Sends a guest's RAM, and returns when it has arrived and is proven; on a link without a way
@@ -57,7 +84,11 @@ pub struct Request {
 /// not, and the source is as it was.
 pub fn run(request: &Request, context: &Context) -> Result<()> {
     keep_images(request)?;
-    let guest = Arc::new(Guest::open(&request.image)?);
+    let mut guest = Guest::open(&request.image)?;
+    if let Some(name) = &request.block {
+        guest.name_block(name)?;
+    }
+    let guest = Arc::new(guest);
     for later in &request.then {
         guest.open_later(later)?;
     }
@@ -65,7 +96,9 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
     let bytes = guest.pages() * crate::page::PAGE_SIZE as u64;
     context.stats.ram(bytes, links.streams.len() as u16);
 
-    let outcome = if links.is_two_way() {
+    let outcome = if let Some(framing) = &links.framing {
+        to_qemu(request, framing, &guest, &links, context)
+    } else if links.is_two_way() {
         to_a_peer(request, &guest, &links, context)
     } else {
         to_a_reader(request, &guest, &links, context)
@@ -144,6 +177,29 @@ fn to_a_reader(
     })?;
     context.faults.check(Site::Finish)?;
     session::send_message(&links.streams[0], &Message::Finish { digest })?;
+    context.stats.proven(digest);
+    Ok(())
+}
+
+/// Sends to a QEMU, or to whoever reads its streams.
+fn to_qemu(
+    request: &Request,
+    framing: &Framing,
+    guest: &Arc<Guest>,
+    links: &Links,
+    context: &Context,
+) -> Result<()> {
+    let shared = Shared::new(request, links, context)?;
+    let digest = pipeline::run(&shared, unbounded(), |pipeline| {
+        rounds::walk(pipeline, guest, request)
+    })?;
+    context.stats.proving();
+    context.faults.check(Site::Finish)?;
+    let last = request.then.last();
+    let last = last.map(|later| guest.open_later(later)).transpose()?;
+    let devices = framing.finish(last.as_ref().unwrap_or(guest), 1 + request.then.len())?;
+    links.streams[0].write(&devices, &[])?;
+    qemu::hear_the_end(&links.streams[0], framing)?;
     context.stats.proven(digest);
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! scan      dirty runs -> Job                 one thread, the only producer (rounds.rs)
-//! encode    x N   Job -> Packet               copy, zero? delta? compress; hash; frame (encode.rs)
+//! encode    x N   Job -> Packet               copy, zero? delta? compress; hash; frame (encode/)
 //! send      x K   Packet -> link              throttle, write; one thread a connection
 //! ```
 //!
@@ -15,7 +15,7 @@
 //!
 //! Within a round each page occurs once, so packets may overtake each other. Rounds may not mix:
 //! the producer waits until everything of a round is on the links, and then has every sender
-//! write `RoundEnd`.
+//! write `RoundEnd`; or, on the qemu wire, closes the section that the round was.
 //!
 //! Memory: a job in the channel is only page numbers. A packet holds one buffer of a batch, and a
 //! worker another while it compresses: (packets in the channel + K + 2 N) buffers, whatever the
@@ -39,6 +39,7 @@ use crate::params::Params;
 use crate::pool::{Buffers, QUEUE, Workers};
 use crate::session::{Context, send_message};
 use crate::stats::{Stage, StageClock, Tally};
+use crate::wire::Format;
 use crate::wire::native::Message;
 
 use super::Request;
@@ -46,19 +47,24 @@ use super::connect::Links;
 use super::encode::EncodeWorker;
 use super::throttle::Throttle;
 
+/// Pages of a hole that become one packet where each is a record.
+const HOLE_PAGES: u64 = 16_384;
+
 /// A batch of pages to be sent.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) guest: Arc<Guest>,
     pub(super) block: u16,
     pub(super) round: Round,
+    /// It is the last round, and not the first.
+    pub(super) last: bool,
     /// The pages lie in a hole: they are zero, and reading them might allocate them.
     pub(super) hole: bool,
     /// Ascending; together no more than a batch, unless they are holes.
     pub(super) ranges: Vec<PageRange>,
 }
 
-/// A batch as it goes on the wire. Without a head there is nothing to write.
+/// A batch as it goes on the wire, or what stands between rounds. Empty if there is nothing to write.
 #[derive(Debug, Default)]
 pub(super) struct Packet {
     pub(super) head: Vec<u8>,
@@ -88,6 +94,7 @@ struct EndRound {
 pub(super) struct Shared<'a> {
     pub(super) context: &'a Context,
     pub(super) links: &'a Links,
+    pub(super) format: Format,
     pub(super) caps: &'a Caps,
     /// Whether a later round may come.
     pub(super) more_rounds: bool,
@@ -115,6 +122,7 @@ impl<'a> Shared<'a> {
         Ok(Shared {
             context,
             links,
+            format: links.format(),
             caps: &request.caps,
             more_rounds,
             cache: (more_rounds && request.caps.has(Capability::Xbzrle))
@@ -122,8 +130,8 @@ impl<'a> Shared<'a> {
                 .transpose()
                 .map_err(|error| Error::new(Kind::Usage, error))?,
             sent: more_rounds.then(|| PageHashes::new(pages)),
-            // All pages as deltas as long as a page, and their lengths.
-            buffers: Buffers::new(batch_pages * (PAGE_SIZE + 2), spare),
+            // All pages as deltas as long as a page, and their lengths; or plain, and their headers.
+            buffers: Buffers::new(batch_pages * (PAGE_SIZE + 12), spare),
             batch_pages,
             throttle: Throttle::new(),
             encoders: Workers::default(),
@@ -273,12 +281,38 @@ impl Pipeline<'_, '_> {
         }
     }
 
-    /// A round begins. How many pages it is about may not be known yet.
-    pub(super) fn begin_round(&mut self, round: Round) {
+    /// A round begins. How many pages it is about may not be known yet. `last`: it is the last
+    /// one, and not the first.
+    pub(super) fn begin_round(&mut self, round: Round, last: bool) -> Result<()> {
         self.shared
             .context
             .stats
             .begin_round(round, self.shared.links.sent());
+        match &self.shared.links.framing {
+            None => Ok(()),
+            Some(framing) => self.mark(framing.section_start(last)),
+        }
+    }
+
+    /// Puts what stands between batches on the link: with nothing else under way, there is only one
+    /// sender for it to be next at.
+    fn mark(&mut self, head: Vec<u8>) -> Result<()> {
+        self.outstanding += 1;
+        let mark = Packet {
+            head,
+            ..Packet::default()
+        };
+        self.hand_over(&self.packets, mark)?;
+        self.drain()
+    }
+
+    /// Waits until everything that was pushed is on the links.
+    fn drain(&mut self) -> Result<()> {
+        while self.outstanding > 0 {
+            let answer = self.wait_for_answer()?;
+            self.take(&answer);
+        }
+        Ok(())
     }
 
     /// How many pages the round is about.
@@ -288,22 +322,26 @@ impl Pipeline<'_, '_> {
 
     /// Waits until all of the round is on the links, and marks its end on each of them.
     pub(super) fn end_round(&mut self, round: Round, last: bool) -> Result<()> {
-        while self.outstanding > 0 {
-            let answer = self.wait_for_answer()?;
-            self.take(&answer);
+        self.drain()?;
+        match &self.shared.links.framing {
+            None => self.mark_ends(EndRound { round, last })?,
+            Some(framing) => self.mark(framing.section_end())?,
         }
+        let stats = &self.shared.context.stats;
+        stats.end_round(self.shared.links.sent());
+        Ok(())
+    }
+
+    /// Has every connection's sender write `RoundEnd`.
+    fn mark_ends(&mut self, end: EndRound) -> Result<()> {
         for round_end in &self.round_ends {
-            round_end
-                .send(EndRound { round, last })
-                .map_err(|_| gone("send"))?;
+            round_end.send(end).map_err(|_| gone("send"))?;
         }
         let mut open = self.round_ends.len();
         while open > 0 {
             let answer = self.wait_for_answer()?;
             open -= usize::from(matches!(answer, Answer::RoundEnded));
         }
-        let stats = &self.shared.context.stats;
-        stats.end_round(self.shared.links.sent());
         Ok(())
     }
 
@@ -320,6 +358,19 @@ impl Pipeline<'_, '_> {
     /// Pages in a batch.
     pub(super) fn batch_pages(&self) -> u64 {
         self.shared.batch_pages as u64
+    }
+
+    /// Pages of a hole in a job: a hole of the native wire is a number, one of QEMU's a record a page.
+    pub(super) fn hole_pages(&self) -> u64 {
+        match self.shared.format {
+            Format::Native => u64::MAX,
+            Format::Qemu => HOLE_PAGES,
+        }
+    }
+
+    /// Whether jobs have to be in the order of their pages. QEMU's delta cache depends on it.
+    pub(super) fn keeps_order(&self) -> bool {
+        self.shared.format == Format::Qemu
     }
 
     /// The parameters as they are now.
@@ -368,7 +419,7 @@ fn send(
             recv(packets) -> packet => {
                 let Ok(mut packet) = packet else { return Ok(()) };
                 faults.check(Site::Send)?;
-                if !packet.head.is_empty() {
+                if packet.head.len() + packet.body_len > 0 {
                     let mut clock = StageClock::start();
                     let frame = (&packet.head[..], &packet.body[..packet.body_len]);
                     shared.links.in_frame(connection, || {
@@ -388,7 +439,11 @@ fn send(
                 (frames, pages) = (0, 0);
                 let _ = answer.send(Answer::RoundEnded);
             }
-            default(silence) => send_message(stream, &Message::KeepAlive)?,
+            default(silence) => match shared.format {
+                Format::Native => send_message(stream, &Message::KeepAlive)?,
+                // QEMU knows no such thing.
+                Format::Qemu => {}
+            },
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn walk(
     guest: &Arc<Guest>,
     request: &Request,
 ) -> Result<Digest> {
-    pipeline.begin_round(Round::BULK);
+    pipeline.begin_round(Round::BULK, false)?;
     bulk(pipeline, guest)?;
     whole(guest)?;
     pipeline.end_round(Round::BULK, request.then.is_empty())?;
@@ -26,12 +26,13 @@ pub(super) fn walk(
     let mut round = Round::BULK;
     for (index, later) in request.then.iter().enumerate() {
         round = round.next();
-        pipeline.begin_round(round);
+        let last = index + 1 == request.then.len();
+        pipeline.begin_round(round, last)?;
         let now = Arc::new(guest.open_later(later)?);
-        changes(pipeline, round, &now)
+        changes(pipeline, (round, last), &now)
             .and_then(|()| whole(&now))
             .map_err(|error| error.in_round(round.0))?;
-        pipeline.end_round(round, index + 1 == request.then.len())?;
+        pipeline.end_round(round, last)?;
     }
     Ok(pipeline.digest())
 }
@@ -49,7 +50,7 @@ fn bulk(pipeline: &mut Pipeline<'_, '_>, guest: &Arc<Guest>) -> Result<()> {
     pipeline.round_pages(guest.pages());
     for (number, block) in (0..).zip(guest.blocks()) {
         let data = block.image().data_ranges()?;
-        let mut batch = Batch::new(pipeline, guest, number, Round::BULK);
+        let mut batch = Batch::new(pipeline, guest, number, (Round::BULK, false));
         for (range, is_data) in compare::with_holes(&data, block.range()) {
             if is_data {
                 batch.add(range)?;
@@ -63,7 +64,11 @@ fn bulk(pipeline: &mut Pipeline<'_, '_>, guest: &Arc<Guest>) -> Result<()> {
 }
 
 /// A later round: what is not as it was sent.
-fn changes(pipeline: &mut Pipeline<'_, '_>, round: Round, guest: &Arc<Guest>) -> Result<()> {
+fn changes(
+    pipeline: &mut Pipeline<'_, '_>,
+    round: (Round, bool),
+    guest: &Arc<Guest>,
+) -> Result<()> {
     let sent = pipeline.sent().ok_or_else(|| {
         Error::new(Kind::Failed, "there is no record of what was sent").in_stage("scan")
     })?;
@@ -74,11 +79,12 @@ fn changes(pipeline: &mut Pipeline<'_, '_>, round: Round, guest: &Arc<Guest>) ->
     pipeline.round_pages(changed.iter().map(dirty::Changed::count).sum());
     for (number, changed) in (0..).zip(&changed) {
         let mut batch = Batch::new(pipeline, guest, number, round);
-        for range in changed.holes.runs() {
-            batch.hole(range)?;
-        }
-        for range in changed.data.runs() {
-            batch.add(range)?;
+        for (range, is_hole) in changed.runs() {
+            if is_hole {
+                batch.hole(range)?;
+            } else {
+                batch.add(range)?;
+            }
         }
         batch.flush()?;
     }
@@ -91,6 +97,7 @@ struct Batch<'a, 'scope, 'env> {
     guest: Arc<Guest>,
     block: u16,
     round: Round,
+    last: bool,
     most: u64,
     ranges: Vec<PageRange>,
     pages: u64,
@@ -101,9 +108,10 @@ impl<'a, 'scope, 'env> Batch<'a, 'scope, 'env> {
         pipeline: &'a mut Pipeline<'scope, 'env>,
         guest: &Arc<Guest>,
         block: u16,
-        round: Round,
+        (round, last): (Round, bool),
     ) -> Self {
         Batch {
+            last,
             most: pipeline.batch_pages(),
             pipeline,
             guest: Arc::clone(guest),
@@ -129,14 +137,24 @@ impl<'a, 'scope, 'env> Batch<'a, 'scope, 'env> {
     }
 
     /// Sends pages that lie in a hole and must not be touched.
-    fn hole(&mut self, range: PageRange) -> Result<()> {
-        self.pipeline.push(Job {
-            guest: Arc::clone(&self.guest),
-            block: self.block,
-            round: self.round,
-            hole: true,
-            ranges: vec![range],
-        })
+    fn hole(&mut self, mut range: PageRange) -> Result<()> {
+        if self.pipeline.keeps_order() {
+            self.flush()?;
+        }
+        while range.count > 0 {
+            let count = range.count.min(self.pipeline.hole_pages());
+            let middle = range.start.0 + count;
+            self.pipeline.push(Job {
+                guest: Arc::clone(&self.guest),
+                block: self.block,
+                round: self.round,
+                last: self.last,
+                hole: true,
+                ranges: vec![PageRange::between(range.start.0, middle)],
+            })?;
+            range = PageRange::between(middle, range.end());
+        }
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -148,6 +166,7 @@ impl<'a, 'scope, 'env> Batch<'a, 'scope, 'env> {
             guest: Arc::clone(&self.guest),
             block: self.block,
             round: self.round,
+            last: self.last,
             hole: false,
             ranges: std::mem::take(&mut self.ranges),
         })

@@ -196,6 +196,49 @@ impl Stream {
         }
     }
 
+    /// Reads what is there, and waits for something if there is nothing. 0 is the end.
+    ///
+    /// # Errors
+    /// As [`Stream::read_or_end`].
+    pub fn read_some(&self, out: &mut [u8]) -> Result<usize, TransportError> {
+        let fd = self.fd()?;
+        let since = Instant::now();
+        loop {
+            if self.abort.is_raised() {
+                return Err(TransportError::Aborted);
+            }
+            match rustix::io::read(fd, &mut *out) {
+                Ok(read) => {
+                    self.received.fetch_add(read as u64, Ordering::Relaxed);
+                    return Ok(read);
+                }
+                Err(rustix::io::Errno::AGAIN) => self.wait(fd, PollFlags::IN, since)?,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(link_error(error)),
+            }
+        }
+    }
+
+    /// Nothing more will be written: tells the peer, and waits for it to hang up, if it can answer
+    /// at all. A peer that only falls silent has taken everything as far as anybody can tell.
+    ///
+    /// # Errors
+    /// The peer broke the link with bytes unread, or the session ended.
+    pub fn end_of_writing(&self) -> Result<(), TransportError> {
+        if !self.two_way {
+            return Ok(());
+        }
+        rustix::net::shutdown(self.fd()?, rustix::net::Shutdown::Write).map_err(link_error)?;
+        let mut waste = [0; 4096];
+        loop {
+            match self.read_some(&mut waste) {
+                Ok(0) | Err(TransportError::Silent { .. }) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// What `poll` can wait on.
     ///
     /// # Errors

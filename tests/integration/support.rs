@@ -295,11 +295,9 @@ pub(crate) fn source(
 ) -> Result<Handle, Error> {
     Handle::send(
         source::Request {
-            image: images[0].clone(),
             then: images[1..].to_vec(),
-            address: address.clone(),
             caps,
-            force: false,
+            ..source::Request::new(&images[0], address.clone())
         },
         params,
     )

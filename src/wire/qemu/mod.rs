@@ -63,6 +63,7 @@
 
 mod fault;
 mod parser;
+pub mod return_path;
 pub mod tail;
 mod writer;
 
@@ -183,6 +184,18 @@ pub enum SectionKind {
 pub struct Command {
     /// Which, with what belongs to it.
     pub code: CommandCode,
+}
+
+/// The number of the command [`CommandCode::SwitchoverStart`].
+pub const SWITCHOVER_START: u16 = 11;
+
+impl Command {
+    /// The command with this number and payload, if it is one that can stand between RAM's rounds.
+    pub fn from_parts(number: u16, payload: &[u8]) -> Option<Command> {
+        let switchover = CommandCode::SwitchoverStart;
+        (number == SWITCHOVER_START && payload.is_empty())
+            .then_some(Command { code: switchover })
+    }
 }
 
 /// The commands that are understood.

@@ -14,10 +14,10 @@ use super::{
 const NO_DEVICES: &str = r#"{"page_size":4096,"devices":[]}"#;
 
 /// Names come from tables of ours or have been checked, so that none is longer than 255 bytes.
-fn put_string(out: &mut Vec<u8>, text: &str) {
+fn put_string(out: &mut impl BufMut, text: &str) {
     debug_assert!(text.len() <= 255);
     out.put_u8(text.len() as u8);
-    out.extend_from_slice(text.as_bytes());
+    out.put_slice(text.as_bytes());
 }
 
 /// Appends magic, version and configuration. `machine` has at most [`MAX_MACHINE`] bytes;
@@ -113,7 +113,7 @@ impl<'a> RecordWriter<'a> {
         }
     }
 
-    fn head(&mut self, out: &mut Vec<u8>, page: PageIndex, flags: u64) {
+    fn head(&mut self, out: &mut impl BufMut, page: PageIndex, flags: u64) {
         let name = self.name.take();
         let flags = match name {
             Some(_) => flags,
@@ -126,36 +126,36 @@ impl<'a> RecordWriter<'a> {
     }
 
     /// A page of zeroes.
-    pub fn zero(&mut self, out: &mut Vec<u8>, page: PageIndex) {
+    pub fn zero(&mut self, out: &mut impl BufMut, page: PageIndex) {
         self.head(out, page, flag::ZERO);
         out.put_u8(0);
     }
 
     /// A page as it is: 4096 bytes.
-    pub fn page(&mut self, out: &mut Vec<u8>, page: PageIndex, bytes: &[u8]) {
+    pub fn page(&mut self, out: &mut impl BufMut, page: PageIndex, bytes: &[u8]) {
         debug_assert_eq!(bytes.len(), PAGE_SIZE);
         self.head(out, page, flag::PAGE);
-        out.extend_from_slice(bytes);
+        out.put_slice(bytes);
     }
 
     /// A delta of at most 4096 bytes.
-    pub fn xbzrle(&mut self, out: &mut Vec<u8>, page: PageIndex, delta: &[u8]) {
+    pub fn xbzrle(&mut self, out: &mut impl BufMut, page: PageIndex, delta: &[u8]) {
         debug_assert!(delta.len() <= PAGE_SIZE);
         self.head(out, page, flag::XBZRLE);
         out.put_u8(XBZRLE_ENCODING);
         out.put_u16(delta.len() as u16);
-        out.extend_from_slice(delta);
+        out.put_slice(delta);
     }
 
     /// A page as a zlib stream of at most [`MAX_COMPRESSED`] bytes.
-    pub fn compressed(&mut self, out: &mut Vec<u8>, page: PageIndex, body: &[u8]) {
+    pub fn compressed(&mut self, out: &mut impl BufMut, page: PageIndex, body: &[u8]) {
         self.compressed_head(out, page, body.len() as u32);
-        out.extend_from_slice(body);
+        out.put_slice(body);
     }
 
     /// What stands in front of a zlib stream of `len` bytes, at most [`MAX_COMPRESSED`]. Its last 4
     /// bytes are `len`, big endian, so that it can be set once the body stands behind it.
-    pub fn compressed_head(&mut self, out: &mut Vec<u8>, page: PageIndex, len: u32) {
+    pub fn compressed_head(&mut self, out: &mut impl BufMut, page: PageIndex, len: u32) {
         debug_assert!(len as usize <= MAX_COMPRESSED);
         self.head(out, page, flag::COMPRESS_PAGE);
         out.put_u32(len);

@@ -1,32 +1,24 @@
-//! One batch: from ranges of pages to a frame. What an encoder thread does all day.
+//! A batch as a frame of the native wire: deltas where they pay, the rest compressed as one body.
 
 use bytes::{BufMut, BytesMut};
 
-use crate::codec::{self, Encoded, Encoder, Method, Settings};
+use crate::codec::{Encoded, Encoder, Method, Settings};
 use crate::delta::Lookup;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::Block;
-use crate::page::{PAGE_SIZE, PageIndex, is_zero};
+use crate::page::PAGE_SIZE;
 use crate::stats::{Stage, StageClock, Tally};
+use crate::wire::Format;
 use crate::wire::native::{Class, Frame, Header, Kind as FrameKind, PageSet};
 
-use super::choose::{self, Circumstances, Plan};
-use super::pipeline::{Job, Packet, Shared};
+use super::super::choose::{self, Circumstances, Plan};
+use super::super::pipeline::{Job, Packet, Shared};
+use super::Copied;
 
-/// A page of the batch in hand.
-#[derive(Debug, Clone, Copy)]
-struct Copied {
-    page: PageIndex,
-    /// 0 for a zero page.
-    hash: u128,
-    /// How it travels; `None` if it turned out to be unchanged.
-    class: Option<Class>,
-}
-
-/// Turns jobs into packets. Its buffers and its compressor live as long as its thread.
-pub(super) struct EncodeWorker<'a> {
-    shared: &'a Shared<'a>,
+/// Turns jobs into frames.
+pub(super) struct Encode<'a> {
+    pub(super) shared: &'a Shared<'a>,
     codec: Option<(Settings, Box<dyn Encoder>)>,
     pages: Vec<Copied>,
     set: PageSet,
@@ -38,9 +30,9 @@ pub(super) struct EncodeWorker<'a> {
     stored: Vec<u8>,
 }
 
-impl<'a> EncodeWorker<'a> {
+impl<'a> Encode<'a> {
     pub(super) fn new(shared: &'a Shared<'a>) -> Self {
-        EncodeWorker {
+        Encode {
             shared,
             codec: None,
             pages: Vec::new(),
@@ -60,13 +52,7 @@ impl<'a> EncodeWorker<'a> {
         if job.hole {
             return Ok(self.zeros(job, block));
         }
-        self.batch(job, block, busy).map_err(|error| {
-            let first = job.ranges.first().map_or(0, |range| range.start.0);
-            error
-                .in_stage("encode")
-                .in_round(job.round.0)
-                .at_page(first)
-        })
+        self.batch(job, block, busy)
     }
 
     /// Pages that hold data: read, hash, look up, set aside, compress, seal.
@@ -74,7 +60,9 @@ impl<'a> EncodeWorker<'a> {
         let params = self.shared.context.tuning.get();
         let settings = params.codec_settings();
         let plan = choose::plan(Circumstances {
+            format: Format::Native,
             round: job.round,
+            last: job.last,
             caps: self.shared.caps,
             delta_compress: params.delta_compress,
             more_rounds: self.shared.more_rounds,
@@ -84,9 +72,9 @@ impl<'a> EncodeWorker<'a> {
         let mut clock = StageClock::start();
 
         let mut body = self.shared.buffers.take();
-        let mut len = self.read(job, block, &mut body)?;
+        let mut len = super::read(block, job, &mut self.pages, &mut body)?;
         clock.cut(&mut tally.cpu, Stage::Read);
-        self.hash(block, &body[..len], &mut tally);
+        super::hash(self.shared, block, &mut self.pages, &body[..len], &mut tally);
         clock.cut(&mut tally.cpu, Stage::Hash);
         if plan.delta || plan.remember {
             len = self.look_up(job, block, plan, &mut body, len, &mut tally);
@@ -115,16 +103,11 @@ impl<'a> EncodeWorker<'a> {
         for &range in &job.ranges {
             self.set.push_range(range, Class::Zero);
             tally.zero += range.count;
-            if let Some(sent) = &self.shared.sent {
-                for page in range.pages() {
-                    let before = sent.replace(block.key(page), 0);
-                    tally.hashes = tally.hashes.wrapping_sub(before);
-                }
-            }
             if let (Some(cache), false) = (&self.shared.cache, job.round.is_bulk()) {
                 range.pages().for_each(|page| cache.forget(block.key(page)));
             }
         }
+        super::hash_holes(self.shared, block, job, &mut tally);
         tally.frames = 1;
         self.set_bytes.clear();
         self.set.write(&mut self.set_bytes);
@@ -144,44 +127,6 @@ impl<'a> EncodeWorker<'a> {
             body: BytesMut::new(),
             body_len: 0,
             tally,
-        }
-    }
-
-    /// Copies the pages out of the image and packs those that are not zero.
-    fn read(&mut self, job: &Job, block: &Block, plain: &mut [u8]) -> Result<usize> {
-        self.pages.clear();
-        let mut filled = 0;
-        let pages = &mut self.pages;
-        for &range in &job.ranges {
-            filled += block
-                .image()
-                .read_some(range, &mut plain[filled..], |page, bytes| {
-                    let zero = is_zero(bytes);
-                    pages.push(Copied {
-                        page,
-                        hash: 0,
-                        class: Some(if zero { Class::Zero } else { Class::Whole }),
-                    });
-                    !zero
-                })?;
-        }
-        Ok(filled)
-    }
-
-    /// Hashes the packed pages and keeps account of the digest.
-    fn hash(&mut self, block: &Block, packed: &[u8], tally: &mut Tally) {
-        let mut packed = packed.chunks_exact(PAGE_SIZE);
-        for copied in &mut self.pages {
-            if copied.class == Some(Class::Whole) {
-                copied.hash = packed
-                    .next()
-                    .map_or(0, |bytes| block.seed().hash(copied.page, bytes));
-            }
-            let before = match &self.shared.sent {
-                Some(sent) => sent.replace(block.key(copied.page), copied.hash),
-                None => 0,
-            };
-            tally.hashes = tally.hashes.wrapping_add(copied.hash).wrapping_sub(before);
         }
     }
 
@@ -294,7 +239,7 @@ impl<'a> EncodeWorker<'a> {
             let mut out = self.shared.buffers.take();
             // A byte less than plain: what does not shrink goes as it is.
             let room = len - 1;
-            let outcome = encoder(&mut self.codec, settings)?
+            let outcome = super::encoder(&mut self.codec, settings)?
                 .encode(&body[..len], &mut out[..room])
                 .map_err(|error| Error::new(Kind::Failed, error))?;
             if let Encoded::Done(compressed) = outcome {
@@ -362,23 +307,5 @@ impl<'a> EncodeWorker<'a> {
             body_len,
             tally: Tally::default(),
         }
-    }
-}
-
-/// The compressor for these settings; the one in hand if it fits.
-fn encoder(
-    slot: &mut Option<(Settings, Box<dyn Encoder>)>,
-    settings: Settings,
-) -> Result<&mut dyn Encoder> {
-    if slot
-        .as_ref()
-        .is_none_or(|(made_for, _)| *made_for != settings)
-    {
-        let encoder = codec::encoder(settings).map_err(|error| Error::new(Kind::Usage, error))?;
-        *slot = Some((settings, encoder));
-    }
-    match slot {
-        Some((_, encoder)) => Ok(encoder.as_mut()),
-        None => Err(Error::new(Kind::Failed, "there is no compressor")),
     }
 }

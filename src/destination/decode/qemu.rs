@@ -1,0 +1,209 @@
+//! Records of QEMU's stream: from their payload to pages in their place, in the order in which they came.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::codec::{self, Decoder, Method};
+use crate::delta;
+use crate::dirty::PageHashes;
+use crate::error::{Error, Kind, Result};
+use crate::fault::Site;
+use crate::image::{BlockFile, Output};
+use crate::page::{PAGE_SIZE, PageIndex, PageRange};
+use crate::session::Context;
+use crate::stats::{Stage, StageClock, Tally};
+use crate::wire::qemu::RecordKind;
+
+/// Neighbouring pages that are decoded by one thread, and placed together where they can be.
+pub(in super::super) const STRETCH: u64 = 64;
+
+/// A record, or neighbouring zero pages.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Entry {
+    pub(in super::super) block: u16,
+    pub(in super::super) pages: PageRange,
+    pub(in super::super) kind: RecordKind,
+    /// Where the payload lies within the batch's bytes.
+    pub(in super::super) payload: Range<usize>,
+}
+
+/// Records for one decoder.
+#[derive(Debug)]
+pub(in super::super) struct Batch {
+    pub(in super::super) bytes: Bytes,
+    pub(in super::super) entries: Vec<Entry>,
+}
+
+/// Places records. Its buffers and its decompressor live as long as its thread.
+pub(in super::super) struct DecodeQemu<'a> {
+    context: &'a Context,
+    output: &'a Output,
+    /// The hash of each page as it is now, by its key.
+    hashes: &'a PageHashes,
+    inflate: Box<dyn Decoder>,
+    /// Neighbouring pages that are decoded and not yet placed.
+    run: Vec<u8>,
+    run_block: u16,
+    run_start: u64,
+}
+
+impl<'a> DecodeQemu<'a> {
+    pub(in super::super) fn new(
+        context: &'a Context,
+        output: &'a Output,
+        hashes: &'a PageHashes,
+    ) -> Self {
+        DecodeQemu {
+            context,
+            output,
+            hashes,
+            inflate: codec::decoder(Method::Zlib),
+            run: Vec::with_capacity(STRETCH as usize * PAGE_SIZE),
+            run_block: 0,
+            run_start: 0,
+        }
+    }
+
+    /// Decodes and places all records of a batch, in their order.
+    pub(in super::super) fn place(&mut self, batch: &Batch) -> Result<Tally> {
+        self.context.faults.check(Site::Decode)?;
+        let mut tally = Tally::default();
+        let mut clock = StageClock::start();
+        for entry in &batch.entries {
+            let payload = batch.bytes.get(entry.payload.clone()).unwrap_or_default();
+            self.take(entry, payload, &mut tally, &mut clock)
+                .map_err(|error| error.in_stage("decode").at_page(entry.pages.start.0))?;
+        }
+        self.flush(&mut tally, &mut clock)?;
+        tally.frames = 1;
+        Ok(tally)
+    }
+
+    fn take(
+        &mut self,
+        entry: &Entry,
+        payload: &[u8],
+        tally: &mut Tally,
+        clock: &mut StageClock,
+    ) -> Result<()> {
+        let page = entry.pages.start;
+        match entry.kind {
+            RecordKind::Zero => {
+                tally.zero += entry.pages.count;
+                match payload {
+                    [0] => self.clear(entry, tally, clock),
+                    // Any other byte is one that QEMU up to 9 fills the page with.
+                    [fill] => entry.pages.pages().try_for_each(|page| {
+                        self.next_slot(entry.block, page, tally, clock)?.fill(*fill);
+                        self.placed(entry.block, page, tally);
+                        Ok(())
+                    }),
+                    _ => Err(Error::new(Kind::Failed, "a zero page without its byte")),
+                }
+            }
+            RecordKind::Page => {
+                let slot = self.next_slot(entry.block, page, tally, clock)?;
+                slot.copy_from_slice(payload);
+                tally.plain += 1;
+                self.placed(entry.block, page, tally);
+                Ok(())
+            }
+            RecordKind::Compressed => {
+                self.next_slot(entry.block, page, tally, clock)?;
+                let at = self.run.len() - PAGE_SIZE;
+                self.inflate
+                    .decode(payload, &mut self.run[at..])
+                    .map_err(|error| Error::new(Kind::Failed, error))?;
+                clock.cut(&mut tally.cpu, Stage::Codec);
+                tally.compressed += 1;
+                tally.compressed_bytes += payload.len() as u64;
+                tally.compressed_input += PAGE_SIZE as u64;
+                self.placed(entry.block, page, tally);
+                Ok(())
+            }
+            RecordKind::Xbzrle => {
+                // What it applies to may be in the run.
+                self.flush(tally, clock)?;
+                let file = self.file(entry.block)?;
+                let slot = self.next_slot(entry.block, page, tally, clock)?;
+                file.read(page, slot)?;
+                delta::decode(payload, slot).map_err(|error| Error::new(Kind::Failed, error))?;
+                clock.cut(&mut tally.cpu, Stage::Delta);
+                tally.delta += 1;
+                tally.delta_bytes += payload.len() as u64;
+                self.placed(entry.block, page, tally);
+                Ok(())
+            }
+        }
+    }
+
+    fn file(&self, block: u16) -> Result<&'a BlockFile> {
+        self.output
+            .blocks()
+            .get(usize::from(block))
+            .ok_or_else(|| Error::new(Kind::Failed, "a block that was not announced"))
+    }
+
+    /// Room for a page at the end of the run; a run that it does not continue is placed before.
+    fn next_slot(
+        &mut self,
+        block: u16,
+        page: PageIndex,
+        tally: &mut Tally,
+        clock: &mut StageClock,
+    ) -> Result<&mut [u8]> {
+        let count = (self.run.len() / PAGE_SIZE) as u64;
+        let continues = self.run_block == block && self.run_start + count == page.0;
+        if count > 0 && (!continues || count == STRETCH) {
+            self.flush(tally, clock)?;
+        }
+        if self.run.is_empty() {
+            (self.run_block, self.run_start) = (block, page.0);
+        }
+        let at = self.run.len();
+        self.run.resize(at + PAGE_SIZE, 0);
+        Ok(&mut self.run[at..])
+    }
+
+    /// The run's last page is as it will be placed: keeps account of the digest.
+    fn placed(&mut self, block: u16, page: PageIndex, tally: &mut Tally) {
+        let (Ok(file), Some(at)) = (self.file(block), self.run.len().checked_sub(PAGE_SIZE)) else {
+            return;
+        };
+        let hash = file.seed().hash_or_zero(page, &self.run[at..]);
+        let before = self.hashes.replace(file.key(page), hash);
+        tally.hashes = tally.hashes.wrapping_add(hash).wrapping_sub(before);
+    }
+
+    /// Places the run.
+    fn flush(&mut self, tally: &mut Tally, clock: &mut StageClock) -> Result<()> {
+        if self.run.is_empty() {
+            return Ok(());
+        }
+        clock.cut(&mut tally.cpu, Stage::Hash);
+        self.file(self.run_block)?
+            .place(PageIndex(self.run_start), &self.run)?;
+        self.run.clear();
+        clock.cut(&mut tally.cpu, Stage::Place);
+        Ok(())
+    }
+
+    /// Makes pages zero. Those that are already stay untouched, so that the output stays sparse.
+    fn clear(&mut self, entry: &Entry, tally: &mut Tally, clock: &mut StageClock) -> Result<()> {
+        let file = self.file(entry.block)?;
+        // Pages of the run that is not placed yet may be among them.
+        let held = |page: PageIndex| self.hashes.get(file.key(page)) != 0;
+        if !entry.pages.pages().any(held) {
+            return Ok(());
+        }
+        self.flush(tally, clock)?;
+        for page in entry.pages.pages() {
+            let before = self.hashes.replace(file.key(page), 0);
+            tally.hashes = tally.hashes.wrapping_sub(before);
+        }
+        file.clear(entry.pages)?;
+        clock.cut(&mut tally.cpu, Stage::Place);
+        Ok(())
+    }
+}

@@ -1,0 +1,399 @@
+//! What a QEMU sends: parsed by one thread, decoded by M others, and in the end the devices.
+//!
+//! ```text
+//! receive   x 1   link -> records -> Batch   by block and page, so that a page's records stay in order
+//! decode    x M   Batch -> place             inflate, apply deltas, hash, pwrite (decode/qemu.rs)
+//! ```
+//!
+//! QEMU's stream has no rounds, and a page may occur in it any number of times. Each stretch of
+//! pages belongs to one decoder, whose queue keeps order: the last copy wins, and a delta meets the
+//! page that precedes it, without anybody waiting for anybody.
+//!
+//! The stream has no hash of the guest's RAM either. What is proven is that the output holds what
+//! the records made: their hashes are kept, 16 bytes a page, and compared with what is read back.
+//!
+//! Nothing is answered unless the source opens QEMU's return path.
+//!
+//! Memory: 256 KiB a batch, a few batches a decoder, and the hashes.
+
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use bytes::BytesMut;
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::dirty::PageHashes;
+use crate::error::{Error, Kind, Result};
+use crate::fault::Site;
+use crate::image::{Description, Output};
+use crate::page::{Digest, PAGE_SIZE, PageIndex, PageRange, Round};
+use crate::session::Context;
+use crate::stats::{Stage, StageClock, Status};
+use crate::transport::{Stream, TransportError};
+use crate::wire::qemu::return_path::Reply;
+use crate::wire::qemu::{
+    Command, Element, MAX_ELEMENT, Parser, Record, RecordKind, SectionKind, tail,
+};
+
+use super::Request;
+use super::decode::{Batch, DecodeQemu, Entry, STRETCH};
+
+/// Bytes that are read and handed to decoders together.
+const CHUNK: usize = 256 << 10;
+/// Batches that may wait for each decoder.
+const DEPTH: usize = 4;
+
+/// Receives a guest from a QEMU, of whose stream `head` has been read.
+pub(super) fn receive(
+    stream: &mut Stream,
+    head: &[u8],
+    request: &Request,
+    context: &Context,
+) -> Result<()> {
+    let mut link = Link {
+        stream,
+        return_path: false,
+    };
+    let outcome = guest(&mut link, head, request, context);
+    context.stats.bytes(link.stream.received(), link.stream.sent());
+    match outcome {
+        Ok(()) => {
+            // The output is there: what becomes of the link is no matter now.
+            let _ = link.say(Reply::Shut(0));
+            context.stats.end(Status::Completed);
+            Ok(())
+        }
+        Err(error) => {
+            let _ = link.say(Reply::Shut(1));
+            let closed = matches!(error.cause(), Some(TransportError::Closed));
+            match link.stream.why_closed().filter(|_| closed) {
+                Some(why) => Err(why.into()),
+                None => Err(error),
+            }
+        }
+    }
+}
+
+/// The one connection, and whether the source wants to be answered on it.
+struct Link<'a> {
+    stream: &'a mut Stream,
+    return_path: bool,
+}
+
+impl Link<'_> {
+    fn say(&self, reply: Reply) -> Result<(), TransportError> {
+        if self.return_path {
+            self.stream.write(&reply.to_bytes(), &[])?;
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: &Command) -> Result<()> {
+        match command {
+            // A stored stream may have it as well; then nobody listens.
+            Command::OpenReturnPath => self.return_path = self.stream.is_two_way(),
+            Command::Ping(value) => self.say(Reply::Pong(*value))?,
+            Command::SwitchoverStart => {}
+        }
+        Ok(())
+    }
+}
+
+/// The phases, top-down.
+fn guest(link: &mut Link<'_>, head: &[u8], request: &Request, context: &Context) -> Result<()> {
+    let mut reading = Reading::new(head);
+    let mut description = preamble(&mut reading, link)?;
+    let blocks = reading.parser.blocks();
+    let mut output = match &request.block {
+        Some(keep) => Output::only(&request.output, blocks, keep, request.force)?,
+        None => Output::folder(&request.output, blocks, request.force)?,
+    };
+    context.stats.ram(output.pages() * PAGE_SIZE as u64, 1);
+    context.stats.begin_round(Round::BULK, link.stream.received());
+    context.stats.round_pages(output.pages());
+
+    let sent = ram(&mut reading, link, &output, &mut description, context)?;
+    context.stats.end_round(link.stream.received());
+    devices(&mut reading, link, &output, context)?;
+    // A command that failed may have written all the same.
+    if !link.stream.is_two_way() {
+        link.stream.finish()?;
+    }
+    super::prove(sent, &mut output, context)?;
+    if context.abort.is_raised() {
+        return Err(Error::interrupted());
+    }
+    output.describe(description);
+    output.commit()?;
+    context.stats.proven(sent);
+    Ok(())
+}
+
+/// Everything in front of RAM.
+fn preamble(reading: &mut Reading, link: &mut Link<'_>) -> Result<Description> {
+    let mut description = Description::default();
+    loop {
+        match reading.element(link.stream)?.0 {
+            Element::Configuration {
+                machine,
+                subsections,
+            } => {
+                description.machine = machine;
+                description.configuration = subsections;
+            }
+            Element::Command(command) => link.obey(&command)?,
+            Element::Section { id, .. } => description.ram_section_id = id,
+            Element::Blocks => return Ok(description),
+            _ => {}
+        }
+    }
+}
+
+/// RAM, until its END section is closed. Returns the digest of what the records made.
+fn ram(
+    reading: &mut Reading,
+    link: &mut Link<'_>,
+    output: &Output,
+    description: &mut Description,
+    context: &Context,
+) -> Result<Digest> {
+    let decoders = usize::from(context.tuning.get().decompress_threads);
+    let hashes = PageHashes::new(output.pages());
+    let failure = Mutex::new(None);
+    let fail = |error: Error| {
+        failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
+        context.abort.raise();
+    };
+    let received = thread::scope(|scope| {
+        let mut lanes = Vec::new();
+        for lane in 0..decoders {
+            let (batches, queue) = bounded(DEPTH);
+            lanes.push(Lane {
+                batches,
+                entries: Vec::new(),
+            });
+            let (hashes, fail) = (&hashes, &fail);
+            thread::Builder::new()
+                .name(format!("decode-{lane}"))
+                .spawn_scoped(scope, move || {
+                    let done =
+                        Error::catch("decode", || decode(&queue, output, hashes, context));
+                    if let Err(error) = done {
+                        fail(error);
+                    }
+                })
+                .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
+        }
+        Error::catch("receive", || {
+            records(reading, link, &mut lanes, description, context)
+        })
+        .map_err(|error| error.in_stage("receive"))
+    });
+    let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match (received, failure) {
+        (_, Some(error)) | (Err(error), None) => Err(error),
+        (Ok(()), None) => Ok(Digest(context.stats.snapshot().total.hashes)),
+    }
+}
+
+/// A decoder's queue, and the records that are to go there next.
+struct Lane {
+    batches: Sender<Batch>,
+    entries: Vec<Entry>,
+}
+
+/// Hands each record to the decoder that its page belongs to.
+fn records(
+    reading: &mut Reading,
+    link: &mut Link<'_>,
+    lanes: &mut [Lane],
+    description: &mut Description,
+    context: &Context,
+) -> Result<()> {
+    let mut clock = StageClock::start();
+    loop {
+        while let Some((element, end)) = reading.next()? {
+            match element {
+                Element::Record(record) => {
+                    let stretch = record.page.0 / STRETCH + u64::from(record.block);
+                    let lane = (stretch % lanes.len() as u64) as usize;
+                    lanes[lane].add(&record, end);
+                }
+                Element::Command(command) => {
+                    link.obey(&command)?;
+                    if command == Command::SwitchoverStart {
+                        description.commands.push(command.to_parts());
+                    }
+                }
+                Element::Tail => {
+                    reading.dispatch(lanes);
+                    context.stats.add_cpu(Stage::Socket, clock.lap());
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        if reading.parsed >= CHUNK / 2 && !reading.dispatch(lanes) {
+            // A decoder has failed, and says so itself.
+            return Err(Error::interrupted());
+        }
+        context.faults.check(Site::Receive)?;
+        context.stats.bytes(link.stream.received(), link.stream.sent());
+        if !reading.fill(link.stream)? {
+            return Err(reading.cut());
+        }
+    }
+}
+
+impl Lane {
+    /// `end` is where the record ends within the bytes that are handed on with it.
+    fn add(&mut self, record: &Record, end: usize) {
+        let payload = end - usize::from(record.payload)..end;
+        let pages = PageRange {
+            start: record.page,
+            count: 1,
+        };
+        self.entries.push(Entry {
+            block: record.block,
+            pages,
+            kind: record.kind,
+            payload,
+        });
+    }
+}
+
+/// What a decoder thread does, until there are no more batches.
+fn decode(
+    queue: &Receiver<Batch>,
+    output: &Output,
+    hashes: &PageHashes,
+    context: &Context,
+) -> Result<()> {
+    let mut worker = DecodeQemu::new(context, output, hashes);
+    for batch in queue {
+        let tally = worker.place(&batch)?;
+        context.stats.add(&tally);
+    }
+    Ok(())
+}
+
+/// Everything behind RAM: kept as it is.
+fn devices(
+    reading: &mut Reading,
+    link: &Link<'_>,
+    output: &Output,
+    context: &Context,
+) -> Result<()> {
+    loop {
+        output.append_device_state(reading.rest())?;
+        reading.skip_rest();
+        // Who waits for an answer does not hang up: the stream's own end has to be found.
+        if link.return_path
+            && !link.stream.has_more()?
+            && tail::has_description(&output.device_state()?)
+        {
+            return Ok(());
+        }
+        context.stats.bytes(link.stream.received(), link.stream.sent());
+        if !reading.fill(link.stream)? {
+            break;
+        }
+    }
+    if tail::is_complete(&output.device_state()?) {
+        Ok(())
+    } else {
+        Err(reading.cut())
+    }
+}
+
+/// Bytes of the stream that are read and not yet handed on.
+struct Reading {
+    parser: Parser,
+    buffer: BytesMut,
+    /// How much of the buffer holds bytes of the stream.
+    filled: usize,
+    /// How much of it is parsed.
+    parsed: usize,
+}
+
+impl Reading {
+    fn new(head: &[u8]) -> Reading {
+        let mut buffer = BytesMut::zeroed(CHUNK + MAX_ELEMENT);
+        buffer[..head.len()].copy_from_slice(head);
+        Reading {
+            parser: Parser::new(),
+            buffer,
+            filled: head.len(),
+            parsed: 0,
+        }
+    }
+
+    /// The next element, if all of it has been read, and where in the buffer it ends.
+    fn next(&mut self) -> Result<Option<(Element, usize)>> {
+        let bytes = &self.buffer[self.parsed..self.filled];
+        let Some((element, len)) = self.parser.next(bytes)? else {
+            return Ok(None);
+        };
+        self.parsed += len;
+        Ok(Some((element, self.parsed)))
+    }
+
+    /// The next element, waited for.
+    fn element(&mut self, stream: &Stream) -> Result<(Element, usize)> {
+        loop {
+            if let Some(found) = self.next()? {
+                return Ok(found);
+            }
+            if !self.fill(stream)? {
+                return Err(self.cut());
+            }
+        }
+    }
+
+    /// Reads what there is, and waits for something if there is nothing. `false` at the end.
+    fn fill(&mut self, stream: &Stream) -> Result<bool> {
+        if self.buffer.len() - self.filled < MAX_ELEMENT {
+            let rest = &self.buffer[self.parsed..self.filled];
+            let mut buffer = BytesMut::zeroed(rest.len() + CHUNK + MAX_ELEMENT);
+            buffer[..rest.len()].copy_from_slice(rest);
+            (self.filled, self.parsed) = (rest.len(), 0);
+            self.buffer = buffer;
+        }
+        let read = stream.read_some(&mut self.buffer[self.filled..])?;
+        self.filled += read;
+        Ok(read > 0)
+    }
+
+    /// Hands what is parsed to the decoders. `false` if one of them is gone.
+    fn dispatch(&mut self, lanes: &mut [Lane]) -> bool {
+        let bytes = self.buffer.split_to(self.parsed).freeze();
+        (self.filled, self.parsed) = (self.filled - self.parsed, 0);
+        lanes.iter_mut().all(|lane| {
+            lane.entries.is_empty()
+                || lane
+                    .batches
+                    .send(Batch {
+                        bytes: bytes.clone(),
+                        entries: std::mem::take(&mut lane.entries),
+                    })
+                    .is_ok()
+        })
+    }
+
+    /// What is read and not parsed.
+    fn rest(&self) -> &[u8] {
+        &self.buffer[self.parsed..self.filled]
+    }
+
+    fn skip_rest(&mut self) {
+        (self.filled, self.parsed) = (0, 0);
+    }
+
+    /// The stream ended where it may not.
+    fn cut(&self) -> Error {
+        Error::new(Kind::Failed, TransportError::Closed)
+    }
+}
