@@ -18,7 +18,8 @@
 //! #     format!("unix:{}", folder.path().join("r.sock").display()).parse()?;
 //! let params = Params { compress_method: "zstd".parse()?, ..Params::default() };
 //! let caps = Caps::default();
-//! let receive = destination::Request { address: address.clone(), output, caps, force: false };
+//! let receive =
+//!     destination::Request { address: address.clone(), output, block: None, caps, force: false };
 //! let receiving = Handle::receive(receive, params.clone(), |_| {}, |line| eprintln!("{line}"))?;
 //! let send = source::Request::new(image, address);
 //! let sent = Handle::send(send, params)?.wait()?;

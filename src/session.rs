@@ -24,6 +24,9 @@ use crate::wire::native::{
 
 /// The name of XBZRLE as a capability of the native wire.
 pub const CAPABILITY_XBZRLE: &str = "xbzrle";
+/// The name of guest folders as a capability of the native wire: several blocks, a description and
+/// device state.
+pub const CAPABILITY_GUEST_FOLDER: &str = "guest-folder";
 
 /// What a migration's threads and its owner share.
 #[derive(Debug)]

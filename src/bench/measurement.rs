@@ -257,6 +257,7 @@ fn both_ends(
         destination::Request {
             address: course.address.clone(),
             output: course.output.clone(),
+            block: None,
             caps: Caps::default(),
             force: false,
         },

@@ -70,8 +70,11 @@ pub(super) struct ReceiveArgs {
     /// From where: tcp:HOST:PORT (port 0: any), unix:PATH, file:PATH, fd:N or exec:COMMAND
     #[arg(value_parser = Checked(address))]
     uri: Address,
-    /// The raw RAM image to write
+    /// The raw RAM image to write, or the guest folder if that is what comes
     output: PathBuf,
+    /// Keep only this block of the guest, as a raw image
+    #[arg(long, value_name = "NAME")]
+    block: Option<String>,
     /// Replace OUTPUT if it exists
     #[arg(long)]
     force: bool,
@@ -136,6 +139,7 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
     let request = destination::Request {
         address: args.uri,
         output: args.output,
+        block: args.block,
         caps,
         force: args.force,
     };

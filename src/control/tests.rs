@@ -50,6 +50,7 @@ fn migrate(
     let receiving = destination::Request {
         address: address.parse().unwrap(),
         output: folder.join("out"),
+        block: None,
         caps: Caps::default(),
         force: false,
     };

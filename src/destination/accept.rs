@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::image::Output;
-use crate::page::PAGE_SIZE;
 use crate::session::{self, Agreed, Context};
 use crate::transport::connect::open_for_reading;
 use crate::transport::listen::Listener;
 use crate::transport::{Address, Stream, TransportError, Woken};
-use crate::wire::native::{BlockInfo, HELLO_HEAD_LEN, Hello, HelloHead};
+use crate::wire::native::{HELLO_HEAD_LEN, Hello, HelloHead};
 
 use super::{LAST_WORDS, Request, source_knows};
 
@@ -25,8 +24,6 @@ const MAX_GREETINGS: usize = 64;
 pub(super) struct Links {
     pub(super) streams: Vec<Stream>,
     pub(super) agreed: Agreed,
-    /// The guest's one block.
-    pub(super) block: BlockInfo,
 }
 
 impl Links {
@@ -96,17 +93,12 @@ pub(super) fn accept(
         )),
     };
     if stream.is_two_way() {
-        tell(
-            &stream,
-            outcome.as_ref().map(|(agreed, _, _)| agreed),
-            silence,
-        )?;
+        tell(&stream, outcome.as_ref().map(|(agreed, _)| agreed), silence)?;
     }
-    let (agreed, block, output) = outcome?;
+    let (agreed, output) = outcome?;
     let links = Links {
         streams: vec![stream],
         agreed,
-        block,
     };
     Ok((links, output))
 }
@@ -122,21 +114,26 @@ fn tell(
 }
 
 /// What becomes of a hello: an agreement and an output, or why not.
-fn welcome(hello: &Hello, request: &Request) -> Result<(Agreed, BlockInfo, Output)> {
+fn welcome(hello: &Hello, request: &Request) -> Result<(Agreed, Output)> {
     let refused = |why| Error::new(Kind::Refused, why);
     let agreed = session::negotiate(hello, &request.caps).map_err(refused)?;
-    let [block] = &hello.blocks[..] else {
-        return Err(refused(format!(
-            "the guest has {} blocks, and the output is an image of one",
-            hello.blocks.len()
-        )));
+    let blocks: Vec<(String, u64)> = hello
+        .blocks
+        .iter()
+        .map(|block| (block.name.clone(), block.bytes))
+        .collect();
+    let (path, force) = (&request.output, request.force);
+    let output = match &request.block {
+        Some(keep) => Output::only(path, &blocks, keep, force)?,
+        None if agreed
+            .capabilities
+            .contains(session::CAPABILITY_GUEST_FOLDER) =>
+        {
+            Output::folder(path, &blocks, force)?
+        }
+        None => Output::image(path, &blocks, force)?,
     };
-    let output = Output::create(
-        &request.output,
-        block.bytes / PAGE_SIZE as u64,
-        request.force,
-    )?;
-    Ok((agreed, block.clone(), output))
+    Ok((agreed, output))
 }
 
 /// Somebody who has connected and not yet said all of its hello.
@@ -192,7 +189,6 @@ struct Joining {
     streams: Vec<Option<Stream>>,
     deadline: Instant,
     agreed: Agreed,
-    block: BlockInfo,
     output: Output,
 }
 
@@ -270,7 +266,6 @@ fn join(
             let links = Links {
                 streams: joined.streams.into_iter().flatten().collect(),
                 agreed: joined.agreed,
-                block: joined.block,
             };
             return Ok((links, joined.output));
         }
@@ -336,13 +331,12 @@ fn admit(
         ))),
         None => {
             context.stats.start();
-            welcome(hello, request).map(|(agreed, block, output)| {
+            welcome(hello, request).map(|(agreed, output)| {
                 *joining = Some(Joining {
                     id: hello.session,
                     streams: (0..hello.connections).map(|_| None).collect(),
                     deadline: Instant::now() + HELLO_LIMIT,
                     agreed: agreed.clone(),
-                    block,
                     output,
                 });
                 agreed

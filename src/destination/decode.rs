@@ -6,7 +6,7 @@ use crate::codec::{self, Decoder, Method};
 use crate::delta;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
-use crate::image::Output;
+use crate::image::{BlockFile, Output};
 use crate::page::{BlockSeed, PAGE_SIZE};
 use crate::session::Context;
 use crate::stats::{Stage, StageClock, Tally};
@@ -27,7 +27,6 @@ pub(super) struct Packet {
 pub(super) struct DecodeWorker<'a> {
     context: &'a Context,
     output: &'a Output,
-    seed: BlockSeed,
     decoders: Vec<(Method, Box<dyn Decoder>)>,
     set: PageSet,
     plain: Vec<u8>,
@@ -37,11 +36,10 @@ pub(super) struct DecodeWorker<'a> {
 }
 
 impl<'a> DecodeWorker<'a> {
-    pub(super) fn new(context: &'a Context, output: &'a Output, block_name: &str) -> Self {
+    pub(super) fn new(context: &'a Context, output: &'a Output) -> Self {
         DecodeWorker {
             context,
             output,
-            seed: BlockSeed::new(block_name),
             decoders: Vec::new(),
             set: PageSet::default(),
             plain: Vec::new(),
@@ -53,8 +51,16 @@ impl<'a> DecodeWorker<'a> {
     /// Decodes a frame, checks its hash, and only then places its pages.
     pub(super) fn place(&mut self, packet: &Packet) -> Result<Tally> {
         self.context.faults.check(Site::Decode)?;
-        self.read_page_set(packet)
-            .and_then(|()| self.checked(packet))
+        let block = self
+            .output
+            .blocks()
+            .get(usize::from(packet.header.block))
+            .ok_or(WireError::Unknown {
+                field: "the frame's block",
+                given: packet.header.block.into(),
+            })?;
+        self.read_page_set(packet, block)
+            .and_then(|()| self.checked(packet, block))
             .map_err(|error| {
                 let first = self.set.runs().first().map(|run| run.range.start.0);
                 let error = error.in_stage("decode").in_round(packet.header.round.0);
@@ -62,10 +68,10 @@ impl<'a> DecodeWorker<'a> {
             })
     }
 
-    fn read_page_set(&mut self, packet: &Packet) -> Result<()> {
+    fn read_page_set(&mut self, packet: &Packet, block: &BlockFile) -> Result<()> {
         let header = &packet.header;
         let bytes = &packet.bytes[..header.page_set_len as usize];
-        self.set.read(bytes, self.output.pages())?;
+        self.set.read(bytes, block.pages())?;
         let (pages, expected) = (self.set.pages(), u64::from(header.pages));
         let modulo = header.kind == Some(FrameKind::Zeros);
         if pages != expected && !(modulo && pages as u32 == header.pages) {
@@ -79,7 +85,7 @@ impl<'a> DecodeWorker<'a> {
         Ok(())
     }
 
-    fn checked(&mut self, packet: &Packet) -> Result<Tally> {
+    fn checked(&mut self, packet: &Packet, block: &BlockFile) -> Result<Tally> {
         let header = &packet.header;
         let (set, body) = packet.bytes.split_at(header.page_set_len as usize);
         let body = &body[..header.body_len as usize];
@@ -112,23 +118,22 @@ impl<'a> DecodeWorker<'a> {
                 .and_then(|bytes| plain.len().checked_sub(bytes as usize))
                 .ok_or_else(|| contradiction(plain.len(), 0))?;
             let (deltas, whole) = plain.split_at(whole);
-            tally.delta_bytes =
-                apply_deltas(deltas, &self.set, self.output, &mut self.patched)? as u64;
+            tally.delta_bytes = apply_deltas(deltas, &self.set, block, &mut self.patched)? as u64;
             clock.cut(&mut tally.cpu, Stage::Delta);
             let bodies = Bodies {
                 whole,
                 patched: &self.patched,
                 stored,
             };
-            hash(&self.set, self.seed, bodies, &mut self.hashes);
+            hash(&self.set, block.seed(), bodies, &mut self.hashes);
             check_hash(header, set, Some(&self.hashes))?;
             clock.cut(&mut tally.cpu, Stage::Hash);
-            place(&self.set, self.output, bodies)?;
+            place(&self.set, block, bodies)?;
         }
         // A fresh output is zero already.
         if !header.round.is_bulk() {
             for range in self.set.of(Class::Zero) {
-                self.output.clear(range)?;
+                block.clear(range)?;
             }
         }
         clock.cut(&mut tally.cpu, Stage::Place);
@@ -206,11 +211,11 @@ fn decompress<'a>(
     Ok(&plain[..len])
 }
 
-/// Applies all deltas to what the output holds, into `patched`. Returns the bytes of deltas.
+/// Applies all deltas to what the block holds, into `patched`. Returns the bytes of deltas.
 fn apply_deltas(
     bytes: &[u8],
     set: &PageSet,
-    output: &Output,
+    block: &BlockFile,
     patched: &mut Vec<u8>,
 ) -> Result<usize> {
     let count = set.count(Class::Delta) as usize;
@@ -228,7 +233,7 @@ fn apply_deltas(
             .split_at_checked(length)
             .ok_or_else(|| contradiction(deltas.len(), length))?;
         deltas = rest;
-        output.read(page, out)?;
+        block.read(page, out)?;
         delta::decode(delta, out)
             .map_err(|error| Error::new(Kind::Failed, error).at_page(page.0))?;
     }
@@ -283,10 +288,10 @@ fn hash(set: &PageSet, seed: BlockSeed, mut bodies: Bodies<'_>, hashes: &mut Vec
     }
 }
 
-fn place(set: &PageSet, output: &Output, mut bodies: Bodies<'_>) -> Result<()> {
+fn place(set: &PageSet, block: &BlockFile, mut bodies: Bodies<'_>) -> Result<()> {
     for run in set.runs() {
         if let Some(bytes) = bodies.next(run) {
-            output.place(run.range.start, bytes)?;
+            block.place(run.range.start, bytes)?;
         }
     }
     Ok(())

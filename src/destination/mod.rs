@@ -16,7 +16,7 @@ use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::Output;
-use crate::page::{BlockSeed, Digest, PAGE_SIZE};
+use crate::page::{Digest, PAGE_SIZE};
 use crate::pool::analysis_pool;
 use crate::session::{self, Context, PeerFailure};
 use crate::stats::{Stage, Status};
@@ -32,8 +32,10 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub struct Request {
     /// From where.
     pub address: Address,
-    /// The raw image that is written.
+    /// What is written: a raw image or, if the source has one, a guest folder.
     pub output: PathBuf,
+    /// The one block that is kept, as a raw image; the others are received, proven and dropped.
+    pub block: Option<String>,
     /// What the source may use.
     pub caps: Caps,
     /// Whether an output that is there already is replaced.
@@ -99,7 +101,7 @@ fn from_a_peer(links: &Links, mut output: Output, context: &Context) -> Result<(
             .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
         let outcome = pipeline::run(links, &output, context).and_then(|digest| {
             Error::catch("commit", || {
-                prove(digest, links, &mut output, context)?;
+                prove(digest, &mut output, context)?;
                 commit(digest, &links.streams[0], &say, &mut output, context)
             })
         });
@@ -118,7 +120,7 @@ fn from_a_writer(links: &mut Links, mut output: Output, context: &Context) -> Re
             Error::new(Kind::Failed, "the stream goes on behind its end").in_stage("receive"),
         );
     }
-    prove(digest, links, &mut output, context)?;
+    prove(digest, &mut output, context)?;
     // A command that failed may have written all the same.
     for stream in &mut links.streams {
         stream.finish()?;
@@ -132,14 +134,13 @@ fn from_a_writer(links: &mut Links, mut output: Output, context: &Context) -> Re
 }
 
 /// Reads back what the output really holds and compares it with what was sent.
-fn prove(sent: Digest, links: &Links, output: &mut Output, context: &Context) -> Result<()> {
+fn prove(sent: Digest, output: &mut Output, context: &Context) -> Result<()> {
     context.stats.proving();
     context.faults.check(Site::Finish)?;
     let pool = analysis_pool(context.tuning.get().decompress_threads)
         .map_err(|error| Error::new(Kind::Failed, error).in_stage("prove"))?;
-    let seed = BlockSeed::new(&links.block.name);
     let (held, time) = pool
-        .install(|| output.sum_hashes(seed))
+        .install(|| output.sum_hashes())
         .map_err(|error| Error::from(error).in_stage("prove"))?;
     context.stats.add_cpu(Stage::Proof, time);
     if Digest(held) == sent {

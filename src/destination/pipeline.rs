@@ -133,7 +133,13 @@ fn receive<'scope, 'env: 'scope>(
         let in_round = |error: Error| error.in_round(round.0);
         match header.kind {
             Some(kind @ (FrameKind::Pages | FrameKind::Zeros)) => {
-                check(&header, kind, round, last_round).map_err(|error| in_round(error.into()))?;
+                check(
+                    &header,
+                    kind,
+                    (round, last_round),
+                    shared.output.blocks().len(),
+                )
+                .map_err(|error| in_round(error.into()))?;
                 let packet = read_packet(stream, &header, shared).map_err(in_round)?;
                 frames += 1;
                 pages += u64::from(header.pages);
@@ -198,8 +204,8 @@ fn receive<'scope, 'env: 'scope>(
 fn check(
     header: &Header,
     kind: FrameKind,
-    round: Round,
-    last_round: bool,
+    (round, last_round): (Round, bool),
+    blocks: usize,
 ) -> Result<(), WireError> {
     if last_round {
         return Err(WireError::OutOfPlace {
@@ -214,11 +220,11 @@ fn check(
             expected: round.0.into(),
         });
     }
-    if header.block != 0 {
+    if usize::from(header.block) >= blocks {
         return Err(WireError::TooLarge {
             field: "the frame's block",
             given: header.block.into(),
-            allowed: 0,
+            allowed: blocks as u64 - 1,
         });
     }
     Ok(())
@@ -281,7 +287,7 @@ fn grow<'scope, 'env: 'scope>(
 
 /// What a decoder thread does, until there are no more packets or it is one too many.
 fn decode(shared: &Shared<'_>, queue: &Receiver<Packet>) -> Result<()> {
-    let mut worker = DecodeWorker::new(shared.context, shared.output, &shared.links.block.name);
+    let mut worker = DecodeWorker::new(shared.context, shared.output);
     for packet in queue {
         let tally = worker.place(&packet)?;
         shared.buffers.give(packet.bytes);

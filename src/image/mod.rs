@@ -1,22 +1,38 @@
 //! Guest images: where RAM is read from and where it is put. The only home of `mmap`.
 //!
-//! A [`Guest`] is one or more named blocks. Reading ([`RawImage`]) hands out copies, never slices of
+//! A [`Guest`] is one or more named blocks: a raw image, which is one, or a [guest folder](folder).
+//! Reading ([`RawImage`]) hands out copies, never slices of
 //! the map: another process may write the memory at any time. Writing ([`Output`])
 //! is by `pwrite` into `OUTPUT.partial`, which becomes OUTPUT only when all is proven.
 
+mod block_file;
+mod description;
+mod device_state;
+mod directory;
+pub mod folder;
+mod guest;
 mod output;
+mod partial;
 mod raw;
 mod sigbus;
 
+pub use block_file::BlockFile;
+pub use description::{Description, MAX_COMMANDS, MAX_CONFIGURATION, MAX_MACHINE};
+pub use device_state::{DeviceState, MAX_DEVICE_STATE};
+pub use folder::FolderError;
+pub use guest::{Block, Guest};
 pub use output::Output;
-pub(crate) use output::same_file;
 pub use raw::RawImage;
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
+
 use crate::error::{Error, Kind};
-use crate::page::{BlockSeed, Digest, PAGE_SIZE, PageRange};
+use crate::page::PAGE_SIZE;
 
 /// The block name of a raw image: what QEMU calls a PC's main memory.
 pub const RAW_BLOCK_NAME: &str = "pc.ram";
@@ -94,112 +110,86 @@ pub enum ImageError {
         /// The partial file.
         path: PathBuf,
     },
+    /// It is no guest folder, or one that cannot be used, or cannot become one.
+    #[error("guest folder '{}'", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: FolderError,
+    },
+    /// A later snapshot does not have the guest's blocks.
+    #[error("'{}' does not have the guest's blocks: {what}", path.display())]
+    OtherBlocks {
+        /// The later snapshot.
+        path: PathBuf,
+        /// The first difference.
+        what: String,
+    },
+    /// A guest with several blocks should become a raw image.
+    #[error("the guest has {count} blocks, and an image is of one: name it with --block ({names})")]
+    ManyBlocks {
+        /// How many.
+        count: usize,
+        /// Their names.
+        names: String,
+    },
+    /// The block that was asked for is none of the guest's.
+    #[error("the guest has no block '{name}': its blocks are {names}")]
+    NoSuchBlock {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        names: String,
+    },
+    /// A guest folder comes where a file is.
+    #[error("'{}' is a file, and what is received is a guest folder: only a guest folder is replaced by one", path.display())]
+    FileByFolder {
+        /// The output.
+        path: PathBuf,
+    },
+    /// A file comes where a guest folder is.
+    #[error("'{}' is a guest folder, and what is received is a raw image: only a file is replaced by one", path.display())]
+    FolderByFile {
+        /// The output.
+        path: PathBuf,
+    },
+    /// There is more device state than is allowed.
+    #[error("the device state has more than the {allowed} bytes that are allowed")]
+    DeviceStateTooLong {
+        /// The most bytes.
+        allowed: u64,
+    },
 }
 
 impl From<ImageError> for Error {
     fn from(error: ImageError) -> Error {
-        Error::new(Kind::Failed, error)
+        let kind = match &error {
+            ImageError::Folder {
+                source: FolderError::Damaged { .. },
+                ..
+            } => Kind::Differs,
+            _ => Kind::Failed,
+        };
+        Error::new(kind, error)
     }
 }
 
-/// A guest's RAM, to be read.
-#[derive(Debug)]
-pub struct Guest {
-    blocks: Vec<Block>,
-}
-
-/// A named stretch of guest RAM, to be read.
-#[derive(Debug)]
-pub struct Block {
-    name: String,
-    seed: BlockSeed,
-    image: RawImage,
-    /// The pages of all blocks before this one.
-    first_key: u64,
-}
-
-impl Guest {
-    /// A raw image as a guest with one block, [`RAW_BLOCK_NAME`].
-    ///
-    /// # Errors
-    /// Whatever [`RawImage::open`] finds.
-    pub fn open(path: &Path) -> Result<Guest, ImageError> {
-        let image = RawImage::open(path)?;
-        Ok(Guest {
-            blocks: vec![Block {
-                name: RAW_BLOCK_NAME.to_owned(),
-                seed: BlockSeed::new(RAW_BLOCK_NAME),
-                image,
-                first_key: 0,
-            }],
-        })
+/// Whether `path` names the file that is open as `file`.
+pub(crate) fn same_file(file: &File, path: &Path) -> bool {
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(file), Ok(path)) => identity(file) == identity(path),
+        _ => false,
     }
+}
 
-    /// A later snapshot of this guest.
-    ///
-    /// # Errors
-    /// Whatever [`RawImage::open`] finds, and a size that is not this guest's.
-    pub fn open_later(&self, path: &Path) -> Result<Guest, ImageError> {
-        let later = Guest::open(path)?;
-        let (size, expected) = (later.pages(), self.pages());
-        if size == expected {
-            Ok(later)
-        } else {
-            Err(ImageError::OtherSize {
-                path: path.to_owned(),
-                size: size * PAGE_SIZE as u64,
-                expected: expected * PAGE_SIZE as u64,
-            })
+/// Keeps other processes from writing what is at `path` and open as `file`.
+fn lock(file: &File, path: &Path) -> Result<(), ImageError> {
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        ImageError::OutputBusy {
+            path: path.to_owned(),
         }
-    }
-
-    /// The blocks, in the order in which they are sent.
-    pub fn blocks(&self) -> &[Block] {
-        &self.blocks
-    }
-
-    /// The pages of all blocks together.
-    pub fn pages(&self) -> u64 {
-        self.blocks.iter().map(|block| block.image.pages()).sum()
-    }
-
-    /// The RAM digest, computed on all cores over the data extents alone.
-    ///
-    /// # Errors
-    /// When an image cannot be read.
-    pub fn digest(&self) -> Result<Digest, ImageError> {
-        let mut digest = Digest::default();
-        for block in &self.blocks {
-            let (sum, _) = block.image.sum_hashes(block.seed)?;
-            digest.add(sum);
-        }
-        Ok(digest)
-    }
-}
-
-impl Block {
-    /// The block's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// What its page hashes are seeded with.
-    pub fn seed(&self) -> BlockSeed {
-        self.seed
-    }
-
-    /// Its bytes.
-    pub fn image(&self) -> &RawImage {
-        &self.image
-    }
-
-    /// The page's number within the whole guest.
-    pub fn key(&self, page: crate::page::PageIndex) -> u64 {
-        self.first_key + page.0
-    }
-
-    /// All of its pages.
-    pub fn range(&self) -> PageRange {
-        PageRange::between(0, self.image.pages())
-    }
+    })
 }

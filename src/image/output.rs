@@ -1,326 +1,401 @@
-//! The destination's image: `OUTPUT.partial`, which becomes OUTPUT when everything is proven.
+//! What is being received: `OUTPUT.partial`, which becomes OUTPUT when everything is proven.
 //!
-//! Never mapped: placing runs of pages by `pwrite` costs a third of what faults on a fresh map
-//! cost, and a full disk is an error value instead of a signal. Dropped without
-//! [`Output::commit`], the partial file is removed and an older OUTPUT stays as it was.
+//! Dropped without [`Output::commit`], the partial file or folder is removed and an older OUTPUT
+//! stays as it was.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, FlockOperation, RenameFlags};
+use rustix::fs::{Mode, OFlags};
 
-use super::{ImageError, RawImage};
-use crate::page::{BlockSeed, PAGE_SIZE, PageIndex, PageRange};
+use super::device_state::Appended;
+use super::directory::Directory;
+use super::folder::{Contents, DEVICE_STATE, FolderError, check_blocks, file_name};
+use super::partial::{PartialFile, PartialFolder};
+use super::{BlockFile, Description, DeviceState, ImageError};
+use crate::page::Digest;
 
-/// An image that is being received.
+/// A guest that is being received: its blocks, and what becomes of them.
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
-    partial: PathBuf,
-    file: File,
-    pages: u64,
-    /// Writers of one file exclude each other in the kernel, which makes them spin; here they sleep
-    /// and leave the core to somebody with work.
-    writing: Mutex<()>,
-    /// Taking a map down takes as long as half of the proof, so it is kept until nobody waits.
-    read_back: Option<RawImage>,
+    blocks: Vec<BlockFile>,
+    /// Of each block alone, once they have been summed up.
+    digests: Vec<Digest>,
+    description: Description,
+    device_state: Mutex<Appended>,
     /// Whether an OUTPUT that is there may be replaced.
     replace: bool,
-    committed: bool,
+    target: Target,
+}
+
+/// What OUTPUT becomes.
+#[derive(Debug)]
+enum Target {
+    File(PartialFile),
+    Folder(PartialFolder),
+}
+
+/// What is at OUTPUT now.
+enum Old {
+    Nothing,
+    File,
+    GuestFolder,
 }
 
 impl Output {
     /// Whether OUTPUT may be made at all: to be asked before a peer is kept waiting.
     ///
     /// # Errors
-    /// It exists and `force` is off, or it is something that a file cannot replace.
+    /// It exists and `force` is off, or it is something that neither a file nor a guest folder can
+    /// replace.
     pub fn check(path: &Path, force: bool) -> Result<(), ImageError> {
-        match std::fs::symlink_metadata(path) {
-            Ok(metadata) if metadata.is_dir() => Err(ImageError::NotAFile {
-                path: path.to_owned(),
-            }),
-            Ok(_) if !force => Err(ImageError::OutputExists {
-                path: path.to_owned(),
-            }),
-            Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
-                Err(ImageError::NotAFile {
-                    path: path.to_owned(),
-                })
-            }
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let folder = match path.parent() {
-                    Some(folder) if !folder.as_os_str().is_empty() => folder,
-                    _ => Path::new("."),
-                };
-                std::fs::metadata(folder)
-                    .map(drop)
-                    .map_err(|source| ImageError::Io {
-                        what: "use the folder of",
-                        path: path.to_owned(),
-                        source,
-                    })
-            }
-            Err(source) => Err(ImageError::Io {
-                what: "examine",
-                path: path.to_owned(),
-                source,
-            }),
-        }
+        examine(path, force).map(drop)
     }
 
-    /// Makes the partial file, `pages` long, all holes.
+    /// OUTPUT becomes the raw image of a guest with this one block: its name and its size in bytes.
     ///
     /// A partial file that a killed process left behind is replaced; one that is locked is not.
     ///
     /// # Errors
-    /// [`ImageError::OutputBusy`], [`ImageError::OutputExists`], or the system's reason.
-    pub fn create(path: &Path, pages: u64, force: bool) -> Result<Output, ImageError> {
-        Output::check(path, force)?;
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let failed = |what| {
-            let path = partial.clone();
-            move |source| ImageError::Io { what, path, source }
+    /// A guest with several blocks, [`ImageError::OutputBusy`], [`ImageError::OutputExists`], or
+    /// the system's reason.
+    pub fn image(path: &Path, blocks: &[(String, u64)], force: bool) -> Result<Output, ImageError> {
+        let [(name, _)] = blocks else {
+            return Err(ImageError::ManyBlocks {
+                count: blocks.len(),
+                names: names(blocks),
+            });
         };
-        let create = || {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(&partial)
-        };
-        let file = match create() {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let left_behind = OpenOptions::new()
-                    .read(true)
-                    .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                    .open(&partial)
-                    .map_err(failed("open"))?;
-                lock(&left_behind, &partial)?;
-                std::fs::remove_file(&partial).map_err(failed("remove"))?;
-                create().map_err(failed("create"))?
-            }
-            other => other.map_err(failed("create"))?,
-        };
-        // From here on the file is ours to remove.
-        let output = Output {
-            path: path.to_owned(),
-            partial: partial.clone(),
-            file,
-            pages,
-            writing: Mutex::new(()),
-            read_back: None,
-            replace: force,
-            committed: false,
-        };
-        lock(&output.file, &partial)?;
-        // Between the two, another process may have taken ours for one that was left behind.
-        if !output.is_ours() {
-            return Err(ImageError::OutputBusy { path: partial });
+        Output::only(path, blocks, name, force)
+    }
+
+    /// OUTPUT becomes the raw image of the block `keep`. The others are received into files without
+    /// a name, so that they can be proven too, and are gone when this is dropped.
+    ///
+    /// # Errors
+    /// As [`Output::image`], and a `keep` that is not among the blocks.
+    pub fn only(
+        path: &Path,
+        blocks: &[(String, u64)],
+        keep: &str,
+        force: bool,
+    ) -> Result<Output, ImageError> {
+        check_blocks(blocks).map_err(|error| unfit(path, error))?;
+        if !blocks.iter().any(|(name, _)| name == keep) {
+            return Err(ImageError::NoSuchBlock {
+                name: keep.to_owned(),
+                names: names(blocks),
+            });
         }
-        let bytes = pages.saturating_mul(PAGE_SIZE as u64);
-        output
-            .file
-            .set_len(bytes)
-            .map_err(failed("set the size of"))?;
-        Ok(output)
+        if let Old::GuestFolder = examine(path, force)? {
+            return Err(ImageError::FolderByFile {
+                path: path.to_owned(),
+            });
+        }
+        let partial = PartialFile::create(path)?;
+        let blocks = open_blocks(blocks, |name| {
+            let file = if name == keep {
+                partial.file()?
+            } else {
+                nameless_file(path)?
+            };
+            Ok((file, partial.path().to_owned()))
+        })?;
+        let device_state = Appended::new(None, partial.path().to_owned());
+        Ok(Output::new(
+            path,
+            blocks,
+            device_state,
+            force,
+            Target::File(partial),
+        ))
     }
 
-    /// Puts neighbouring pages in their place.
+    /// OUTPUT becomes a guest folder with these blocks: their names and sizes in bytes.
     ///
     /// # Errors
-    /// The system's reason, a full disk among them.
-    pub fn place(&self, first: PageIndex, bytes: &[u8]) -> Result<(), ImageError> {
-        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.file
-            .write_all_at(bytes, first.offset())
-            .map_err(self.failed("write"))
-    }
-
-    /// Makes the pages zero, by giving their space back where the file system can.
-    ///
-    /// # Errors
-    /// The system's reason.
-    pub fn clear(&self, range: PageRange) -> Result<(), ImageError> {
-        static ZEROES: [u8; 16 * PAGE_SIZE] = [0; 16 * PAGE_SIZE];
-        let bytes = range.bytes();
-        let punched = rustix::fs::fallocate(
-            &self.file,
-            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            bytes.start,
-            bytes.end - bytes.start,
+    /// As [`Output::image`], and blocks that a guest cannot have.
+    pub fn folder(
+        path: &Path,
+        blocks: &[(String, u64)],
+        force: bool,
+    ) -> Result<Output, ImageError> {
+        check_blocks(blocks).map_err(|error| unfit(path, error))?;
+        if let Old::File = examine(path, force)? {
+            return Err(ImageError::FileByFolder {
+                path: path.to_owned(),
+            });
+        }
+        let contents = Contents {
+            complete: false,
+            description: Description::default(),
+            blocks: blocks.to_vec(),
+            digests: vec![Digest::default(); blocks.len()],
+            device_state: (0, 0),
+        };
+        let partial = PartialFolder::create(path, &contents)?;
+        let folder = partial.folder();
+        let blocks = open_blocks(blocks, |name| {
+            let file = folder.create_file(&file_name(name))?;
+            Ok((file, folder.path_of_block(name)))
+        })?;
+        let device_state = Appended::new(
+            Some(folder.create_file(DEVICE_STATE)?),
+            folder.path().join(DEVICE_STATE),
         );
-        match punched {
-            Ok(()) => Ok(()),
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-                let mut at = bytes.start;
-                while at < bytes.end {
-                    let len = (bytes.end - at).min(ZEROES.len() as u64);
-                    self.file
-                        .write_all_at(&ZEROES[..len as usize], at)
-                        .map_err(self.failed("write"))?;
-                    at += len;
-                }
-                Ok(())
-            }
-            Err(error) => Err(self.failed("punch a hole into")(error.into())),
+        Ok(Output::new(
+            path,
+            blocks,
+            device_state,
+            force,
+            Target::Folder(partial),
+        ))
+    }
+
+    fn new(
+        path: &Path,
+        blocks: Vec<BlockFile>,
+        device_state: Appended,
+        replace: bool,
+        target: Target,
+    ) -> Output {
+        Output {
+            path: path.to_owned(),
+            blocks,
+            digests: Vec::new(),
+            description: Description::default(),
+            device_state: Mutex::new(device_state),
+            replace,
+            target,
         }
     }
 
-    /// Reads neighbouring pages back.
-    ///
-    /// # Errors
-    /// The system's reason; the file having become shorter is one.
-    pub fn read(&self, first: PageIndex, out: &mut [u8]) -> Result<(), ImageError> {
-        self.file
-            .read_exact_at(out, first.offset())
-            .map_err(self.failed("read back"))
+    /// The blocks, in the order in which they were announced.
+    pub fn blocks(&self) -> &[BlockFile] {
+        &self.blocks
     }
 
-    /// The sum of the hashes of what the file really holds, read back on rayon's threads, and the
+    /// The pages of all blocks together.
+    pub fn pages(&self) -> u64 {
+        self.blocks.iter().map(BlockFile::pages).sum()
+    }
+
+    /// The sum of the hashes of what the blocks really hold, read back on rayon's threads, and the
     /// CPU time that it took.
     ///
     /// # Errors
-    /// The system's reason; the file having become shorter is one.
-    pub fn sum_hashes(&mut self, seed: BlockSeed) -> Result<(u128, Duration), ImageError> {
-        let file = self.file.try_clone().map_err(self.failed("read back"))?;
-        let map = RawImage::of(file, &self.partial)?;
-        self.read_back.insert(map).sum_hashes(seed)
+    /// The system's reason; a file having become shorter is one.
+    pub fn sum_hashes(&mut self) -> Result<(u128, Duration), ImageError> {
+        self.digests.clear();
+        let (mut all, mut time) = (0_u128, Duration::ZERO);
+        for block in &mut self.blocks {
+            let (sum, spent) = block.sum_hashes()?;
+            self.digests.push(Digest(sum));
+            all = all.wrapping_add(sum);
+            time += spent;
+        }
+        Ok((all, time))
     }
 
-    /// Its size in pages.
-    pub fn pages(&self) -> u64 {
-        self.pages
-    }
-
-    /// Renames the partial file onto OUTPUT.
+    /// Takes in the next bytes of the device state. Only a guest folder keeps them; otherwise they
+    /// are counted and hashed.
     ///
     /// # Errors
-    /// The system's reason; the partial file is then removed.
+    /// More than [`MAX_DEVICE_STATE`](super::MAX_DEVICE_STATE) bytes, or the system's reason.
+    pub fn append_device_state(&self, bytes: &[u8]) -> Result<(), ImageError> {
+        self.appended().append(bytes)
+    }
+
+    /// How many bytes of device state there are so far, and their xxh3-128.
+    pub fn device_state_sum(&self) -> (u64, u128) {
+        self.appended().sum()
+    }
+
+    /// The device state so far, read back and compared with what was appended; `None` if OUTPUT
+    /// does not become a guest folder.
+    ///
+    /// # Errors
+    /// The file does not hold what was appended, or the system's reason.
+    pub fn device_state(&self) -> Result<Option<DeviceState>, ImageError> {
+        self.appended().read_back()
+    }
+
+    fn appended(&self) -> std::sync::MutexGuard<'_, Appended> {
+        self.device_state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to stand in the guest folder besides RAM and device state. To be said before
+    /// [`Output::commit`], which checks it.
+    pub fn describe(&mut self, description: Description) {
+        self.description = description;
+    }
+
+    /// Makes it OUTPUT. To be called once.
+    ///
+    /// # Errors
+    /// The system's reason, a device state that was not kept as it came, a description that is out
+    /// of bounds, an old folder that is no longer ours to replace. OUTPUT is then as it was.
     pub fn commit(&mut self) -> Result<(), ImageError> {
-        self.rename().map_err(|source| ImageError::Io {
-            what: "rename the partial file onto",
-            path: self.path.clone(),
-            source,
-        })?;
-        self.committed = true;
-        Ok(())
-    }
-
-    /// Whether the partial file's name still stands for the file that is open here.
-    fn is_ours(&self) -> bool {
-        same_file(&self.file, &self.partial)
-    }
-
-    fn rename(&self) -> io::Result<()> {
-        if !self.is_ours() {
-            return Err(io::Error::other("another process has replaced it"));
+        if matches!(self.target, Target::Folder(_)) && self.digests.is_empty() {
+            self.sum_hashes()?;
         }
-        if !self.replace {
-            // An OUTPUT that somebody else made in the meantime is not ours to replace.
-            let here = rustix::fs::CWD;
-            match rustix::fs::renameat_with(
-                here,
-                &self.partial,
-                here,
-                &self.path,
-                RenameFlags::NOREPLACE,
-            ) {
-                // A file system without the flag.
-                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}
-                other => return Ok(other?),
+        let sum = self
+            .device_state()?
+            .map_or((0, 0), |state| (state.bytes(), state.hash()));
+        match &mut self.target {
+            Target::File(partial) => {
+                partial
+                    .commit(&self.path, self.replace)
+                    .map_err(|source| ImageError::Io {
+                        what: "rename the partial file onto",
+                        path: self.path.clone(),
+                        source,
+                    })
+            }
+            Target::Folder(partial) => {
+                let contents = Contents {
+                    complete: true,
+                    description: self.description.clone(),
+                    blocks: self
+                        .blocks
+                        .iter()
+                        .map(|block| (block.name().to_owned(), block.bytes()))
+                        .collect(),
+                    digests: self.digests.clone(),
+                    device_state: sum,
+                };
+                partial.commit(&self.path, self.replace, &contents)
             }
         }
-        std::fs::rename(&self.partial, &self.path)
-    }
-
-    fn failed(&self, what: &'static str) -> impl FnOnce(io::Error) -> ImageError + use<> {
-        let path = self.partial.clone();
-        move |source| ImageError::Io { what, path, source }
     }
 }
 
-impl Drop for Output {
-    fn drop(&mut self) {
-        if !self.committed && self.is_ours() {
-            // Nothing can be done about a failure here, and the next attempt replaces the file.
-            let _ = std::fs::remove_file(&self.partial);
+fn names(blocks: &[(String, u64)]) -> String {
+    let mut names: Vec<&str> = blocks.iter().map(|(name, _)| name.as_str()).collect();
+    let more = names.len().saturating_sub(32);
+    names.truncate(32);
+    let mut text = names.join(", ");
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
+}
+
+fn unfit(path: &Path, source: FolderError) -> ImageError {
+    ImageError::Folder {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Opens a file for each block.
+fn open_blocks(
+    blocks: &[(String, u64)],
+    mut open: impl FnMut(&str) -> Result<(File, PathBuf), ImageError>,
+) -> Result<Vec<BlockFile>, ImageError> {
+    let mut first_key = 0;
+    blocks
+        .iter()
+        .map(|block| {
+            let (file, path) = open(&block.0)?;
+            let file = BlockFile::new(block, first_key, file, path)?;
+            first_key += file.pages();
+            Ok(file)
+        })
+        .collect()
+}
+
+/// What is at OUTPUT, if it may be replaced.
+fn examine(path: &Path, force: bool) -> Result<Old, ImageError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {
+            let old = Directory::open(path, false)?;
+            if !force && old.contents().is_ok() {
+                return Err(ImageError::OutputExists {
+                    path: path.to_owned(),
+                });
+            }
+            old.accounted(false)
+                .map(|_| Old::GuestFolder)
+                .map_err(|error| match error {
+                    ImageError::Folder {
+                        source: FolderError::NoDescription,
+                        ..
+                    } => ImageError::NotAFile {
+                        path: path.to_owned(),
+                    },
+                    other => other,
+                })
         }
-    }
-}
-
-/// Whether `path` names the file that is open as `file`.
-pub(crate) fn same_file(file: &File, path: &Path) -> bool {
-    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    match (file.metadata(), std::fs::symlink_metadata(path)) {
-        (Ok(file), Ok(path)) => identity(file) == identity(path),
-        _ => false,
-    }
-}
-
-fn lock(file: &File, path: &Path) -> Result<(), ImageError> {
-    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        ImageError::OutputBusy {
+        Ok(_) if !force => Err(ImageError::OutputExists {
             path: path.to_owned(),
+        }),
+        Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
+            Err(ImageError::NotAFile {
+                path: path.to_owned(),
+            })
         }
-    })
+        Ok(_) => Ok(Old::File),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::metadata(folder_of(path))
+            .map(|_| Old::Nothing)
+            .map_err(|source| ImageError::Io {
+                what: "use the folder of",
+                path: path.to_owned(),
+                source,
+            }),
+        Err(source) => Err(ImageError::Io {
+            what: "examine",
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// A file beside OUTPUT that has no name.
+fn nameless_file(output: &Path) -> Result<File, ImageError> {
+    let folder = folder_of(output);
+    let failed = |source| ImageError::Io {
+        what: "make a temporary file beside",
+        path: output.to_owned(),
+        source,
+    };
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(folder, flags, Mode::from_raw_mode(0o600)) {
+        Ok(file) => return Ok(file.into()),
+        // A file system, or a kernel, without the flag.
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {
+        }
+        Err(error) => return Err(failed(error.into())),
+    }
+    named_and_unlinked(folder).map_err(failed)
+}
+
+/// What does where files cannot be made without a name.
+fn named_and_unlinked(folder: &Path) -> io::Result<File> {
+    let mut number = [0; 8];
+    rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
+    let path = folder.join(format!(".ramferry-{:016x}", u64::from_ne_bytes(number)));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_output_that_is_not_committed_leaves_nothing_and_the_old_one_untouched() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("out");
-        std::fs::write(&path, b"old").unwrap();
-        assert!(matches!(
-            Output::create(&path, 4, false),
-            Err(ImageError::OutputExists { .. })
-        ));
-        let output = Output::create(&path, 4, true).unwrap();
-        output.place(PageIndex(1), &[7; PAGE_SIZE]).unwrap();
-        drop(output);
-        assert_eq!(std::fs::read(&path).unwrap(), b"old");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_partial_file_in_use_is_left_alone_and_one_left_behind_is_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("out");
-        let mut first = Output::create(&path, 4, false).unwrap();
-        assert!(matches!(
-            Output::create(&path, 4, false),
-            Err(ImageError::OutputBusy { .. })
-        ));
-        first.commit().unwrap();
-        drop(first);
-        std::fs::write(folder.path().join("out.partial"), b"left behind").unwrap();
-        Output::create(&path, 4, true).unwrap().commit().unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 4 * 4096);
-    }
-
-    #[test]
-    fn cleared_pages_read_as_zeroes() {
-        let folder = tempfile::tempdir().unwrap();
-        let output = Output::create(&folder.path().join("out"), 40, false).unwrap();
-        output.place(PageIndex(0), &[9; 40 * PAGE_SIZE]).unwrap();
-        output.clear(PageRange::between(1, 39)).unwrap();
-        let mut back = vec![1; 40 * PAGE_SIZE];
-        output.read(PageIndex(0), &mut back).unwrap();
-        assert!(
-            back[PAGE_SIZE..39 * PAGE_SIZE]
-                .iter()
-                .all(|&byte| byte == 0)
-        );
-        assert!(back[39 * PAGE_SIZE..].iter().all(|&byte| byte == 9));
-    }
-}
+mod tests;

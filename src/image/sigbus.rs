@@ -11,8 +11,9 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many mappings can be watched at once. The handler walks them all, so not too many.
-pub(super) const SLOTS: usize = 256;
+/// How many mappings can be watched at once: two snapshots of a guest with as many blocks as there
+/// may be, twice. The handler walks them all, so not too many.
+pub(super) const SLOTS: usize = 4096;
 
 struct Slot {
     /// First address; 0 while the slot is free, 1 while it is being filled.

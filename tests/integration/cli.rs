@@ -139,7 +139,7 @@ fn what_is_no_image_is_refused_by_name() {
             &odd,
             "has 4097 bytes, which is no multiple of the page size of 4096",
         ),
-        (folder, "is not a regular file"),
+        (folder, "it has no guest.json"),
     ] {
         let name = image.to_str().unwrap();
         let uri = files.uri();

@@ -318,6 +318,7 @@ impl Destination {
             destination::Request {
                 address: address.clone(),
                 output: output.to_owned(),
+                block: None,
                 caps: ramferry::Caps::default(),
                 force: true,
             },

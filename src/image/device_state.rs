@@ -1,0 +1,198 @@
+//! The device state: opaque bytes that belong to a guest, read piece by piece and never trusted.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::ImageError;
+use super::folder::FolderError;
+
+/// The most bytes of device state.
+pub const MAX_DEVICE_STATE: u64 = 1 << 30;
+/// Bytes that are read at once.
+const PIECE: usize = 256 << 10;
+
+/// A guest's device state, to be read.
+#[derive(Debug)]
+pub struct DeviceState {
+    file: File,
+    /// What messages call the file, and the folder that it lies in.
+    name: String,
+    folder: PathBuf,
+    bytes: u64,
+    hash: u128,
+}
+
+impl DeviceState {
+    /// The file `name` of `folder`, which must have so many bytes with this hash.
+    pub(super) fn new(
+        file: File,
+        (folder, name): (PathBuf, String),
+        (bytes, hash): (u64, u128),
+    ) -> Result<DeviceState, ImageError> {
+        let state = DeviceState {
+            file,
+            name,
+            folder,
+            bytes,
+            hash,
+        };
+        let size = state
+            .file
+            .metadata()
+            .map_err(|error| state.unreadable(error))?
+            .len();
+        if size != bytes {
+            return Err(state.wrong(FolderError::Size {
+                file: state.name.clone(),
+                size,
+                expected: bytes,
+            }));
+        }
+        state.for_each(|_| Ok::<(), ImageError>(()))?;
+        Ok(state)
+    }
+
+    /// Its size in bytes, at most [`MAX_DEVICE_STATE`].
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Its xxh3-128.
+    pub fn hash(&self) -> u128 {
+        self.hash
+    }
+
+    /// Hands it out piece by piece, in order, at most 256 KiB each.
+    ///
+    /// # Errors
+    /// Those of `piece`, and at the end that it is not what it was.
+    pub fn for_each<E: From<ImageError>>(
+        &self,
+        mut piece: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut buffer = vec![0; PIECE.min(self.bytes as usize)];
+        let mut hasher = Xxh3::new();
+        let mut at = 0;
+        while at < self.bytes {
+            let len = (self.bytes - at).min(PIECE as u64) as usize;
+            let bytes = &mut buffer[..len];
+            self.file
+                .read_exact_at(bytes, at)
+                .map_err(|error| self.unreadable(error))?;
+            hasher.update(bytes);
+            piece(bytes)?;
+            at += len as u64;
+        }
+        let found = hasher.digest128();
+        if found == self.hash {
+            Ok(())
+        } else {
+            let (file, expected) = (self.name.clone(), self.hash);
+            Err(self
+                .wrong(FolderError::Damaged {
+                    file,
+                    found,
+                    expected,
+                })
+                .into())
+        }
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// That it is not what it was, and the system's reasons.
+    pub fn read(&self) -> Result<Vec<u8>, ImageError> {
+        let mut all = Vec::with_capacity(self.bytes as usize);
+        self.for_each(|piece| {
+            all.extend_from_slice(piece);
+            Ok::<(), ImageError>(())
+        })?;
+        Ok(all)
+    }
+
+    fn wrong(&self, source: FolderError) -> ImageError {
+        ImageError::Folder {
+            path: self.folder.clone(),
+            source,
+        }
+    }
+
+    fn unreadable(&self, source: io::Error) -> ImageError {
+        ImageError::Io {
+            what: "read",
+            path: self.folder.join(&self.name),
+            source,
+        }
+    }
+}
+
+/// Device state that is being received; kept in a file, or only counted and hashed.
+pub(super) struct Appended {
+    file: Option<File>,
+    path: PathBuf,
+    bytes: u64,
+    hasher: Box<Xxh3>,
+}
+
+impl fmt::Debug for Appended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Appended")
+            .field("path", &self.path)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Appended {
+    pub(super) fn new(file: Option<File>, path: PathBuf) -> Appended {
+        Appended {
+            file,
+            path,
+            bytes: 0,
+            hasher: Box::new(Xxh3::new()),
+        }
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
+        let total = self.bytes.saturating_add(bytes.len() as u64);
+        if total > MAX_DEVICE_STATE {
+            return Err(ImageError::DeviceStateTooLong {
+                allowed: MAX_DEVICE_STATE,
+            });
+        }
+        if let Some(file) = &self.file {
+            file.write_all_at(bytes, self.bytes)
+                .map_err(self.failed("write"))?;
+        }
+        self.hasher.update(bytes);
+        self.bytes = total;
+        Ok(())
+    }
+
+    /// How many bytes there are, and their hash.
+    pub(super) fn sum(&self) -> (u64, u128) {
+        (self.bytes, self.hasher.digest128())
+    }
+
+    /// What was appended and kept, as the file really holds it; `None` if it was not kept.
+    pub(super) fn read_back(&self) -> Result<Option<DeviceState>, ImageError> {
+        let Some(file) = &self.file else {
+            return Ok(None);
+        };
+        let file = file.try_clone().map_err(self.failed("read back"))?;
+        let folder = self.path.parent().unwrap_or(&self.path).to_owned();
+        let name = super::folder::DEVICE_STATE.to_owned();
+        DeviceState::new(file, (folder, name), self.sum()).map(Some)
+    }
+
+    fn failed(&self, what: &'static str) -> impl FnOnce(io::Error) -> ImageError + use<> {
+        let path = self.path.clone();
+        move |source| ImageError::Io { what, path, source }
+    }
+}

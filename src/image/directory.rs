@@ -1,0 +1,205 @@
+//! An open guest folder: what lies in it is reached through its descriptor and by plain names, no
+//! link is followed, and only what `guest.json` accounts for is ever removed.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+
+use super::folder::{Contents, FolderError, GUEST_JSON, GUEST_JSON_NEW, MAX_GUEST_JSON, file_name};
+use super::{ImageError, lock, same_file};
+
+/// A folder that is open.
+#[derive(Debug)]
+pub(super) struct Directory {
+    file: File,
+    path: PathBuf,
+}
+
+impl Directory {
+    /// Opens a folder; `follow`: `path` itself may be a link.
+    pub(super) fn open(path: &Path, follow: bool) -> Result<Directory, ImageError> {
+        let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if !follow {
+            flags |= OFlags::NOFOLLOW;
+        }
+        let file =
+            rustix::fs::open(path, flags, Mode::empty()).map_err(|error| ImageError::Io {
+                what: "open the folder",
+                path: path.to_owned(),
+                source: error.into(),
+            })?;
+        Ok(Directory {
+            file: file.into(),
+            path: path.to_owned(),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keeps other processes from writing it.
+    pub(super) fn lock(&self) -> Result<(), ImageError> {
+        lock(&self.file, &self.path)
+    }
+
+    /// Whether `path` names this folder.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        same_file(&self.file, path)
+    }
+
+    /// Opens a regular file in it for reading.
+    pub(super) fn open_file(&self, name: &str) -> Result<File, ImageError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file: File = match rustix::fs::openat(&self.file, name, flags, Mode::empty()) {
+            Ok(file) => file.into(),
+            Err(rustix::io::Errno::NOENT) => {
+                return Err(self.wrong(FolderError::Missing {
+                    file: name.to_owned(),
+                }));
+            }
+            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
+                return Err(self.not_a_file(name));
+            }
+            Err(error) => return Err(self.failed("open", name)(error.into())),
+        };
+        let metadata = file.metadata().map_err(self.failed("examine", name))?;
+        if metadata.is_file() {
+            Ok(file)
+        } else {
+            Err(self.not_a_file(name))
+        }
+    }
+
+    /// Makes a file in it, which must not be there.
+    pub(super) fn create_file(&self, name: &str) -> Result<File, ImageError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(0o666))
+            .map(File::from)
+            .map_err(|error| self.failed("create", name)(error.into()))
+    }
+
+    /// Reads `guest.json`.
+    pub(super) fn contents(&self) -> Result<Contents, ImageError> {
+        let file = match self.open_file(GUEST_JSON) {
+            Err(ImageError::Folder {
+                source: FolderError::Missing { .. },
+                ..
+            }) => return Err(self.wrong(FolderError::NoDescription)),
+            other => other?,
+        };
+        let mut text = Vec::new();
+        file.take(MAX_GUEST_JSON as u64 + 1)
+            .read_to_end(&mut text)
+            .map_err(self.failed("read", GUEST_JSON))?;
+        if text.len() > MAX_GUEST_JSON {
+            return Err(self.wrong(FolderError::TooLong));
+        }
+        Contents::parse(&text).map_err(|error| self.wrong(error))
+    }
+
+    /// Writes `guest.json`, or replaces it by a whole new one.
+    pub(super) fn write_contents(&self, contents: &Contents) -> Result<(), ImageError> {
+        use std::io::Write;
+        let text = contents.to_json().map_err(|error| self.wrong(error))?;
+        self.create_file(GUEST_JSON_NEW)?
+            .write_all(&text)
+            .map_err(self.failed("write", GUEST_JSON_NEW))?;
+        rustix::fs::renameat(&self.file, GUEST_JSON_NEW, &self.file, GUEST_JSON)
+            .map_err(|error| self.failed("write", GUEST_JSON)(error.into()))
+    }
+
+    /// The names of all files in it, if it is a guest folder and they all belong to it. With
+    /// `partial` it may be one that was not received to its end.
+    pub(super) fn accounted(&self, partial: bool) -> Result<Vec<String>, ImageError> {
+        let mut expected = vec![GUEST_JSON_NEW.to_owned()];
+        match self.contents() {
+            Ok(contents) if contents.complete || partial => {
+                expected.push(GUEST_JSON.to_owned());
+                expected.extend(contents.files());
+            }
+            Ok(_) => return Err(self.wrong(FolderError::Partial)),
+            // Whoever was stopped right after its making left nothing else in it.
+            Err(ImageError::Folder {
+                source: FolderError::NoDescription,
+                ..
+            }) if partial => {}
+            Err(error) => return Err(error),
+        }
+        if !partial {
+            expected.remove(0);
+        }
+        let entries =
+            Dir::read_from(&self.file).map_err(|error| self.failed("list", "")(error.into()))?;
+        let expected: std::collections::HashSet<String> = expected.into_iter().collect();
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| self.failed("list", "")(error.into()))?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            let known = std::str::from_utf8(name)
+                .ok()
+                .filter(|name| expected.contains(*name));
+            let Some(name) = known else {
+                let name = std::ffi::OsStr::from_bytes(name).to_string_lossy();
+                return Err(self.wrong(FolderError::Foreign {
+                    file: name.into_owned(),
+                }));
+            };
+            let stat = rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| self.failed("examine", name)(error.into()))?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                return Err(self.not_a_file(name));
+            }
+            found.push(name.to_owned());
+        }
+        Ok(found)
+    }
+
+    /// Removes these files and then the folder itself, which `path` must still name. What cannot
+    /// be removed stays.
+    pub(super) fn remove(&self, path: &Path, files: &[String]) -> io::Result<()> {
+        if !self.is_at(path) {
+            return Err(io::Error::other("another process has replaced it"));
+        }
+        for name in files {
+            match rustix::fs::unlinkat(&self.file, name, AtFlags::empty()) {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        std::fs::remove_dir(path)
+    }
+
+    /// The path of a block's file, for messages.
+    pub(super) fn path_of_block(&self, block: &str) -> PathBuf {
+        self.path.join(file_name(block))
+    }
+
+    pub(super) fn wrong(&self, source: FolderError) -> ImageError {
+        ImageError::Folder {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    fn not_a_file(&self, name: &str) -> ImageError {
+        self.wrong(FolderError::NotAFile {
+            file: name.to_owned(),
+        })
+    }
+
+    fn failed(
+        &self,
+        what: &'static str,
+        name: &str,
+    ) -> impl FnOnce(io::Error) -> ImageError + use<> {
+        let path = self.path.join(name);
+        move |source| ImageError::Io { what, path, source }
+    }
+}
