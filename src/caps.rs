@@ -206,7 +206,10 @@ mod tests {
         for text in ["xbzlre=on", "=on", "XBZRLE=on"] {
             let words = caps.set_text(text).map_err(|error| error.to_string());
             let words = words.expect_err(text);
-            assert!(words.ends_with("known are compress, xbzrle, return-path"), "{words}");
+            assert!(
+                words.ends_with("known are compress, xbzrle, return-path"),
+                "{words}"
+            );
         }
         assert!(caps.set("", true).is_err());
         assert_eq!(caps, Caps::default());

@@ -283,13 +283,11 @@ pub fn hello(
     }
 }
 
-/// Takes a hello off a stream.
+/// Takes the rest of a hello off a stream.
 ///
 /// # Errors
 /// The stream's, and bytes that are no hello of ours.
-pub fn receive_hello(stream: &Stream) -> Result<Hello, Error> {
-    let mut head = [0; HELLO_HEAD_LEN];
-    stream.read(&mut head)?;
+pub fn receive_hello(stream: &Stream, head: [u8; HELLO_HEAD_LEN]) -> Result<Hello, Error> {
     let head = HelloHead::of_hello(head)?;
     let mut rest = vec![0; head.rest_len()];
     stream.read(&mut rest)?;

@@ -11,11 +11,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::caps::Caps;
 use crate::bench::measurement::Link;
 use crate::bench::scratch::{self, Scratch};
 use crate::bench::sweep::{self, Setting};
 use crate::bench::{self, Bench, Task, synthetic};
+use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::page::PAGE_SIZE;
@@ -373,7 +373,10 @@ mod tests {
 
     fn chosen(words: &[&str]) -> String {
         let args = args(words).expect("options");
-        let (params, _) = args.params.into_parts(Caps::default()).expect("they fit together");
+        let (params, _) = args
+            .params
+            .into_parts(Caps::default())
+            .expect("they fit together");
         let settings = settings(args.methods.as_deref(), args.given, &params).expect("settings");
         let names: Vec<_> = settings.iter().map(ToString::to_string).collect();
         names.join(",")

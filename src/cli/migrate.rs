@@ -158,7 +158,12 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
     let waiting = format!("waiting for a source at {}", request.address);
     let signals = catch_signals()?;
     let migration = Handle::receive(request, params, listening, dropped)?;
-    finish(migration, signals, &args.show, (waiting, "arrived and proven"))
+    finish(
+        migration,
+        signals,
+        &args.show,
+        (waiting, "arrived and proven"),
+    )
 }
 
 /// Shows the migration while it runs, and what became of it.

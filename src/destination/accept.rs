@@ -11,6 +11,7 @@ use crate::transport::connect::open_for_reading;
 use crate::transport::listen::Listener;
 use crate::transport::{Address, Stream, TransportError, Woken};
 use crate::wire::native::{HELLO_HEAD_LEN, Hello, HelloHead};
+use crate::wire::qemu::{self, Parser};
 
 use super::{LAST_WORDS, Request, source_knows};
 
@@ -60,13 +61,21 @@ impl Links {
     }
 }
 
+/// Who it is that sends.
+pub(super) enum Accepted {
+    /// One of us: all of its connections, and the output that it needs.
+    Native(Links, Output),
+    /// A QEMU: its connection, and the bytes that have been read from it.
+    Qemu(Stream, Vec<u8>),
+}
+
 /// Waits for a source, or opens what there is to read, and makes the output that it needs.
 pub(super) fn accept(
     request: &Request,
     context: &Context,
     listening: &dyn Fn(&Address),
     dropped: &(dyn Fn(&str) + Sync),
-) -> Result<(Links, Output)> {
+) -> Result<Accepted> {
     let silence = context.tuning.get().timeout;
     if request.address.is_listening() {
         let listener = Listener::bind(&request.address)?;
@@ -75,7 +84,14 @@ pub(super) fn accept(
     }
     let mut stream = open_for_reading(&request.address, &context.abort, silence)?;
     context.stats.start();
-    let hello = match session::receive_hello(&stream) {
+    let mut head = [0; HELLO_HEAD_LEN];
+    let hello = match stream.read(&mut head) {
+        Ok(()) if is_qemu(&head) => return Ok(Accepted::Qemu(stream, head.to_vec())),
+        read => read
+            .map_err(Error::from)
+            .and_then(|()| session::receive_hello(&stream, head)),
+    };
+    let hello = match hello {
         Ok(hello) => hello,
         Err(error) => {
             let closed = matches!(error.cause(), Some(TransportError::Closed));
@@ -100,7 +116,12 @@ pub(super) fn accept(
         streams: vec![stream],
         agreed,
     };
-    Ok((links, output))
+    Ok(Accepted::Native(links, output))
+}
+
+/// Whether a stream that begins like this is QEMU's, or one of QEMU's further connections.
+fn is_qemu(head: &[u8]) -> bool {
+    head.starts_with(&qemu::MAGIC) || head.starts_with(&qemu::MULTIFD_MAGIC)
 }
 
 /// Answers a hello.
@@ -136,6 +157,13 @@ fn welcome(hello: &Hello, request: &Request) -> Result<(Agreed, Output)> {
     Ok((agreed, output))
 }
 
+/// What a source says first.
+enum First {
+    Hello(Hello),
+    /// The beginning of QEMU's stream, which the greeting holds.
+    Qemu,
+}
+
 /// Somebody who has connected and not yet said all of its hello.
 struct Greeting {
     stream: Stream,
@@ -157,7 +185,7 @@ impl Greeting {
     }
 
     /// Takes what has come, and no byte beyond the hello.
-    fn progress(&mut self) -> Result<Option<Hello>> {
+    fn progress(&mut self) -> Result<Option<First>> {
         loop {
             let wanted = HELLO_HEAD_LEN + self.head.map_or(0, |head| head.rest_len());
             let have = self.bytes.len();
@@ -172,7 +200,16 @@ impl Greeting {
                 continue;
             }
             match self.head {
-                Some(head) => return Ok(Some(Hello::read(&head, &self.bytes[HELLO_HEAD_LEN..])?)),
+                Some(head) => {
+                    let hello = Hello::read(&head, &self.bytes[HELLO_HEAD_LEN..])?;
+                    return Ok(Some(First::Hello(hello)));
+                }
+                None if is_qemu(&self.bytes) => {
+                    // A further connection is nothing that can be waited with: without it, what
+                    // the main one carries is not the guest.
+                    Parser::new().next(&self.bytes)?;
+                    return Ok(Some(First::Qemu));
+                }
                 None => {
                     let mut head = [0; HELLO_HEAD_LEN];
                     head.copy_from_slice(&self.bytes);
@@ -208,7 +245,7 @@ fn join(
     context: &Context,
     listener: &Listener,
     dropped: &(dyn Fn(&str) + Sync),
-) -> Result<(Links, Output)> {
+) -> Result<Accepted> {
     let params = context.tuning.get();
     let silence = params.timeout;
     let give_up = params
@@ -239,7 +276,17 @@ fn join(
                     "dropped a connection from {from}: no hello within {} s",
                     HELLO_LIMIT.as_secs()
                 )),
-                Ok(Some(hello)) => {
+                Ok(Some(First::Qemu)) if joining.is_none() => {
+                    context.stats.start();
+                    return Ok(Accepted::Qemu(greeting.stream, greeting.bytes));
+                }
+                Ok(Some(First::Qemu)) => {
+                    dropped(&format!(
+                        "dropped a QEMU at {from}: another migration is under way"
+                    ));
+                }
+                Err(error) if error.kind() == Kind::Refused => return Err(error),
+                Ok(Some(First::Hello(hello))) => {
                     if let Err(why) = admit(greeting.stream, &hello, &mut joining, request, context)
                     {
                         dropped(&format!("refused a source at {from}: {}", why.one_line()));
@@ -267,7 +314,7 @@ fn join(
                 streams: joined.streams.into_iter().flatten().collect(),
                 agreed: joined.agreed,
             };
-            return Ok((links, joined.output));
+            return Ok(Accepted::Native(links, joined.output));
         }
         if let (Some((limit, deadline)), None) = (give_up, &joining)
             && Instant::now() >= deadline

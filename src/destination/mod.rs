@@ -5,6 +5,7 @@
 mod accept;
 mod decode;
 mod pipeline;
+mod qemu;
 mod rounds;
 
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use crate::session::{self, Context, PeerFailure};
 use crate::stats::{Stage, Status};
 use crate::transport::{Address, Stream, TransportError};
 use crate::wire::native::Message;
-use accept::Links;
+use accept::{Accepted, Links};
 
 /// How long a source may take to hear why it was given up.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -30,7 +31,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// From where to receive, and what to make of it.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// From where.
+    /// From where. Whether it is one of us or a QEMU that sends shows by itself.
     pub address: Address,
     /// What is written: a raw image or, if the source has one, a guest folder.
     pub output: PathBuf,
@@ -40,6 +41,19 @@ pub struct Request {
     pub caps: Caps,
     /// Whether an output that is there already is replaced.
     pub force: bool,
+}
+
+impl Request {
+    /// All of a guest, with everything that may be used.
+    pub fn new(address: Address, output: impl Into<PathBuf>) -> Request {
+        Request {
+            address,
+            output: output.into(),
+            block: None,
+            caps: Caps::default(),
+            force: false,
+        }
+    }
 }
 
 /// Receives a guest's RAM, and returns when it is proven and OUTPUT holds it.
@@ -56,7 +70,12 @@ pub fn run(
     dropped: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
     Output::check(&request.output, request.force)?;
-    let (mut links, output) = accept::accept(request, context, listening, dropped)?;
+    let (mut links, output) = match accept::accept(request, context, listening, dropped)? {
+        Accepted::Native(links, output) => (links, output),
+        Accepted::Qemu(mut stream, head) => {
+            return qemu::receive(&mut stream, &head, request, context);
+        }
+    };
     context.stats.ram(
         output.pages() * PAGE_SIZE as u64,
         links.streams.len() as u16,

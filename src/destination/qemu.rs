@@ -26,13 +26,13 @@ use crate::dirty::PageHashes;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::{Description, Output};
-use crate::page::{Digest, PAGE_SIZE, PageIndex, PageRange, Round};
+use crate::page::{Digest, PAGE_SIZE, PageRange, Round};
 use crate::session::Context;
-use crate::stats::{Stage, StageClock, Status};
+use crate::stats::{Stage, StageClock, StageTimes, Status};
 use crate::transport::{Stream, TransportError};
 use crate::wire::qemu::return_path::Reply;
 use crate::wire::qemu::{
-    Command, Element, MAX_ELEMENT, Parser, Record, RecordKind, SectionKind, tail,
+    Command, CommandCode, Element, MAX_ELEMENT, Parser, Record, SWITCHOVER_START, tail,
 };
 
 use super::Request;
@@ -42,6 +42,16 @@ use super::decode::{Batch, DecodeQemu, Entry, STRETCH};
 const CHUNK: usize = 256 << 10;
 /// Batches that may wait for each decoder.
 const DEPTH: usize = 4;
+/// Bytes of device state that are kept to find their end in: QEMU's description is a tenth of a MiB.
+const MAX_END: usize = 32 << 20;
+
+/// The stream ended where it may not.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream ends after {bytes} bytes, in the middle of {what}")]
+struct Cut {
+    bytes: u64,
+    what: &'static str,
+}
 
 /// Receives a guest from a QEMU, of whose stream `head` has been read.
 pub(super) fn receive(
@@ -55,7 +65,9 @@ pub(super) fn receive(
         return_path: false,
     };
     let outcome = guest(&mut link, head, request, context);
-    context.stats.bytes(link.stream.received(), link.stream.sent());
+    context
+        .stats
+        .bytes(link.stream.received(), link.stream.sent());
     match outcome {
         Ok(()) => {
             // The output is there: what becomes of the link is no matter now.
@@ -65,7 +77,8 @@ pub(super) fn receive(
         }
         Err(error) => {
             let _ = link.say(Reply::Shut(1));
-            let closed = matches!(error.cause(), Some(TransportError::Closed));
+            let closed = matches!(error.cause(), Some(TransportError::Closed))
+                || error.cause::<Cut>().is_some();
             match link.stream.why_closed().filter(|_| closed) {
                 Some(why) => Err(why.into()),
                 None => Err(error),
@@ -89,11 +102,11 @@ impl Link<'_> {
     }
 
     fn obey(&mut self, command: &Command) -> Result<()> {
-        match command {
+        match command.code {
             // A stored stream may have it as well; then nobody listens.
-            Command::OpenReturnPath => self.return_path = self.stream.is_two_way(),
-            Command::Ping(value) => self.say(Reply::Pong(*value))?,
-            Command::SwitchoverStart => {}
+            CommandCode::OpenReturnPath => self.return_path = self.stream.is_two_way(),
+            CommandCode::Ping(value) => self.say(Reply::Pong(value))?,
+            CommandCode::SwitchoverStart => {}
         }
         Ok(())
     }
@@ -103,13 +116,20 @@ impl Link<'_> {
 fn guest(link: &mut Link<'_>, head: &[u8], request: &Request, context: &Context) -> Result<()> {
     let mut reading = Reading::new(head);
     let mut description = preamble(&mut reading, link)?;
-    let blocks = reading.parser.blocks();
+    let blocks: Vec<(String, u64)> = reading
+        .parser
+        .blocks()
+        .iter()
+        .map(|block| (block.name.clone(), block.bytes))
+        .collect();
     let mut output = match &request.block {
-        Some(keep) => Output::only(&request.output, blocks, keep, request.force)?,
-        None => Output::folder(&request.output, blocks, request.force)?,
+        Some(keep) => Output::only(&request.output, &blocks, keep, request.force)?,
+        None => Output::folder(&request.output, &blocks, request.force)?,
     };
     context.stats.ram(output.pages() * PAGE_SIZE as u64, 1);
-    context.stats.begin_round(Round::BULK, link.stream.received());
+    context
+        .stats
+        .begin_round(Round::BULK, link.stream.received());
     context.stats.round_pages(output.pages());
 
     let sent = ram(&mut reading, link, &output, &mut description, context)?;
@@ -179,8 +199,7 @@ fn ram(
             thread::Builder::new()
                 .name(format!("decode-{lane}"))
                 .spawn_scoped(scope, move || {
-                    let done =
-                        Error::catch("decode", || decode(&queue, output, hashes, context));
+                    let done = Error::catch("decode", || decode(&queue, output, hashes, context));
                     if let Err(error) = done {
                         fail(error);
                     }
@@ -224,13 +243,16 @@ fn records(
                 }
                 Element::Command(command) => {
                     link.obey(&command)?;
-                    if command == Command::SwitchoverStart {
-                        description.commands.push(command.to_parts());
+                    if command.code == CommandCode::SwitchoverStart {
+                        description.commands.push((SWITCHOVER_START, Vec::new()));
                     }
                 }
                 Element::Tail => {
                     reading.dispatch(lanes);
-                    context.stats.add_cpu(Stage::Socket, clock.lap());
+                    let mut times = StageTimes::default();
+                    clock.cut(&mut times, Stage::Socket);
+                    let time = times.get(Stage::Socket);
+                    context.stats.add_cpu(Stage::Socket, time);
                     return Ok(());
                 }
                 _ => {}
@@ -241,7 +263,9 @@ fn records(
             return Err(Error::interrupted());
         }
         context.faults.check(Site::Receive)?;
-        context.stats.bytes(link.stream.received(), link.stream.sent());
+        context
+            .stats
+            .bytes(link.stream.received(), link.stream.sent());
         if !reading.fill(link.stream)? {
             return Err(reading.cut());
         }
@@ -287,22 +311,27 @@ fn devices(
     output: &Output,
     context: &Context,
 ) -> Result<()> {
+    // The end of it, in which the description shows whether it is complete.
+    let mut end = Vec::new();
     loop {
         output.append_device_state(reading.rest())?;
+        if end.len() > MAX_END {
+            end.drain(..end.len() - MAX_END / 2);
+        }
+        end.extend_from_slice(reading.rest());
         reading.skip_rest();
         // Who waits for an answer does not hang up: the stream's own end has to be found.
-        if link.return_path
-            && !link.stream.has_more()?
-            && tail::has_description(&output.device_state()?)
-        {
+        if link.return_path && link.stream.is_idle() && tail::sections(&end).description.is_some() {
             return Ok(());
         }
-        context.stats.bytes(link.stream.received(), link.stream.sent());
+        context
+            .stats
+            .bytes(link.stream.received(), link.stream.sent());
         if !reading.fill(link.stream)? {
             break;
         }
     }
-    if tail::is_complete(&output.device_state()?) {
+    if tail::is_complete(&end) {
         Ok(())
     } else {
         Err(reading.cut())
@@ -317,6 +346,8 @@ struct Reading {
     filled: usize,
     /// How much of it is parsed.
     parsed: usize,
+    /// Bytes that have been read from the stream.
+    read: u64,
 }
 
 impl Reading {
@@ -328,6 +359,7 @@ impl Reading {
             buffer,
             filled: head.len(),
             parsed: 0,
+            read: head.len() as u64,
         }
     }
 
@@ -364,6 +396,7 @@ impl Reading {
         }
         let read = stream.read_some(&mut self.buffer[self.filled..])?;
         self.filled += read;
+        self.read += read as u64;
         Ok(read > 0)
     }
 
@@ -394,6 +427,13 @@ impl Reading {
 
     /// The stream ended where it may not.
     fn cut(&self) -> Error {
-        Error::new(Kind::Failed, TransportError::Closed)
+        let what = self.parser.expecting();
+        Error::new(
+            Kind::Failed,
+            Cut {
+                bytes: self.read,
+                what,
+            },
+        )
     }
 }

@@ -35,6 +35,9 @@ pub struct Block {
     recorded: Option<Digest>,
 }
 
+/// The most bytes of a block's name: its length is one byte on the wire.
+const MAX_NAME: usize = 255;
+
 impl Guest {
     /// A raw image as a guest with one block, [`RAW_BLOCK_NAME`], or a guest folder.
     ///
@@ -109,6 +112,27 @@ impl Guest {
                 device_state,
             })),
         })
+    }
+
+    /// Calls the one block of a raw image by another name.
+    ///
+    /// # Errors
+    /// [`ImageError::Named`] for a guest folder, whose blocks have names, and
+    /// [`ImageError::BlockName`] for a name that no stream can carry.
+    pub fn name_block(&mut self, name: &str) -> Result<(), ImageError> {
+        match &mut self.blocks[..] {
+            [block] if self.folder.is_none() => {
+                if name.is_empty() || name.len() > MAX_NAME {
+                    return Err(ImageError::BlockName {
+                        given: name.to_owned(),
+                    });
+                }
+                name.clone_into(&mut block.name);
+                block.seed = BlockSeed::new(name);
+                Ok(())
+            }
+            _ => Err(ImageError::Named),
+        }
     }
 
     /// A later snapshot of this guest. A raw image is that of its largest block, and everything

@@ -98,6 +98,15 @@ pub enum ImageError {
         /// How many there may be.
         limit: usize,
     },
+    /// The blocks of a guest folder have names.
+    #[error("the blocks of a guest folder have names of their own")]
+    Named,
+    /// A block cannot have this name.
+    #[error("'{given}' is no name for a block: it has 1 to 255 bytes")]
+    BlockName {
+        /// What was given.
+        given: String,
+    },
     /// The output is there already.
     #[error("'{}' exists already (--force replaces it)", path.display())]
     OutputExists {

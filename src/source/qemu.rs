@@ -76,7 +76,10 @@ impl Framing {
         if request.machine.is_some() {
             return Err(Error::new(
                 Kind::Usage,
-                format!("a guest folder has a machine of its own: {}", description.machine),
+                format!(
+                    "a guest folder has a machine of its own: {}",
+                    description.machine
+                ),
             ));
         }
         let commands = description.commands.iter().map(|(number, payload)| {
@@ -100,8 +103,18 @@ impl Framing {
         let mut out = Vec::new();
         qemu::put_header(&mut out, &self.machine, &self.configuration);
         if self.return_path {
-            qemu::put_command(&mut out, &Command { code: CommandCode::OpenReturnPath });
-            qemu::put_command(&mut out, &Command { code: CommandCode::Ping(1) });
+            qemu::put_command(
+                &mut out,
+                &Command {
+                    code: CommandCode::OpenReturnPath,
+                },
+            );
+            qemu::put_command(
+                &mut out,
+                &Command {
+                    code: CommandCode::Ping(1),
+                },
+            );
         }
         qemu::put_start(&mut out, self.section_id, &self.blocks);
         out
@@ -167,7 +180,9 @@ pub(super) fn hear_the_end(stream: &Stream, framing: &Framing) -> Result<()> {
             Reply::Shut(code) => {
                 return Err(Error::new(
                     Kind::Refused,
-                    format!("the destination could not load the guest (it shut the return path with {code}); its own messages say why"),
+                    format!(
+                        "the destination could not load the guest (it shut the return path with {code}); its own messages say why"
+                    ),
                 ));
             }
         }

@@ -219,6 +219,17 @@ impl Stream {
         }
     }
 
+    /// Whether nothing has come that is not read yet.
+    pub fn is_idle(&self) -> bool {
+        let Ok(fd) = self.fd() else { return true };
+        let mut fds = [rustix::event::PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        let now = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(0))
+    }
+
     /// Nothing more will be written: tells the peer, and waits for it to hang up, if it can answer
     /// at all. A peer that only falls silent has taken everything as far as anybody can tell.
     ///

@@ -104,6 +104,9 @@ impl<'a> DecodeQemu<'a> {
             }
             RecordKind::Page => {
                 let slot = self.next_slot(entry.block, page, tally, clock)?;
+                if payload.len() != slot.len() {
+                    return Err(Error::new(Kind::Failed, "a page that is not one"));
+                }
                 slot.copy_from_slice(payload);
                 tally.plain += 1;
                 self.placed(entry.block, page, tally);
@@ -128,6 +131,9 @@ impl<'a> DecodeQemu<'a> {
                 let file = self.file(entry.block)?;
                 let slot = self.next_slot(entry.block, page, tally, clock)?;
                 file.read(page, slot)?;
+                let slot = slot
+                    .first_chunk_mut()
+                    .ok_or_else(|| Error::new(Kind::Failed, "a slot is a page"))?;
                 delta::decode(payload, slot).map_err(|error| Error::new(Kind::Failed, error))?;
                 clock.cut(&mut tally.cpu, Stage::Delta);
                 tally.delta += 1;

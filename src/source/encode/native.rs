@@ -74,7 +74,13 @@ impl<'a> Encode<'a> {
         let mut body = self.shared.buffers.take();
         let mut len = super::read(block, job, &mut self.pages, &mut body)?;
         clock.cut(&mut tally.cpu, Stage::Read);
-        super::hash(self.shared, block, &mut self.pages, &body[..len], &mut tally);
+        super::hash(
+            self.shared,
+            block,
+            &mut self.pages,
+            &body[..len],
+            &mut tally,
+        );
         clock.cut(&mut tally.cpu, Stage::Hash);
         if plan.delta || plan.remember {
             len = self.look_up(job, block, plan, &mut body, len, &mut tally);

@@ -124,7 +124,11 @@ impl<'a> Encode<'a> {
                 }
             }
         }
-        let stage = if plan.delta { Stage::Delta } else { Stage::Codec };
+        let stage = if plan.delta {
+            Stage::Delta
+        } else {
+            Stage::Codec
+        };
         clock.cut(&mut tally.cpu, stage);
         (self.packed, self.pages) = (packed, pages);
         if busy {

@@ -193,8 +193,7 @@ impl Command {
     /// The command with this number and payload, if it is one that can stand between RAM's rounds.
     pub fn from_parts(number: u16, payload: &[u8]) -> Option<Command> {
         let switchover = CommandCode::SwitchoverStart;
-        (number == SWITCHOVER_START && payload.is_empty())
-            .then_some(Command { code: switchover })
+        (number == SWITCHOVER_START && payload.is_empty()).then_some(Command { code: switchover })
     }
 }
 

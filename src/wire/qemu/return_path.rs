@@ -91,7 +91,12 @@ mod tests {
 
     #[test]
     fn messages_are_read_as_they_were_written_and_bad_ones_named() {
-        for reply in [Reply::Shut(0), Reply::Shut(1), Reply::Pong(7), Reply::SwitchoverAck] {
+        for reply in [
+            Reply::Shut(0),
+            Reply::Shut(1),
+            Reply::Pong(7),
+            Reply::SwitchoverAck,
+        ] {
             let bytes = reply.to_bytes();
             let (head, payload) = bytes.split_first_chunk().unwrap();
             assert_eq!(payload_len(*head), Ok(payload.len()));

@@ -1,4 +1,4 @@
-//! One frame: from its body to pages in their place. What a decoder thread does all day.
+//! A frame of the native wire: from its body to pages in their place.
 
 use bytes::BytesMut;
 
@@ -15,16 +15,16 @@ use crate::wire::native::{Class, Header, Kind as FrameKind, PageSet, Run, frame_
 
 /// A frame with pages, as it was read.
 #[derive(Debug)]
-pub(super) struct Packet {
-    pub(super) header: Header,
+pub(in super::super) struct Packet {
+    pub(in super::super) header: Header,
     /// Page set, then body.
-    pub(super) bytes: BytesMut,
+    pub(in super::super) bytes: BytesMut,
     /// The CPU time of reading it.
-    pub(super) tally: Tally,
+    pub(in super::super) tally: Tally,
 }
 
 /// Checks and places frames. Its buffers and decompressors live as long as its thread.
-pub(super) struct DecodeWorker<'a> {
+pub(in super::super) struct DecodeWorker<'a> {
     context: &'a Context,
     output: &'a Output,
     decoders: Vec<(Method, Box<dyn Decoder>)>,
@@ -36,7 +36,7 @@ pub(super) struct DecodeWorker<'a> {
 }
 
 impl<'a> DecodeWorker<'a> {
-    pub(super) fn new(context: &'a Context, output: &'a Output) -> Self {
+    pub(in super::super) fn new(context: &'a Context, output: &'a Output) -> Self {
         DecodeWorker {
             context,
             output,
@@ -49,7 +49,7 @@ impl<'a> DecodeWorker<'a> {
     }
 
     /// Decodes a frame, checks its hash, and only then places its pages.
-    pub(super) fn place(&mut self, packet: &Packet) -> Result<Tally> {
+    pub(in super::super) fn place(&mut self, packet: &Packet) -> Result<Tally> {
         self.context.faults.check(Site::Decode)?;
         let block = self
             .output
