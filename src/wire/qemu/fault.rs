@@ -97,7 +97,7 @@ pub enum Fault {
         found: u32,
     },
     /// A PART or END section of something that never began.
-    #[error("a {section} section with id {found}, which has not begun")]
+    #[error("{section} of the section {found}, which has not begun")]
     SectionId {
         /// PART or END.
         section: &'static str,
