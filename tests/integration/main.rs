@@ -8,4 +8,5 @@ mod hostile;
 mod limits;
 mod live;
 mod migrate;
+mod qemu;
 mod support;

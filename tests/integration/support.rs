@@ -36,7 +36,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The children that run now, for the watchdog to end.
 static CHILDREN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-fn children() -> std::sync::MutexGuard<'static, BTreeSet<u32>> {
+pub(crate) fn children() -> std::sync::MutexGuard<'static, BTreeSet<u32>> {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -683,7 +683,8 @@ impl Drop for Program {
     }
 }
 
-fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+/// What it writes, line by line.
+pub(crate) fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
     let (line, lines) = mpsc::channel();
     thread::spawn(move || {
         for text in BufReader::new(from).lines() {
