@@ -258,7 +258,8 @@ fn records(
                 _ => {}
             }
         }
-        if reading.parsed >= CHUNK / 2 && !reading.dispatch(lanes) {
+        let due = reading.parsed >= CHUNK / 2 || reading.is_full();
+        if due && !reading.dispatch(lanes) {
             // A decoder has failed, and says so itself.
             return Err(Error::interrupted());
         }
@@ -387,17 +388,21 @@ impl Reading {
 
     /// Reads what there is, and waits for something if there is nothing. `false` at the end.
     fn fill(&mut self, stream: &Stream) -> Result<bool> {
-        if self.buffer.len() - self.filled < MAX_ELEMENT {
-            let rest = &self.buffer[self.parsed..self.filled];
-            let mut buffer = BytesMut::zeroed(rest.len() + CHUNK + MAX_ELEMENT);
-            buffer[..rest.len()].copy_from_slice(rest);
-            (self.filled, self.parsed) = (rest.len(), 0);
+        if self.is_full() {
+            // What is parsed stays in front: records that refer to it may not be handed on yet.
+            let mut buffer = BytesMut::zeroed(self.filled + CHUNK + MAX_ELEMENT);
+            buffer[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
             self.buffer = buffer;
         }
         let read = stream.read_some(&mut self.buffer[self.filled..])?;
         self.filled += read;
         self.read += read as u64;
         Ok(read > 0)
+    }
+
+    /// Whether the buffer has no room for an element.
+    fn is_full(&self) -> bool {
+        self.buffer.len() - self.filled < MAX_ELEMENT
     }
 
     /// Hands what is parsed to the decoders. `false` if one of them is gone.

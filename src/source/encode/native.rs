@@ -17,7 +17,7 @@ use super::super::pipeline::{Job, Packet, Shared};
 use super::Copied;
 
 /// Turns jobs into frames.
-pub(super) struct Encode<'a> {
+pub(in super::super) struct Encode<'a> {
     pub(super) shared: &'a Shared<'a>,
     codec: Option<(Settings, Box<dyn Encoder>)>,
     pages: Vec<Copied>,

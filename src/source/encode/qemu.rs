@@ -21,7 +21,7 @@ use super::Copied;
 static ZERO_PAGE: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 /// Turns jobs into records.
-pub(super) struct Encode<'a> {
+pub(in super::super) struct Encode<'a> {
     pub(super) shared: &'a Shared<'a>,
     codec: Option<(Settings, Box<dyn Encoder>)>,
     pages: Vec<Copied>,
