@@ -64,7 +64,7 @@ impl Links {
 /// Who it is that sends.
 pub(super) enum Accepted {
     /// One of us: all of its connections, and the output that it needs.
-    Native(Links, Output),
+    Native(Box<(Links, Output)>),
     /// A QEMU: its connection, and the bytes that have been read from it.
     Qemu(Stream, Vec<u8>),
 }
@@ -116,7 +116,7 @@ pub(super) fn accept(
         streams: vec![stream],
         agreed,
     };
-    Ok(Accepted::Native(links, output))
+    Ok(Accepted::Native(Box::new((links, output))))
 }
 
 /// Whether a stream that begins like this is QEMU's, or one of QEMU's further connections.
@@ -314,7 +314,7 @@ fn join(
                 streams: joined.streams.into_iter().flatten().collect(),
                 agreed: joined.agreed,
             };
-            return Ok(Accepted::Native(links, joined.output));
+            return Ok(Accepted::Native(Box::new((links, joined.output))));
         }
         if let (Some((limit, deadline)), None) = (give_up, &joining)
             && Instant::now() >= deadline

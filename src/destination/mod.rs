@@ -71,7 +71,7 @@ pub fn run(
 ) -> Result<()> {
     Output::check(&request.output, request.force)?;
     let (mut links, output) = match accept::accept(request, context, listening, dropped)? {
-        Accepted::Native(links, output) => (links, output),
+        Accepted::Native(native) => *native,
         Accepted::Qemu(mut stream, head) => {
             return qemu::receive(&mut stream, &head, request, context);
         }
