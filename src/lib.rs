@@ -56,9 +56,10 @@
 //! | [`transport`], [`session`] | addresses, connections, time limits; what both ends agree on |
 //! | [`source`], [`destination`] | the two ends, file by file each other's mirror |
 //! | [`control`], [`bench`](mod@bench) | start, watch, change, cancel a migration; compare settings |
+//! | [`mod@inspect`] | what a file is and what it holds |
 //! | [`cli`] | words to requests, results to words |
 //!
-//! Imports go downwards only: `cli` > `bench`, `control` > `source`, `destination` > `transport`,
+//! Imports go downwards only: `cli` > `bench`, `control`, `inspect` > `source`, `destination` > `transport`,
 //! `session` > `params`, `caps`, `stats` > `wire`, `codec`, `delta`, `dirty`, `image` > `page`, `error`.
 //!
 //! # What can be relied on
@@ -83,6 +84,7 @@ pub mod dirty;
 pub mod error;
 mod fault;
 pub mod image;
+pub mod inspect;
 pub mod page;
 pub mod params;
 mod pool;

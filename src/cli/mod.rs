@@ -2,6 +2,7 @@
 
 mod bench;
 mod digest;
+mod inspect;
 mod migrate;
 mod params;
 mod progress;
@@ -36,6 +37,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Print the RAM digest of an image
     Digest(digest::DigestArgs),
+    /// Tell what a file is and what it holds: a stream, an image, a guest folder
+    Inspect(inspect::InspectArgs),
     /// List the parameters
     Parameters(TableArgs),
     /// List the capabilities
@@ -60,6 +63,7 @@ impl Cli {
             Command::Receive(args) => migrate::receive(args),
             Command::Bench(args) => bench::run(args),
             Command::Digest(args) => digest::run(&args),
+            Command::Inspect(args) => inspect::run(&args),
             Command::Parameters(args) => tables::parameters(args.json).map_err(unprintable),
             Command::Capabilities(args) => tables::capabilities(args.json).map_err(unprintable),
         }

@@ -59,7 +59,7 @@ pub(super) fn plan(now: Circumstances<'_>) -> Plan {
 /// Whether pages that no compressor can shrink are looked for beforehand: where the method is slow
 /// on them. zstd and lz4 find out by themselves in no time; deflate spends a fifth of its time on
 /// the seventh of a real guest's pages that are encrypted, or compressed already.
-pub(super) fn sets_aside(method: Method) -> bool {
+pub(crate) fn sets_aside(method: Method) -> bool {
     matches!(method, Method::Zlib | Method::Gzip)
 }
 
@@ -68,7 +68,7 @@ pub(super) fn sets_aside(method: Method) -> bool {
 /// It counts pairs of equal bytes: 128 random ones have 32 on average, give or take 6; text and
 /// machine code have hundreds. On real guest RAM fewer than 1 page in 1000 is judged wrongly,
 /// which costs its compression, and nothing else.
-pub(super) fn looks_random(page: &[u8]) -> bool {
+pub(crate) fn looks_random(page: &[u8]) -> bool {
     const STRETCH: usize = 16;
     const MOST_PAIRS: u32 = 54;
     let mut seen = [0_u8; 256];

@@ -27,6 +27,7 @@ use crate::stats::Status;
 use crate::transport::{Address, Stream, TransportError};
 use crate::wire::Format;
 use crate::wire::native::Message;
+pub(crate) use choose::{looks_random, sets_aside};
 use connect::Links;
 use pipeline::Shared;
 pub use qemu::DEFAULT_MACHINE;

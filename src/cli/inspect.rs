@@ -1,0 +1,349 @@
+//! `ramferry inspect`: what a file is and what it holds, for people or as JSON.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, LineStyle, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::error::{Error, Kind, Result, printable};
+use crate::inspect::{Contents, Damage, GuestImage, NativeStream, Report, Sample, inspect};
+use crate::page::PAGE_SIZE;
+use crate::units::{Quoted, format_bytes, format_duration};
+
+use super::{print_json, unprintable};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct InspectArgs {
+    /// A stream that was stored, a raw RAM image, or a guest folder; - is a stream on standard input
+    file: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// The stream is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("'{file}' {what}, at byte {}: {}", damage.offset, damage.reason)]
+struct Damaged {
+    file: String,
+    what: &'static str,
+    damage: Damage,
+}
+
+pub(super) fn run(args: &InspectArgs) -> Result<()> {
+    let report = {
+        let view = View::new();
+        inspect(&args.file, &|done, all| view.show(done, all))?
+    };
+    if args.json {
+        print_json(&report)?;
+    } else {
+        match io::stdout().write_all(text(&report).as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            other => other.map_err(unprintable)?,
+        }
+    }
+    match report.damage {
+        None => Ok(()),
+        Some(damage) => Err(Error::new(
+            Kind::Failed,
+            Damaged {
+                file: report.file,
+                what: if damage.truncated {
+                    "is truncated"
+                } else {
+                    "is damaged"
+                },
+                damage,
+            },
+        )),
+    }
+}
+
+/// A bar on standard error, if that is a terminal.
+struct View(Option<ProgressBar>);
+
+impl View {
+    fn new() -> View {
+        View(io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(0);
+            if let Ok(style) = ProgressStyle::with_template(
+                "[{bar:30}] {percent:>3}%  {bytes} of {total_bytes}, {bytes_per_sec}, ETA {eta}",
+            ) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar
+        }))
+    }
+
+    fn show(&self, done: u64, all: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_length(all.max(done));
+            bar.set_position(done);
+        }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The report for people.
+fn text(report: &Report) -> String {
+    let mut out = Text::default();
+    out.line(format!(
+        "{}: {}, {}",
+        Quoted(&printable(&report.file)),
+        report.contents.name(),
+        format_bytes(report.bytes)
+    ));
+    match &report.contents {
+        Contents::RawImage(image) => guest(&mut out, image),
+        Contents::NativeStream(stream) => native(&mut out, stream),
+    }
+    if let Some(damage) = &report.damage {
+        out.line(format!(
+            "{} at byte {}: {}",
+            if damage.truncated {
+                "truncated"
+            } else {
+                "damaged"
+            },
+            damage.offset,
+            printable(&damage.reason)
+        ));
+    }
+    out.0
+}
+
+/// Lines and tables.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, line: impl AsRef<str>) {
+        // Writing to a string does not fail.
+        let _ = writeln!(self.0, "{}", line.as_ref().trim_end());
+    }
+
+    /// A table: the first column is words, all others are numbers.
+    fn table<const COLUMNS: usize>(
+        &mut self,
+        header: [&str; COLUMNS],
+        rows: impl IntoIterator<Item = [String; COLUMNS]>,
+    ) {
+        let mut table = Table::new();
+        let line = LineStyle::none().fill('─').junction('─');
+        table
+            .load_style(presets::NOTHING.header_separator(line).bottom_border(line))
+            .set_header(header)
+            .add_rows(rows);
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        self.line("");
+        for line in table.to_string().lines() {
+            self.line(line);
+        }
+    }
+}
+
+/// A name from a file, fit for a terminal.
+fn name(name: &str) -> String {
+    Quoted(&printable(name)).to_string()
+}
+
+fn share(part: u64, all: u64) -> String {
+    format!("{part} ({:.1} %)", 100.0 * part as f64 / all.max(1) as f64)
+}
+
+fn guest(out: &mut Text, image: &GuestImage) {
+    out.line(format!("RAM digest {}", image.digest));
+    out.table(
+        ["block", "bytes", "data", "extents", "holes"],
+        image.blocks.iter().map(|block| {
+            [
+                name(&block.name),
+                block.bytes.to_string(),
+                format_bytes(block.census.data_bytes),
+                block.census.extents.to_string(),
+                format_bytes(block.census.hole_bytes),
+            ]
+        }),
+    );
+    out.table(
+        ["pages of", "all", "zero", "one byte", "duplicate", "other"],
+        image.blocks.iter().map(|block| {
+            let pages = block.census.pages;
+            let all = pages.all();
+            [
+                name(&block.name),
+                all.to_string(),
+                share(pages.zero, all),
+                share(pages.one_byte, all),
+                share(pages.duplicate, all),
+                share(pages.other, all),
+            ]
+        }),
+    );
+    out.line("A page is a duplicate if it equals an earlier one of its block, by a 128-bit hash.");
+    for block in &image.blocks {
+        let sampled = block.census.duplicates_sampled;
+        if sampled > 1 {
+            out.line(format!(
+                "Those of {} are an estimate from one of {sampled} pages.",
+                name(&block.name)
+            ));
+        }
+    }
+    match &image.sample {
+        Some(found) => sample(out, found),
+        None => out.line("All of it is zero."),
+    }
+}
+
+fn sample(out: &mut Text, sample: &Sample) {
+    out.table(
+        ["method", "level", "bytes", "ratio", "MB/s of one core"],
+        sample.methods.iter().map(|method| {
+            [
+                method.method.to_owned(),
+                method.level.to_string(),
+                method.bytes.to_string(),
+                format!("{:.3}", method.ratio),
+                method
+                    .megabytes_per_second
+                    .map_or("-".to_owned(), |rate| format!("{rate:.0}")),
+            ]
+        }),
+    );
+    out.line(format!(
+        "What each method makes of {} of pages that are not zero, spread over all of them, in batches \
+         of at most {} pages.",
+        format_bytes(sample.bytes),
+        sample.batch_pages
+    ));
+}
+
+fn native(out: &mut Text, stream: &NativeStream) {
+    if let Some(hello) = &stream.hello {
+        out.line(format!(
+            "version {} to {}, session {}, connection {} of {}, gives up after {} of silence",
+            hello.oldest_version,
+            hello.newest_version,
+            hello.session,
+            u32::from(hello.connection) + 1,
+            hello.connections,
+            format_duration(Duration::from_millis(hello.silence_ms.into()))
+        ));
+        for block in &hello.blocks {
+            out.line(format!(
+                "block {}: {} bytes ({}), {} pages of {}",
+                name(&block.name),
+                block.bytes,
+                format_bytes(block.bytes),
+                block.bytes / PAGE_SIZE as u64,
+                hello.page_size
+            ));
+        }
+        let offers: Vec<String> = hello
+            .capabilities
+            .iter()
+            .map(|offer| {
+                let needed = if offer.required { " (required)" } else { "" };
+                format!("{}{needed}", name(&offer.name))
+            })
+            .collect();
+        out.line(format!("capabilities: {}", list(&offers)));
+    }
+    if !stream.rounds.is_empty() {
+        out.table(
+            [
+                "round", "frames", "bytes", "zero", "whole", "delta", "stored", "method", "end",
+            ],
+            stream.rounds.iter().map(|round| {
+                [
+                    round.round.to_string(),
+                    round.frames.to_string(),
+                    round.bytes.to_string(),
+                    round.pages.zero.to_string(),
+                    round.pages.whole.to_string(),
+                    round.pages.delta.to_string(),
+                    round.pages.stored.to_string(),
+                    list(&round.methods),
+                    if round.complete { "yes" } else { "missing" }.to_owned(),
+                ]
+            }),
+        );
+    }
+    let mut parts = vec![[
+        "Hello".to_owned(),
+        "1".to_owned(),
+        stream.hello_bytes.to_string(),
+    ]];
+    parts.extend(stream.frames.iter().map(|frames| {
+        [
+            frames.kind.to_owned(),
+            frames.count.to_string(),
+            frames.bytes.to_string(),
+        ]
+    }));
+    sum(out, parts, stream.other_bytes);
+    out.line(format!(
+        "frames with pages: {} checked, {} with deltas, which cannot be checked without the RAM that \
+         they change",
+        stream.checked_frames, stream.unchecked_frames
+    ));
+    if let Some(digest) = stream.digest {
+        out.line(format!(
+            "RAM digest {digest}{}",
+            if stream.computed_digest == Some(digest) {
+                ", which is that of the pages"
+            } else {
+                ""
+            }
+        ));
+    }
+    out.line(if stream.complete {
+        "complete"
+    } else {
+        "not complete"
+    });
+}
+
+/// What the bytes are, with their sum.
+fn sum(out: &mut Text, mut parts: Vec<[String; 3]>, other: u64) {
+    let all: u64 = parts
+        .iter()
+        .filter_map(|part| part[2].parse::<u64>().ok())
+        .sum::<u64>()
+        + other;
+    if other > 0 {
+        parts.push([
+            "not understood".to_owned(),
+            String::new(),
+            other.to_string(),
+        ]);
+    }
+    parts.push(["sum".to_owned(), String::new(), all.to_string()]);
+    out.table(["part", "count", "bytes"], parts);
+}
+
+fn list(words: &[impl AsRef<str>]) -> String {
+    if words.is_empty() {
+        "none".to_owned()
+    } else {
+        words
+            .iter()
+            .map(AsRef::as_ref)
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}

@@ -1,0 +1,547 @@
+//! A stream of ours: what each frame carries, and whether its pages are what they should be.
+//!
+//! All checks are the destination's, but for what needs the guest's RAM: a delta is decompressed and
+//! measured, not applied, so that the hash of its frame says nothing here. Memory: a frame, its
+//! pages, and one line for each round, of which there are at most [`MAX_ROUNDS`].
+
+use std::io;
+
+use crate::codec::{self, Decoder, Method};
+use crate::error::printable;
+use crate::page::{BlockSeed, Digest, PAGE_SIZE};
+use crate::wire::WireError;
+use crate::wire::native::{
+    Class, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, Kind, MAX_ROUNDS, Message,
+    PageSet, Run, VERSIONS, frame_hash,
+};
+
+use super::input::Input;
+use super::report::{
+    Damage, FrameCount, NativeBlock, NativeCapability, NativeHello, NativeRound, NativeStream,
+};
+
+/// What a frame of a kind that is not known, and may be skipped, is called.
+const UNKNOWN: &str = "unknown";
+
+/// Why reading ends before the stream does.
+enum Stop {
+    Io(io::Error),
+    Damage(Damage),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Stop {
+        Stop::Io(error)
+    }
+}
+
+/// Describes the stream up to its end, or to where it stops making sense.
+pub(super) fn read(input: &mut Input<'_>) -> io::Result<(NativeStream, Option<Damage>)> {
+    let mut scan = Scan::default();
+    let damage = match scan.stream(input) {
+        Ok(()) => None,
+        Err(Stop::Damage(damage)) => Some(damage),
+        Err(Stop::Io(error)) => return Err(error),
+    };
+    let mut stream = scan.stream;
+    stream.complete &= damage.is_none();
+    stream.other_bytes = input.size() - input.offset();
+    Ok((stream, damage))
+}
+
+/// The next `len` bytes, all of them, or how the stream ends instead.
+fn whole<'a>(input: &'a mut Input<'_>, len: usize, record: &str) -> Result<&'a [u8], Stop> {
+    let begin = input.offset();
+    let have = input.peek(len)?.len();
+    if have < len {
+        return Err(truncated(
+            input,
+            format!("it ends within a {record}: {have} of {len} bytes, from byte {begin} on"),
+        ));
+    }
+    Ok(&input.bytes()[..len])
+}
+
+fn truncated(input: &Input<'_>, reason: String) -> Stop {
+    Stop::Damage(Damage {
+        offset: input.read(),
+        reason,
+        truncated: true,
+    })
+}
+
+/// Damage in the record that begins at `offset`.
+fn at(offset: u64) -> impl Fn(WireError) -> Stop {
+    move |error| wrong(offset, &error)
+}
+
+fn wrong(offset: u64, reason: &impl ToString) -> Stop {
+    Stop::Damage(Damage {
+        offset,
+        reason: printable(&reason.to_string()),
+        truncated: false,
+    })
+}
+
+#[derive(Default)]
+struct Scan {
+    stream: NativeStream,
+    blocks: Vec<(BlockSeed, u64)>,
+    is_first: bool,
+    /// Pages of the round in hand, as the headers count them.
+    pages: u64,
+    last_round_ended: bool,
+    sum: Digest,
+    checker: Checker,
+}
+
+impl Scan {
+    fn stream(&mut self, input: &mut Input<'_>) -> Result<(), Stop> {
+        self.hello(input)?;
+        loop {
+            let begin = input.offset();
+            if input.peek(1)?.is_empty() && self.stream.complete {
+                return self.prove(begin);
+            }
+            if input.peek(1)?.is_empty() {
+                let missing = if self.last_round_ended {
+                    "the digest, which comes last, is missing"
+                } else {
+                    "the last round's end is missing"
+                };
+                return Err(truncated(input, format!("it ends too early: {missing}")));
+            }
+            let header = whole(input, HEADER_LEN, "frame header")?;
+            let mut bytes = [0; HEADER_LEN];
+            bytes.copy_from_slice(header);
+            let header = Header::from_bytes(&bytes).map_err(at(begin))?;
+            let len = HEADER_LEN + header.rest_len();
+            let name = header.kind.map_or("frame of an unknown kind", Kind::name);
+            let frame = whole(input, len, name)?;
+            self.frame(&header, &frame[HEADER_LEN..], len as u64)
+                .map_err(|error| wrong(begin, &error))?;
+            self.count(&header, len as u64);
+            input.consume(len);
+        }
+    }
+
+    fn hello(&mut self, input: &mut Input<'_>) -> Result<(), Stop> {
+        let mut bytes = [0; HELLO_HEAD_LEN];
+        bytes.copy_from_slice(whole(input, HELLO_HEAD_LEN, "hello")?);
+        let head = HelloHead::of_hello(bytes).map_err(at(0))?;
+        let len = HELLO_HEAD_LEN + head.rest_len();
+        let rest = &whole(input, len, "hello")?[HELLO_HEAD_LEN..];
+        let hello = Hello::read(&head, rest).map_err(at(0))?;
+        input.consume(len);
+        self.stream.hello_bytes = len as u64;
+        self.blocks = hello
+            .blocks
+            .iter()
+            .map(|block| (BlockSeed::new(&block.name), block.bytes / PAGE_SIZE as u64))
+            .collect();
+        self.is_first = hello.connection == 0;
+        let (oldest, newest) = hello.versions;
+        let page_size = hello.page_size;
+        self.stream.hello = Some(describe(hello));
+        if oldest > *VERSIONS.end() || newest < *VERSIONS.start() {
+            return Err(wrong(
+                len as u64,
+                &format!("frames of version {oldest} to {newest} are not known here"),
+            ));
+        }
+        if page_size as usize != PAGE_SIZE {
+            return Err(wrong(
+                len as u64,
+                &format!("pages have {page_size} bytes; only {PAGE_SIZE} are known here"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes a frame in that is whole.
+    fn frame(&mut self, header: &Header, rest: &[u8], len: u64) -> Result<(), FrameError> {
+        match header.kind {
+            // Its bytes are not guarded by anything that is known.
+            None => Ok(()),
+            Some(Kind::Pages | Kind::Zeros) => self.pages(header, rest, len),
+            Some(kind) => {
+                let message = Message::read(header, kind, rest)?;
+                self.message(message, kind)
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message, kind: Kind) -> Result<(), FrameError> {
+        let out_of_place = |why| {
+            Err(FrameError::Wire(WireError::OutOfPlace {
+                record: kind.name(),
+                why,
+            }))
+        };
+        match message {
+            Message::KeepAlive => Ok(()),
+            Message::RoundEnd { .. } if self.last_round_ended => {
+                out_of_place("the last round is over")
+            }
+            Message::RoundEnd {
+                round,
+                frames,
+                pages,
+                last,
+            } => {
+                let current = self.round()?;
+                let (ended, counted) = (round.0.into(), current.frames);
+                contradicts("the round that ends", ended, current.round.into())?;
+                contradicts("the number of frames in the round", counted, frames)?;
+                // A header counts pages modulo 2^32.
+                let (counted, pages) = (self.pages as u32, pages as u32);
+                let field = "the number of pages in the round";
+                contradicts(field, counted.into(), pages.into())?;
+                self.round()?.complete = true;
+                self.pages = 0;
+                self.last_round_ended = last;
+                self.stream.complete = last && !self.is_first;
+                Ok(())
+            }
+            Message::Finish { .. } if !self.is_first => {
+                out_of_place("it goes on the first connection")
+            }
+            Message::Finish { .. } if !self.last_round_ended => {
+                out_of_place("the last round is not over")
+            }
+            Message::Finish { .. } if self.stream.complete => out_of_place("it came before"),
+            Message::Finish { digest } => {
+                self.stream.digest = Some(digest);
+                self.stream.complete = true;
+                Ok(())
+            }
+            Message::Commit if self.stream.complete && self.is_first => Ok(()),
+            Message::Failure { text, .. } => Err(FrameError::GaveUp(text)),
+            Message::Commit | Message::Proven { .. } | Message::Committed => {
+                out_of_place("nothing of the kind was to come from a source")
+            }
+        }
+    }
+
+    /// The round in hand, which begins with whatever belongs to it.
+    fn round(&mut self) -> Result<&mut NativeRound, WireError> {
+        let rounds = &mut self.stream.rounds;
+        if rounds.last().is_none_or(|round| round.complete) {
+            let number = rounds.len() as u32 + 1;
+            if number > MAX_ROUNDS {
+                return Err(WireError::TooLarge {
+                    field: "the number of rounds",
+                    given: number.into(),
+                    allowed: MAX_ROUNDS.into(),
+                });
+            }
+            rounds.push(NativeRound {
+                round: number,
+                ..NativeRound::default()
+            });
+        }
+        // There is one, pushed above if need be.
+        rounds.last_mut().ok_or(WireError::OutOfPlace {
+            record: "a frame",
+            why: "there is no round",
+        })
+    }
+
+    fn pages(&mut self, header: &Header, rest: &[u8], len: u64) -> Result<(), FrameError> {
+        if self.last_round_ended {
+            return Err(FrameError::Wire(WireError::OutOfPlace {
+                record: header.kind.map_or(UNKNOWN, Kind::name),
+                why: "the last round is over",
+            }));
+        }
+        let expected = self.round()?.round;
+        contradicts("the frame's round", header.round.0.into(), expected.into())?;
+        let blocks = self.blocks.len() as u64;
+        let &(seed, block_pages) = self.blocks.get(usize::from(header.block)).ok_or({
+            WireError::TooLarge {
+                field: "the frame's block",
+                given: header.block.into(),
+                allowed: blocks.saturating_sub(1),
+            }
+        })?;
+        let checked = self.checker.check(header, rest, seed, block_pages)?;
+        let set = &self.checker.set;
+        let (zero, whole) = (set.count(Class::Zero), set.count(Class::Whole));
+        let (delta, stored) = (set.count(Class::Delta), set.count(Class::Stored));
+        match checked {
+            Some(sum) => {
+                self.stream.checked_frames += 1;
+                self.sum.add(sum);
+            }
+            None => self.stream.unchecked_frames += 1,
+        }
+        self.pages = self.pages.wrapping_add(u64::from(header.pages));
+        let round = self.round()?;
+        round.frames += 1;
+        round.bytes += len;
+        // Runs of zeroes may be said to be of any length, any number of times.
+        round.pages.zero = round.pages.zero.saturating_add(zero);
+        round.pages.whole += whole;
+        round.pages.delta += delta;
+        round.pages.stored += stored;
+        let method = header.codec.name();
+        if whole + delta + stored > 0 && !round.methods.contains(&method) {
+            round.methods.push(method);
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, header: &Header, bytes: u64) {
+        let kind = header.kind.map_or(UNKNOWN, Kind::name);
+        let frames = &mut self.stream.frames;
+        match frames.iter_mut().find(|frames| frames.kind == kind) {
+            Some(known) => {
+                known.count += 1;
+                known.bytes += bytes;
+            }
+            None => frames.push(FrameCount {
+                kind,
+                count: 1,
+                bytes,
+            }),
+        }
+    }
+
+    /// Compares the digest with what the stream holds, if that says all.
+    fn prove(&mut self, end: u64) -> Result<(), Stop> {
+        let alone = self
+            .stream
+            .hello
+            .as_ref()
+            .is_some_and(|hello| hello.connections == 1);
+        let Some(digest) = self.stream.digest else {
+            return Ok(());
+        };
+        if !alone || self.stream.rounds.len() != 1 || self.stream.unchecked_frames > 0 {
+            return Ok(());
+        }
+        self.stream.computed_digest = Some(self.sum);
+        if self.sum == digest {
+            Ok(())
+        } else {
+            let held = self.sum;
+            Err(wrong(
+                end,
+                &format!("the digest of its pages is {held}, but it says {digest}"),
+            ))
+        }
+    }
+}
+
+/// What is wrong with a frame.
+#[derive(Debug, thiserror::Error)]
+enum FrameError {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Codec(#[from] codec::CodecError),
+    #[error("the source gave up: {0}")]
+    GaveUp(String),
+}
+
+fn contradicts(field: &'static str, given: u64, expected: u64) -> Result<(), WireError> {
+    if given == expected {
+        Ok(())
+    } else {
+        Err(WireError::Contradiction {
+            field,
+            given,
+            expected,
+        })
+    }
+}
+
+fn describe(hello: Hello) -> NativeHello {
+    NativeHello {
+        oldest_version: hello.versions.0,
+        newest_version: hello.versions.1,
+        session: hello
+            .session
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+        connection: hello.connection,
+        connections: hello.connections,
+        page_size: hello.page_size,
+        silence_ms: hello.silence_ms,
+        blocks: hello
+            .blocks
+            .into_iter()
+            .map(|block| NativeBlock {
+                name: block.name,
+                bytes: block.bytes,
+            })
+            .collect(),
+        capabilities: hello
+            .capabilities
+            .into_iter()
+            .map(|offer| NativeCapability {
+                name: offer.name,
+                required: offer.required,
+            })
+            .collect(),
+    }
+}
+
+/// Decodes frames, to see whether their hash fits their pages.
+#[derive(Default)]
+struct Checker {
+    set: PageSet,
+    decoders: Vec<(Method, Box<dyn Decoder>)>,
+    plain: Vec<u8>,
+    hashes: Vec<u8>,
+}
+
+impl Checker {
+    /// Checks a frame with pages. Returns its part of the digest, or `None` if it has deltas.
+    fn check(
+        &mut self,
+        header: &Header,
+        rest: &[u8],
+        seed: BlockSeed,
+        block_pages: u64,
+    ) -> Result<Option<u128>, FrameError> {
+        let short = WireError::Short {
+            record: "frame",
+            have: rest.len(),
+        };
+        let (set_bytes, body) = rest
+            .split_at_checked(header.page_set_len as usize)
+            .ok_or(short)?;
+        self.set.read(set_bytes, block_pages)?;
+        let (pages, said) = (self.set.pages(), u64::from(header.pages));
+        if header.kind == Some(Kind::Zeros) {
+            contradicts(
+                "the number of pages in the page set",
+                pages as u32 as u64,
+                said,
+            )?;
+            if self.set.count(Class::Zero) != pages || !body.is_empty() {
+                return Err(FrameError::Wire(WireError::OutOfPlace {
+                    record: "a page that is not zero",
+                    why: "a Zeros frame has none",
+                }));
+            }
+            check_hash(header, set_bytes, &[])?;
+            return Ok(Some(0));
+        }
+        // At most 256 pages, as the header's check has it.
+        contradicts("the number of pages in the page set", pages, said)?;
+        let deltas = self.set.count(Class::Delta) as usize;
+        if header.round.is_bulk() && deltas > 0 {
+            return Err(FrameError::Wire(WireError::OutOfPlace {
+                record: "a delta",
+                why: "in round 1 there is nothing to differ from",
+            }));
+        }
+        let stored = self.set.count(Class::Stored) as usize * PAGE_SIZE;
+        let (body, stored) = body
+            .len()
+            .checked_sub(stored)
+            .and_then(|at| body.split_at_checked(at))
+            .ok_or_else(|| body_length(body.len(), stored))?;
+        let plain = decompress(&mut self.decoders, header, body, &mut self.plain)?;
+        let whole = self.set.count(Class::Whole) as usize * PAGE_SIZE;
+        let (lengths, plain) = plain
+            .split_at_checked(2 * deltas)
+            .ok_or_else(|| body_length(plain.len(), 2 * deltas + whole))?;
+        let delta_bytes: usize = lengths
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|length| usize::from(u16::from_le_bytes(*length)))
+            .sum();
+        if plain.len() != delta_bytes + whole {
+            return Err(body_length(plain.len(), delta_bytes + whole).into());
+        }
+        if deltas > 0 {
+            return Ok(None);
+        }
+        let sum = self::hash(&self.set, seed, plain, stored, &mut self.hashes);
+        check_hash(header, set_bytes, &self.hashes)?;
+        Ok(Some(sum))
+    }
+}
+
+fn body_length(given: usize, expected: usize) -> WireError {
+    WireError::Contradiction {
+        field: "the length of the decoded body",
+        given: given as u64,
+        expected: expected as u64,
+    }
+}
+
+/// Hashes the pages in the order of their set into `hashes`; returns their sum.
+fn hash<'a>(
+    set: &PageSet,
+    seed: BlockSeed,
+    mut whole: &'a [u8],
+    mut stored: &'a [u8],
+    hashes: &mut Vec<u8>,
+) -> u128 {
+    hashes.clear();
+    let mut sum = 0_u128;
+    for Run { range, class } in set.runs() {
+        let source = match class {
+            Class::Whole => &mut whole,
+            Class::Stored => &mut stored,
+            Class::Zero | Class::Delta => continue,
+        };
+        // Their lengths have been compared with the set.
+        let Some((pages, rest)) = source.split_at_checked(range.count as usize * PAGE_SIZE) else {
+            break;
+        };
+        *source = rest;
+        for (page, bytes) in range.pages().zip(pages.chunks_exact(PAGE_SIZE)) {
+            let hash = seed.hash(page, bytes);
+            sum = sum.wrapping_add(hash);
+            hashes.extend_from_slice(&hash.to_le_bytes());
+        }
+    }
+    sum
+}
+
+fn check_hash(header: &Header, set: &[u8], hashes: &[u8]) -> Result<(), WireError> {
+    let found = frame_hash(header, set, [hashes]);
+    if found == header.hash {
+        Ok(())
+    } else {
+        Err(WireError::Damaged {
+            record: header.kind.map_or(UNKNOWN, Kind::name),
+            found,
+            expected: header.hash,
+        })
+    }
+}
+
+/// The body as it was before compression, `header.decoded_len` bytes that have been bounded.
+fn decompress<'a>(
+    decoders: &mut Vec<(Method, Box<dyn Decoder>)>,
+    header: &Header,
+    body: &'a [u8],
+    plain: &'a mut Vec<u8>,
+) -> Result<&'a [u8], FrameError> {
+    let len = header.decoded_len as usize;
+    if header.codec == Method::None {
+        return if body.len() == len {
+            Ok(body)
+        } else {
+            Err(body_length(body.len(), len).into())
+        };
+    }
+    let at = decoders
+        .iter()
+        .position(|(method, _)| *method == header.codec)
+        .unwrap_or_else(|| {
+            decoders.push((header.codec, codec::decoder(header.codec)));
+            decoders.len() - 1
+        });
+    plain.resize(len, 0);
+    decoders[at].1.decode(body, plain)?;
+    Ok(plain)
+}

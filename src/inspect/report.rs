@@ -1,0 +1,266 @@
+//! What an inspection found, for people and programs.
+//!
+//! In the JSON document sizes are bytes and all names are stable. Names that come from a file are as
+//! they stand there.
+
+use serde::Serialize;
+
+use crate::page::Digest;
+
+/// What a file is and what it holds.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// The file, as it was named.
+    pub file: String,
+    /// A file's size, all RAM of an image, or what was read of a pipe.
+    pub bytes: u64,
+    /// What is in it; `kind` says which.
+    #[serde(flatten)]
+    pub contents: Contents,
+    /// Where and why the description ends before its time.
+    pub damage: Option<Damage>,
+}
+
+/// What a file holds, by what it is.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Contents {
+    /// A flat file of guest RAM.
+    RawImage(GuestImage),
+    /// What `send` writes.
+    NativeStream(NativeStream),
+}
+
+impl Contents {
+    /// What it is, in words.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Contents::RawImage(_) => "raw RAM image",
+            Contents::NativeStream(_) => "ramferry stream",
+        }
+    }
+}
+
+/// Where a stream stops making sense.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Damage {
+    /// Bytes from the stream's beginning: of the record that is wrong, or where a truncated stream
+    /// ends.
+    pub offset: u64,
+    /// What is wrong.
+    pub reason: String,
+    /// Whether the stream ends too early, rather than holding something wrong.
+    pub truncated: bool,
+}
+
+/// A guest's RAM.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GuestImage {
+    /// The RAM digest.
+    pub digest: Digest,
+    /// The blocks.
+    pub blocks: Vec<Block>,
+    /// What compression would make of it; `None` if all of it is zero.
+    pub sample: Option<Sample>,
+}
+
+/// A block of a guest's RAM.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Block {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its part of the RAM digest.
+    pub digest: Digest,
+    /// What its pages are.
+    #[serde(flatten)]
+    pub census: Census,
+}
+
+/// What the pages of a block are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Census {
+    /// Bytes in extents that hold data.
+    pub data_bytes: u64,
+    /// Bytes in holes, which are zero.
+    pub hole_bytes: u64,
+    /// How many extents hold data.
+    pub extents: u64,
+    /// How many pages there are of which sort.
+    pub pages: Pages,
+    /// Duplicates were looked for among one of so many pages, and are an estimate if that is not 1.
+    pub duplicates_sampled: u64,
+}
+
+/// Pages by what they hold. Each counts once: in the first line that fits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pages {
+    /// Zero, in holes or stored.
+    pub zero: u64,
+    /// One byte all over, which is not zero.
+    pub one_byte: u64,
+    /// Equal to an earlier page of the block, by the 128-bit hash of its bytes.
+    pub duplicate: u64,
+    /// All others.
+    pub other: u64,
+}
+
+impl Pages {
+    /// All of them.
+    pub fn all(&self) -> u64 {
+        self.zero + self.one_byte + self.duplicate + self.other
+    }
+}
+
+/// What each method makes of a sample of the pages that are not zero, on one core.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Sample {
+    /// Pages in the sample.
+    pub pages: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// The most pages that were compressed as one.
+    pub batch_pages: u64,
+    /// The methods, each at level 1.
+    pub methods: Vec<MethodSample>,
+}
+
+/// What a method makes of the sample.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MethodSample {
+    /// The method's name.
+    pub method: &'static str,
+    /// Its level.
+    pub level: u8,
+    /// What the sample becomes; a batch that does not shrink counts as it is.
+    pub bytes: u64,
+    /// The sample's bytes for each of those.
+    pub ratio: f64,
+    /// How fast one core goes through the sample, in millions of bytes a second of CPU time; for `none`
+    /// that of copying it. `None` if that was too quick to be measured.
+    pub megabytes_per_second: Option<f64>,
+}
+
+/// A stream of ours.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NativeStream {
+    /// Whether everything is there that this connection has to say.
+    pub complete: bool,
+    /// What the source said first.
+    pub hello: Option<NativeHello>,
+    /// Bytes of the hello.
+    pub hello_bytes: u64,
+    /// The frames by kind.
+    pub frames: Vec<FrameCount>,
+    /// Bytes behind what was understood.
+    pub other_bytes: u64,
+    /// What the frames of each round carry.
+    pub rounds: Vec<NativeRound>,
+    /// Frames whose pages were decoded, and whose hash fits them.
+    pub checked_frames: u64,
+    /// Frames whose pages cannot be checked: those of deltas need the RAM that they change.
+    pub unchecked_frames: u64,
+    /// What the destination must hold, as the stream's end says.
+    pub digest: Option<Digest>,
+    /// The same, computed from what the stream holds: if it has one round, on one connection, of
+    /// frames that were all checked.
+    pub computed_digest: Option<Digest>,
+}
+
+/// What a source says first.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NativeHello {
+    /// The oldest version that it speaks.
+    pub oldest_version: u16,
+    /// The newest version that it speaks.
+    pub newest_version: u16,
+    /// The session, in hexadecimal.
+    pub session: String,
+    /// This connection's number, from 0.
+    pub connection: u16,
+    /// How many connections there are.
+    pub connections: u16,
+    /// Bytes in a page.
+    pub page_size: u32,
+    /// Milliseconds of silence after which the source gives up.
+    pub silence_ms: u32,
+    /// The guest's blocks.
+    pub blocks: Vec<NativeBlock>,
+    /// What the source can do and needs.
+    pub capabilities: Vec<NativeCapability>,
+}
+
+/// A block, as a stream announces it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NativeBlock {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A capability, as a stream announces it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NativeCapability {
+    /// Its name.
+    pub name: String,
+    /// Whether the migration cannot do without it.
+    pub required: bool,
+}
+
+/// How many frames of a kind there are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FrameCount {
+    /// The kind.
+    pub kind: &'static str,
+    /// How many.
+    pub count: u64,
+    /// Their bytes, all told.
+    pub bytes: u64,
+}
+
+/// A round of a stream of ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NativeRound {
+    /// Its number, from 1.
+    pub round: u32,
+    /// Whether its end is there.
+    pub complete: bool,
+    /// Frames with pages.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their pages, by how they are carried.
+    pub pages: RoundPages,
+    /// The methods that their bodies are compressed with.
+    pub methods: Vec<&'static str>,
+}
+
+/// Pages by how they are carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RoundPages {
+    /// Named as zero.
+    pub zero: u64,
+    /// Whole, compressed if the frame is.
+    pub whole: u64,
+    /// As deltas.
+    pub delta: u64,
+    /// Whole, and not compressed even if the frame is.
+    pub stored: u64,
+}
