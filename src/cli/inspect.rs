@@ -9,11 +9,16 @@ use comfy_table::{CellAlignment, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Kind, Result, printable};
-use crate::inspect::{Contents, Damage, GuestImage, NativeStream, Report, Sample, inspect};
+use crate::inspect::{
+    Contents, Count, Damage, Device, GuestImage, NativeStream, QemuStream, Report, Sample, inspect,
+};
 use crate::page::PAGE_SIZE;
 use crate::units::{Quoted, format_bytes, format_duration};
 
 use super::{print_json, unprintable};
+
+/// What a stream's bytes are called that were not understood.
+const THE_REST: &str = "the rest";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
@@ -26,10 +31,9 @@ pub(super) struct InspectArgs {
 
 /// The stream is not what it should be.
 #[derive(Debug, thiserror::Error)]
-#[error("'{file}' {what}, at byte {}: {}", damage.offset, damage.reason)]
+#[error("'{file}' is {}, at byte {}: {}", damage.sort.name(), damage.offset, damage.reason)]
 struct Damaged {
     file: String,
-    what: &'static str,
     damage: Damage,
 }
 
@@ -52,11 +56,6 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
             Kind::Failed,
             Damaged {
                 file: report.file,
-                what: if damage.truncated {
-                    "is truncated"
-                } else {
-                    "is damaged"
-                },
                 damage,
             },
         )),
@@ -107,15 +106,12 @@ fn text(report: &Report) -> String {
     match &report.contents {
         Contents::RawImage(image) => guest(&mut out, image),
         Contents::NativeStream(stream) => native(&mut out, stream),
+        Contents::QemuStream(stream) => qemu(&mut out, stream),
     }
     if let Some(damage) = &report.damage {
         out.line(format!(
             "{} at byte {}: {}",
-            if damage.truncated {
-                "truncated"
-            } else {
-                "damaged"
-            },
+            damage.sort.name(),
             damage.offset,
             printable(&damage.reason)
         ));
@@ -283,19 +279,16 @@ fn native(out: &mut Text, stream: &NativeStream) {
             }),
         );
     }
-    let mut parts = vec![[
-        "Hello".to_owned(),
-        "1".to_owned(),
-        stream.hello_bytes.to_string(),
-    ]];
-    parts.extend(stream.frames.iter().map(|frames| {
-        [
-            frames.kind.to_owned(),
-            frames.count.to_string(),
-            frames.bytes.to_string(),
-        ]
-    }));
-    sum(out, parts, stream.other_bytes);
+    let hello = ("Hello", 1, stream.hello_bytes);
+    let frames = stream.frames.iter();
+    let frames = frames.map(|frames| (frames.kind, frames.count, frames.bytes));
+    let rows = std::iter::once(hello)
+        .chain(frames)
+        .map(|(part, count, bytes)| (part, count.to_string(), bytes));
+    sum(
+        out,
+        rows.chain([(THE_REST, String::new(), stream.other_bytes)]),
+    );
     out.line(format!(
         "frames with pages: {} checked, {} with deltas, which cannot be checked without the RAM that \
          they change",
@@ -311,29 +304,116 @@ fn native(out: &mut Text, stream: &NativeStream) {
             }
         ));
     }
-    out.line(if stream.complete {
-        "complete"
-    } else {
-        "not complete"
-    });
+    out.line(completeness(stream.complete));
 }
 
-/// What the bytes are, with their sum.
-fn sum(out: &mut Text, mut parts: Vec<[String; 3]>, other: u64) {
-    let all: u64 = parts
-        .iter()
-        .filter_map(|part| part[2].parse::<u64>().ok())
-        .sum::<u64>()
-        + other;
-    if other > 0 {
-        parts.push([
-            "not understood".to_owned(),
-            String::new(),
-            other.to_string(),
-        ]);
+/// What the bytes are, how many things they make up, and how many they are; with their sum.
+fn sum<'a>(out: &mut Text, parts: impl Iterator<Item = (&'a str, String, u64)>) {
+    let mut all = 0;
+    let mut rows: Vec<[String; 3]> = Vec::new();
+    for (part, count, bytes) in parts.filter(|(_, _, bytes)| *bytes > 0) {
+        all += bytes;
+        rows.push([part.to_owned(), count, bytes.to_string()]);
     }
-    parts.push(["sum".to_owned(), String::new(), all.to_string()]);
-    out.table(["part", "count", "bytes"], parts);
+    rows.push(["sum".to_owned(), String::new(), all.to_string()]);
+    out.table(["part", "count", "bytes"], rows);
+}
+
+fn qemu(out: &mut Text, stream: &QemuStream) {
+    if let Some(machine) = &stream.machine {
+        out.line(format!("machine {}", name(machine)));
+    }
+    for setting in &stream.configuration {
+        out.line(format!("{}: {}", name(&setting.name), name(&setting.value)));
+    }
+    let counts = |counts: &[Count]| {
+        let words = counts.iter();
+        let words = words.map(|count| format!("{} {}", count.count, count.name));
+        list(&words.collect::<Vec<_>>())
+    };
+    out.line(format!("commands: {}", counts(&stream.commands)));
+    out.line(format!("sections of RAM: {}", counts(&stream.sections)));
+    if !stream.blocks.is_empty() {
+        let or_unknown = |number: Option<u64>| number.map_or("?".to_owned(), |n| n.to_string());
+        out.table(
+            ["block", "bytes", "pages", "records", "distinct", "repeats"],
+            stream.blocks.iter().map(|block| {
+                [
+                    name(&block.name),
+                    block.bytes.to_string(),
+                    (block.bytes / PAGE_SIZE as u64).to_string(),
+                    block.records.to_string(),
+                    or_unknown(block.distinct_pages),
+                    or_unknown(block.repeats),
+                ]
+            }),
+        );
+    }
+    if !stream.records.is_empty() {
+        out.table(
+            ["records", "count", "heads", "payload"],
+            stream.records.iter().map(|records| {
+                [
+                    records.kind.to_owned(),
+                    records.count.to_string(),
+                    records.head_bytes.to_string(),
+                    records.payload_bytes.to_string(),
+                ]
+            }),
+        );
+    }
+    for found in &stream.zlib_levels {
+        out.line(format!(
+            "{} pages compressed at zlib level {}, by their headers",
+            found.pages, found.levels
+        ));
+    }
+    if stream.undecodable > 0 {
+        out.line(format!("{} pages cannot be decoded", stream.undecodable));
+    }
+    devices(out, &stream.devices);
+    if stream.devices_skipped {
+        out.line("too many bytes of devices to tell them apart");
+    }
+    let records = |part| stream.records.iter().find(|records| records.kind == part);
+    sum(
+        out,
+        stream.parts.iter().map(|part| {
+            let count = records(part.part).map(|records| records.count.to_string());
+            let name = if part.part == "other" {
+                THE_REST
+            } else {
+                part.part
+            };
+            (name, count.unwrap_or_default(), part.bytes)
+        }),
+    );
+    out.line(completeness(stream.complete));
+}
+
+/// The devices' sections.
+fn devices(out: &mut Text, devices: &[Device]) {
+    if devices.is_empty() {
+        return;
+    }
+    out.table(
+        ["device", "instance", "version", "bytes"],
+        devices.iter().map(|device| {
+            [
+                name(&device.name),
+                device.instance.to_string(),
+                device.version.to_string(),
+                device.bytes.to_string(),
+            ]
+        }),
+    );
+    out.line(
+        "Devices are told apart by what they look like: the stream does not say how long they are.",
+    );
+}
+
+fn completeness(complete: bool) -> &'static str {
+    if complete { "complete" } else { "not complete" }
 }
 
 fn list(words: &[impl AsRef<str>]) -> String {

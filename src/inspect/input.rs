@@ -3,6 +3,8 @@
 use std::io::{self, ErrorKind, Read};
 
 use super::Progress;
+use super::report::{Damage, DamageSort};
+use crate::error::printable;
 
 /// How much is read at once.
 const STEP: usize = 256 * 1024;
@@ -96,6 +98,57 @@ impl<'a> Input<'a> {
         self.start += len;
         self.offset += len as u64;
     }
+}
+
+/// Why reading ends before the stream does.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// It cannot be read.
+    Io(io::Error),
+    /// It makes no sense.
+    Damage(Damage),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Stop {
+        Stop::Io(error)
+    }
+}
+
+impl Stop {
+    /// What begins at `offset` is wrong.
+    pub(super) fn damaged(offset: u64, reason: &impl ToString) -> Stop {
+        Stop::Damage(Damage {
+            offset,
+            sort: DamageSort::Damaged,
+            reason: printable(&reason.to_string()),
+        })
+    }
+
+    /// The stream ends here, and should not.
+    pub(super) fn truncated(input: &Input<'_>, reason: &impl ToString) -> Stop {
+        Stop::Damage(Damage {
+            offset: input.read(),
+            sort: DamageSort::Truncated,
+            reason: printable(&reason.to_string()),
+        })
+    }
+}
+
+/// The next `len` bytes, all of them, or how the stream ends instead. They are not consumed.
+pub(super) fn whole<'a>(
+    input: &'a mut Input<'_>,
+    len: usize,
+    record: &str,
+) -> Result<&'a [u8], Stop> {
+    let begin = input.offset();
+    let have = input.peek(len)?.len();
+    if have < len {
+        let reason =
+            format!("it ends within a {record}: {have} of {len} bytes, from byte {begin} on");
+        return Err(Stop::truncated(input, &reason));
+    }
+    Ok(&input.bytes()[..len])
 }
 
 #[cfg(test)]

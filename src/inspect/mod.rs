@@ -7,6 +7,7 @@
 //! |---|---|
 //! | a raw image, a guest folder: the census of its pages, what compression would make of them | `image.rs` |
 //! | a stream of ours ([`crate::wire::native`]) | `native.rs` |
+//! | a stream of QEMU's ([`crate::wire::qemu`]) | `qemu.rs` |
 //! | what both are told in | `report.rs` |
 //!
 //! A stream is read through a buffer that holds a record at a time, whatever its length. One that
@@ -16,11 +17,13 @@
 mod image;
 mod input;
 mod native;
+mod qemu;
 mod report;
 
 pub use report::{
-    Block, Census, Contents, Damage, FrameCount, GuestImage, MethodSample, NativeBlock,
-    NativeCapability, NativeHello, NativeRound, NativeStream, Pages, Report, RoundPages, Sample,
+    Block, Census, Contents, Count, Damage, DamageSort, Device, FrameCount, GuestImage,
+    MethodSample, NativeBlock, NativeCapability, NativeHello, NativeRound, NativeStream, Pages,
+    Part, QemuBlock, QemuSetting, QemuStream, RecordCount, Report, RoundPages, Sample, ZlibLevels,
 };
 
 use std::fs::File;
@@ -31,6 +34,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::{Guest, ImageError};
 use crate::page::PAGE_SIZE;
 use crate::wire::native::HELLO_MAGIC;
+use crate::wire::qemu as qemu_wire;
 use input::Input;
 
 /// The name that stands for standard input.
@@ -83,7 +87,11 @@ impl From<InspectError> for Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stream {
     Native,
+    Qemu,
 }
+
+/// The most bytes that tell a stream.
+const FIRST: usize = 8;
 
 impl Stream {
     /// By the first bytes; a file that ends within them is a stream that was cut very short.
@@ -92,7 +100,15 @@ impl Stream {
             let len = first.len().min(magic.len());
             len > 0 && first[..len] == magic[..len]
         };
-        begins(&HELLO_MAGIC).then_some(Stream::Native)
+        // An image may well begin with the 4 bytes of multifd's magic; with its version too, hardly.
+        let multifd = [qemu_wire::MULTIFD_MAGIC, 1_u32.to_be_bytes()].concat();
+        if begins(&HELLO_MAGIC) {
+            Some(Stream::Native)
+        } else if begins(&qemu_wire::MAGIC) || first == multifd {
+            Some(Stream::Qemu)
+        } else {
+            None
+        }
     }
 }
 
@@ -158,7 +174,7 @@ fn stream(path: &Path, mut input: Input<'_>) -> Result<Option<Report>> {
         path: path.to_owned(),
         source,
     };
-    let first = input.peek(HELLO_MAGIC.len()).map_err(failed)?;
+    let first = input.peek(FIRST).map_err(failed)?;
     let Some(kind) = Stream::of(first) else {
         return Ok(None);
     };
@@ -166,6 +182,10 @@ fn stream(path: &Path, mut input: Input<'_>) -> Result<Option<Report>> {
         Stream::Native => {
             let (stream, damage) = native::read(&mut input).map_err(failed)?;
             (Contents::NativeStream(stream), damage)
+        }
+        Stream::Qemu => {
+            let (stream, damage) = qemu::read(&mut input).map_err(failed)?;
+            (Contents::QemuStream(stream), damage)
         }
     };
     Ok(Some(Report {
@@ -196,7 +216,22 @@ mod tests {
         for len in 1..=HELLO_MAGIC.len() {
             assert_eq!(Stream::of(&HELLO_MAGIC[..len]), Some(Stream::Native));
         }
-        for other in [&b""[..], b"\0", b"QEXM", b"\x91ramans\n", &[0; 8]] {
+        for first in [
+            &b"Q"[..],
+            b"QEVM",
+            b"QEVM\0\0\0\x03",
+            b"\x11\x22\x33\x44\0\0\0\x01",
+        ] {
+            assert_eq!(Stream::of(first), Some(Stream::Qemu), "{first:?}");
+        }
+        for other in [
+            &b""[..],
+            b"\0",
+            b"QEXM",
+            b"\x91ramans\n",
+            &[0; 8],
+            b"\x11\x22\x33\x44",
+        ] {
             assert_eq!(Stream::of(other), None, "{other:?}");
         }
     }

@@ -7,7 +7,6 @@
 use std::io;
 
 use crate::codec::{self, Decoder, Method};
-use crate::error::printable;
 use crate::page::{BlockSeed, Digest, PAGE_SIZE};
 use crate::wire::WireError;
 use crate::wire::native::{
@@ -15,25 +14,13 @@ use crate::wire::native::{
     PageSet, Run, VERSIONS, frame_hash,
 };
 
-use super::input::Input;
+use super::input::{Input, Stop, whole};
 use super::report::{
     Damage, FrameCount, NativeBlock, NativeCapability, NativeHello, NativeRound, NativeStream,
 };
 
 /// What a frame of a kind that is not known, and may be skipped, is called.
 const UNKNOWN: &str = "unknown";
-
-/// Why reading ends before the stream does.
-enum Stop {
-    Io(io::Error),
-    Damage(Damage),
-}
-
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Stop {
-        Stop::Io(error)
-    }
-}
 
 /// Describes the stream up to its end, or to where it stops making sense.
 pub(super) fn read(input: &mut Input<'_>) -> io::Result<(NativeStream, Option<Damage>)> {
@@ -49,38 +36,9 @@ pub(super) fn read(input: &mut Input<'_>) -> io::Result<(NativeStream, Option<Da
     Ok((stream, damage))
 }
 
-/// The next `len` bytes, all of them, or how the stream ends instead.
-fn whole<'a>(input: &'a mut Input<'_>, len: usize, record: &str) -> Result<&'a [u8], Stop> {
-    let begin = input.offset();
-    let have = input.peek(len)?.len();
-    if have < len {
-        return Err(truncated(
-            input,
-            format!("it ends within a {record}: {have} of {len} bytes, from byte {begin} on"),
-        ));
-    }
-    Ok(&input.bytes()[..len])
-}
-
-fn truncated(input: &Input<'_>, reason: String) -> Stop {
-    Stop::Damage(Damage {
-        offset: input.read(),
-        reason,
-        truncated: true,
-    })
-}
-
 /// Damage in the record that begins at `offset`.
 fn at(offset: u64) -> impl Fn(WireError) -> Stop {
-    move |error| wrong(offset, &error)
-}
-
-fn wrong(offset: u64, reason: &impl ToString) -> Stop {
-    Stop::Damage(Damage {
-        offset,
-        reason: printable(&reason.to_string()),
-        truncated: false,
-    })
+    move |error| Stop::damaged(offset, &error)
 }
 
 #[derive(Default)]
@@ -109,7 +67,10 @@ impl Scan {
                 } else {
                     "the last round's end is missing"
                 };
-                return Err(truncated(input, format!("it ends too early: {missing}")));
+                return Err(Stop::truncated(
+                    input,
+                    &format!("it ends too early: {missing}"),
+                ));
             }
             let header = whole(input, HEADER_LEN, "frame header")?;
             let mut bytes = [0; HEADER_LEN];
@@ -119,7 +80,7 @@ impl Scan {
             let name = header.kind.map_or("frame of an unknown kind", Kind::name);
             let frame = whole(input, len, name)?;
             self.frame(&header, &frame[HEADER_LEN..], len as u64)
-                .map_err(|error| wrong(begin, &error))?;
+                .map_err(|error| Stop::damaged(begin, &error))?;
             self.count(&header, len as u64);
             input.consume(len);
         }
@@ -144,13 +105,13 @@ impl Scan {
         let page_size = hello.page_size;
         self.stream.hello = Some(describe(hello));
         if oldest > *VERSIONS.end() || newest < *VERSIONS.start() {
-            return Err(wrong(
+            return Err(Stop::damaged(
                 len as u64,
                 &format!("frames of version {oldest} to {newest} are not known here"),
             ));
         }
         if page_size as usize != PAGE_SIZE {
-            return Err(wrong(
+            return Err(Stop::damaged(
                 len as u64,
                 &format!("pages have {page_size} bytes; only {PAGE_SIZE} are known here"),
             ));
@@ -325,7 +286,7 @@ impl Scan {
             Ok(())
         } else {
             let held = self.sum;
-            Err(wrong(
+            Err(Stop::damaged(
                 end,
                 &format!("the digest of its pages is {held}, but it says {digest}"),
             ))

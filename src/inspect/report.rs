@@ -30,6 +30,8 @@ pub enum Contents {
     RawImage(GuestImage),
     /// What `send` writes.
     NativeStream(NativeStream),
+    /// What QEMU writes.
+    QemuStream(QemuStream),
 }
 
 impl Contents {
@@ -38,6 +40,7 @@ impl Contents {
         match self {
             Contents::RawImage(_) => "raw RAM image",
             Contents::NativeStream(_) => "ramferry stream",
+            Contents::QemuStream(_) => "QEMU migration stream",
         }
     }
 }
@@ -49,10 +52,33 @@ pub struct Damage {
     /// Bytes from the stream's beginning: of the record that is wrong, or where a truncated stream
     /// ends.
     pub offset: u64,
+    /// Of which sort it is.
+    pub sort: DamageSort,
     /// What is wrong.
     pub reason: String,
-    /// Whether the stream ends too early, rather than holding something wrong.
-    pub truncated: bool,
+}
+
+/// Why a stream is not described to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DamageSort {
+    /// It holds something wrong.
+    Damaged,
+    /// It ends too early.
+    Truncated,
+    /// It may be right, but goes on with something that is not known here.
+    Unsupported,
+}
+
+impl DamageSort {
+    /// In a word, to follow "is".
+    pub fn name(self) -> &'static str {
+        match self {
+            DamageSort::Damaged => "damaged",
+            DamageSort::Truncated => "truncated",
+            DamageSort::Unsupported => "not supported",
+        }
+    }
 }
 
 /// A guest's RAM.
@@ -263,4 +289,118 @@ pub struct RoundPages {
     pub delta: u64,
     /// Whole, and not compressed even if the frame is.
     pub stored: u64,
+}
+
+/// A stream of QEMU's.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct QemuStream {
+    /// Whether it ends as such a stream does, as far as it was looked at.
+    pub complete: bool,
+    /// The machine type.
+    pub machine: Option<String>,
+    /// What else the configuration says.
+    pub configuration: Vec<QemuSetting>,
+    /// The commands to the destination, by name.
+    pub commands: Vec<Count>,
+    /// The guest's blocks.
+    pub blocks: Vec<QemuBlock>,
+    /// ram's sections, by type.
+    pub sections: Vec<Count>,
+    /// ram's records, by kind.
+    pub records: Vec<RecordCount>,
+    /// Compressed pages by the levels that zlib's header leaves possible.
+    pub zlib_levels: Vec<ZlibLevels>,
+    /// Pages that cannot be decoded.
+    pub undecodable: u64,
+    /// The devices' sections, as far as they can be told: their lengths are nowhere in the stream.
+    pub devices: Vec<Device>,
+    /// Whether there were so many bytes of them that the devices were not looked for.
+    pub devices_skipped: bool,
+    /// What all bytes are. Their sum is the stream's size.
+    pub parts: Vec<Part>,
+}
+
+/// A sub-section of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct QemuSetting {
+    /// Its name.
+    pub name: String,
+    /// What it says.
+    pub value: String,
+}
+
+/// How many there are of something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Count {
+    /// Of what.
+    pub name: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+/// A block, and what comes of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct QemuBlock {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Records of its pages.
+    pub records: u64,
+    /// Pages that occur; `None` if the guest is too large to keep account.
+    pub distinct_pages: Option<u64>,
+    /// Records of pages that occurred before.
+    pub repeats: Option<u64>,
+}
+
+/// Records of a kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RecordCount {
+    /// The kind: `zero`, `fill` (another byte all over), `page`, `xbzrle` or `compressed`.
+    pub kind: &'static str,
+    /// How many.
+    pub count: u64,
+    /// Bytes in front of what the pages are made from.
+    pub head_bytes: u64,
+    /// Bytes that the pages are made from.
+    pub payload_bytes: u64,
+}
+
+/// Compressed pages whose header is the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ZlibLevels {
+    /// The levels that this header is written for; the stream says no more.
+    pub levels: &'static str,
+    /// How many pages.
+    pub pages: u64,
+}
+
+/// A device's section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Which of several of that name.
+    pub instance: u32,
+    /// The version of its state.
+    pub version: u32,
+    /// Bytes of its state, without what frames it.
+    pub bytes: u64,
+}
+
+/// So many of a stream's bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Part {
+    /// What they are.
+    pub part: &'static str,
+    /// How many there are.
+    pub bytes: u64,
 }

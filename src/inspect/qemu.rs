@@ -1,0 +1,388 @@
+//! A stream of QEMU's: what its bytes are, all of them, and what its records carry.
+//!
+//! Pages are decoded to see whether they can be, but put nowhere. Memory: an element, a bit for
+//! each page of guests up to [`MAX_TRACKED`], and devices up to [`MAX_TAIL`].
+
+use std::io;
+
+use crate::codec::{self, Decoder, Method};
+use crate::delta;
+use crate::dirty::Bitmap;
+use crate::page::PAGE_SIZE;
+use crate::wire::qemu::{
+    CommandCode, Element, Fault, MAX_ELEMENT, Parser, Record, RecordKind, SectionKind, tail,
+};
+
+use super::input::{Input, Stop};
+use super::report::{
+    Count, Damage, DamageSort, Device, Part, QemuBlock, QemuSetting, QemuStream, RecordCount,
+    ZlibLevels,
+};
+
+/// The largest guest whose pages are kept account of, in bytes: it takes 32 MiB.
+const MAX_TRACKED: u64 = 1 << 40;
+/// The most bytes of devices that are looked at.
+const MAX_TAIL: usize = 64 << 20;
+/// How much of the devices is read at once.
+const STEP: usize = 64 * 1024;
+/// What zlib's header says of the level, in two bits.
+const LEVELS: [&str; 4] = ["0-1", "2-5", "6", "7-9"];
+/// The kinds of records, in the order in which they are listed.
+const KINDS: [&str; 5] = ["zero", "fill", "page", "xbzrle", "compressed"];
+/// ram's sections.
+const SECTIONS: [&str; 3] = ["START", "PART", "END"];
+/// The commands that are known.
+const COMMANDS: [&str; 3] = ["OPEN_RETURN_PATH", "PING", "SWITCHOVER_START"];
+
+/// Describes the stream up to its end, or to where it stops making sense.
+pub(super) fn read(input: &mut Input<'_>) -> io::Result<(QemuStream, Option<Damage>)> {
+    let mut scan = Scan::new();
+    let damage = match scan.stream(input) {
+        // A page that cannot be decoded does not keep the rest from being described.
+        Ok(()) => scan.undecodable.take(),
+        Err(Stop::Damage(damage)) => Some(damage),
+        Err(Stop::Io(error)) => return Err(error),
+    };
+    let other = input.size() - input.offset();
+    Ok((scan.finish(damage.is_none(), other), damage))
+}
+
+/// Bytes by what they are, without the records.
+#[derive(Default)]
+struct Bytes {
+    header: u64,
+    configuration: u64,
+    commands: u64,
+    framing: u64,
+    block_list: u64,
+    devices: u64,
+    description: u64,
+}
+
+/// Records of a kind.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    count: u64,
+    heads: u64,
+    payload: u64,
+}
+
+struct Scan {
+    stream: QemuStream,
+    parser: Parser,
+    bytes: Bytes,
+    records: [Tally; KINDS.len()],
+    sections: [u64; SECTIONS.len()],
+    commands: [u64; COMMANDS.len()],
+    levels: [u64; LEVELS.len()],
+    /// For each block its records, and its pages that occurred if they are kept account of.
+    blocks: Vec<(u64, Option<Bitmap>)>,
+    /// The first page that cannot be decoded.
+    undecodable: Option<Damage>,
+    decoder: Box<dyn Decoder>,
+    page: Box<[u8; PAGE_SIZE]>,
+}
+
+impl Scan {
+    fn new() -> Scan {
+        Scan {
+            stream: QemuStream::default(),
+            parser: Parser::new(),
+            bytes: Bytes::default(),
+            records: [Tally::default(); KINDS.len()],
+            sections: [0; SECTIONS.len()],
+            commands: [0; COMMANDS.len()],
+            levels: [0; LEVELS.len()],
+            blocks: Vec::new(),
+            undecodable: None,
+            decoder: codec::decoder(Method::Zlib),
+            page: Box::new([0; PAGE_SIZE]),
+        }
+    }
+
+    fn stream(&mut self, input: &mut Input<'_>) -> Result<(), Stop> {
+        loop {
+            let offset = input.offset();
+            let have = input.peek(MAX_ELEMENT)?;
+            let next = self.parser.next(have).map_err(|error| {
+                Stop::Damage(Damage {
+                    offset: error.offset,
+                    sort: match error.what {
+                        Fault::Unsupported(_) => DamageSort::Unsupported,
+                        _ => DamageSort::Damaged,
+                    },
+                    reason: crate::error::printable(&error.what.to_string()),
+                })
+            })?;
+            let Some((element, len)) = next else {
+                let reason = format!("it ends within {}", self.parser.expecting());
+                return Err(Stop::truncated(input, &reason));
+            };
+            let bytes = len as u64;
+            match element {
+                Element::Header => self.bytes.header += bytes,
+                Element::Configuration {
+                    machine,
+                    subsections,
+                } => {
+                    self.bytes.configuration += bytes;
+                    self.stream.machine = Some(machine);
+                    self.stream.configuration = settings(&subsections);
+                }
+                Element::Command(command) => {
+                    self.bytes.commands += bytes;
+                    self.commands[match command.code {
+                        CommandCode::OpenReturnPath => 0,
+                        CommandCode::Ping(_) => 1,
+                        CommandCode::SwitchoverStart => 2,
+                    }] += 1;
+                }
+                Element::Section { kind, .. } => {
+                    self.bytes.framing += bytes;
+                    self.sections[match kind {
+                        SectionKind::Start => 0,
+                        SectionKind::Part => 1,
+                        SectionKind::End => 2,
+                    }] += 1;
+                }
+                Element::Total(_) | Element::Block => self.bytes.block_list += bytes,
+                Element::Blocks => {
+                    self.bytes.block_list += bytes;
+                    self.track();
+                }
+                Element::Record(record) => {
+                    let whole = have.get(..len).unwrap_or_default();
+                    self.record(&record, whole, offset);
+                }
+                Element::EndOfRecords | Element::Footer => self.bytes.framing += bytes,
+                Element::Tail => return self.tail(input),
+            }
+            input.consume(len);
+        }
+    }
+
+    /// Keeps account of pages from here on, unless the guest is too large.
+    fn track(&mut self) {
+        let blocks = self.parser.blocks();
+        let all = blocks
+            .iter()
+            .fold(0_u64, |all, block| all.saturating_add(block.bytes));
+        self.blocks = blocks
+            .iter()
+            .map(|block| {
+                let pages = block.bytes / PAGE_SIZE as u64;
+                (0, (all <= MAX_TRACKED).then(|| Bitmap::new(pages)))
+            })
+            .collect();
+    }
+
+    /// Takes in a record; `whole` is all of it, and begins at `offset`.
+    fn record(&mut self, record: &Record, whole: &[u8], offset: u64) {
+        let payload = whole
+            .len()
+            .checked_sub(record.payload.into())
+            .and_then(|head| whole.get(head..))
+            .unwrap_or_default();
+        let kind = match record.kind {
+            RecordKind::Zero if payload == [0] => 0,
+            RecordKind::Zero => 1,
+            RecordKind::Page => 2,
+            RecordKind::Xbzrle => 3,
+            RecordKind::Compressed => 4,
+        };
+        let tally = &mut self.records[kind];
+        tally.count += 1;
+        tally.heads += (whole.len() - payload.len()) as u64;
+        tally.payload += payload.len() as u64;
+        if let Some((records, seen)) = self.blocks.get_mut(usize::from(record.block)) {
+            *records += 1;
+            if let Some(seen) = seen {
+                // The parser has seen that the page lies within the block.
+                seen.set(record.page);
+            }
+        }
+        let decoded = match record.kind {
+            RecordKind::Zero | RecordKind::Page => Ok(()),
+            RecordKind::Xbzrle => {
+                delta::decode(payload, &mut self.page).map_err(|error| error.to_string())
+            }
+            RecordKind::Compressed => {
+                if let [_, flags, ..] = payload {
+                    self.levels[usize::from(flags >> 6)] += 1;
+                }
+                self.decoder
+                    .decode(payload, &mut self.page[..])
+                    .map_err(|error| error.to_string())
+            }
+        };
+        if let Err(reason) = decoded {
+            self.stream.undecodable += 1;
+            let block = self.parser.blocks().get(usize::from(record.block));
+            let block = block.map_or("?", |block| &block.name);
+            let page = record.page;
+            self.undecodable.get_or_insert_with(|| Damage {
+                offset,
+                sort: DamageSort::Damaged,
+                reason: crate::error::printable(&format!("page {page} of {block}: {reason}")),
+            });
+        }
+    }
+
+    /// All that follows RAM.
+    fn tail(&mut self, input: &mut Input<'_>) -> Result<(), Stop> {
+        let mut tail = Vec::new();
+        loop {
+            let part = input.peek(STEP)?;
+            let len = part.len();
+            if len == 0 {
+                break;
+            }
+            if tail.len() + len <= MAX_TAIL && !self.stream.devices_skipped {
+                tail.extend_from_slice(part);
+            } else {
+                self.stream.devices_skipped = true;
+            }
+            self.bytes.devices += len as u64;
+            input.consume(len);
+        }
+        if self.stream.devices_skipped {
+            return Ok(());
+        }
+        let found = tail::sections(&tail);
+        self.stream.devices = found.sections.iter().map(device).collect();
+        if let Some(text) = &found.description {
+            self.bytes.description = text.len() as u64;
+            self.bytes.devices -= self.bytes.description;
+        }
+        if found.complete {
+            Ok(())
+        } else {
+            Err(Stop::truncated(
+                input,
+                &"the devices do not end in an end mark and a description",
+            ))
+        }
+    }
+
+    fn finish(self, complete: bool, other: u64) -> QemuStream {
+        let mut stream = self.stream;
+        stream.complete = complete;
+        let count = |names: &[&'static str], counts: &[u64]| {
+            let named = names.iter().zip(counts);
+            let found = named.filter(|(_, count)| **count > 0);
+            found.map(|(&name, &count)| Count { name, count }).collect()
+        };
+        stream.commands = count(&COMMANDS, &self.commands);
+        stream.sections = count(&SECTIONS, &self.sections);
+        stream.zlib_levels = LEVELS
+            .iter()
+            .zip(self.levels)
+            .filter(|(_, pages)| *pages > 0)
+            .map(|(&levels, pages)| ZlibLevels { levels, pages })
+            .collect();
+        let untracked = (0, None);
+        stream.blocks = self
+            .parser
+            .blocks()
+            .iter()
+            .enumerate()
+            .map(|(at, block)| {
+                let (records, seen) = self.blocks.get(at).unwrap_or(&untracked);
+                let distinct = seen.as_ref().map(Bitmap::count);
+                QemuBlock {
+                    name: block.name.clone(),
+                    bytes: block.bytes,
+                    records: *records,
+                    distinct_pages: distinct,
+                    repeats: distinct.map(|distinct| records.saturating_sub(distinct)),
+                }
+            })
+            .collect();
+        let Bytes {
+            header,
+            configuration,
+            commands,
+            framing,
+            block_list,
+            devices,
+            description,
+        } = self.bytes;
+        let mut parts = vec![
+            ("header", header),
+            ("configuration", configuration),
+            ("commands", commands),
+            ("section-framing", framing),
+            ("block-list", block_list),
+        ];
+        for (kind, tally) in KINDS.into_iter().zip(self.records) {
+            if tally.count > 0 {
+                parts.push((kind, tally.heads + tally.payload));
+                stream.records.push(RecordCount {
+                    kind,
+                    count: tally.count,
+                    head_bytes: tally.heads,
+                    payload_bytes: tally.payload,
+                });
+            }
+        }
+        parts.extend([
+            ("device-state", devices),
+            ("description", description),
+            ("other", other),
+        ]);
+        stream.parts = parts
+            .into_iter()
+            .filter(|(_, bytes)| *bytes > 0)
+            .map(|(part, bytes)| Part { part, bytes })
+            .collect();
+        stream
+    }
+}
+
+fn device(section: &tail::DeviceSection) -> Device {
+    Device {
+        name: section.name.clone(),
+        instance: section.instance,
+        version: section.version,
+        bytes: section.bytes,
+    }
+}
+
+/// The configuration's sub-sections in words. The parser has seen that they are whole.
+fn settings(bytes: &[u8]) -> Vec<QemuSetting> {
+    let mut rest = bytes;
+    let mut found = Vec::new();
+    while let Some((name, value)) = setting(&mut rest) {
+        found.push(QemuSetting { name, value });
+    }
+    found
+}
+
+fn setting(rest: &mut &[u8]) -> Option<(String, String)> {
+    let mut take = |len: usize| -> Option<&[u8]> {
+        let (taken, behind) = rest.split_at_checked(len)?;
+        *rest = behind;
+        Some(taken)
+    };
+    let [_marker, len] = take(2)? else {
+        return None;
+    };
+    let name = String::from_utf8_lossy(take(usize::from(*len))?).into_owned();
+    take(4)?;
+    let value = match name.as_str() {
+        "configuration/target-page-bits" => {
+            u32::from_be_bytes(take(4)?.try_into().ok()?).to_string()
+        }
+        "configuration/capabilities" => {
+            let count = u32::from_be_bytes(take(4)?.try_into().ok()?);
+            let mut names = Vec::new();
+            for _ in 0..count {
+                let len = usize::from(*take(1)?.first()?);
+                names.push(String::from_utf8_lossy(take(len)?).into_owned());
+            }
+            names.join(", ")
+        }
+        _ => take(16)?.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    Some((name, value))
+}
