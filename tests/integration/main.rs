@@ -5,6 +5,7 @@ mod cli;
 mod cuts;
 mod golden;
 mod hostile;
+mod inspect;
 mod limits;
 mod live;
 mod migrate;
