@@ -10,7 +10,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Kind, Result, printable};
 use crate::inspect::{
-    Contents, Count, Damage, Device, GuestImage, NativeStream, QemuStream, Report, Sample, inspect,
+    Contents, Count, Damage, DamageSort, Device, GuestFolder, GuestImage, NativeStream,
+    QemuSetting, QemuStream, Report, Sample, inspect,
 };
 use crate::page::PAGE_SIZE;
 use crate::units::{Quoted, format_bytes, format_duration};
@@ -19,6 +20,9 @@ use super::{print_json, unprintable};
 
 /// What a stream's bytes are called that were not understood.
 const THE_REST: &str = "the rest";
+
+/// What is said of devices that were not looked for.
+const TOO_MANY_DEVICES: &str = "too many bytes of devices to tell them apart";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
@@ -29,12 +33,23 @@ pub(super) struct InspectArgs {
     json: bool,
 }
 
-/// The stream is not what it should be.
+/// The file is not what it should be.
 #[derive(Debug, thiserror::Error)]
-#[error("'{file}' is {}, at byte {}: {}", damage.sort.name(), damage.offset, damage.reason)]
+#[error("'{file}' is {}", words(damage))]
 struct Damaged {
     file: String,
     damage: Damage,
+}
+
+/// What is wrong and where, to follow "is".
+fn words(damage: &Damage) -> String {
+    let place = damage.offset.map(|offset| format!(" at byte {offset}"));
+    let place = place.unwrap_or_default();
+    format!(
+        "{}{place}: {}",
+        damage.sort.name(),
+        printable(&damage.reason)
+    )
 }
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
@@ -52,13 +67,14 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     }
     match report.damage {
         None => Ok(()),
-        Some(damage) => Err(Error::new(
-            Kind::Failed,
-            Damaged {
-                file: report.file,
-                damage,
-            },
-        )),
+        Some(damage) => {
+            let kind = match damage.sort {
+                DamageSort::Differs => Kind::Differs,
+                _ => Kind::Failed,
+            };
+            let file = report.file;
+            Err(Error::new(kind, Damaged { file, damage }))
+        }
     }
 }
 
@@ -105,16 +121,12 @@ fn text(report: &Report) -> String {
     ));
     match &report.contents {
         Contents::RawImage(image) => guest(&mut out, image),
+        Contents::GuestFolder(found) => folder(&mut out, found),
         Contents::NativeStream(stream) => native(&mut out, stream),
         Contents::QemuStream(stream) => qemu(&mut out, stream),
     }
     if let Some(damage) = &report.damage {
-        out.line(format!(
-            "{} at byte {}: {}",
-            damage.sort.name(),
-            damage.offset,
-            printable(&damage.reason)
-        ));
+        out.line(words(damage));
     }
     out.0
 }
@@ -202,6 +214,27 @@ fn guest(out: &mut Text, image: &GuestImage) {
     match &image.sample {
         Some(found) => sample(out, found),
         None => out.line("All of it is zero."),
+    }
+}
+
+fn folder(out: &mut Text, folder: &GuestFolder) {
+    out.line(format!("machine {}", name(&folder.machine)));
+    settings(out, &folder.configuration);
+    let codes: Vec<String> = folder.commands.iter().map(u16::to_string).collect();
+    out.line(format!("commands: {}", list(&codes)));
+    out.line(format!("id of RAM's section: {}", folder.ram_section_id));
+    guest(out, &folder.image);
+    devices(out, &folder.devices);
+    let bytes = folder.device_state_bytes;
+    out.line(format!("device state: {bytes} bytes"));
+    if folder.devices_skipped {
+        out.line(TOO_MANY_DEVICES);
+    }
+}
+
+fn settings(out: &mut Text, settings: &[QemuSetting]) {
+    for setting in settings {
+        out.line(format!("{}: {}", name(&setting.name), name(&setting.value)));
     }
 }
 
@@ -323,9 +356,7 @@ fn qemu(out: &mut Text, stream: &QemuStream) {
     if let Some(machine) = &stream.machine {
         out.line(format!("machine {}", name(machine)));
     }
-    for setting in &stream.configuration {
-        out.line(format!("{}: {}", name(&setting.name), name(&setting.value)));
-    }
+    settings(out, &stream.configuration);
     let counts = |counts: &[Count]| {
         let words = counts.iter();
         let words = words.map(|count| format!("{} {}", count.count, count.name));
@@ -373,7 +404,7 @@ fn qemu(out: &mut Text, stream: &QemuStream) {
     }
     devices(out, &stream.devices);
     if stream.devices_skipped {
-        out.line("too many bytes of devices to tell them apart");
+        out.line(TOO_MANY_DEVICES);
     }
     let records = |part| stream.records.iter().find(|records| records.kind == part);
     sum(

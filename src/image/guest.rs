@@ -257,6 +257,11 @@ impl Block {
         self.first_key + page.0
     }
 
+    /// The digest of this block alone that `guest.json` gives; `None` for a raw image.
+    pub fn recorded_digest(&self) -> Option<Digest> {
+        self.recorded
+    }
+
     /// All of its pages.
     pub fn range(&self) -> PageRange {
         PageRange::between(0, self.image.pages())

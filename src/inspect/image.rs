@@ -1,4 +1,5 @@
-//! The census of a guest's RAM: what its pages are, and what compression would make of them.
+//! The census of a guest's RAM: what its pages are, and what compression would make of them; and
+//! what else a guest folder has.
 //!
 //! One walk over the data extents, on all cores, then a small sample on one. Memory: 16 bytes for
 //! each page that is neither zero nor one byte all over, up to [`MAX_HASHES`] of them, and 1 byte
@@ -13,15 +14,19 @@ use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::codec::{self, Encoded, Method, Settings, ZlibEngine};
-use crate::error::{Error, Kind, Result};
-use crate::image::{self, Guest, ImageError};
+use crate::error::{Error, Kind, Result, printable};
+use crate::image::{self, Description, Guest, ImageError};
 use crate::page::{Digest, PAGE_SIZE, PageRange, is_zero};
 use crate::pool::analysis_pool;
 use crate::source::{looks_random, sets_aside};
 use crate::sys::thread_cpu_time;
+use crate::wire::qemu::tail;
 
 use super::Progress;
-use super::report::{Block, Census, GuestImage, MethodSample, Pages, Sample};
+use super::qemu::{self, MAX_TAIL};
+use super::report::{
+    Block, Census, Damage, DamageSort, GuestFolder, GuestImage, MethodSample, Pages, Sample,
+};
 
 /// Pages that are compressed as one. The pipeline's own batches have 64 or 128, by the method.
 const BATCH: u64 = 64;
@@ -55,6 +60,7 @@ pub(super) fn take(guest: &Guest, progress: &Progress<'_>) -> Result<GuestImage>
             name: walk.block.name().to_owned(),
             bytes: walk.block.image().pages() * PAGE_SIZE as u64,
             digest: part,
+            recorded_digest: walk.block.recorded_digest(),
             census: walk.census.clone(),
         });
     }
@@ -63,6 +69,43 @@ pub(super) fn take(guest: &Guest, progress: &Progress<'_>) -> Result<GuestImage>
         blocks,
         sample: sample(&walks)?,
     })
+}
+
+/// What a guest folder has, RAM included, and what it should have if that differs.
+pub(super) fn folder(
+    guest: &Guest,
+    description: &Description,
+    progress: &Progress<'_>,
+) -> Result<(GuestFolder, Option<Damage>)> {
+    let (bytes, state) = match guest.device_state() {
+        Some(state) if state.bytes() <= MAX_TAIL as u64 => (state.bytes(), Some(state.read()?)),
+        Some(state) => (state.bytes(), None),
+        None => (0, None),
+    };
+    let image = take(guest, progress)?;
+    let damage = image.blocks.iter().find_map(|block| {
+        let recorded = block.recorded_digest?;
+        let (name, found) = (&block.name, block.digest);
+        (recorded != found).then(|| Damage {
+            offset: None,
+            sort: DamageSort::Differs,
+            reason: printable(&format!(
+                "the digest of block '{name}' is {found}, not {recorded}"
+            )),
+        })
+    });
+    let commands = description.commands.iter();
+    let folder = GuestFolder {
+        machine: description.machine.clone(),
+        configuration: qemu::settings(&description.configuration),
+        commands: commands.map(|(code, _)| *code).collect(),
+        ram_section_id: description.ram_section_id,
+        device_state_bytes: bytes,
+        devices_skipped: bytes > 0 && state.is_none(),
+        devices: state.map_or_else(Vec::new, |state| qemu::devices(&tail::sections(&state))),
+        image,
+    };
+    Ok((folder, damage))
 }
 
 /// How far the census is.

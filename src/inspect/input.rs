@@ -119,7 +119,7 @@ impl Stop {
     /// What begins at `offset` is wrong.
     pub(super) fn damaged(offset: u64, reason: &impl ToString) -> Stop {
         Stop::Damage(Damage {
-            offset,
+            offset: Some(offset),
             sort: DamageSort::Damaged,
             reason: printable(&reason.to_string()),
         })
@@ -128,7 +128,7 @@ impl Stop {
     /// The stream ends here, and should not.
     pub(super) fn truncated(input: &Input<'_>, reason: &impl ToString) -> Stop {
         Stop::Damage(Damage {
-            offset: input.read(),
+            offset: Some(input.read()),
             sort: DamageSort::Truncated,
             reason: printable(&reason.to_string()),
         })

@@ -21,9 +21,10 @@ mod qemu;
 mod report;
 
 pub use report::{
-    Block, Census, Contents, Count, Damage, DamageSort, Device, FrameCount, GuestImage,
-    MethodSample, NativeBlock, NativeCapability, NativeHello, NativeRound, NativeStream, Pages,
-    Part, QemuBlock, QemuSetting, QemuStream, RecordCount, Report, RoundPages, Sample, ZlibLevels,
+    Block, Census, Contents, Count, Damage, DamageSort, Device, FrameCount, GuestFolder,
+    GuestImage, MethodSample, NativeBlock, NativeCapability, NativeHello, NativeRound,
+    NativeStream, Pages, Part, QemuBlock, QemuSetting, QemuStream, RecordCount, Report, RoundPages,
+    Sample, ZlibLevels,
 };
 
 use std::fs::File;
@@ -199,11 +200,18 @@ fn stream(path: &Path, mut input: Input<'_>) -> Result<Option<Report>> {
 /// The census of an image or a guest folder.
 fn guest(path: &Path, progress: &Progress<'_>) -> Result<Report> {
     let guest = Guest::open(path)?;
+    let (contents, damage) = match guest.description() {
+        None => (Contents::RawImage(image::take(&guest, progress)?), None),
+        Some(description) => {
+            let (folder, damage) = image::folder(&guest, description, progress)?;
+            (Contents::GuestFolder(folder), damage)
+        }
+    };
     Ok(Report {
         file: path.display().to_string(),
         bytes: guest.pages().saturating_mul(PAGE_SIZE as u64),
-        contents: Contents::RawImage(image::take(&guest, progress)?),
-        damage: None,
+        contents,
+        damage,
     })
 }
 

@@ -22,7 +22,7 @@ use super::report::{
 /// The largest guest whose pages are kept account of, in bytes: it takes 32 MiB.
 const MAX_TRACKED: u64 = 1 << 40;
 /// The most bytes of devices that are looked at.
-const MAX_TAIL: usize = 64 << 20;
+pub(super) const MAX_TAIL: usize = 64 << 20;
 /// How much of the devices is read at once.
 const STEP: usize = 64 * 1024;
 /// What zlib's header says of the level, in two bits.
@@ -106,7 +106,7 @@ impl Scan {
             let have = input.peek(MAX_ELEMENT)?;
             let next = self.parser.next(have).map_err(|error| {
                 Stop::Damage(Damage {
-                    offset: error.offset,
+                    offset: Some(error.offset),
                     sort: match error.what {
                         Fault::Unsupported(_) => DamageSort::Unsupported,
                         _ => DamageSort::Damaged,
@@ -221,7 +221,7 @@ impl Scan {
             let block = block.map_or("?", |block| &block.name);
             let page = record.page;
             self.undecodable.get_or_insert_with(|| Damage {
-                offset,
+                offset: Some(offset),
                 sort: DamageSort::Damaged,
                 reason: crate::error::printable(&format!("page {page} of {block}: {reason}")),
             });
@@ -249,7 +249,7 @@ impl Scan {
             return Ok(());
         }
         let found = tail::sections(&tail);
-        self.stream.devices = found.sections.iter().map(device).collect();
+        self.stream.devices = devices(&found);
         if let Some(text) = &found.description {
             self.bytes.description = text.len() as u64;
             self.bytes.devices -= self.bytes.description;
@@ -339,17 +339,20 @@ impl Scan {
     }
 }
 
-fn device(section: &tail::DeviceSection) -> Device {
-    Device {
+/// The devices' sections, for a report.
+pub(super) fn devices(tail: &tail::Tail) -> Vec<Device> {
+    let sections = tail.sections.iter();
+    let device = |section: &tail::DeviceSection| Device {
         name: section.name.clone(),
         instance: section.instance,
         version: section.version,
         bytes: section.bytes,
-    }
+    };
+    sections.map(device).collect()
 }
 
 /// The configuration's sub-sections in words. The parser has seen that they are whole.
-fn settings(bytes: &[u8]) -> Vec<QemuSetting> {
+pub(super) fn settings(bytes: &[u8]) -> Vec<QemuSetting> {
     let mut rest = bytes;
     let mut found = Vec::new();
     while let Some((name, value)) = setting(&mut rest) {

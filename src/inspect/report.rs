@@ -28,6 +28,8 @@ pub struct Report {
 pub enum Contents {
     /// A flat file of guest RAM.
     RawImage(GuestImage),
+    /// A directory with `guest.json`.
+    GuestFolder(GuestFolder),
     /// What `send` writes.
     NativeStream(NativeStream),
     /// What QEMU writes.
@@ -39,19 +41,20 @@ impl Contents {
     pub fn name(&self) -> &'static str {
         match self {
             Contents::RawImage(_) => "raw RAM image",
+            Contents::GuestFolder(_) => "guest folder",
             Contents::NativeStream(_) => "ramferry stream",
             Contents::QemuStream(_) => "QEMU migration stream",
         }
     }
 }
 
-/// Where a stream stops making sense.
+/// Where a stream stops making sense, or what a guest folder should hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Damage {
     /// Bytes from the stream's beginning: of the record that is wrong, or where a truncated stream
-    /// ends.
-    pub offset: u64,
+    /// ends. `None` for a guest folder.
+    pub offset: Option<u64>,
     /// Of which sort it is.
     pub sort: DamageSort,
     /// What is wrong.
@@ -68,6 +71,8 @@ pub enum DamageSort {
     Truncated,
     /// It may be right, but goes on with something that is not known here.
     Unsupported,
+    /// A guest folder does not hold what its `guest.json` says.
+    Differs,
 }
 
 impl DamageSort {
@@ -77,6 +82,7 @@ impl DamageSort {
             DamageSort::Damaged => "damaged",
             DamageSort::Truncated => "truncated",
             DamageSort::Unsupported => "not supported",
+            DamageSort::Differs => "not what its guest.json says",
         }
     }
 }
@@ -93,6 +99,29 @@ pub struct GuestImage {
     pub sample: Option<Sample>,
 }
 
+/// A guest folder.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GuestFolder {
+    /// The machine type; may be empty.
+    pub machine: String,
+    /// What else QEMU's configuration says.
+    pub configuration: Vec<QemuSetting>,
+    /// The codes of the commands that stood in the stream.
+    pub commands: Vec<u16>,
+    /// The id of the section that RAM came in.
+    pub ram_section_id: u32,
+    /// Bytes of the device state.
+    pub device_state_bytes: u64,
+    /// The devices' sections, as far as they can be told: their lengths are nowhere in the state.
+    pub devices: Vec<Device>,
+    /// Whether there were so many bytes of them that the devices were not looked for.
+    pub devices_skipped: bool,
+    /// The RAM.
+    #[serde(flatten)]
+    pub image: GuestImage,
+}
+
 /// A block of a guest's RAM.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -103,6 +132,8 @@ pub struct Block {
     pub bytes: u64,
     /// Its part of the RAM digest.
     pub digest: Digest,
+    /// The same as `guest.json` has it; `None` for a raw image.
+    pub recorded_digest: Option<Digest>,
     /// What its pages are.
     #[serde(flatten)]
     pub census: Census,
