@@ -226,7 +226,7 @@ impl<'a> Walk<'a> {
                 } else {
                     // Without a seed: the same for equal pages wherever they are.
                     let hash = xxh3_128(bytes);
-                    if (hash >> 64) as u64 % sampled == 0 {
+                    if ((hash >> 64) as u64).is_multiple_of(sampled) {
                         found.push(hash);
                     }
                 }

@@ -2,7 +2,7 @@
 //!
 //! `support` runs a QEMU and speaks with its monitor, `guest` is a program that runs in one,
 //! `gate` holds a stream up so that pages change between its rounds, and `pairs` tries all of it
-//! between two QEMUs.
+//! between two QEMUs; `inspect` compares what is told of a stream with what its QEMU counted.
 //!
 //! Every test begins with [`qemu_or_skip`](support::qemu_or_skip) and a watchdog. Nothing here
 //! sleeps or asks again and again: answers and events come over the monitor, and the watchdog is
@@ -44,5 +44,6 @@
 
 mod gate;
 mod guest;
+mod inspect;
 mod pairs;
 mod support;
