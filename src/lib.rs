@@ -53,14 +53,15 @@
 //! | [`codec`], [`delta`] | page bytes to payload bytes and back; XBZRLE and its cache |
 //! | [`wire`] | bytes to typed records and back |
 //! | [`params`], [`caps`], [`stats`] | the table of parameters, capabilities, counters and reports |
+//! | [`writer`] | who writes the guest's RAM, and a writer of our own |
 //! | [`transport`], [`session`] | addresses, connections, time limits; what both ends agree on |
 //! | [`source`], [`destination`] | the two ends, file by file each other's mirror |
 //! | [`control`], [`bench`](mod@bench) | start, watch, change, cancel a migration; compare settings |
 //! | [`mod@inspect`] | what a file is and what it holds |
 //! | [`cli`] | words to requests, results to words |
 //!
-//! Imports go downwards only: `cli` > `bench`, `control`, `inspect` > `source`, `destination` > `transport`,
-//! `session` > `params`, `caps`, `stats` > `wire`, `codec`, `delta`, `dirty`, `image` > `page`, `error`.
+//! Imports go downwards only: `cli` > `bench`, `control`, `inspect` > `source`, `destination` > `writer`,
+//! `transport`, `session` > `params`, `caps`, `stats` > `wire`, `codec`, `delta`, `dirty`, `image` > `page`, `error`.
 //!
 //! # What can be relied on
 //! * Input is hostile: files, peers and arguments. No bytes make it panic, allocate without
@@ -95,6 +96,7 @@ mod sys;
 pub mod transport;
 pub mod units;
 pub mod wire;
+pub mod writer;
 
 pub use caps::Caps;
 pub use control::Handle;

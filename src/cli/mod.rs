@@ -1,6 +1,7 @@
 //! The command line: words to requests, results to words. No policy.
 
 mod bench;
+mod churn;
 mod digest;
 mod inspect;
 mod migrate;
@@ -39,6 +40,8 @@ enum Command {
     Digest(digest::DigestArgs),
     /// Tell what a file is and what it holds: a stream, an image, a guest folder
     Inspect(inspect::InspectArgs),
+    /// Write into an image at a steady rate, or prove what such a writer left
+    Churn(churn::ChurnArgs),
     /// List the parameters
     Parameters(TableArgs),
     /// List the capabilities
@@ -64,6 +67,7 @@ impl Cli {
             Command::Bench(args) => bench::run(args),
             Command::Digest(args) => digest::run(&args),
             Command::Inspect(args) => inspect::run(&args),
+            Command::Churn(args) => churn::run(args),
             Command::Parameters(args) => tables::parameters(args.json).map_err(unprintable),
             Command::Capabilities(args) => tables::capabilities(args.json).map_err(unprintable),
         }

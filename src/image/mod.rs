@@ -3,7 +3,8 @@
 //! A [`Guest`] is one or more named blocks: a raw image, which is one, or a [guest folder](folder).
 //! Reading ([`RawImage`]) hands out copies, never slices of
 //! the map: another process may write the memory at any time. Writing ([`Output`])
-//! is by `pwrite` into `OUTPUT.partial`, which becomes OUTPUT only when all is proven.
+//! is by `pwrite` into `OUTPUT.partial`, which becomes OUTPUT only when all is proven. Only who plays
+//! the guest stores through a map (`writable.rs`).
 
 mod block_file;
 mod description;
@@ -15,6 +16,7 @@ mod output;
 mod partial;
 mod raw;
 mod sigbus;
+mod writable;
 
 pub use block_file::BlockFile;
 pub use description::{Description, MAX_COMMANDS, MAX_CONFIGURATION, MAX_MACHINE};
@@ -23,6 +25,7 @@ pub use folder::FolderError;
 pub use guest::{Block, Guest};
 pub use output::Output;
 pub use raw::RawImage;
+pub(crate) use writable::{Lane, Words};
 
 use std::fs::File;
 use std::io;
@@ -91,6 +94,12 @@ pub enum ImageError {
         size: u64,
         /// Its size when it was opened.
         expected: u64,
+    },
+    /// A store through a map went nowhere.
+    #[error("'{}' could not take what was stored in it: it was truncated, or the disk is full", path.display())]
+    StoreLost {
+        /// The image.
+        path: PathBuf,
     },
     /// More images are mapped at once than there is room for.
     #[error("more than {limit} images are mapped at once")]

@@ -2,7 +2,7 @@
 //!
 //! Touching a page behind the new end raises SIGBUS. The handler maps a zero page over the
 //! faulting address, if it lies in a range that was registered here, and counts it; whoever was
-//! copying then finds the count changed and reports a truncated image. Every other fault goes
+//! copying or storing then finds the count changed and reports a truncated image. Every other fault goes
 //! where it would have gone without us.
 #![allow(unsafe_code)]
 
@@ -116,13 +116,14 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, context: *mut l
             let host_page = HOST_PAGE.load(Ordering::Relaxed);
             let page = address & !(host_page - 1);
             // SAFETY: the page lies in a mapping that its owner registered and keeps for as long
-            // as the slot names it; replacing a page of that read-only file map by an anonymous
-            // one changes only what is read there, which the owner learns from `faults`.
+            // as the slot names it; replacing a page of that file map by an anonymous one changes
+            // only what is read there and where a store goes, which the owner learns from `faults`.
+            // Writable, as some of the maps are: nobody writes to the others.
             let mapped = unsafe {
                 libc::mmap(
                     page as *mut libc::c_void,
                     host_page,
-                    libc::PROT_READ,
+                    libc::PROT_READ | libc::PROT_WRITE,
                     libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
                     -1,
                     0,

@@ -648,6 +648,15 @@ impl Program {
         signal(self.child.id(), number);
     }
 
+    /// Whether all of its threads stand still.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        std::fs::read_dir(tasks).unwrap().all(|task| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        })
+    }
+
     /// Waits until it has the file open.
     pub(crate) fn wait_for_open(&self, path: &Path) {
         let path = path.canonicalize().unwrap();

@@ -1,0 +1,174 @@
+//! `ramferry churn`: words to a [`churn::Request`], what was done or found to words.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::error::{Error, Kind, Result};
+use crate::transport::Abort;
+use crate::units::{format_bytes, format_duration, parse_duration, parse_size};
+use crate::writer::churn::{self, ChurnError, Pattern, Request, Summary};
+
+use super::params::Checked;
+use super::{print_json, unprintable};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ramferry churn guest.ram --rate 5000 --working-set 64MiB
+  ramferry churn guest.ram --pattern hotset --rate 0 --threads 2 --duration 30s --json
+  ramferry churn --verify guest.ram
+  ramferry churn --verify out.ram --records guest.ram.churn
+Prints 'writing' on standard output (with --json: on standard error) when the first write is done; \
+writes until --duration is over or SIGINT, SIGTERM or SIGHUP comes, and says what it did.
+The records in IMAGE.churn hold what the working set held before, so they are as large; those of \
+an earlier churn are replaced.")]
+pub(super) struct ChurnArgs {
+    /// A raw RAM image
+    image: PathBuf,
+    /// Where to write: random, sequential, hotset (90 % of the writes to 10 % of the pages) or
+    /// counter (a number at each page's beginning)
+    #[arg(long, default_value_t = Pattern::Random, value_parser = Checked(pattern))]
+    pattern: Pattern,
+    /// Writes a second, each within one page; 0: as many as possible
+    #[arg(
+        long,
+        value_name = "PAGES/S",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(0..=churn::MOST_RATE)
+    )]
+    rate: u64,
+    /// How much of the image is written, from its beginning on [default: all]
+    #[arg(long, value_name = "SIZE", value_parser = Checked(size))]
+    working_set: Option<u64>,
+    /// Bytes in each write, 1 to 4096 [default: 64; counter: 8, which is also its most]
+    #[arg(long, value_name = "N")]
+    bytes_per_write: Option<u32>,
+    /// Threads that write
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(churn::MOST_THREADS))
+    )]
+    threads: u32,
+    /// When to end [default: at a signal]
+    #[arg(long, value_name = "TIME", value_parser = Checked(duration))]
+    duration: Option<Duration>,
+    /// What decides on places and bytes: equal seeds, equal writes
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Where the records are [default: IMAGE.churn]
+    #[arg(long, value_name = "FILE")]
+    records: Option<PathBuf>,
+    /// Write nothing: check that the image holds exactly what the writer that kept the records left
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "pattern", "rate", "working_set", "bytes_per_write", "threads", "duration", "seed",
+        ]
+    )]
+    verify: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    text.parse().map_err(|error: ChurnError| error.to_string())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).map_err(|error| error.to_string())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}
+
+pub(super) fn run(args: ChurnArgs) -> Result<()> {
+    let records = args
+        .records
+        .unwrap_or_else(|| churn::records_of(&args.image));
+    if args.verify {
+        return verify(&args.image, &records, args.json);
+    }
+    let request = Request {
+        image: args.image,
+        records,
+        pattern: args.pattern,
+        working_set: args.working_set,
+        bytes_per_write: args
+            .bytes_per_write
+            .unwrap_or(args.pattern.default_bytes_per_write()),
+        threads: args.threads,
+        seed: args.seed,
+        rate: args.rate,
+        duration: args.duration,
+    };
+    let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
+    let end = Arc::new(Abort::new().map_err(failed)?);
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let raise = Arc::clone(&end);
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || signals.forever().for_each(|_| raise.raise()))
+        .map_err(failed)?;
+    let json = args.json;
+    let summary = churn::run(&request, &end, || say_writing(json))?;
+    if json {
+        return print_json(&summary);
+    }
+    // Standard error may be closed; the work is done all the same.
+    let _ = std::io::stderr().write_all(text(&summary).as_bytes());
+    Ok(())
+}
+
+/// Whoever reads it may be gone: that is no reason not to write.
+fn say_writing(json: bool) {
+    if json {
+        let _ = writeln!(std::io::stderr(), "writing");
+    } else {
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "writing").and_then(|()| out.flush());
+    }
+}
+
+fn text(summary: &Summary) -> String {
+    format!(
+        "wrote {} times {} to {} pages in {}: {:.0} writes a second{}\n",
+        summary.writes,
+        format_bytes(summary.bytes_per_write.into()),
+        summary.pages,
+        format_duration(Duration::from_secs_f64(summary.seconds)),
+        summary.rate,
+        match summary.asked_rate {
+            0 => String::new(),
+            asked => format!(" of {asked} asked for"),
+        }
+    )
+}
+
+fn verify(image: &Path, records: &Path, json: bool) -> Result<()> {
+    let verified = churn::verify(image, records)?;
+    if json {
+        print_json(&verified)?;
+    } else if verified.first_differing.is_none() {
+        let line = format!(
+            "{} holds all {} writes, and in its {} pages nothing else",
+            image.display(),
+            verified.writes,
+            verified.pages
+        );
+        match writeln!(std::io::stdout(), "{line}") {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            other => other.map_err(unprintable)?,
+        }
+    }
+    verified.into_result(image)
+}
