@@ -13,6 +13,7 @@ mod tables;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Kind, Result};
+use crate::writer::guard;
 
 /// Moves a virtual machine's RAM: compressed by a pool of threads, as deltas after the bulk stage,
 /// proven on arrival.
@@ -42,6 +43,12 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Write into an image at a steady rate, or prove what such a writer left
     Churn(churn::ChurnArgs),
+    /// Resume a stopped writer when the program that stopped it is gone
+    #[command(name = guard::COMMAND, hide = true)]
+    ResumeGuard {
+        /// PID:STARTED
+        targets: Vec<String>,
+    },
     /// List the parameters
     Parameters(TableArgs),
     /// List the capabilities
@@ -68,6 +75,7 @@ impl Cli {
             Command::Digest(args) => digest::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             Command::Churn(args) => churn::run(args),
+            Command::ResumeGuard { targets } => guard::serve(&targets),
             Command::Parameters(args) => tables::parameters(args.json).map_err(unprintable),
             Command::Capabilities(args) => tables::capabilities(args.json).map_err(unprintable),
         }

@@ -1,5 +1,283 @@
-//! Who writes the guest's RAM.
+//! Who writes the guest's RAM, and how to make it stand still.
+//!
+//! A migration takes the last changes while nobody writes. [`Writer`] is what it needs for that:
+//! [`Processes`] stops processes by their PIDs, [`Commands`] runs a command of the user's. A writer
+//! runs until it is stopped, and is resumed whatever goes wrong: [`Stopped`] sees to it on every
+//! way out, and a [`guard`] process if this one is killed. Only [`Writer::release`] ends that.
 //!
 //! [`churn`] is a writer of our own, for tests and measurements.
 
 pub mod churn;
+mod command;
+pub mod guard;
+mod process;
+
+pub use command::Commands;
+pub use process::Processes;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::units::format_duration;
+
+/// Somebody who writes the guest's RAM.
+pub trait Writer: Send {
+    /// Makes it stand still; returns only when nothing writes any more.
+    ///
+    /// # Errors
+    /// When it cannot be stopped within `limit`. It is then resumed already.
+    fn stop(&mut self, limit: Duration) -> Result<()>;
+
+    /// Lets it write again, at full speed. Harmless if it does already.
+    ///
+    /// # Errors
+    /// When it is gone, cannot be resumed, or was released.
+    fn resume(&mut self) -> Result<()>;
+
+    /// Leaves it stopped for good: somebody else takes the guest over. From now on nothing in this
+    /// process, and no guard, resumes it.
+    ///
+    /// To be called right before Commit is written and not after it: if this process were killed
+    /// between the two, a guard that is still there would let the guest run in two places.
+    fn release(&mut self);
+
+    /// Slows it down by so many percent, 1 to 99; 0 is full speed. `false`: that is not possible.
+    ///
+    /// # Errors
+    /// When it is gone.
+    fn throttle(&mut self, percent: u8) -> Result<bool>;
+
+    /// Who it is, for messages.
+    fn describe(&self) -> String;
+}
+
+/// A writer that stands still, and is resumed when this is dropped.
+pub struct Stopped<'a> {
+    /// `None` once it was resumed or released.
+    writer: Option<&'a mut dyn Writer>,
+}
+
+impl<'a> Stopped<'a> {
+    /// Stops a writer.
+    ///
+    /// # Errors
+    /// When it does not stop within `limit`; it is then resumed.
+    pub fn stop(writer: &'a mut dyn Writer, limit: Duration) -> Result<Stopped<'a>> {
+        // Made first: whatever happens in `stop`, a panic included, the writer is resumed.
+        let mut stopped = Stopped {
+            writer: Some(writer),
+        };
+        if let Some(writer) = &mut stopped.writer {
+            writer.stop(limit)?;
+        }
+        Ok(stopped)
+    }
+
+    /// Lets it write again.
+    ///
+    /// # Errors
+    /// Those of [`Writer::resume`].
+    pub fn resume(mut self) -> Result<()> {
+        self.writer.take().map_or(Ok(()), Writer::resume)
+    }
+
+    /// Leaves it stopped for good; see [`Writer::release`] for when.
+    pub fn release(mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.release();
+        }
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            // There is an error already that led here, and nobody to tell of another.
+            let _ = writer.resume();
+        }
+    }
+}
+
+impl fmt::Debug for Stopped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who = self.writer.as_ref().map(|writer| writer.describe());
+        f.debug_tuple("Stopped").field(&who).finish()
+    }
+}
+
+/// What can go wrong with a writer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriterError {
+    /// The PID is nobody's, or nobody's who can be stopped.
+    #[error("{pid} is no process that can be stopped: {why}")]
+    NoProcess {
+        /// What was given.
+        pid: u32,
+        /// Why not.
+        why: &'static str,
+    },
+    /// It belongs to somebody else.
+    #[error("process {pid} is not ours to stop: it needs the same user, or root")]
+    Denied {
+        /// Its PID.
+        pid: u32,
+    },
+    /// It has ended.
+    #[error("process {pid}, which writes the guest's RAM, has ended")]
+    Gone {
+        /// Its PID.
+        pid: u32,
+    },
+    /// It is still doing something.
+    #[error(
+        "process {pid} did not stop within {}: its thread {thread} is in state {state}{}",
+        format_duration(*limit), explain(*state)
+    )]
+    DidNotStop {
+        /// Its PID.
+        pid: u32,
+        /// The first thread that did not stop.
+        thread: u32,
+        /// The thread's state as in `/proc/PID/stat`.
+        state: char,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// It stays stopped: the destination has the guest.
+    #[error("{who} was let go and is not resumed: the destination may run the guest")]
+    Released {
+        /// Who.
+        who: String,
+    },
+    /// The process that would resume it cannot be had.
+    #[error("cannot start '{}' as the guard that resumes the writer if this process is killed: {why}", program.display())]
+    Guard {
+        /// The program.
+        program: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+        /// The system's reason, if there is one.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// The guard is not there any more.
+    #[error("the guard that would resume the writer if this process were killed has ended")]
+    GuardGone,
+    /// A command of the user's failed.
+    #[error("the {what} command '{command}' failed: {status}")]
+    Command {
+        /// Which of them.
+        what: &'static str,
+        /// Its text.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// A command of the user's did not end.
+    #[error("the {what} command '{command}' did not end within {}", format_duration(*limit))]
+    CommandTimeout {
+        /// Which of them.
+        what: &'static str,
+        /// Its text.
+        command: String,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The system declined.
+    #[error("cannot {what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn explain(state: char) -> &'static str {
+    match state {
+        'D' => " (waiting for a device or the kernel, which cannot be interrupted)",
+        _ => "",
+    }
+}
+
+impl From<WriterError> for Error {
+    fn from(error: WriterError) -> Error {
+        let kind = match error {
+            WriterError::NoProcess { .. } => Kind::Usage,
+            _ => Kind::Failed,
+        };
+        Error::new(kind, error).in_stage("writer")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes what is done to it.
+    #[derive(Default)]
+    struct Fake {
+        log: Vec<&'static str>,
+        fails: bool,
+    }
+
+    impl Writer for Fake {
+        fn stop(&mut self, _limit: Duration) -> Result<()> {
+            self.log.push("stop");
+            if self.fails {
+                return Err(WriterError::Gone { pid: 7 }.into());
+            }
+            Ok(())
+        }
+        fn resume(&mut self) -> Result<()> {
+            self.log.push("resume");
+            Ok(())
+        }
+        fn release(&mut self) {
+            self.log.push("release");
+        }
+        fn throttle(&mut self, _percent: u8) -> Result<bool> {
+            Ok(false)
+        }
+        fn describe(&self) -> String {
+            "a fake".to_owned()
+        }
+    }
+
+    #[test]
+    fn a_stopped_writer_is_resumed_exactly_once_on_every_way_out_but_release() {
+        let mut writer = Fake::default();
+        drop(Stopped::stop(&mut writer, Duration::ZERO).unwrap());
+        let stopped = Stopped::stop(&mut writer, Duration::ZERO).unwrap();
+        stopped.resume().unwrap();
+        let stopped = Stopped::stop(&mut writer, Duration::ZERO).unwrap();
+        stopped.release();
+        assert_eq!(
+            writer.log,
+            ["stop", "resume", "stop", "resume", "stop", "release"]
+        );
+
+        let mut writer = Fake {
+            fails: true,
+            ..Fake::default()
+        };
+        Stopped::stop(&mut writer, Duration::ZERO).unwrap_err();
+        assert_eq!(writer.log, ["stop", "resume"]);
+
+        let mut writer = Fake::default();
+        Error::catch("test", || {
+            let _stopped = Stopped::stop(&mut writer, Duration::ZERO)?;
+            panic!("on purpose");
+            #[expect(unreachable_code)]
+            Ok(())
+        })
+        .unwrap_err();
+        assert_eq!(writer.log, ["stop", "resume"]);
+    }
+}

@@ -12,3 +12,4 @@ mod live;
 mod migrate;
 mod qemu;
 mod support;
+mod writer;

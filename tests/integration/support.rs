@@ -644,6 +644,10 @@ impl Program {
             .to_owned()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, number: rustix::process::Signal) {
         signal(self.child.id(), number);
     }

@@ -1,0 +1,291 @@
+//! A writer that is stopped and resumed by commands of the user's.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::PollFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use super::{Writer, WriterError};
+use crate::error::{Error, Result};
+use crate::transport::{Abort, Woken};
+
+/// Two shell commands: one returns when the writer stands still, the other lets it write again.
+///
+/// Each runs by `/bin/sh -c` in a process group of its own, with nothing on standard input and our
+/// standard error as its standard output. One that does not end in time is killed with its group.
+/// Nobody runs the second command if this process is killed.
+#[derive(Debug)]
+pub struct Commands {
+    stop: String,
+    resume: String,
+    resume_limit: Duration,
+    abort: Arc<Abort>,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    Stopped,
+    Released,
+}
+
+impl Commands {
+    /// The two commands, and how long the second may take. `abort` ends the first.
+    pub fn new(
+        stop: String,
+        resume: String,
+        resume_limit: Duration,
+        abort: Arc<Abort>,
+    ) -> Commands {
+        Commands {
+            stop,
+            resume,
+            resume_limit,
+            abort,
+            state: State::Running,
+        }
+    }
+
+    fn run_resume(&mut self) -> Result<()> {
+        self.state = State::Running;
+        // An abort is a reason to resume, and none to stop doing so.
+        let never = Abort::new().map_err(|error| failed(&self.resume, error))?;
+        run(("resume", &self.resume), self.resume_limit, &never)
+    }
+}
+
+impl Writer for Commands {
+    fn stop(&mut self, limit: Duration) -> Result<()> {
+        if self.state != State::Running {
+            return Ok(());
+        }
+        self.state = State::Stopped;
+        run(("stop", &self.stop), limit, &self.abort).inspect_err(|_| {
+            // It may have stopped half of it. The error that led here says more than another.
+            let _ = self.run_resume();
+        })
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        match self.state {
+            State::Running => Ok(()),
+            State::Stopped => self.run_resume(),
+            State::Released => Err(WriterError::Released {
+                who: self.describe(),
+            }
+            .into()),
+        }
+    }
+
+    fn release(&mut self) {
+        self.state = State::Released;
+    }
+
+    fn throttle(&mut self, _percent: u8) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn describe(&self) -> String {
+        format!("the writer that '{}' stops", self.stop)
+    }
+}
+
+impl Drop for Commands {
+    fn drop(&mut self) {
+        if self.state == State::Stopped {
+            // Nobody to tell.
+            let _ = self.run_resume();
+        }
+    }
+}
+
+fn failed(command: &str, source: io::Error) -> WriterError {
+    WriterError::Io {
+        what: format!("run '{command}'"),
+        source,
+    }
+}
+
+fn run((what, command): (&'static str, &str), limit: Duration, abort: &Abort) -> Result<()> {
+    let out = io::stderr()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| failed(command, error))?;
+    let child = Command::new("/bin/sh")
+        .arg("-c")
+        .arg(command)
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(out))
+        .spawn()
+        .map_err(|error| failed(command, error))?;
+    let mut shell = Shell {
+        child,
+        ended: false,
+    };
+    let pidfd = pidfd_open(Pid::from_child(&shell.child), PidfdFlags::empty())
+        .map_err(|error| failed(command, error.into()))?;
+    let woken = abort
+        .wait_for(pidfd.as_fd(), PollFlags::IN, Some(limit))
+        .map_err(|error| failed(command, error))?;
+    match woken {
+        Woken::Ready => {}
+        Woken::TimedOut => {
+            return Err(WriterError::CommandTimeout {
+                what,
+                command: command.to_owned(),
+                limit,
+            }
+            .into());
+        }
+        Woken::Aborted => return Err(Error::interrupted()),
+    }
+    let status = shell.child.wait().map_err(|error| failed(command, error))?;
+    shell.ended = true;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(WriterError::Command {
+            what,
+            command: command.to_owned(),
+            status,
+        }
+        .into())
+    }
+}
+
+/// A running command, killed with all that it started if it has not ended.
+struct Shell {
+    child: Child,
+    ended: bool,
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        if !self.ended {
+            // It may have ended just now: then there is no group, and that is fine.
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    struct Scene {
+        _folder: tempfile::TempDir,
+        log: PathBuf,
+        abort: Arc<Abort>,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let folder = tempfile::tempdir().unwrap();
+            Scene {
+                log: folder.path().join("log"),
+                _folder: folder,
+                abort: Arc::new(Abort::new().unwrap()),
+            }
+        }
+
+        fn note(&self, word: &str) -> String {
+            format!("echo {word} >> '{}'", self.log.display())
+        }
+
+        fn commands(&self, stop: &str) -> Commands {
+            let stop = format!("{} && {stop}", self.note("stop"));
+            Commands::new(stop, self.note("resume"), LONG, Arc::clone(&self.abort))
+        }
+
+        fn log(&self) -> String {
+            std::fs::read_to_string(&self.log)
+                .unwrap()
+                .replace('\n', " ")
+        }
+    }
+
+    #[test]
+    fn both_commands_run_once_and_a_release_ends_it() {
+        let scene = Scene::new();
+        let mut writer = scene.commands("true");
+        writer.resume().unwrap();
+        writer.stop(LONG).unwrap();
+        writer.stop(LONG).unwrap();
+        writer.resume().unwrap();
+        writer.resume().unwrap();
+        assert_eq!(scene.log(), "stop resume ");
+        writer.stop(LONG).unwrap();
+        drop(writer);
+        assert_eq!(scene.log(), "stop resume stop resume ");
+        let mut writer = scene.commands("true");
+        writer.stop(LONG).unwrap();
+        writer.release();
+        writer.resume().unwrap_err();
+        drop(writer);
+        assert_eq!(scene.log(), "stop resume stop resume stop ");
+    }
+
+    #[test]
+    fn a_command_that_fails_is_an_error_with_its_status_and_the_writer_is_resumed() {
+        let scene = Scene::new();
+        let mut writer = scene.commands("exit 7");
+        let error = writer.stop(LONG).unwrap_err().one_line();
+        assert!(
+            error.contains("stop command") && error.contains("exit status: 7"),
+            "{error}"
+        );
+        assert_eq!(scene.log(), "stop resume ");
+        drop(writer);
+        assert_eq!(scene.log(), "stop resume ");
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_is_killed_with_all_that_it_started() {
+        let scene = Scene::new();
+        let fifo = scene.log.with_extension("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        let mut options = std::fs::File::options();
+        // Open for both, so that opening it for reading waits for nobody.
+        let both = options.read(true).write(true).open(&fifo).unwrap();
+        let reading = std::fs::File::open(&fifo).unwrap();
+        drop(both);
+        let sleeper = format!("exec 3> '{}'; sleep 1000 & wait", fifo.display());
+        let mut writer = scene.commands(&sleeper);
+        let error = writer.stop(Duration::from_millis(200)).unwrap_err();
+        assert!(
+            matches!(error.cause(), Some(WriterError::CommandTimeout { .. })),
+            "{error}"
+        );
+        assert!(scene.log().ends_with("resume "));
+        // Its end comes when nobody who inherited the other end lives.
+        assert_eq!(io::read_to_string(reading).unwrap(), "");
+    }
+
+    #[test]
+    fn an_abort_ends_the_stop_command_but_not_the_resume_command() {
+        let scene = Scene::new();
+        scene.abort.raise();
+        let mut writer = scene.commands("sleep 1000");
+        let error = writer.stop(LONG).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Interrupted);
+        assert!(scene.log().ends_with("resume "));
+    }
+}

@@ -1,0 +1,200 @@
+//! A process that resumes the writer if this one is killed.
+//!
+//! It is the ramferry program with the hidden subcommand [`COMMAND`] and one argument for each
+//! process, `PID:STARTED`, where STARTED is field 22 of `/proc/PID/stat`. It opens a pidfd of each, writes
+//! [`READY`] on standard output, and reads standard input, the other end of which only we have. At
+//! its end it sends SIGCONT to each process, and exits; after one byte it exits without.
+//!
+//! Whoever uses the library from a program of their own names the ramferry program, or makes
+//! theirs call [`serve`] for that subcommand.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use rustix::event::PollFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::WriterError;
+use super::process::Process;
+use crate::error::{Error, Kind, Result};
+use crate::transport::{Abort, Woken};
+
+/// The hidden subcommand.
+pub const COMMAND: &str = "__resume-guard";
+
+/// What the guard says when it is on guard.
+pub const READY: &[u8; 9] = b"guarding\n";
+
+/// How long it may take to start, and to end.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// This program, to be its own guard: for the ramferry program alone.
+pub fn this_program() -> PathBuf {
+    // Unlike its name, this still works when the file was replaced meanwhile.
+    PathBuf::from("/proc/self/exe")
+}
+
+/// A process to be resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) pid: u32,
+    pub(super) started: u64,
+}
+
+/// The guard, as its parent sees it. Dropped, it resumes the processes.
+#[derive(Debug)]
+pub(super) struct Guard {
+    child: Child,
+}
+
+impl Guard {
+    pub(super) fn start(program: PathBuf, targets: &[Target], abort: &Abort) -> Result<Guard> {
+        use std::os::unix::process::CommandExt;
+        let no = |why, source| WriterError::Guard {
+            program: program.clone(),
+            why,
+            source,
+        };
+        let child = Command::new(&program)
+            .arg0("ramferry")
+            .arg(COMMAND)
+            .args(
+                targets
+                    .iter()
+                    .map(|to| format!("{}:{}", to.pid, to.started)),
+            )
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Ctrl-C is for us, and the guard is needed just then.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| no("it cannot be run", Some(error)))?;
+        let mut guard = Guard { child };
+        let mut said = [0; READY.len()];
+        let mut filled = 0;
+        while let Some(stdout) = guard.child.stdout.as_mut().filter(|_| filled < said.len()) {
+            let woken = abort
+                .wait_for(stdout.as_fd(), PollFlags::IN, Some(LIMIT))
+                .map_err(|error| no("its answer cannot be waited for", Some(error)))?;
+            match woken {
+                Woken::Ready => {}
+                Woken::TimedOut => return Err(no("it does not answer", None).into()),
+                Woken::Aborted => return Err(Error::interrupted()),
+            }
+            match stdout.read(&mut said[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(no("its answer cannot be read", Some(error)).into()),
+            }
+        }
+        if said != *READY {
+            return Err(no("it is no guard", None).into());
+        }
+        Ok(guard)
+    }
+
+    /// Whether it still is on guard.
+    pub(super) fn is_there(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends it away: when this returns, it is gone and resumes nobody.
+    pub(super) fn release(mut self) {
+        if let Some(mut stdin) = self.child.stdin.take() {
+            let told = stdin.write_all(b"R");
+            // Its end of the pipe must not come before it has ended otherwise.
+            if told.is_err() || !self.ends() {
+                self.kill();
+            }
+        }
+    }
+
+    fn ends(&self) -> bool {
+        let Ok(pidfd) = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()) else {
+            return false;
+        };
+        let Ok(never) = Abort::new() else {
+            return false;
+        };
+        matches!(
+            never.wait_for(pidfd.as_fd(), PollFlags::IN, Some(LIMIT)),
+            Ok(Woken::Ready)
+        )
+    }
+
+    fn kill(&mut self) {
+        // It may have ended by itself, and that is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // The end of its input is what makes it resume the processes.
+        drop(self.child.stdin.take());
+        if !self.ends() {
+            self.kill();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// Is the guard: waits for the end of standard input, then resumes the processes.
+///
+/// # Errors
+/// Arguments that are none of [`COMMAND`]'s, processes that have ended or cannot be signalled.
+pub fn serve(targets: &[String]) -> Result<()> {
+    let failed = |error: io::Error| Error::new(Kind::Failed, error).in_stage("guard");
+    let mut processes = Vec::new();
+    for text in targets {
+        let target = parse(text).ok_or_else(|| {
+            Error::new(
+                Kind::Usage,
+                format!("'{text}' is not of the form PID:STARTED"),
+            )
+        })?;
+        let process = Process::open(target.pid)?;
+        if process.target()? != target {
+            return Err(WriterError::Gone { pid: target.pid }.into());
+        }
+        processes.push(process);
+    }
+    // Who is asked to end has a parent that is asked to end, too; that decides.
+    let ignored = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&ignored)).map_err(failed)?;
+    }
+    let mut out = io::stdout();
+    out.write_all(READY)
+        .and_then(|()| out.flush())
+        .map_err(failed)?;
+    let mut byte = [0];
+    loop {
+        match io::stdin().read(&mut byte) {
+            Ok(1..) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => break,
+        }
+    }
+    for process in processes {
+        // One that has ended needs nothing, and the others are to be resumed all the same.
+        let _ = process.signal(Signal::CONT);
+    }
+    Ok(())
+}
+
+fn parse(text: &str) -> Option<Target> {
+    let (pid, started) = text.split_once(':')?;
+    Some(Target {
+        pid: pid.parse().ok()?,
+        started: started.parse().ok()?,
+    })
+}
