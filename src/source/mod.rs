@@ -4,6 +4,8 @@
 
 mod choose;
 mod connect;
+#[cfg_attr(not(test), expect(dead_code, reason = "a live migration asks it"))]
+mod converge;
 mod encode;
 mod pipeline;
 mod qemu;

@@ -22,10 +22,13 @@ use super::{Writer, WriterError};
 use crate::error::{Error, Kind, Result};
 use crate::transport::{Abort, Woken};
 
-/// Between two looks at whether all threads have stopped. Nothing tells of it: a pidfd tells only
-/// of a process's end, and waiting for a stop is for parents and tracers. A thread mostly stops within
-/// microseconds, and the downtime has begun.
-const LOOK: Duration = Duration::from_micros(500);
+/// Between the first two looks at whether all threads have stopped; doubled each time. Nothing tells
+/// of it: a pidfd tells only of a process's end, and waiting for a stop is for parents and tracers. A
+/// thread mostly stops within microseconds, and the downtime has begun.
+const LOOK: Duration = Duration::from_micros(100);
+
+/// Between two looks at most: one that takes longer to stop is waiting for something slow.
+const LONGEST_LOOK: Duration = Duration::from_millis(5);
 
 /// How long a throttled process runs between two pauses, as QEMU's vCPUs do.
 const SLICE: Duration = Duration::from_millis(10);
@@ -86,6 +89,7 @@ impl Processes {
         for process in self.all.iter() {
             process.signal(Signal::STOP)?;
         }
+        let mut look = LOOK;
         for process in self.all.iter() {
             while let Some((thread, state)) = process.running()? {
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -97,7 +101,9 @@ impl Processes {
                     }
                     .into());
                 }
-                match self.abort.wait(LOOK) {
+                let wait = look;
+                look = (look * 2).min(LONGEST_LOOK);
+                match self.abort.wait(wait) {
                     Ok(Woken::Aborted) => return Err(Error::interrupted()),
                     Ok(_) => {}
                     Err(error) => return Err(Error::new(Kind::Failed, error).in_stage("wait")),

@@ -127,6 +127,30 @@ fn is_gone(error: &ramferry::Error, dead: u32) -> bool {
 }
 
 #[test]
+fn one_that_does_not_stop_in_time_is_named_with_its_state_and_runs_on() {
+    let _limit = watchdog();
+    let scene = Scene::new();
+    let mut processes = scene.processes();
+    // Sometimes no time at all is enough.
+    let mut error = None;
+    until(|| {
+        error = processes.stop(Duration::ZERO).err();
+        processes.resume().unwrap();
+        error.is_some()
+    });
+    let error = error.unwrap();
+    let pid = scene.writer.pid();
+    match error.cause() {
+        Some(WriterError::DidNotStop { pid: named, .. }) => assert_eq!(*named, pid),
+        other => panic!("{other:?}"),
+    }
+    let words = format!("process {pid} did not stop within 0 µs: its thread ");
+    assert!(error.one_line().starts_with(&words), "{error}");
+    assert!(error.one_line().contains(" is in state "), "{error}");
+    scene.wait_until_it_writes();
+}
+
+#[test]
 fn an_abort_ends_the_wait_and_the_writer_runs_on() {
     let _limit = watchdog();
     let scene = Scene::new();
