@@ -19,7 +19,7 @@ use crate::transport::{Abort, Stream, TransportError};
 use crate::wire::WireError;
 use crate::wire::native::{
     Answer, BlockInfo, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, MAX_CONNECTIONS,
-    Message, Offer, VERSIONS, Verdict,
+    MAX_HELLO, Message, Offer, VERSIONS, Verdict,
 };
 
 /// The name of XBZRLE as a capability of the native wire.
@@ -116,17 +116,27 @@ pub fn known_capabilities(caps: &Caps) -> impl Iterator<Item = &'static str> {
         .filter(move |method| compress && *method != Method::None)
         .map(Method::name)
         .chain(xbzrle.then_some(CAPABILITY_XBZRLE))
+        .chain([CAPABILITY_GUEST_FOLDER])
 }
 
-/// What a source offers: all it can, and what it will surely use is required.
+/// What a source of a raw image offers: all it can, and what it will surely use is required.
 pub fn offers(method: Option<Method>, xbzrle: bool) -> Vec<Offer> {
     known_capabilities(&Caps::default())
+        .filter(|name| *name != CAPABILITY_GUEST_FOLDER)
         .map(|name| Offer {
             name: name.to_owned(),
             required: method.is_some_and(|method| method.name() == name)
                 || (xbzrle && name == CAPABILITY_XBZRLE),
         })
         .collect()
+}
+
+/// What a source of a guest folder requires besides.
+pub fn folder_offer() -> Offer {
+    Offer {
+        name: CAPABILITY_GUEST_FOLDER.to_owned(),
+        required: true,
+    }
 }
 
 /// The newest version that both ranges hold.
@@ -263,7 +273,7 @@ pub fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1)
 }
 
-/// The hello of one connection; the blocks' names have been checked to fit.
+/// The hello of one connection; that the blocks fit is for [`check_hello`] to say.
 pub fn hello(
     session: [u8; 16],
     (connection, connections): (u16, u16),
@@ -281,6 +291,26 @@ pub fn hello(
         blocks,
         capabilities,
     }
+}
+
+/// Whether a hello is one that a destination can read.
+///
+/// # Errors
+/// Blocks that are too many, or whose names are too long together.
+pub fn check_hello(hello: &Hello) -> Result<(), Error> {
+    let too_long = hello.blocks.iter().find(|block| block.name.len() > 255);
+    let len = hello.to_bytes().len().saturating_sub(HELLO_HEAD_LEN + 8);
+    if too_long.is_none() && hello.blocks.len() <= usize::from(u16::MAX) && len <= MAX_HELLO {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Failed,
+        format!(
+            "the guest's {} blocks cannot be announced: with their names they take {len} bytes, and \
+             at most {MAX_HELLO} are allowed",
+            hello.blocks.len()
+        ),
+    ))
 }
 
 /// Takes the rest of a hello off a stream.
@@ -422,8 +452,10 @@ mod tests {
         assert_eq!(Ok(agreed.clone()), outcome);
         assert_eq!(
             agreed.capabilities.len(),
-            known_capabilities(&Caps::default()).count()
+            hello.capabilities.len(),
+            "everything that is offered"
         );
+        assert!(!agreed.capabilities.contains(CAPABILITY_GUEST_FOLDER));
         assert_eq!(agreed.keepalive_interval(), Duration::from_secs(10));
     }
 

@@ -199,7 +199,8 @@ pub fn migrate(
     let outcome = both_ends(course, params, interrupted, watch);
     let process_cpu = process_cpu_time().saturating_sub(cpu_before);
     // Each run gets fresh memory for its output, as a migration in earnest does.
-    let _ = std::fs::remove_file(&course.output);
+    let _ =
+        std::fs::remove_file(&course.output).or_else(|_| std::fs::remove_dir_all(&course.output));
     let (source, destination) = outcome?;
     let source_report = source.report();
     let destination_report = destination.report();

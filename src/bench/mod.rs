@@ -106,10 +106,11 @@ impl Bench {
     /// read.
     pub fn prepare(request: Request, scratch: &Scratch) -> Result<Bench> {
         check(&request)?;
-        let guest = Guest::open(&request.image)?;
+        let mut guest = Guest::open(&request.image)?;
         let mut digest = guest.digest()?;
         for later in &request.then {
-            digest = guest.open_later(later)?.digest()?;
+            guest = guest.open_later(later)?;
+            digest = guest.digest()?;
         }
         Ok(Bench {
             course: Course::new(

@@ -1,4 +1,4 @@
-//! `ramferry digest`: the RAM digest of an image.
+//! `ramferry digest`: the RAM digest of an image or a guest folder.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::{print_json, unprintable};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DigestArgs {
-    /// A raw RAM image
+    /// A raw RAM image or a guest folder
     image: PathBuf,
     /// Print one JSON document
     #[arg(long)]

@@ -31,7 +31,7 @@ Examples:
   ramferry send guest.ram 'exec:ssh host ramferry receive fd:0 guest.ram'
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct SendArgs {
-    /// A raw RAM image
+    /// A raw RAM image or a guest folder
     image: PathBuf,
     /// Where to: tcp:HOST:PORT, unix:PATH, file:PATH, fd:N or exec:COMMAND
     #[arg(value_parser = Checked(address))]

@@ -33,11 +33,11 @@ pub struct Cli {
 enum Command {
     /// Send a guest's RAM
     Send(migrate::SendArgs),
-    /// Receive a guest's RAM into a raw image
+    /// Receive a guest's RAM into a raw image or a guest folder
     Receive(migrate::ReceiveArgs),
     /// Compare compression settings by real migrations, both ends in one process
     Bench(bench::BenchArgs),
-    /// Print the RAM digest of an image
+    /// Print the RAM digest of an image or a guest folder
     Digest(digest::DigestArgs),
     /// Tell what a file is and what it holds: a stream, an image, a guest folder
     Inspect(inspect::InspectArgs),

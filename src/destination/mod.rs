@@ -4,6 +4,7 @@
 
 mod accept;
 mod decode;
+mod folder;
 mod pipeline;
 mod qemu;
 mod rounds;
@@ -118,8 +119,9 @@ fn from_a_peer(links: &Links, mut output: Output, context: &Context) -> Result<(
                 }
             })
             .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
-        let outcome = pipeline::run(links, &output, context).and_then(|digest| {
+        let outcome = pipeline::run(links, &output, context).and_then(|finished| {
             Error::catch("commit", || {
+                let digest = finished.take(&mut output);
                 prove(digest, &mut output, context)?;
                 commit(digest, &links.streams[0], &say, &mut output, context)
             })
@@ -132,7 +134,8 @@ fn from_a_peer(links: &Links, mut output: Output, context: &Context) -> Result<(
 
 /// Receives from a file or a pipe: nobody hears an answer.
 fn from_a_writer(links: &mut Links, mut output: Output, context: &Context) -> Result<()> {
-    let digest = pipeline::run(links, &output, context)?;
+    let finished = pipeline::run(links, &output, context)?;
+    let digest = finished.take(&mut output);
     // The end of the stream, or a writer that has not hung up yet.
     if let Ok(Some(_)) = links.streams[0].try_read(&mut [0]) {
         return Err(
@@ -163,6 +166,10 @@ fn prove(sent: Digest, output: &mut Output, context: &Context) -> Result<()> {
         .map_err(|error| Error::from(error).in_stage("prove"))?;
     context.stats.add_cpu(Stage::Proof, time);
     if Digest(held) == sent {
+        // Reading it back is what proves it.
+        output
+            .device_state()
+            .map_err(|error| Error::from(error).in_stage("prove"))?;
         Ok(())
     } else {
         Err(Error::new(

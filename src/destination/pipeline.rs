@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
-use crate::image::Output;
+use crate::image::{Description, Output};
 use crate::page::{Digest, Round};
 use crate::pool::{Buffers, QUEUE, Workers};
 use crate::session::{self, Context};
@@ -31,6 +31,7 @@ use crate::wire::native::{Header, Kind as FrameKind, MAX_ROUNDS, Message};
 
 use super::accept::Links;
 use super::decode::{DecodeWorker, Packet};
+use super::folder::Rest;
 use super::rounds::{Rounds, Stuck};
 
 /// What all threads of the pipeline read.
@@ -61,9 +62,28 @@ impl Shared<'_> {
     }
 }
 
-/// Starts the threads, takes all rounds, joins the threads, and returns the digest of what the
-/// source sent.
-pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<Digest> {
+/// What the source said at its end.
+#[derive(Debug)]
+pub(super) struct Finished {
+    /// Of the RAM that it sent.
+    pub(super) digest: Digest,
+    /// What a guest folder has besides.
+    pub(super) description: Option<Description>,
+}
+
+impl Finished {
+    /// Passes the description on to the output, and leaves the digest.
+    pub(super) fn take(self, output: &mut Output) -> Digest {
+        if let Some(description) = self.description {
+            output.describe(description);
+        }
+        self.digest
+    }
+}
+
+/// Starts the threads, takes all rounds, joins the threads, and returns what the source said at
+/// its end.
+pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<Finished> {
     let params = context.tuning.get();
     let decoders = usize::from(params.decompress_threads);
     let shared = Shared {
@@ -79,7 +99,7 @@ pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<D
     let (packets, queue) = bounded(QUEUE + links.streams.len());
     context.stats.begin_round(Round::BULK, shared.received());
     context.stats.round_pages(output.pages());
-    let digest = thread::scope(|scope| {
+    let finished = thread::scope(|scope| {
         for (connection, stream) in links.streams.iter().enumerate().skip(1) {
             let (packets, queue) = (packets.clone(), queue.clone());
             let shared = &shared;
@@ -90,21 +110,21 @@ pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<D
             });
         }
         // The first connection is this thread's.
-        let digest = answer_for("receive", &shared, || {
+        let finished = answer_for("receive", &shared, || {
             receive(scope, &shared, &links.streams[0], &packets, &queue)
         });
         drop((packets, queue));
-        digest.flatten()
+        finished.flatten()
     });
     match (
         shared
             .failure
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner),
-        digest,
+        finished,
     ) {
         (Some(error), _) => Err(error),
-        (None, Some(digest)) => Ok(digest),
+        (None, Some(finished)) => Ok(finished),
         (None, None) => Err(Error::interrupted()),
     }
 }
@@ -116,9 +136,11 @@ fn receive<'scope, 'env: 'scope>(
     stream: &Stream,
     packets: &Sender<Packet>,
     queue: &Receiver<Packet>,
-) -> Result<Option<Digest>> {
+) -> Result<Option<Finished>> {
     let is_main = std::ptr::eq(stream, &raw const shared.links.streams[0]);
     let (mut frames, mut pages, mut last_round) = (0, 0, false);
+    let agreed = &shared.links.agreed.capabilities;
+    let mut rest = Rest::new(agreed.contains(session::CAPABILITY_GUEST_FOLDER));
     loop {
         let header = session::receive_header(stream)?;
         let round = shared.rounds.current();
@@ -185,8 +207,17 @@ fn receive<'scope, 'env: 'scope>(
                         }
                     }
                 }
+                Some(
+                    message @ (Message::Description(_)
+                    | Message::DeviceState { .. }
+                    | Message::DeviceStateEnd { .. }),
+                ) if is_main && last_round => rest.take(message, shared.output)?,
                 Some(Message::Finish { digest }) if is_main && last_round => {
-                    return Ok(Some(digest));
+                    let description = rest.end()?;
+                    return Ok(Some(Finished {
+                        digest,
+                        description,
+                    }));
                 }
                 Some(Message::Failure { code, text }) => {
                     return Err(in_round(session::peer_failure(code, &text)));

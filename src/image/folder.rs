@@ -34,8 +34,8 @@
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::Description;
 use super::device_state::MAX_DEVICE_STATE;
+use super::{Description, MAX_COMMANDS, MAX_CONFIGURATION, MAX_MACHINE};
 use crate::page::{Digest, PAGE_SIZE};
 
 /// The file that says what a guest folder consists of.
@@ -55,6 +55,9 @@ pub const MAX_BLOCK_NAME: usize = 255;
 pub const MAX_FILE_NAME: usize = 200;
 /// The most bytes of all blocks together, as on the wire.
 const MAX_RAM: u64 = 1 << 50;
+
+/// More than the bytes that a description takes in `guest.json` at most.
+const MAX_DESCRIPTION: usize = 6 * MAX_MACHINE + 4 * MAX_CONFIGURATION + 128 * MAX_COMMANDS;
 
 const FORMAT: &str = "ramferry-guest-folder";
 const PARTIAL: &str = "ramferry-guest-partial";
@@ -370,7 +373,9 @@ impl Contents {
         };
         let mut text = serde_json::to_vec_pretty(&json).map_err(FolderError::Json)?;
         text.push(b'\n');
-        if text.len() > MAX_GUEST_JSON {
+        // What is not yet known must fit as well, or it would turn out when all is over.
+        let room = if self.complete { 0 } else { MAX_DESCRIPTION };
+        if text.len() + room > MAX_GUEST_JSON {
             return Err(FolderError::TooLong);
         }
         Ok(text)

@@ -170,6 +170,10 @@ fn greet(
             xbzrle,
         ),
     );
+    if guest.description().is_some() {
+        hello.capabilities.push(session::folder_offer());
+    }
+    session::check_hello(&hello)?;
 
     let first = connector.connect(&context.abort)?;
     if connections > 1 && !first.stream.is_two_way() {

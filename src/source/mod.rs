@@ -7,6 +7,7 @@ mod connect;
 #[cfg_attr(not(test), expect(dead_code, reason = "a live migration asks it"))]
 mod converge;
 mod encode;
+mod folder;
 mod pipeline;
 mod qemu;
 mod rounds;
@@ -44,7 +45,7 @@ const MESSAGES: usize = 2;
 /// What to send, and where to.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The guest's RAM.
+    /// The guest: a raw image of its RAM, or a guest folder.
     pub image: PathBuf,
     /// The same guest's RAM later on: a delta round each.
     pub then: Vec<PathBuf>,
@@ -92,9 +93,11 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
         guest.name_block(name)?;
     }
     let guest = Arc::new(guest);
+    let mut last = Arc::clone(&guest);
     for later in &request.then {
-        guest.open_later(later)?;
+        last = Arc::new(last.open_later(later)?);
     }
+    drop(last);
     let mut links = connect::connect(request, &guest, context)?;
     let bytes = guest.pages() * crate::page::PAGE_SIZE as u64;
     context.stats.ram(bytes, links.streams.len() as u16);
@@ -130,7 +133,16 @@ fn keep_images(request: &Request) -> Result<()> {
         Some((metadata.dev(), metadata.ino()))
     };
     let target = identity(path);
+    let around = path.canonicalize().ok();
+    let around = around.as_deref().and_then(std::path::Path::parent);
     for image in request.then.iter().chain([&request.image]) {
+        if image.is_dir() && around.is_some() && image.canonicalize().ok().as_deref() == around {
+            let what = format!(
+                "{} lies in a guest folder that is to be sent",
+                request.address
+            );
+            return Err(Error::new(Kind::Usage, what));
+        }
         if target.is_some() && identity(image) == target {
             let what = format!("{} is an image that is to be sent", request.address);
             return Err(Error::new(Kind::Usage, what));
@@ -160,7 +172,12 @@ fn to_a_peer(
             rounds::walk(pipeline, guest, request)
         })
         .map_err(|error| explain(error, &replies))
-        .and_then(|digest| Error::catch("commit", || commit(digest, links, &replies, context)));
+        .and_then(|(digest, last)| {
+            Error::catch("commit", || {
+                folder::send(&last, links).map_err(|error| explain(error, &replies))?;
+                commit(digest, links, &replies, context)
+            })
+        });
         // Whoever still waits, waits for nothing.
         context.abort_on_error(&outcome);
         outcome
@@ -175,9 +192,10 @@ fn to_a_reader(
     context: &Context,
 ) -> Result<()> {
     let shared = Shared::new(request, links, context)?;
-    let digest = pipeline::run(&shared, unbounded(), |pipeline| {
+    let (digest, last) = pipeline::run(&shared, unbounded(), |pipeline| {
         rounds::walk(pipeline, guest, request)
     })?;
+    folder::send(&last, links)?;
     context.faults.check(Site::Finish)?;
     session::send_message(&links.streams[0], &Message::Finish { digest })?;
     context.stats.proven(digest);
@@ -193,14 +211,12 @@ fn to_qemu(
     context: &Context,
 ) -> Result<()> {
     let shared = Shared::new(request, links, context)?;
-    let digest = pipeline::run(&shared, unbounded(), |pipeline| {
+    let (digest, last) = pipeline::run(&shared, unbounded(), |pipeline| {
         rounds::walk(pipeline, guest, request)
     })?;
     context.stats.proving();
     context.faults.check(Site::Finish)?;
-    let last = request.then.last();
-    let last = last.map(|later| guest.open_later(later)).transpose()?;
-    let devices = framing.finish(last.as_ref().unwrap_or(guest), 1 + request.then.len())?;
+    let devices = framing.finish(&last, 1 + request.then.len())?;
     links.streams[0].write(&devices, &[])?;
     qemu::hear_the_end(&links.streams[0], framing)?;
     context.stats.proven(digest);

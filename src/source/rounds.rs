@@ -12,29 +12,31 @@ use crate::stats::Stage;
 use super::Request;
 use super::pipeline::{Job, Pipeline};
 
-/// Walks all rounds and returns the digest of what the destination must hold then.
+/// Walks all rounds and returns the digest of what the destination must hold then, and the guest
+/// as it was last.
 pub(super) fn walk(
     pipeline: &mut Pipeline<'_, '_>,
     guest: &Arc<Guest>,
     request: &Request,
-) -> Result<Digest> {
+) -> Result<(Digest, Arc<Guest>)> {
     pipeline.begin_round(Round::BULK, false)?;
     bulk(pipeline, guest)?;
     whole(guest)?;
     pipeline.end_round(Round::BULK, request.then.is_empty())?;
 
     let mut round = Round::BULK;
+    let mut now = Arc::clone(guest);
     for (index, later) in request.then.iter().enumerate() {
         round = round.next();
         let last = index + 1 == request.then.len();
         pipeline.begin_round(round, last)?;
-        let now = Arc::new(guest.open_later(later)?);
+        now = Arc::new(now.open_later(later)?);
         changes(pipeline, (round, last), &now)
             .and_then(|()| whole(&now))
             .map_err(|error| error.in_round(round.0))?;
         pipeline.end_round(round, last)?;
     }
-    Ok(pipeline.digest())
+    Ok((pipeline.digest(), now))
 }
 
 /// Nobody may have cut an image short meanwhile.

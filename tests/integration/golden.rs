@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use ramferry::Params;
 use ramferry::codec::Method;
+use ramferry::image::Description;
 use ramferry::page::{Digest, PAGE_SIZE, Round};
 use ramferry::session;
 use ramferry::transport::Address;
@@ -168,6 +169,29 @@ fn each_message_has_these_bytes() {
             Message::Failure {
                 code: 3,
                 text: "what arrived is not what was sent".to_owned(),
+            },
+        ),
+        (
+            "description",
+            Message::Description(Description {
+                machine: "pc-i440fx-7.2".to_owned(),
+                configuration: vec![5, 1, 2, 3],
+                commands: vec![(11, vec![]), (3, vec![0xaa, 0xbb])],
+                ram_section_id: 2,
+            }),
+        ),
+        (
+            "device-state",
+            Message::DeviceState {
+                offset: 0x1234_5678_9abc,
+                bytes: b"what the devices say".to_vec(),
+            },
+        ),
+        (
+            "device-state-end",
+            Message::DeviceStateEnd {
+                total: 20,
+                hash: 0x0123_4567_89ab_cdef_0011_2233_4455_6677,
             },
         ),
     ] {

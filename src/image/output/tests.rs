@@ -55,3 +55,199 @@ fn cleared_pages_read_as_zeroes() {
     );
     assert!(back[39 * PAGE_SIZE..].iter().all(|&byte| byte == 9));
 }
+
+fn two() -> Vec<(String, u64)> {
+    [("pc.ram", 8), ("vga/vram", 2)]
+        .map(|(name, pages)| (name.to_owned(), pages * PAGE_SIZE as u64))
+        .to_vec()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn line(error: ImageError) -> String {
+    crate::Error::from(error).one_line()
+}
+
+#[test]
+fn a_folder_that_is_not_committed_leaves_nothing_and_the_old_one_untouched() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out");
+    drop(Output::folder(&path, &two(), false).unwrap());
+    assert!(names(dir.path()).is_empty());
+    Output::folder(&path, &two(), false)
+        .unwrap()
+        .commit()
+        .unwrap();
+    let before = names(&path);
+    assert_eq!(
+        before,
+        ["device-state", "guest.json", "pc.ram", "vga%2Fvram"]
+    );
+    assert!(matches!(
+        Output::check(&path, false),
+        Err(ImageError::OutputExists { .. })
+    ));
+    let json = std::fs::read(path.join("guest.json")).unwrap();
+    let output = Output::folder(&path, &two()[..1], true).unwrap();
+    assert!(matches!(
+        Output::folder(&path, &two(), true),
+        Err(ImageError::OutputBusy { .. })
+    ));
+    drop(output);
+    assert_eq!(names(dir.path()), ["out"]);
+    assert_eq!(std::fs::read(path.join("guest.json")).unwrap(), json);
+    let mut output = Output::folder(&path, &two()[..1], true).unwrap();
+    output.commit().unwrap();
+    assert_eq!(names(&path), ["device-state", "guest.json", "pc.ram"]);
+    assert_eq!(names(dir.path()), ["out"]);
+}
+
+#[test]
+fn a_folder_with_other_files_is_never_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out");
+    std::fs::create_dir(&path).unwrap();
+    std::fs::write(path.join("thesis"), b"years").unwrap();
+    for force in [false, true] {
+        assert!(line(Output::check(&path, force).unwrap_err()).contains("not a regular file"));
+    }
+    std::fs::remove_file(path.join("thesis")).unwrap();
+    std::fs::remove_dir(&path).unwrap();
+    Output::folder(&path, &two(), false)
+        .unwrap()
+        .commit()
+        .unwrap();
+    std::fs::write(path.join("notes"), b"mine").unwrap();
+    let why = line(Output::check(&path, true).unwrap_err());
+    assert!(why.contains("it holds 'notes'"), "{why}");
+    std::fs::remove_file(path.join("notes")).unwrap();
+    // What is put there while it is being received is found as well.
+    let mut output = Output::folder(&path, &two(), true).unwrap();
+    std::fs::write(path.join("notes"), b"mine").unwrap();
+    let why = line(output.commit().unwrap_err());
+    assert!(why.contains("it holds 'notes'"), "{why}");
+    drop(output);
+    assert_eq!(names(dir.path()), ["out"]);
+    assert_eq!(std::fs::read(path.join("notes")).unwrap(), b"mine");
+    // A partial folder that is somebody else's.
+    std::fs::remove_file(path.join("notes")).unwrap();
+    let partial = dir.path().join("out.partial");
+    std::fs::create_dir(&partial).unwrap();
+    std::fs::write(partial.join("notes"), b"mine").unwrap();
+    let why = line(Output::folder(&path, &two(), true).unwrap_err());
+    assert!(why.contains("it holds 'notes'"), "{why}");
+    assert_eq!(names(&partial), ["notes"]);
+}
+
+#[test]
+fn a_partial_folder_left_behind_is_replaced_whatever_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, partial) = (dir.path().join("out"), dir.path().join("out.partial"));
+    for folder_comes in [true, false] {
+        let other = dir.path().join("other");
+        std::mem::forget(Output::folder(&other, &two(), false).unwrap());
+        // Its lock is held for as long as this process lives; that of a killed one is not.
+        std::fs::create_dir(&partial).unwrap();
+        let left = dir.path().join("other.partial");
+        for name in names(&left) {
+            std::fs::copy(left.join(&name), partial.join(&name)).unwrap();
+        }
+        std::fs::remove_dir_all(&left).unwrap();
+        if folder_comes {
+            drop(Output::folder(&path, &two(), false).unwrap());
+        } else {
+            drop(image(&path, 4, false).unwrap());
+        }
+        assert!(names(dir.path()).is_empty());
+    }
+}
+
+#[test]
+fn a_file_does_not_replace_a_folder_nor_a_folder_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, folder) = (dir.path().join("file"), dir.path().join("folder"));
+    std::fs::write(&file, b"old").unwrap();
+    Output::folder(&folder, &two(), false)
+        .unwrap()
+        .commit()
+        .unwrap();
+    Output::check(&file, true).unwrap();
+    Output::check(&folder, true).unwrap();
+    let why = line(Output::folder(&file, &two(), true).unwrap_err());
+    assert!(why.contains("is a file"), "{why}");
+    let why = line(Output::only(&folder, &two(), "pc.ram", true).unwrap_err());
+    assert!(why.contains("is a guest folder"), "{why}");
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&folder, &link).unwrap();
+    assert!(
+        Output::folder(&link, &two(), true).is_err(),
+        "a link is a file"
+    );
+}
+
+#[test]
+fn one_block_is_kept_and_the_others_are_proven_and_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out");
+    let why = line(Output::only(&path, &two(), "vga", false).unwrap_err());
+    assert_eq!(
+        why,
+        "the guest has no block 'vga': its blocks are pc.ram, vga/vram"
+    );
+    let why = line(Output::image(&path, &two(), false).unwrap_err());
+    assert!(why.contains("--block (pc.ram, vga/vram)"), "{why}");
+    let mut output = Output::only(&path, &two(), "vga/vram", false).unwrap();
+    assert_eq!(names(dir.path()), ["out.partial"]);
+    let page = [7; PAGE_SIZE];
+    let mut expected = 0_u128;
+    for block in output.blocks() {
+        block.place(PageIndex(1), &page).unwrap();
+        expected = expected.wrapping_add(block.seed().hash(PageIndex(1), &page));
+    }
+    output.append_device_state(b"state").unwrap();
+    assert_eq!(output.device_state_sum().0, 5);
+    assert!(output.device_state().unwrap().is_none());
+    assert_eq!(output.sum_hashes().unwrap().0, expected);
+    assert_eq!(output.blocks()[1].key(PageIndex(0)), 8);
+    output.commit().unwrap();
+    assert_eq!(names(dir.path()), ["out"]);
+    let held = std::fs::read(&path).unwrap();
+    assert_eq!(held, [[0; PAGE_SIZE], page].concat());
+    // What does where files without a name cannot be made.
+    let mut file = named_and_unlinked(dir.path()).unwrap();
+    io::Write::write_all(&mut file, b"x").unwrap();
+    assert_eq!(names(dir.path()), ["out"]);
+}
+
+#[test]
+fn a_guest_that_cannot_be_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out");
+    let block = |name: &str, bytes| (name.to_owned(), bytes);
+    for (blocks, why) in [
+        (vec![], "no block"),
+        (vec![block("a", 0)], "'a' has 0 bytes"),
+        (vec![block("a", 4097)], "'a' has 4097 bytes"),
+        (vec![block("a", 4096), block("a", 4096)], "'a' occurs twice"),
+        (vec![block("", 4096)], "name has 0 bytes"),
+        (vec![block(&"x".repeat(256), 4096)], "name has 256 bytes"),
+        (vec![block("a", u64::MAX - 4095)], "at most 1 PiB"),
+        (vec![block("a", 4096); 1025], "at most 1024"),
+    ] {
+        let error = line(Output::folder(&path, &blocks, false).unwrap_err());
+        assert!(error.contains(why), "{why:?} is not in {error:?}");
+    }
+    let control: Vec<_> = (0..1024)
+        .map(|n| (format!("{}{n:04}", "\u{1}".repeat(251)), 4096))
+        .collect();
+    let error = line(Output::folder(&path, &control, false).unwrap_err());
+    assert!(error.contains("guest.json has more than"), "{error}");
+    assert!(names(dir.path()).is_empty());
+}

@@ -4,9 +4,11 @@ use bytes::BufMut;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::super::WireError;
+use super::guest;
 use super::reader::Reader;
 use super::{HEADER_LEN, MAX_BODY, MAX_PAGE_SET, MAX_PAGES, MAX_TEXT};
 use crate::codec::Method;
+use crate::image::Description;
 use crate::page::{Digest, Round};
 
 /// What a frame is.
@@ -31,10 +33,16 @@ pub enum Kind {
     Committed = 8,
     /// It went wrong, and this is why.
     Failure = 9,
+    /// What the guest consists of besides RAM and devices.
+    Description = 10,
+    /// A piece of the devices' state.
+    DeviceState = 11,
+    /// The devices' state is complete.
+    DeviceStateEnd = 12,
 }
 
 impl Kind {
-    const ALL: [Kind; 9] = [
+    const ALL: [Kind; 12] = [
         Kind::Pages,
         Kind::Zeros,
         Kind::RoundEnd,
@@ -44,6 +52,9 @@ impl Kind {
         Kind::Commit,
         Kind::Committed,
         Kind::Failure,
+        Kind::Description,
+        Kind::DeviceState,
+        Kind::DeviceStateEnd,
     ];
 
     /// The kind's name, for messages.
@@ -58,6 +69,9 @@ impl Kind {
             Kind::Commit => "Commit",
             Kind::Committed => "Committed",
             Kind::Failure => "Failure",
+            Kind::Description => "Description",
+            Kind::DeviceState => "DeviceState",
+            Kind::DeviceStateEnd => "DeviceStateEnd",
         }
     }
 }
@@ -265,6 +279,22 @@ pub enum Message {
         /// What happened, one line.
         text: String,
     },
+    /// See [`Kind::Description`].
+    Description(Description),
+    /// See [`Kind::DeviceState`].
+    DeviceState {
+        /// How many bytes came before.
+        offset: u64,
+        /// 1 to [`MAX_PIECE`] bytes.
+        bytes: Vec<u8>,
+    },
+    /// See [`Kind::DeviceStateEnd`].
+    DeviceStateEnd {
+        /// How many bytes there were.
+        total: u64,
+        /// Their xxh3-128.
+        hash: u128,
+    },
 }
 
 impl Message {
@@ -278,6 +308,9 @@ impl Message {
             Message::Commit => Kind::Commit,
             Message::Committed => Kind::Committed,
             Message::Failure { .. } => Kind::Failure,
+            Message::Description(_) => Kind::Description,
+            Message::DeviceState { .. } => Kind::DeviceState,
+            Message::DeviceStateEnd { .. } => Kind::DeviceStateEnd,
         }
     }
 
@@ -307,6 +340,15 @@ impl Message {
                     end -= 1;
                 }
                 body.extend_from_slice(&text.as_bytes()[..end]);
+            }
+            Message::Description(description) => guest::put_description(&mut body, description),
+            Message::DeviceState { offset, bytes } => {
+                body.put_u64_le(*offset);
+                body.extend_from_slice(bytes);
+            }
+            Message::DeviceStateEnd { total, hash } => {
+                body.put_u64_le(*total);
+                body.put_u128_le(*hash);
             }
             Message::KeepAlive | Message::Commit | Message::Committed => {}
         }
@@ -391,6 +433,12 @@ impl Message {
                     // It will be shown on a terminal, so nothing in it may steer one.
                     String::from_utf8_lossy(text).replace(|c: char| c.is_control(), " ")
                 },
+            },
+            Kind::Description => Message::Description(guest::take_description(&mut body)?),
+            Kind::DeviceState => guest::take_piece(&mut body)?,
+            Kind::DeviceStateEnd => Message::DeviceStateEnd {
+                total: body.u64()?,
+                hash: body.u128()?,
             },
         };
         body.end()?;

@@ -16,6 +16,9 @@
 //!   RoundEnd(1)               ->
 //!   Pages, Zeros ...          ->                              round 2 and so on: what changed
 //!   RoundEnd(2)               ->
+//!   Description               ->                              these three only if both have
+//!   DeviceState ...           ->                              the capability `guest-folder`
+//!   DeviceStateEnd            ->
 //!   Finish(digest)            ->             reads back what it holds and compares
 //!                             <-             Proven(digest)
 //!   Commit                    ->             makes it final
@@ -30,6 +33,14 @@
 //!
 //! There are at most [`MAX_ROUNDS`] rounds. Within a round each page occurs at most once, so its frames may arrive in any order. A page
 //! that never occurred is zero.
+//!
+//! # Guest folders
+//! A source that has a [guest folder](crate::image::folder) requires the capability `guest-folder`. On
+//! connection 0, behind the last `RoundEnd` and before `Finish`, it then sends one `Description`, the
+//! device state in pieces in their order (none if there is no device state, and
+//! [1 GiB](crate::image::MAX_DEVICE_STATE) at most together), and one
+//! `DeviceStateEnd`. Without the capability none of the three may stand anywhere, and with it
+//! `Finish` may not come before `DeviceStateEnd`. The digest in `Finish` is over the RAM of all blocks.
 //!
 //! # Frames
 //! A header of [`HEADER_LEN`] bytes, then the page set, then the body:
@@ -72,6 +83,9 @@
 //! | 7 `Commit` | none | none |
 //! | 8 `Committed` | none | none |
 //! | 9 `Failure` | none | u8: the exit code that fits; the rest: what happened, UTF-8, at most [`MAX_TEXT`] bytes |
+//! | 10 `Description` | none | u32 the number of RAM's section; a string, the machine type; u32 length and bytes of the configuration; u16 how many commands, each u16 code, u32 length and bytes. Bounds: [`Description`](crate::image::Description) |
+//! | 11 `DeviceState` | none | u64: how many bytes of device state came before; the rest: 1 to [`MAX_PIECE`] bytes of it |
+//! | 12 `DeviceStateEnd` | none | u64: how many bytes of device state there were; 16 bytes: their xxh3-128 |
 //!
 //! The field "pages" is what the set holds, modulo 2^32. In all kinds but `Pages`, "bytes of the body
 //! after decompression" equals "bytes of the body".
@@ -99,6 +113,7 @@
 //! agreed, each a string; a text: why it is refused.
 
 mod frame;
+mod guest;
 mod hello;
 mod page_set;
 mod reader;
@@ -134,5 +149,7 @@ pub const MAX_PAGE_SET: usize = 8192;
 pub const MAX_BODY: usize = MAX_PAGES * (PAGE_SIZE + 2);
 /// The most bytes of a hello's or an answer's body.
 pub const MAX_HELLO: usize = 64 * 1024;
+/// The most bytes of a piece of device state.
+pub const MAX_PIECE: usize = 256 << 10;
 /// The most bytes of a text.
 pub const MAX_TEXT: usize = 4096;
