@@ -34,7 +34,7 @@
 //! | word | meaning |
 //! |---|---|
 //! | page | 4096 bytes, the unit that is dirty or clean |
-//! | block | a named stretch of guest RAM (`pc.ram`); an image is one |
+//! | block | a named stretch of guest RAM (`pc.ram`); an image is one, a [guest folder](image::folder) holds any number |
 //! | batch | 1 to 256 pages of one block handled as one job |
 //! | round | one walk over the dirty pages. Round 1 is the bulk stage (every page), later ones are delta rounds |
 //! | method | `zlib`, `gzip`, `lz4`, `zstd`, `none`: what compresses. XBZRLE is the delta encoding, and no method |

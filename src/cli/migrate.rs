@@ -63,6 +63,7 @@ Examples:
   ramferry receive tcp:0.0.0.0:4444 guest.ram
   ramferry receive unix:r.sock guest.ram --force
   ramferry receive file:guest.stream guest.ram
+  ramferry receive unix:r.sock pc.ram --block pc.ram
 A listening address is printed as 'listening on URI' on standard output; with --json only if the
 port was picked here (tcp:HOST:0), else on standard error.
 tcp: is neither encrypted nor authenticated.")]

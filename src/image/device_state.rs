@@ -196,3 +196,39 @@ impl Appended {
         move |source| ImageError::Io { what, path, source }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_device_state_than_is_allowed_is_refused() {
+        let mut appended = Appended::new(None, "state".into());
+        appended.bytes = MAX_DEVICE_STATE - 2;
+        appended.append(b"ab").unwrap();
+        assert!(matches!(
+            appended.append(b"c"),
+            Err(ImageError::DeviceStateTooLong { .. })
+        ));
+        assert_eq!(appended.sum().0, MAX_DEVICE_STATE);
+    }
+
+    #[test]
+    fn device_state_that_was_changed_behind_our_back_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("device-state");
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .unwrap();
+        let mut appended = Appended::new(Some(file), path.clone());
+        appended.append(b"abc").unwrap();
+        let state = appended.read_back().unwrap().unwrap();
+        assert_eq!(state.read().unwrap(), b"abc");
+        std::fs::write(&path, b"abd").unwrap();
+        assert!(appended.read_back().is_err());
+        assert!(state.read().is_err());
+    }
+}

@@ -53,7 +53,7 @@ impl Output {
     /// It exists and `force` is off, or it is something that neither a file nor a guest folder can
     /// replace.
     pub fn check(path: &Path, force: bool) -> Result<(), ImageError> {
-        examine(path, force).map(drop)
+        examine(&tidy(path), force).map(drop)
     }
 
     /// OUTPUT becomes the raw image of a guest with this one block: its name and its size in bytes.
@@ -84,6 +84,7 @@ impl Output {
         keep: &str,
         force: bool,
     ) -> Result<Output, ImageError> {
+        let path = &tidy(path);
         check_blocks(blocks).map_err(|error| unfit(path, error))?;
         if !blocks.iter().any(|(name, _)| name == keep) {
             return Err(ImageError::NoSuchBlock {
@@ -124,6 +125,7 @@ impl Output {
         blocks: &[(String, u64)],
         force: bool,
     ) -> Result<Output, ImageError> {
+        let path = &tidy(path);
         check_blocks(blocks).map_err(|error| unfit(path, error))?;
         if let Old::File = examine(path, force)? {
             return Err(ImageError::FileByFolder {
@@ -311,8 +313,19 @@ fn open_blocks(
         .collect()
 }
 
+/// The path without a slash at its end, which would put what is built beside OUTPUT into it.
+fn tidy(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
 /// What is at OUTPUT, if it may be replaced.
 fn examine(path: &Path, force: bool) -> Result<Old, ImageError> {
+    // A folder that has no name to be exchanged under: `.`, `..`, `/`.
+    if path.file_name().is_none() {
+        return Err(ImageError::NotAFile {
+            path: path.to_owned(),
+        });
+    }
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => {
             let old = Directory::open(path, false)?;

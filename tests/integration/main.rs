@@ -4,6 +4,7 @@
 mod churn;
 mod cli;
 mod cuts;
+mod folder;
 mod golden;
 mod hostile;
 mod inspect;

@@ -103,7 +103,8 @@ fn a_folder_that_is_not_committed_leaves_nothing_and_the_old_one_untouched() {
     drop(output);
     assert_eq!(names(dir.path()), ["out"]);
     assert_eq!(std::fs::read(path.join("guest.json")).unwrap(), json);
-    let mut output = Output::folder(&path, &two()[..1], true).unwrap();
+    let mut output = Output::folder(&path.join(""), &two()[..1], true).unwrap();
+    assert_eq!(names(dir.path()), ["out", "out.partial"]);
     output.commit().unwrap();
     assert_eq!(names(&path), ["device-state", "guest.json", "pc.ram"]);
     assert_eq!(names(dir.path()), ["out"]);
@@ -224,6 +225,15 @@ fn one_block_is_kept_and_the_others_are_proven_and_gone() {
     let mut file = named_and_unlinked(dir.path()).unwrap();
     io::Write::write_all(&mut file, b"x").unwrap();
     assert_eq!(names(dir.path()), ["out"]);
+}
+
+#[test]
+fn what_has_no_name_of_its_own_is_no_output() {
+    for path in [".", "..", "/", ""] {
+        for force in [false, true] {
+            assert!(Output::check(Path::new(path), force).is_err(), "{path}");
+        }
+    }
 }
 
 #[test]
