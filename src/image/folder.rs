@@ -23,7 +23,7 @@
 //! | `device-state` | `bytes` and `xxh3-128`, 32 hexadecimal digits |
 //!
 //! # Names of files
-//! They follow from the blocks' names ([`file_name`]) and are never read from `guest.json`: every
+//! They follow from the blocks' names (`file_name`) and are never read from `guest.json`: every
 //! byte but `A-Z a-z 0-9 . _ @ -` becomes `%` and two hexadecimal digits, so does a `.` in front,
 //! and so does the first byte of a name that the format itself uses. A name that is longer than
 //! [`MAX_FILE_NAME`] then is cut and ends in `%%` and the xxh3-128 of the block's name.

@@ -8,12 +8,14 @@ use std::io;
 
 use crate::codec::{self, Decoder, Method};
 use crate::page::{BlockSeed, Digest, PAGE_SIZE};
+use crate::session::CAPABILITY_GUEST_FOLDER;
 use crate::wire::WireError;
 use crate::wire::native::{
     Class, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, Kind, MAX_ROUNDS, Message,
     PageSet, Run, VERSIONS, frame_hash,
 };
 
+use super::folder::Rest;
 use super::input::{Input, Stop, whole};
 use super::report::{
     Damage, FrameCount, NativeBlock, NativeCapability, NativeHello, NativeRound, NativeStream,
@@ -49,6 +51,7 @@ struct Scan {
     /// Pages of the round in hand, as the headers count them.
     pages: u64,
     last_round_ended: bool,
+    rest: Rest,
     sum: Digest,
     checker: Checker,
 }
@@ -101,6 +104,10 @@ impl Scan {
             .map(|block| (BlockSeed::new(&block.name), block.bytes / PAGE_SIZE as u64))
             .collect();
         self.is_first = hello.connection == 0;
+        self.rest.announced = hello
+            .capabilities
+            .iter()
+            .any(|offer| offer.name == CAPABILITY_GUEST_FOLDER);
         let (oldest, newest) = hello.versions;
         let page_size = hello.page_size;
         self.stream.hello = Some(describe(hello));
@@ -171,10 +178,24 @@ impl Scan {
                 out_of_place("the last round is not over")
             }
             Message::Finish { .. } if self.stream.complete => out_of_place("it came before"),
+            Message::Finish { .. } if !self.rest.is_whole() => {
+                out_of_place("the device state is not complete")
+            }
             Message::Finish { digest } => {
                 self.stream.digest = Some(digest);
                 self.stream.complete = true;
                 Ok(())
+            }
+            Message::Description(_)
+            | Message::DeviceState { .. }
+            | Message::DeviceStateEnd { .. } => {
+                if !self.is_first {
+                    out_of_place("it goes on the first connection")
+                } else if !self.last_round_ended {
+                    out_of_place("the last round is not over")
+                } else {
+                    Ok(self.rest.take(&message)?)
+                }
             }
             Message::Commit if self.stream.complete && self.is_first => Ok(()),
             Message::Failure { text, .. } => Err(FrameError::GaveUp(text)),
@@ -305,7 +326,7 @@ enum FrameError {
     GaveUp(String),
 }
 
-fn contradicts(field: &'static str, given: u64, expected: u64) -> Result<(), WireError> {
+pub(super) fn contradicts(field: &'static str, given: u64, expected: u64) -> Result<(), WireError> {
     if given == expected {
         Ok(())
     } else {

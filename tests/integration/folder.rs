@@ -205,6 +205,14 @@ fn the_program_sends_keeps_one_block_and_prints_the_digest() {
         printed.succeeded();
         assert_eq!(printed.out, format!("{digest}  {path}\n"));
     }
+    let looked = run(&["inspect", &text(&folder.path("s")), "--json"]);
+    looked.succeeded();
+    let looked = looked.json();
+    assert_eq!(
+        (&looked["complete"], &looked["other-bytes"]),
+        (&true.into(), &0.into())
+    );
+    assert_eq!(looked["computed-digest"], digest.to_string());
     // One of its blocks is an image for itself, and does not replace it.
     let raw = format!("file:{}", text(&folder.path("raw")));
     run(&["send", &text(&first.join("pc.ram")), &raw, "-q"]).succeeded();
@@ -362,6 +370,12 @@ impl Stream {
         let line = error.one_line();
         assert!(line.contains(why), "{why:?} is not in {line:?}");
         assert_eq!(error.kind(), kind, "{line}");
+        // Whoever only looks at it finds it as wrong.
+        let folder = Folder::new();
+        let path = folder.path("stream");
+        std::fs::write(&path, self.bytes()).unwrap();
+        let looked = run(&["inspect", path.to_str().unwrap()]);
+        assert_ne!(looked.code, Some(0), "{why}: {looked:?}");
     }
 }
 

@@ -285,7 +285,7 @@ pub enum Message {
     DeviceState {
         /// How many bytes came before.
         offset: u64,
-        /// 1 to [`MAX_PIECE`] bytes.
+        /// 1 to [`MAX_PIECE`](super::MAX_PIECE) bytes.
         bytes: Vec<u8>,
     },
     /// See [`Kind::DeviceStateEnd`].
