@@ -1,5 +1,6 @@
 //! What the table of parameters promises.
 
+use super::table::{AUTO, HIGHEST_LEVEL};
 use super::*;
 use proptest::prelude::*;
 
