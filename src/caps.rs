@@ -17,14 +17,17 @@ pub enum Capability {
     Xbzrle,
     /// On the qemu wire, the destination says in the end that it has loaded the guest.
     ReturnPath,
+    /// A writer that outruns the link is slowed down.
+    AutoConverge,
 }
 
 impl Capability {
     /// Every capability, in the order in which they are listed.
-    pub const ALL: [Capability; 3] = [
+    pub const ALL: [Capability; 4] = [
         Capability::Compress,
         Capability::Xbzrle,
         Capability::ReturnPath,
+        Capability::AutoConverge,
     ];
 
     /// The name that people and the wire use.
@@ -33,6 +36,7 @@ impl Capability {
             Capability::Compress => "compress",
             Capability::Xbzrle => "xbzrle",
             Capability::ReturnPath => "return-path",
+            Capability::AutoConverge => "auto-converge",
         }
     }
 
@@ -46,6 +50,9 @@ impl Capability {
             Capability::ReturnPath => {
                 "On the qemu wire, have the destination say in the end that it has loaded the guest"
             }
+            Capability::AutoConverge => {
+                "In a live migration, slow down a writer that changes more than the link carries"
+            }
         }
     }
 
@@ -53,13 +60,14 @@ impl Capability {
     pub fn default_state(self) -> bool {
         match self {
             Capability::Compress | Capability::Xbzrle | Capability::ReturnPath => true,
+            Capability::AutoConverge => false,
         }
     }
 
     /// Whether this build, on this machine, can do it.
     pub fn available(self) -> bool {
         match self {
-            Capability::Compress | Capability::Xbzrle | Capability::ReturnPath => true,
+            Capability::Compress | Capability::Xbzrle | Capability::ReturnPath | Capability::AutoConverge => true,
         }
     }
 }
@@ -207,7 +215,7 @@ mod tests {
             let words = caps.set_text(text).map_err(|error| error.to_string());
             let words = words.expect_err(text);
             assert!(
-                words.ends_with("known are compress, xbzrle, return-path"),
+                words.ends_with("known are compress, xbzrle, return-path, auto-converge"),
                 "{words}"
             );
         }

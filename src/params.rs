@@ -32,6 +32,26 @@ pub const BATCH_PAGES: [(Method, u16); 5] = [
 /// The longest time that any of the time limits may be set to.
 pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What happens when a live migration does not converge. The words are libvirt's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TimeoutAction {
+    /// The writer is stopped, and the migration finished, however long that takes.
+    #[default]
+    Suspend,
+    /// The migration fails, and the writer goes on.
+    Abort,
+}
+
+impl TimeoutAction {
+    /// Its name as an option's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            TimeoutAction::Suspend => "suspend",
+            TimeoutAction::Abort => "abort",
+        }
+    }
+}
+
 /// The type of a parameter's value, in libvirt's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -226,6 +246,22 @@ pub struct Params {
     pub zlib_engine: ZlibEngine,
     /// Whether batches of deltas are compressed too.
     pub delta_compress: bool,
+    /// How long the writer of a live guest may stand still, up to 2000 s.
+    pub downtime_limit: Duration,
+    /// Rounds of a live migration before the last, 1 to 65535.
+    pub max_rounds: u32,
+    /// How long the rounds of a live migration may take before the last; more than 0, or no limit.
+    pub max_time: Option<Duration>,
+    /// What happens when a live migration does not converge within these.
+    pub timeout_action: TimeoutAction,
+    /// Percent, 1 to 100.
+    pub throttle_trigger_threshold: u8,
+    /// Percent, 1 to 99.
+    pub cpu_throttle_initial: u8,
+    /// Percent, 1 to 99.
+    pub cpu_throttle_increment: u8,
+    /// Percent, `cpu_throttle_initial` to 99.
+    pub max_cpu_throttle: u8,
     /// How long the peer may be silent; more than 0, up to [`LONGEST_TIMEOUT`].
     pub timeout: Duration,
     /// How long a connection attempt may take; more than 0, up to [`LONGEST_TIMEOUT`].
@@ -248,6 +284,14 @@ impl Default for Params {
             batch_pages: None,
             zlib_engine: ZlibEngine::Libdeflate,
             delta_compress: true,
+            downtime_limit: Duration::from_millis(300),
+            max_rounds: 30,
+            max_time: None,
+            timeout_action: TimeoutAction::Suspend,
+            throttle_trigger_threshold: 50,
+            cpu_throttle_initial: 20,
+            cpu_throttle_increment: 10,
+            max_cpu_throttle: 99,
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             accept_timeout: None,
@@ -299,6 +343,16 @@ impl Params {
         let (method, level) = (self.compress_method, self.compress_level);
         if method != Method::None && !method.levels().contains(&level) {
             return Err(ParamError::BadLevel { method, level });
+        }
+        if self.max_cpu_throttle < self.cpu_throttle_initial {
+            return Err(ParamError::BadValue {
+                name: "max-cpu-throttle",
+                value: self.max_cpu_throttle.to_string(),
+                allowed: format!(
+                    "an integer from cpu-throttle-initial, which is {}, to 99",
+                    self.cpu_throttle_initial
+                ),
+            });
         }
         Ok(())
     }

@@ -289,7 +289,7 @@ mod tests {
             ),
             (
                 ["send", "--capability", "xbzlre=on"],
-                "error: there is no capability xbzlre: known are compress, xbzrle\n",
+                "error: there is no capability xbzlre: known are compress, xbzrle, return-path, auto-converge\n",
             ),
         ] {
             let error = Send::try_parse_from(args).expect_err("refused");

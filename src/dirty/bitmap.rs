@@ -27,6 +27,11 @@ impl Bitmap {
         self.words[(page.0 / 64) as usize] |= 1 << (page.0 % 64);
     }
 
+    /// How many pages it is over.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
     /// How many pages are dirty.
     pub fn count(&self) -> u64 {
         self.words

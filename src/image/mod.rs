@@ -107,6 +107,14 @@ pub enum ImageError {
         /// How many there may be.
         limit: usize,
     },
+    /// A log of dirty pages is for another guest.
+    #[error("the log of dirty pages is for {pages} pages, and the guest has {expected}, or in other blocks")]
+    OtherLog {
+        /// The pages of the log.
+        pages: u64,
+        /// The pages of the guest.
+        expected: u64,
+    },
     /// The blocks of a guest folder have names.
     #[error("the blocks of a guest folder have names of their own")]
     Named,

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Kind, LONGEST_TIMEOUT, Parameter, Side, Value};
+use super::{Kind, LONGEST_TIMEOUT, Parameter, Side, TimeoutAction, Value};
 use crate::page::PAGE_SIZE;
 use crate::units::{RATE_ALLOWED, parse_duration, parse_rate, parse_size, parse_switch};
 
@@ -202,6 +202,144 @@ pub static TABLE: &[Parameter] = &[
         get: |params| Value::Boolean(params.delta_compress),
     },
     Parameter {
+        name: "downtime-limit",
+        kind: Kind::Double,
+        default: "300ms",
+        range: "0 to 2000 s, such as 300ms or 1.5",
+        unit: Some("seconds"),
+        meaning: "How long the writer of a live guest may stand still",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.downtime_limit = downtime(text)?;
+            Ok(())
+        },
+        get: |params| Value::Double(params.downtime_limit.as_secs_f64()),
+    },
+    Parameter {
+        name: "max-rounds",
+        kind: Kind::Uint,
+        default: "30",
+        range: "1 to 65535",
+        unit: None,
+        meaning: "How many rounds of a live migration there may be before the last",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.max_rounds = integer(text, 1, MOST_ROUNDS)?;
+            Ok(())
+        },
+        get: |params| Value::Number(params.max_rounds.into()),
+    },
+    Parameter {
+        name: "max-time",
+        kind: Kind::Double,
+        default: "none",
+        range: "more than 0, up to 1 day, such as 30, 500ms or 2min; or none: no limit",
+        unit: Some("seconds"),
+        meaning: "How long the rounds of a live migration may take before the last",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.max_time = match text {
+                NO_LIMIT => None,
+                _ => Some(limit(text).map_err(|what| format!("{NO_LIMIT} or {what}"))?),
+            };
+            Ok(())
+        },
+        get: |params| match params.max_time {
+            Some(time) => Value::Double(time.as_secs_f64()),
+            None => Value::Unset(NO_LIMIT),
+        },
+    },
+    Parameter {
+        name: "timeout-action",
+        kind: Kind::String,
+        default: "suspend",
+        range: "suspend or abort",
+        unit: None,
+        meaning: "What to do when a live migration does not converge: stop the writer and finish, or fail",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.timeout_action = match text {
+                "suspend" => TimeoutAction::Suspend,
+                "abort" => TimeoutAction::Abort,
+                _ => return Err("suspend or abort".to_owned()),
+            };
+            Ok(())
+        },
+        get: |params| Value::Word(params.timeout_action.name()),
+    },
+    Parameter {
+        name: "throttle-trigger-threshold",
+        kind: Kind::Int,
+        default: "50",
+        range: "1 to 100",
+        unit: Some("percent"),
+        meaning: "With auto-converge: how many bytes may become dirty for each that is sent before the writer is slowed down",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.throttle_trigger_threshold = integer(text, 1, 100)?;
+            Ok(())
+        },
+        get: |params| Value::Number(params.throttle_trigger_threshold.into()),
+    },
+    Parameter {
+        name: "cpu-throttle-initial",
+        kind: Kind::Int,
+        default: "20",
+        range: "1 to 99",
+        unit: Some("percent"),
+        meaning: "With auto-converge: how much the writer is slowed down at first",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.cpu_throttle_initial = integer(text, 1, 99)?;
+            Ok(())
+        },
+        get: |params| Value::Number(params.cpu_throttle_initial.into()),
+    },
+    Parameter {
+        name: "cpu-throttle-increment",
+        kind: Kind::Int,
+        default: "10",
+        range: "1 to 99",
+        unit: Some("percent"),
+        meaning: "With auto-converge: how much more at each further step",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.cpu_throttle_increment = integer(text, 1, 99)?;
+            Ok(())
+        },
+        get: |params| Value::Number(params.cpu_throttle_increment.into()),
+    },
+    Parameter {
+        name: "max-cpu-throttle",
+        kind: Kind::Int,
+        default: "99",
+        range: "cpu-throttle-initial to 99",
+        unit: Some("percent"),
+        meaning: "With auto-converge: how much at most",
+        side: Side::Source,
+        runtime: true,
+        since: "0.1.0",
+        set: |params, text| {
+            params.max_cpu_throttle = integer(text, 1, 99)?;
+            Ok(())
+        },
+        get: |params| Value::Number(params.max_cpu_throttle.into()),
+    },
+    Parameter {
         name: "timeout",
         kind: Kind::Double,
         default: "30s",
@@ -266,6 +404,10 @@ const NO_LIMIT: &str = "none";
 pub(super) const HIGHEST_LEVEL: u8 = 19;
 /// Connections beyond this many only cost memory and sockets.
 const MOST_CONNECTIONS: u8 = 64;
+/// The wire's limit of rounds, without the last.
+const MOST_ROUNDS: u32 = 65_535;
+/// The longest downtime that can be allowed, as QEMU has it.
+const LONGEST_DOWNTIME: Duration = Duration::from_secs(2000);
 /// The wire's limit of pages in a batch.
 const MOST_BATCH_PAGES: u16 = 256;
 const CACHE_RANGE: &str = "a power of two no less than 4096, such as 64MiB";
@@ -291,6 +433,13 @@ fn switch(text: &str) -> Result<bool, String> {
 
 fn is_cache_size(size: u64) -> bool {
     size.is_power_of_two() && size >= PAGE_SIZE as u64
+}
+
+fn downtime(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .ok()
+        .filter(|time| *time <= LONGEST_DOWNTIME)
+        .ok_or_else(|| "a time of 0 to 2000 s, such as 300ms or 1.5 (seconds)".to_owned())
 }
 
 /// A time limit within its bounds.

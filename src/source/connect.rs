@@ -86,8 +86,7 @@ impl Links {
     }
 
     /// Closes everything; what stands behind the link must be content as well.
-    pub(super) fn close(self, outcome: Result<()>) -> Result<()> {
-        outcome?;
+    pub(super) fn close(self) -> Result<()> {
         for mut stream in self.streams {
             stream.finish()?;
         }
@@ -152,7 +151,7 @@ fn greet(
     let params = context.tuning.get();
     let connections = u16::from(params.connections);
     let compress = request.caps.has(Capability::Compress);
-    let xbzrle = request.caps.has(Capability::Xbzrle) && !request.then.is_empty();
+    let xbzrle = request.caps.has(Capability::Xbzrle) && request.has_later_rounds();
     let mut hello = session::hello(
         session::session_id().map_err(|error| Error::new(Kind::Failed, error))?,
         (0, connections),

@@ -92,6 +92,11 @@ fn seconds(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
+/// How long the writer would stand still now, if that can be told.
+pub(super) fn expected_downtime(now: &Measured) -> Option<Duration> {
+    Downtime::of(now).total()
+}
+
 /// Decides after a round.
 pub(super) fn decide(limits: &Limits, now: &Measured) -> Decision {
     let downtime = Downtime::of(now);

@@ -4,10 +4,10 @@
 
 mod choose;
 mod connect;
-#[cfg_attr(not(test), expect(dead_code, reason = "a live migration asks it"))]
 mod converge;
 mod encode;
 mod folder;
+mod live;
 mod pipeline;
 mod qemu;
 mod rounds;
@@ -30,9 +30,11 @@ use crate::stats::Status;
 use crate::transport::{Address, Stream, TransportError};
 use crate::wire::Format;
 use crate::wire::native::Message;
+use crate::writer::{Stopped, Writer};
 pub(crate) use choose::{looks_random, sets_aside};
 use connect::Links;
-use pipeline::Shared;
+pub use live::{Live, WriterChoice};
+use pipeline::{Pipeline, Shared};
 pub use qemu::DEFAULT_MACHINE;
 use qemu::Framing;
 
@@ -62,6 +64,8 @@ pub struct Request {
     /// The machine of a raw image, which the qemu wire wants to name; [`DEFAULT_MACHINE`] unless
     /// given.
     pub machine: Option<String>,
+    /// Whether the guest's RAM is being written meanwhile, and by whom.
+    pub live: Option<Live>,
 }
 
 impl Request {
@@ -76,7 +80,13 @@ impl Request {
             format: Format::Native,
             block: None,
             machine: None,
+            live: None,
         }
+    }
+
+    /// Whether there will be more rounds than the bulk stage.
+    fn has_later_rounds(&self) -> bool {
+        self.live.is_some() || !self.then.is_empty()
     }
 }
 
@@ -98,28 +108,90 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
         last = Arc::new(last.open_later(later)?);
     }
     drop(last);
+    if request.live.is_some() && !request.then.is_empty() {
+        let what = "a live guest has no later images";
+        return Err(Error::new(Kind::Usage, what));
+    }
+    let mut writer = match &request.live {
+        Some(live) => live.writer.open(context)?,
+        None => None,
+    };
     let mut links = connect::connect(request, &guest, context)?;
     let bytes = guest.pages() * crate::page::PAGE_SIZE as u64;
     context.stats.ram(bytes, links.streams.len() as u16);
 
     let outcome = if let Some(framing) = &links.framing {
-        to_qemu(request, framing, &guest, &links, context)
+        to_qemu(request, framing, &guest, &links, &mut writer, context)
     } else if links.is_two_way() {
-        to_a_peer(request, &guest, &links, context)
+        to_a_peer(request, &guest, &links, &mut writer, context)
     } else {
-        to_a_reader(request, &guest, &links, context)
+        to_a_reader(request, &guest, &links, &mut writer, context)
     };
     context.stats.bytes(links.sent(), links.received());
     let outcome = outcome.map_err(|error| {
         links.give_up(&error);
         links.explain(error)
     });
-    let outcome = links.close(outcome);
-    if outcome.is_ok() {
-        // What follows, such as unmapping the image, nobody waits for.
-        context.stats.end(Status::Completed);
+    match outcome {
+        Ok(stopped) => {
+            links.close()?;
+            if let Some(stopped) = stopped {
+                stopped.release();
+            }
+            // What follows, such as unmapping the image, nobody waits for.
+            context.stats.end(Status::Completed);
+            Ok(())
+        }
+        Err(error) => Err(error),
     }
-    outcome
+}
+
+/// The rounds are over, and nobody writes.
+struct Walked<'w> {
+    /// What the destination must hold now.
+    digest: Digest,
+    /// The guest as it was last.
+    guest: Arc<Guest>,
+    /// The writer, if one was stopped.
+    stopped: Option<Stopped<'w>>,
+}
+
+/// Walks all rounds.
+fn walk<'w>(
+    pipeline: &mut Pipeline<'_, '_>,
+    guest: &Arc<Guest>,
+    request: &Request,
+    writer: &'w mut Option<Box<dyn Writer>>,
+    context: &Context,
+) -> Result<Walked<'w>> {
+    match &request.live {
+        Some(live) => {
+            let (digest, stopped) =
+                live::walk(pipeline, guest, (request, live), writer.as_mut(), context)?;
+            Ok(Walked {
+                digest,
+                guest: Arc::clone(guest),
+                stopped,
+            })
+        }
+        None => {
+            let (digest, guest) = rounds::walk(pipeline, guest, request)?;
+            Ok(Walked {
+                digest,
+                guest,
+                stopped: None,
+            })
+        }
+    }
+}
+
+/// The destination is about to take over: whatever happens from now on, nobody here resumes the
+/// writer, for it might then run in two places.
+fn let_go(stopped: Option<Stopped<'_>>, context: &Context) {
+    if let Some(stopped) = stopped {
+        stopped.release();
+        context.stats.let_go();
+    }
 }
 
 /// A stored stream may not replace an image that it is made from, not even by force.
@@ -152,12 +224,13 @@ fn keep_images(request: &Request) -> Result<()> {
 }
 
 /// Sends to somebody who answers: ends with the commit protocol.
-fn to_a_peer(
+fn to_a_peer<'w>(
     request: &Request,
     guest: &Arc<Guest>,
     links: &Links,
+    writer: &'w mut Option<Box<dyn Writer>>,
     context: &Context,
-) -> Result<()> {
+) -> Result<Option<Stopped<'w>>> {
     let shared = Shared::new(request, links, context)?;
     // Proven, Committed, and whatever goes wrong: more has no meaning.
     let (reply, replies) = bounded(MESSAGES + 1);
@@ -169,58 +242,77 @@ fn to_a_peer(
             .spawn_scoped(scope, move || hear(main, &reply, &failed))
             .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
         let outcome = pipeline::run(&shared, (failure, failures), |pipeline| {
-            rounds::walk(pipeline, guest, request)
+            walk(pipeline, guest, request, writer, context)
         })
         .map_err(|error| explain(error, &replies))
-        .and_then(|(digest, last)| {
+        .and_then(|walked| {
             Error::catch("commit", || {
-                folder::send(&last, links).map_err(|error| explain(error, &replies))?;
-                commit(digest, links, &replies, context)
+                folder::send(&walked.guest, links).map_err(|error| explain(error, &replies))?;
+                commit(walked, links, &replies, context)
             })
         });
         // Whoever still waits, waits for nothing.
         context.abort_on_error(&outcome);
-        outcome
+        outcome.map(|()| None)
     })
 }
 
 /// Sends to a file or a pipe: whoever reads it checks alone.
-fn to_a_reader(
+fn to_a_reader<'w>(
     request: &Request,
     guest: &Arc<Guest>,
     links: &Links,
+    writer: &'w mut Option<Box<dyn Writer>>,
     context: &Context,
-) -> Result<()> {
+) -> Result<Option<Stopped<'w>>> {
     let shared = Shared::new(request, links, context)?;
-    let (digest, last) = pipeline::run(&shared, unbounded(), |pipeline| {
-        rounds::walk(pipeline, guest, request)
+    let walked = pipeline::run(&shared, unbounded(), |pipeline| {
+        walk(pipeline, guest, request, writer, context)
     })?;
-    folder::send(&last, links)?;
+    let digest = walked.digest;
+    folder::send(&walked.guest, links)?;
     context.faults.check(Site::Finish)?;
     session::send_message(&links.streams[0], &Message::Finish { digest })?;
     context.stats.proven(digest);
-    Ok(())
+    // What is stored does not run yet: the writer is let go when the file has its name.
+    Ok(walked.stopped)
 }
 
 /// Sends to a QEMU, or to whoever reads its streams.
-fn to_qemu(
+fn to_qemu<'w>(
     request: &Request,
     framing: &Framing,
     guest: &Arc<Guest>,
     links: &Links,
+    writer: &'w mut Option<Box<dyn Writer>>,
     context: &Context,
-) -> Result<()> {
+) -> Result<Option<Stopped<'w>>> {
     let shared = Shared::new(request, links, context)?;
-    let (digest, last) = pipeline::run(&shared, unbounded(), |pipeline| {
-        rounds::walk(pipeline, guest, request)
+    let stream = &links.streams[0];
+    let walked = pipeline::run(&shared, unbounded(), |pipeline| {
+        walk(pipeline, guest, request, writer, context)
     })?;
     context.stats.proving();
     context.faults.check(Site::Finish)?;
-    let devices = framing.finish(&last, 1 + request.then.len())?;
-    links.streams[0].write(&devices, &[])?;
-    qemu::hear_the_end(&links.streams[0], framing)?;
-    context.stats.proven(digest);
-    Ok(())
+    let devices = framing.finish(&walked.guest, request.has_later_rounds())?;
+    // Without its last byte no QEMU takes the stream: until then the source is in charge.
+    let (last, rest) = devices.split_last().map_or((&[][..], &[][..]), |(last, rest)| {
+        (std::slice::from_ref(last), rest)
+    });
+    stream.write(rest, &[])?;
+    if context.abort.is_raised() {
+        return Err(Error::interrupted());
+    }
+    let stopped = if links.is_two_way() {
+        let_go(walked.stopped, context);
+        None
+    } else {
+        walked.stopped
+    };
+    stream.write(last, &[])?;
+    qemu::hear_the_end(stream, framing)?;
+    context.stats.proven(walked.digest);
+    Ok(stopped)
 }
 
 /// Everything is sent: lets the destination prove it, then lets go.
@@ -228,12 +320,12 @@ fn to_qemu(
 /// Until Commit is written, any failure leaves the source in charge. From then on only the
 /// destination knows who is.
 fn commit(
-    digest: Digest,
+    walked: Walked<'_>,
     links: &Links,
     replies: &Receiver<Result<Message>>,
     context: &Context,
 ) -> Result<()> {
-    let main = &links.streams[0];
+    let (main, digest) = (&links.streams[0], walked.digest);
     context.stats.proving();
     let reply = || {
         replies
@@ -258,6 +350,7 @@ fn commit(
     if context.abort.is_raised() {
         return Err(Error::interrupted());
     }
+    let_go(walked.stopped, context);
     session::send_message(main, &Message::Commit).map_err(unknown)?;
     match reply() {
         Ok(Message::Committed) => Ok(()),

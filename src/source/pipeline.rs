@@ -115,7 +115,7 @@ impl<'a> Shared<'a> {
         context: &'a Context,
     ) -> Result<Shared<'a>> {
         let params = context.tuning.get();
-        let more_rounds = !request.then.is_empty();
+        let more_rounds = request.has_later_rounds();
         let pages = context.stats.snapshot().ram_bytes / PAGE_SIZE as u64;
         let batch_pages = usize::from(params.batch_pages());
         let spare = usize::from(params.compress_threads) + QUEUE + 2 * links.streams.len();
@@ -201,7 +201,7 @@ pub(super) fn run<T>(
     })
 }
 
-impl Pipeline<'_, '_> {
+impl<'scope> Pipeline<'scope, '_> {
     fn start_senders(&mut self, packets: &Receiver<Packet>, answer: &Sender<Answer>) -> Result<()> {
         for connection in 0..self.shared.links.streams.len() {
             let (round_end, round_ends) = unbounded();
@@ -351,7 +351,7 @@ impl Pipeline<'_, '_> {
     }
 
     /// The hash of each page as it was sent.
-    pub(super) fn sent(&self) -> Option<&PageHashes> {
+    pub(super) fn sent(&self) -> Option<&'scope PageHashes> {
         self.shared.sent.as_ref()
     }
 

@@ -140,10 +140,10 @@ impl Framing {
         out
     }
 
-    /// Ends RAM, if `rounds` left that to be done, and hands over the devices.
-    pub(super) fn finish(&self, guest: &Guest, rounds: usize) -> Result<Vec<u8>> {
+    /// Ends RAM, unless a later round has, and hands over the devices.
+    pub(super) fn finish(&self, guest: &Guest, later_rounds: bool) -> Result<Vec<u8>> {
         let mut out = Vec::new();
-        if rounds == 1 {
+        if !later_rounds {
             self.put_commands(&mut out);
             qemu::put_section(&mut out, SectionKind::End, self.section_id);
             qemu::put_section_end(&mut out, self.section_id);

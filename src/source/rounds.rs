@@ -40,7 +40,7 @@ pub(super) fn walk(
 }
 
 /// Nobody may have cut an image short meanwhile.
-fn whole(guest: &Guest) -> Result<()> {
+pub(super) fn whole(guest: &Guest) -> Result<()> {
     for block in guest.blocks() {
         block.image().check_size()?;
     }
@@ -48,7 +48,7 @@ fn whole(guest: &Guest) -> Result<()> {
 }
 
 /// The bulk stage: every page. Holes go as holes.
-fn bulk(pipeline: &mut Pipeline<'_, '_>, guest: &Arc<Guest>) -> Result<()> {
+pub(super) fn bulk(pipeline: &mut Pipeline<'_, '_>, guest: &Arc<Guest>) -> Result<()> {
     pipeline.round_pages(guest.pages());
     for (number, block) in (0..).zip(guest.blocks()) {
         let data = block.image().data_ranges()?;
@@ -78,8 +78,18 @@ fn changes(
         .map_err(|error| Error::new(Kind::Failed, error).in_stage("scan"))?;
     let (changed, time) = pool.install(|| compare::changed(guest, sent))?;
     pipeline.add_cpu(Stage::Scan, time);
+    send(pipeline, round, guest, &changed)
+}
+
+/// Sends what has changed in each block.
+pub(super) fn send(
+    pipeline: &mut Pipeline<'_, '_>,
+    round: (Round, bool),
+    guest: &Arc<Guest>,
+    changed: &[dirty::Changed],
+) -> Result<()> {
     pipeline.round_pages(changed.iter().map(dirty::Changed::count).sum());
-    for (number, changed) in (0..).zip(&changed) {
+    for (number, changed) in (0..).zip(changed) {
         let mut batch = Batch::new(pipeline, guest, number, round);
         for (range, is_hole) in changed.runs() {
             if is_hole {

@@ -209,6 +209,17 @@ pub struct RoundStats {
     pub time: Duration,
 }
 
+/// What a live migration's last scan told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LiveStats {
+    /// How long the writer would stand still if it were stopped now; unknown before the link is.
+    pub expected_downtime: Option<Duration>,
+    /// Pages a second that become dirty.
+    pub dirty_pages_rate: u64,
+    /// How much the writer is slowed down, in percent.
+    pub cpu_throttle_percentage: u8,
+}
+
 /// Everything that is known at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -218,7 +229,7 @@ pub struct Snapshot {
     pub elapsed: Duration,
     /// Until the first round began.
     pub setup_time: Duration,
-    /// From the last round's beginning to the proof.
+    /// From stopping the writer, or from the last round's beginning if none was stopped, to the proof.
     pub downtime: Option<Duration>,
     /// The guest's RAM in bytes.
     pub ram_bytes: u64,
@@ -238,6 +249,12 @@ pub struct Snapshot {
     pub return_bytes: u64,
     /// The digest, once known.
     pub digest: Option<Digest>,
+    /// What is known of a writer, in a live migration.
+    pub live: Option<LiveStats>,
+    /// Whether a writer stays stopped because the destination has, or may have, taken over.
+    pub let_go: bool,
+    /// What somebody should know who looks at the outcome, a line each.
+    pub notices: Vec<String>,
     /// The CPU time of what belongs to no batch.
     pub cpu: StageTimes,
     /// What the guest's memory is sent through, at the source.
@@ -264,6 +281,8 @@ struct Inner {
     started: Instant,
     round_started: Instant,
     round_wire: u64,
+    /// When the writer was told to stop.
+    stopping: Option<Instant>,
     ended: Option<Instant>,
 }
 
@@ -279,6 +298,7 @@ impl Default for Stats {
             started: now,
             round_started: now,
             round_wire: 0,
+            stopping: None,
             ended: None,
         }))
     }
@@ -355,6 +375,26 @@ impl Stats {
         inner.snapshot.rounds.push(round);
     }
 
+    /// The writer is being told to stop: the downtime begins.
+    pub(crate) fn stopping(&self) {
+        self.lock().stopping = Some(Instant::now());
+    }
+
+    /// The destination takes over, and the writer is not resumed any more.
+    pub(crate) fn let_go(&self) {
+        self.lock().snapshot.let_go = true;
+    }
+
+    /// What a scan told about the writer.
+    pub(crate) fn live(&self, live: LiveStats) {
+        self.lock().snapshot.live = Some(live);
+    }
+
+    /// Something that whoever looks at the outcome should know.
+    pub(crate) fn notice(&self, line: String) {
+        self.lock().snapshot.notices.push(line);
+    }
+
     /// Everything is sent and is to be proven.
     pub(crate) fn proving(&self) {
         self.lock().snapshot.status = Status::Device;
@@ -364,7 +404,8 @@ impl Stats {
     pub(crate) fn proven(&self, digest: Digest) {
         let mut inner = self.lock();
         inner.snapshot.digest = Some(digest);
-        inner.snapshot.downtime = Some(inner.round_started.elapsed());
+        let since = inner.stopping.unwrap_or(inner.round_started);
+        inner.snapshot.downtime = Some(since.elapsed());
     }
 
     /// The clock stops, the first time that this is said.

@@ -22,9 +22,19 @@ pub struct Report {
     pub total_time: f64,
     /// Milliseconds until the first round began.
     pub setup_time: f64,
-    /// Milliseconds from the last round's beginning to the proof.
+    /// Milliseconds from stopping the writer, or from the last round's beginning if none was stopped,
+    /// to the proof.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub downtime: Option<f64>,
+    /// Milliseconds that the writer would have stood still, as the last scan had it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_downtime: Option<f64>,
+    /// How much the writer was slowed down in the end, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_throttle_percentage: Option<u8>,
+    /// What somebody should know who looks at the outcome, a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_desc: Option<String>,
@@ -84,6 +94,9 @@ pub struct Ram {
     pub mbps: f64,
     /// Rounds so far.
     pub dirty_sync_count: u64,
+    /// Pages a second that became dirty before the last scan of a live migration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_pages_rate: Option<u64>,
     /// 4096.
     pub page_size: u64,
     /// Average rate of pages.
@@ -255,6 +268,15 @@ impl Report {
             total_time: milliseconds(snapshot.elapsed),
             setup_time: milliseconds(snapshot.setup_time),
             downtime: snapshot.downtime.map(milliseconds),
+            expected_downtime: snapshot
+                .live
+                .and_then(|live| live.expected_downtime)
+                .map(milliseconds),
+            cpu_throttle_percentage: snapshot
+                .live
+                .map(|live| live.cpu_throttle_percentage)
+                .filter(|percent| *percent > 0),
+            notices: snapshot.notices.clone(),
             error_desc: None,
             ram: Ram {
                 transferred: snapshot.wire_bytes,
@@ -269,6 +291,7 @@ impl Report {
                 normal_bytes: tally.plain * PAGE_SIZE as u64,
                 mbps: per(snapshot.wire_bytes as f64 * 8.0 / 1e6, seconds),
                 dirty_sync_count: snapshot.round.into(),
+                dirty_pages_rate: snapshot.live.map(|live| live.dirty_pages_rate),
                 page_size: PAGE_SIZE as u64,
                 pages_per_second: per(tally.pages() as f64, seconds) as u64,
             },

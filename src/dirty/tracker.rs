@@ -1,0 +1,244 @@
+//! Ways of learning what a running writer has changed, behind one trait.
+//!
+//! Dirty pages are a liability: whoever takes them owes it to somebody that they are sent. So
+//! they are handed out as a [`Claim`], which gives back what was not sent.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::compare::{self, Changed};
+use super::{Bitmap, PageHashes};
+use crate::image::{Guest, ImageError};
+use crate::page::{PageIndex, PageRange};
+
+/// Learns what has changed while somebody writes the guest's RAM.
+///
+/// A page that was written after [`Tracker::begin`] is in the result of the next
+/// [`Tracker::take`] that begins after the write, or in that of a later one if the two overlap.
+/// Once the writer stands still, one more call finds all that is left.
+pub trait Tracker: fmt::Debug + Send + Sync {
+    /// The first page is about to be copied: from now on, writes are to be found.
+    ///
+    /// # Errors
+    /// When they cannot be.
+    fn begin(&self, guest: &Guest) -> Result<(), ImageError>;
+
+    /// What was written since the last time, for each block of the guest; `sent` holds the hashes
+    /// of the copies that were sent. Also the CPU time that it took.
+    ///
+    /// # Errors
+    /// When it cannot be told; whatever is dirty is then still so.
+    fn take(
+        &self,
+        guest: &Guest,
+        sent: &PageHashes,
+    ) -> Result<(Vec<Changed>, Duration), ImageError>;
+
+    /// These pages were taken, but not sent: the next call must find them again.
+    fn give_back(&self, changed: &[Changed]);
+
+    /// Nothing needs to be found any more.
+    fn end(&self) {}
+}
+
+/// Dirty pages that somebody has taken, and given back unless [`Claim::commit`] says that they
+/// were sent.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    tracker: &'a dyn Tracker,
+    changed: Vec<Changed>,
+}
+
+impl<'a> Claim<'a> {
+    /// Takes what is dirty, and says how much CPU time that took.
+    ///
+    /// # Errors
+    /// Those of [`Tracker::take`].
+    pub fn take(
+        tracker: &'a dyn Tracker,
+        guest: &Guest,
+        sent: &PageHashes,
+    ) -> Result<(Claim<'a>, Duration), ImageError> {
+        let (changed, time) = tracker.take(guest, sent)?;
+        Ok((Claim { tracker, changed }, time))
+    }
+
+    /// The pages, for each block.
+    pub fn changed(&self) -> &[Changed] {
+        &self.changed
+    }
+
+    /// How many pages they are.
+    pub fn count(&self) -> u64 {
+        self.changed.iter().map(Changed::count).sum()
+    }
+
+    /// They were sent.
+    pub fn commit(mut self) {
+        self.changed.clear();
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if !self.changed.is_empty() {
+            self.tracker.give_back(&self.changed);
+        }
+    }
+}
+
+/// Finds changes by comparing the image with what was sent: for every image, writer and kernel.
+///
+/// Runs on rayon's threads: call it in a pool of the right size.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Compare;
+
+impl Tracker for Compare {
+    fn begin(&self, _guest: &Guest) -> Result<(), ImageError> {
+        Ok(())
+    }
+
+    fn take(
+        &self,
+        guest: &Guest,
+        sent: &PageHashes,
+    ) -> Result<(Vec<Changed>, Duration), ImageError> {
+        compare::changed(guest, sent)
+    }
+
+    /// What was not sent has not changed its hash in the record, and is found again by that.
+    fn give_back(&self, _changed: &[Changed]) {}
+}
+
+/// A log that whoever writes the guest's RAM fills: a VMM from KVM's dirty log, a device model, a
+/// vhost back end.
+///
+/// [`DirtyLog::mark`] a page *after* it was written, and before the writer counts as stopped: a
+/// page that is marked first may be taken and copied before the write.
+#[derive(Debug)]
+pub struct DirtyLog {
+    blocks: Vec<(Box<[AtomicU64]>, u64)>,
+}
+
+impl DirtyLog {
+    /// A log for blocks of so many pages each, in the guest's order, with nothing marked.
+    pub fn new(pages: &[u64]) -> DirtyLog {
+        let block = |&pages: &u64| {
+            let words = (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0));
+            (words.collect(), pages)
+        };
+        DirtyLog {
+            blocks: pages.iter().map(block).collect(),
+        }
+    }
+
+    /// A page was written. From any thread, at any time; costs one atomic operation.
+    /// `false`: there is no such page.
+    pub fn mark(&self, block: usize, page: PageIndex) -> bool {
+        match self.blocks.get(block) {
+            Some((words, pages)) if page.0 < *pages => {
+                // Release: who takes the mark also sees what was written before it.
+                words[(page.0 / 64) as usize].fetch_or(1 << (page.0 % 64), Ordering::Release);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes over 64 pages at once from a bitmap such as KVM's: bit n of `bits` is page
+    /// `64 * word + n` of the block. Bits beyond the block's end are ignored.
+    pub fn mark_word(&self, block: usize, word: usize, bits: u64) {
+        if let Some((words, pages)) = self.blocks.get(block)
+            && let Some(slot) = words.get(word)
+        {
+            let left = pages - word as u64 * 64;
+            let mask = if left < 64 { (1 << left) - 1 } else { u64::MAX };
+            slot.fetch_or(bits & mask, Ordering::Release);
+        }
+    }
+}
+
+impl Tracker for DirtyLog {
+    /// # Errors
+    /// [`ImageError::OtherSize`] when the log is not for this guest's blocks.
+    fn begin(&self, guest: &Guest) -> Result<(), ImageError> {
+        let log: u64 = self.blocks.iter().map(|(_, pages)| pages).sum();
+        let fits = self.blocks.len() == guest.blocks().len()
+            && (self.blocks.iter().zip(guest.blocks()))
+                .all(|((_, pages), block)| *pages == block.image().pages());
+        if !fits {
+            return Err(ImageError::OtherLog {
+                pages: log,
+                expected: guest.pages(),
+            });
+        }
+        // Everything is sent after this, whether it was marked before or not.
+        for (words, _) in &self.blocks {
+            words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+        Ok(())
+    }
+
+    fn take(
+        &self,
+        guest: &Guest,
+        _sent: &PageHashes,
+    ) -> Result<(Vec<Changed>, Duration), ImageError> {
+        let start = crate::sys::thread_cpu_time();
+        let mut all = Vec::new();
+        for (words, pages) in &self.blocks {
+            let mut changed = Changed {
+                data: Bitmap::new(*pages),
+                holes: Bitmap::new(*pages),
+            };
+            for (index, word) in words.iter().enumerate() {
+                let mut bits = match word.load(Ordering::Relaxed) {
+                    0 => 0,
+                    _ => word.swap(0, Ordering::Acquire),
+                };
+                while bits != 0 {
+                    let page = index as u64 * 64 + u64::from(bits.trailing_zeros());
+                    changed.data.set(PageIndex(page));
+                    bits &= bits - 1;
+                }
+            }
+            all.push(changed);
+        }
+        // Only now: what has been marked before is data by now, unless it was discarded.
+        for (index, block) in guest.blocks().iter().enumerate() {
+            match block.image().data_ranges() {
+                Ok(data) => split_holes(&mut all[index], &data),
+                Err(error) => {
+                    self.give_back(&all);
+                    return Err(error);
+                }
+            }
+        }
+        let time = crate::sys::thread_cpu_time().saturating_sub(start);
+        Ok((all, time))
+    }
+
+    fn give_back(&self, changed: &[Changed]) {
+        for (block, changed) in changed.iter().enumerate() {
+            for page in changed.runs().flat_map(|(range, _)| range.pages()) {
+                self.mark(block, page);
+            }
+        }
+    }
+}
+
+/// Moves pages that lie outside of `data` from data to holes.
+fn split_holes(changed: &mut Changed, data: &[PageRange]) {
+    let all = std::mem::replace(&mut changed.data, Bitmap::new(changed.holes.pages()));
+    let mut data = data.iter().peekable();
+    for page in all.runs().flat_map(PageRange::pages) {
+        while data.next_if(|range| range.end() <= page.0).is_some() {}
+        let is_data = data.peek().is_some_and(|range| range.start <= page);
+        if is_data {
+            changed.data.set(page);
+        } else {
+            changed.holes.set(page);
+        }
+    }
+}

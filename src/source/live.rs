@@ -1,0 +1,376 @@
+//! Rounds while somebody writes the guest's RAM, until what is left fits into the downtime that is
+//! allowed; then the writer is stopped for the last one.
+//!
+//! ```text
+//! bulk                       everything
+//! scan, decide (converge.rs) what has changed; go on, switch over, or say that it does not converge
+//! round 2, 3, ...            what the scan found; and scan again
+//! stop the writer            from here to the proof is the downtime
+//! last round                 what a last scan finds
+//! ```
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::caps::Capability;
+use crate::dirty::{Claim, Compare, PageHashes, Tracker};
+use crate::error::{Error, Kind, Result};
+use crate::image::Guest;
+use crate::page::{Digest, PAGE_SIZE, Round};
+use crate::params::TimeoutAction;
+use crate::pool::analysis_pool;
+use crate::session::Context;
+use crate::stats::{LiveStats, Stage};
+use crate::units::format_duration;
+use crate::writer::{Commands, Processes, Stopped, Writer};
+
+use super::converge::{AutoConverge, Decision, Limits, Measured, Totals, decide};
+use super::pipeline::Pipeline;
+use super::{Request, rounds};
+
+/// What a destination reads back in a second, as an estimate until it has said anything: a third
+/// of what it was measured to do.
+const PROOF_RATE: f64 = 1e9;
+/// What stopping, the last message and its answer take besides, as an estimate.
+const PROOF_OVERHEAD: Duration = Duration::from_millis(5);
+/// Bytes on the wire from which a round says something about the link: less is lost in buffers.
+const TELLING: u64 = 1 << 20;
+
+/// A migration while the guest's RAM is being written.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// How to make the writer stand still for the last round.
+    pub writer: WriterChoice,
+    /// How to learn what it changed; by comparing with what was sent unless given.
+    pub tracker: Option<Arc<dyn Tracker>>,
+}
+
+/// Who writes the guest's RAM.
+#[derive(Clone)]
+pub enum WriterChoice {
+    /// Processes, stopped by signals.
+    Processes {
+        /// Their PIDs.
+        pids: Vec<u32>,
+        /// The ramferry program, which becomes the guard that resumes them if this process is
+        /// killed; [`crate::writer::guard::this_program`] where that is this one.
+        guard: PathBuf,
+    },
+    /// Somebody who is stopped and resumed by commands.
+    Commands {
+        /// Stops.
+        stop: String,
+        /// Resumes.
+        resume: String,
+    },
+    /// Somebody in this process, or wherever.
+    Own(Arc<Mutex<dyn Writer>>),
+    /// Nobody is stopped: the destination becomes equal to what was sent, which is of no single
+    /// instant.
+    Fuzzy,
+}
+
+impl fmt::Debug for WriterChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WriterChoice::Processes { pids, .. } => f.debug_tuple("Processes").field(pids).finish(),
+            WriterChoice::Commands { stop, resume } => {
+                f.debug_tuple("Commands").field(stop).field(resume).finish()
+            }
+            WriterChoice::Own(_) => f.write_str("Own"),
+            WriterChoice::Fuzzy => f.write_str("Fuzzy"),
+        }
+    }
+}
+
+impl WriterChoice {
+    /// Gets hold of the writer; `None` if nobody is to be stopped.
+    pub(super) fn open(&self, context: &Context) -> Result<Option<Box<dyn Writer>>> {
+        let abort = Arc::clone(&context.abort);
+        Ok(Some(match self {
+            WriterChoice::Processes { pids, guard } => {
+                Box::new(Processes::open(pids, guard.clone(), abort)?)
+            }
+            WriterChoice::Commands { stop, resume } => {
+                let limit = context.tuning.get().timeout;
+                Box::new(Commands::new(stop.clone(), resume.clone(), limit, abort))
+            }
+            WriterChoice::Own(writer) => Box::new(Shared(Arc::clone(writer))),
+            WriterChoice::Fuzzy => return Ok(None),
+        }))
+    }
+}
+
+/// A writer that its owner keeps.
+struct Shared(Arc<Mutex<dyn Writer>>);
+
+impl Shared {
+    fn with<T>(&self, act: impl FnOnce(&mut dyn Writer) -> T) -> T {
+        act(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Writer for Shared {
+    fn stop(&mut self, limit: Duration) -> Result<()> {
+        self.with(|writer| writer.stop(limit))
+    }
+    fn resume(&mut self) -> Result<()> {
+        self.with(|writer| writer.resume())
+    }
+    fn release(&mut self) {
+        self.with(|writer| writer.release());
+    }
+    fn throttle(&mut self, percent: u8) -> Result<bool> {
+        self.with(|writer| writer.throttle(percent))
+    }
+    fn describe(&self) -> String {
+        self.with(|writer| writer.describe())
+    }
+}
+
+/// It will not converge, and is not to be forced to.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason} (timeout-action is abort)")]
+struct NotConverging {
+    reason: String,
+}
+
+/// Walks all rounds and returns the digest of what the destination must hold then, and the writer,
+/// which is resumed when that is dropped.
+pub(super) fn walk<'w>(
+    pipeline: &mut Pipeline<'_, '_>,
+    guest: &Arc<Guest>,
+    (request, live): (&Request, &Live),
+    writer: Option<&'w mut Box<dyn Writer>>,
+    context: &Context,
+) -> Result<(Digest, Option<Stopped<'w>>)> {
+    let compare: &dyn Tracker = &Compare;
+    let tracker = live.tracker.as_deref().unwrap_or(compare);
+    tracker.begin(guest)?;
+    let _end = End(tracker);
+    let mut walk = Walk {
+        pipeline,
+        guest,
+        tracker,
+        context,
+        started: Instant::now(),
+        scanned: Instant::now(),
+        scan: Duration::ZERO,
+        auto_converge: request
+            .caps
+            .has(Capability::AutoConverge)
+            .then(AutoConverge::default),
+        link_rate: 0.0,
+        bytes_per_page: 0.0,
+        dirtied: 0,
+    };
+    let mut writer = writer;
+    let last = walk.until_it_fits(&mut writer)?;
+    context.stats.stopping();
+    let limit = context.tuning.get().timeout;
+    let stopped = writer
+        .map(|writer| Stopped::stop(writer.as_mut(), limit))
+        .transpose()?;
+    walk.round(last, true, None)?;
+    Ok((walk.pipeline.digest(), stopped))
+}
+
+/// Ends the tracking on every way out.
+struct End<'a>(&'a dyn Tracker);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+struct Walk<'a, 'scope, 'env> {
+    pipeline: &'a mut Pipeline<'scope, 'env>,
+    guest: &'a Arc<Guest>,
+    tracker: &'a dyn Tracker,
+    context: &'a Context,
+    started: Instant,
+    /// When the last scan began.
+    scanned: Instant,
+    /// How long it took.
+    scan: Duration,
+    auto_converge: Option<AutoConverge>,
+    /// Bytes a second, as the last round measured that had enough of them.
+    link_rate: f64,
+    /// Bytes on the wire for a page of the last round.
+    bytes_per_page: f64,
+    /// Bytes of pages that scans have found so far.
+    dirtied: u64,
+}
+
+impl<'a> Walk<'a, '_, '_> {
+    /// Rounds until the rest fits into the downtime, or limits are reached. Returns the number of
+    /// the last round.
+    fn until_it_fits(&mut self, writer: &mut Option<&mut Box<dyn Writer>>) -> Result<Round> {
+        self.pipeline.begin_round(Round::BULK, false)?;
+        rounds::bulk(self.pipeline, self.guest)?;
+        rounds::whole(self.guest)?;
+        self.end_round(Round::BULK, false, self.guest.pages())?;
+        let mut round = Round::BULK;
+        loop {
+            let claim = self.scan()?;
+            let measured = self.measure(round, claim.count());
+            let params = self.context.tuning.get();
+            let limits = Limits {
+                downtime: params.downtime_limit,
+                max_rounds: params.max_rounds,
+                max_time: params.max_time,
+            };
+            let decision = decide(&limits, &measured);
+            self.report(&measured, &decision);
+            if round.is_bulk() && measured.scan > limits.downtime {
+                self.context.stats.notice(format!(
+                    "finding what changed takes {}, longer than the downtime limit of {}: the limit cannot be kept",
+                    format_duration(measured.scan),
+                    format_duration(limits.downtime)
+                ));
+            }
+            round = round.next();
+            match decision {
+                Decision::Continue => {}
+                // What is claimed is given back: the last scan finds it again.
+                Decision::SwitchOver { .. } => return Ok(round),
+                Decision::NotConverging { reason } => match params.timeout_action {
+                    TimeoutAction::Abort => {
+                        let error = Error::new(Kind::Failed, NotConverging { reason });
+                        return Err(error.in_round(round.0 - 1));
+                    }
+                    TimeoutAction::Suspend => {
+                        self.context
+                            .stats
+                            .notice(format!("{reason}; stopping the writer all the same"));
+                        return Ok(round);
+                    }
+                },
+            }
+            self.slow_down(writer)?;
+            self.round(round, false, Some(claim))?;
+        }
+    }
+
+    /// Sends what was claimed, or what is found now.
+    fn round(&mut self, round: Round, last: bool, claim: Option<Claim<'a>>) -> Result<()> {
+        self.pipeline.begin_round(round, last)?;
+        let claim = match claim {
+            Some(claim) => claim,
+            None => self.scan()?,
+        };
+        let pages = claim.count();
+        rounds::send(self.pipeline, (round, last), self.guest, claim.changed())
+            .and_then(|()| rounds::whole(self.guest))
+            .map_err(|error| error.in_round(round.0))?;
+        self.end_round(round, last, pages)?;
+        claim.commit();
+        Ok(())
+    }
+
+    fn scan(&mut self) -> Result<Claim<'a>> {
+        let sent = sent(self.pipeline)?;
+        let pool = analysis_pool(self.context.tuning.get().compress_threads)
+            .map_err(|error| Error::new(Kind::Failed, error).in_stage("scan"))?;
+        self.scanned = Instant::now();
+        let (tracker, guest) = (self.tracker, self.guest);
+        let (claim, cpu) = pool
+            .install(|| Claim::take(tracker, guest, sent))
+            .map_err(|error| Error::from(error).in_stage("scan"))?;
+        self.scan = self.scanned.elapsed();
+        self.context.stats.add_cpu(Stage::Scan, cpu);
+        self.dirtied += claim.count() * PAGE_SIZE as u64;
+        Ok(claim)
+    }
+
+    fn end_round(&mut self, round: Round, last: bool, pages: u64) -> Result<()> {
+        self.pipeline.end_round(round, last)?;
+        let snapshot = self.context.stats.snapshot();
+        let Some(ended) = snapshot.rounds.last() else {
+            return Ok(());
+        };
+        let seconds = ended.time.as_secs_f64();
+        if seconds > 0.0 && (ended.wire_bytes >= TELLING || self.link_rate == 0.0) {
+            self.link_rate = ended.wire_bytes as f64 / seconds;
+        }
+        if pages > 0 {
+            self.bytes_per_page = ended.wire_bytes as f64 / pages as f64;
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self, round: Round, dirty_pages: u64) -> Measured {
+        // Between the scan before and this one; they overlap by as much as a scan takes.
+        let since = self
+            .context
+            .stats
+            .snapshot()
+            .rounds
+            .last()
+            .map_or(Duration::ZERO, |ended| ended.time);
+        let dirty_rate = match since.as_secs_f64() {
+            0.0 => 0.0,
+            seconds => dirty_pages as f64 / seconds,
+        };
+        let bytes = (dirty_pages * PAGE_SIZE as u64) as f64;
+        Measured {
+            round: round.0,
+            elapsed: self.started.elapsed(),
+            dirty_pages,
+            dirty_rate,
+            link_rate: self.link_rate,
+            wire_bytes_per_page: self.bytes_per_page,
+            scan: self.scan,
+            proof: PROOF_OVERHEAD + Duration::from_secs_f64(bytes / PROOF_RATE),
+        }
+    }
+
+    fn report(&self, measured: &Measured, decision: &Decision) {
+        let expected_downtime = match decision {
+            Decision::SwitchOver { expected_downtime } => Some(*expected_downtime),
+            _ => super::converge::expected_downtime(measured),
+        };
+        self.context.stats.live(LiveStats {
+            expected_downtime,
+            dirty_pages_rate: measured.dirty_rate as u64,
+            cpu_throttle_percentage: self.auto_converge.map_or(0, |auto| auto.percent),
+        });
+    }
+
+    /// Slows the writer down if it outruns the link.
+    fn slow_down(&mut self, writer: &mut Option<&mut Box<dyn Writer>>) -> Result<()> {
+        let totals = Totals {
+            elapsed: self.started.elapsed(),
+            dirtied_bytes: self.dirtied,
+            sent_bytes: self.context.stats.snapshot().total.pages() * PAGE_SIZE as u64,
+        };
+        let (Some(auto), Some(writer)) = (&mut self.auto_converge, writer) else {
+            return Ok(());
+        };
+        let params = self.context.tuning.get();
+        auto.trigger_threshold = params.throttle_trigger_threshold;
+        auto.initial = params.cpu_throttle_initial;
+        auto.increment = params.cpu_throttle_increment;
+        auto.max = params.max_cpu_throttle;
+        if let Some(percent) = auto.after_scan(totals)
+            && !writer.throttle(percent)?
+        {
+            self.auto_converge = None;
+            self.context.stats.notice(format!(
+                "{} cannot be slowed down: auto-converge has no effect",
+                writer.describe()
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The record of what was sent, which a live migration always keeps.
+fn sent<'a>(pipeline: &Pipeline<'a, '_>) -> Result<&'a PageHashes> {
+    pipeline.sent().ok_or_else(|| {
+        Error::new(Kind::Failed, "there is no record of what was sent").in_stage("scan")
+    })
+}
