@@ -10,7 +10,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -54,14 +54,14 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    pub(super) fn start(program: PathBuf, targets: &[Target], abort: &Abort) -> Result<Guard> {
+    pub(super) fn start(program: &Path, targets: &[Target], abort: &Abort) -> Result<Guard> {
         use std::os::unix::process::CommandExt;
         let no = |why, source| WriterError::Guard {
-            program: program.clone(),
+            program: program.to_owned(),
             why,
             source,
         };
-        let child = Command::new(&program)
+        let child = Command::new(program)
             .arg0("ramferry")
             .arg(COMMAND)
             .args(

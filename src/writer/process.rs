@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ impl Processes {
     ///
     /// # Errors
     /// PIDs that are nobody's, this process's own, or not ours to stop; a guard that does not start.
-    pub fn open(pids: &[u32], guard_program: PathBuf, abort: Arc<Abort>) -> Result<Processes> {
+    pub fn open(pids: &[u32], guard_program: &Path, abort: Arc<Abort>) -> Result<Processes> {
         let mut pids = pids.to_vec();
         pids.sort_unstable();
         pids.dedup();

@@ -66,7 +66,7 @@ fn guard() -> PathBuf {
 }
 
 fn open(pids: &[u32]) -> ramferry::error::Result<Processes> {
-    Processes::open(pids, guard(), Arc::new(Abort::new().unwrap()))
+    Processes::open(pids, &guard(), Arc::new(Abort::new().unwrap()))
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn an_abort_ends_the_wait_and_the_writer_runs_on() {
     let scene = Scene::new();
     let abort = Arc::new(Abort::new().unwrap());
     let mut processes =
-        Processes::open(&[scene.writer.pid()], guard(), Arc::clone(&abort)).unwrap();
+        Processes::open(&[scene.writer.pid()], &guard(), Arc::clone(&abort)).unwrap();
     abort.raise();
     // It may have stopped before anybody looked.
     if let Err(error) = processes.stop(LONG) {
@@ -177,7 +177,7 @@ fn without_a_guard_nothing_begins() {
     ] {
         let abort = Arc::new(Abort::new().unwrap());
         let error =
-            Processes::open(&[scene.writer.pid()], program.into(), abort).expect_err("no guard");
+            Processes::open(&[scene.writer.pid()], program.as_ref(), abort).expect_err("no guard");
         let line = error.one_line();
         assert!(line.contains(program) && line.contains(why), "{line}");
     }
