@@ -67,7 +67,10 @@ impl Capability {
     /// Whether this build, on this machine, can do it.
     pub fn available(self) -> bool {
         match self {
-            Capability::Compress | Capability::Xbzrle | Capability::ReturnPath | Capability::AutoConverge => true,
+            Capability::Compress
+            | Capability::Xbzrle
+            | Capability::ReturnPath
+            | Capability::AutoConverge => true,
         }
     }
 }

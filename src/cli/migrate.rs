@@ -11,8 +11,10 @@ use signal_hook::iterator::Signals;
 use crate::caps::{Capability, Caps};
 use crate::control::Handle;
 use crate::error::{Error, Kind, Result};
+use crate::source::{Live, WriterChoice};
 use crate::transport::{Address, TransportError};
 use crate::wire::Format;
+use crate::writer::guard;
 use crate::{destination, source};
 
 use super::params::{Checked, DestinationArgs, SourceArgs};
@@ -28,6 +30,8 @@ Examples:
   ramferry send guest.ram tcp:192.0.2.7:4444 --compress-method zstd
   ramferry send t0.ram unix:r.sock --then t1.ram --then t2.ram --xbzrle-cache-size 256MiB
   ramferry send guest.ram file:guest.stream
+  ramferry send guest.ram tcp:192.0.2.7:4444 --live --pid 1234 --downtime-limit 100ms
+  ramferry send guest unix:qemu.sock --wire qemu
   ramferry send guest.ram 'exec:ssh host ramferry receive fd:0 guest.ram'
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct SendArgs {
@@ -51,6 +55,8 @@ pub(super) struct SendArgs {
     /// Replace the file of a file: address if it exists
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    live: LiveArgs,
     #[command(flatten)]
     show: ShowArgs,
     #[command(flatten)]
@@ -86,6 +92,67 @@ pub(super) struct ReceiveArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Live")]
+struct LiveArgs {
+    /// Somebody is writing the image: rounds over what changes, until the rest fits into the
+    /// downtime-limit; then the writer is stopped for the last one
+    #[arg(long)]
+    live: bool,
+    /// The process that writes the image: stopped for the last round, resumed unless the
+    /// destination takes over (may be repeated)
+    #[arg(long, value_name = "PID", requires = "live")]
+    pid: Vec<u32>,
+    /// What stops the writer, run by the shell
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        requires = "resume_command",
+        requires = "live"
+    )]
+    stop_command: Option<String>,
+    /// What resumes it if the destination does not take over
+    #[arg(long, value_name = "COMMAND", requires = "stop_command")]
+    resume_command: Option<String>,
+    /// Do not stop the writer: the destination gets what was sent, which is of no single instant
+    #[arg(long, requires = "live")]
+    fuzzy: bool,
+}
+
+impl LiveArgs {
+    fn into_live(self) -> Result<Option<Live>> {
+        let usage = |what: &str| Err(Error::new(Kind::Usage, what));
+        let commands = self.stop_command.zip(self.resume_command);
+        let ways = [!self.pid.is_empty(), commands.is_some(), self.fuzzy];
+        if !self.live {
+            return Ok(None);
+        }
+        if ways.into_iter().filter(|way| *way).count() > 1 {
+            return usage(
+                "only one of --pid, --stop-command and --fuzzy says what to do with the writer",
+            );
+        }
+        let writer = match commands {
+            Some((stop, resume)) => WriterChoice::Commands { stop, resume },
+            None if self.fuzzy => WriterChoice::Fuzzy,
+            None if !self.pid.is_empty() => WriterChoice::Processes {
+                pids: self.pid,
+                guard: guard::this_program(),
+            },
+            None => {
+                return usage(
+                    "--live needs to know how to stop the writer: --pid PID, or --stop-command \
+                     with --resume-command; or --fuzzy, for a copy that is of no single instant",
+                );
+            }
+        };
+        Ok(Some(Live {
+            writer,
+            tracker: None,
+        }))
+    }
+}
+
+#[derive(Debug, clap::Args)]
 struct ShowArgs {
     /// Print one JSON document on standard output, in the shape of QEMU's query-migrate
     #[arg(long)]
@@ -109,6 +176,8 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
         Format::Native => Caps::default(),
         Format::Qemu => Caps::for_qemu(),
     };
+    let live = args.live.into_live()?;
+    let fuzzy = (live.as_ref()).is_some_and(|live| matches!(live.writer, WriterChoice::Fuzzy));
     let (params, caps) = args.params.into_parts(caps)?;
     let request = source::Request {
         then: args.then,
@@ -117,9 +186,11 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
         format: args.wire,
         block: args.block,
         machine: args.machine,
+        live,
         ..source::Request::new(args.image, args.uri)
     };
     let end = match (args.wire, request.address.is_listening()) {
+        (Format::Native, true) if fuzzy => "arrived and proven, though of no single instant",
         (Format::Native, true) => "arrived and proven",
         (Format::Qemu, true) if caps.has(Capability::ReturnPath) => {
             "loaded, as the destination says"

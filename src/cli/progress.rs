@@ -23,6 +23,9 @@ pub(super) struct Progress {
     waiting: String,
     view: Option<ProgressBar>,
     next_line: Instant,
+    /// Rounds and notices that have been shown.
+    rounds: usize,
+    notices: usize,
 }
 
 impl Progress {
@@ -39,6 +42,8 @@ impl Progress {
             waiting,
             view,
             next_line: Instant::now() + LINE,
+            rounds: 0,
+            notices: 0,
         }
     }
 
@@ -46,6 +51,7 @@ impl Progress {
     pub(super) fn follow(mut self, migration: &Handle) {
         while !migration.ends_within(REDRAW) {
             let now = migration.query();
+            self.history(&now);
             match &self.view {
                 Some(view) => view.set_message(self.line(&now)),
                 None if Instant::now() >= self.next_line => {
@@ -56,8 +62,49 @@ impl Progress {
                 None => {}
             }
         }
+        self.history(&migration.query());
         if let Some(view) = &self.view {
             view.finish_and_clear();
+        }
+    }
+
+    /// What stays: the notices, and the rounds of a live migration, which should be seen to shrink.
+    fn history(&mut self, now: &Snapshot) {
+        let mut lines: Vec<String> = Vec::new();
+        if let Some(live) = &now.live {
+            let last = now.rounds.len();
+            for (number, round) in (1..).zip(&now.rounds).skip(self.rounds) {
+                let mut line = format!(
+                    "round {}: {} pages, {} on the wire, {}",
+                    round.round,
+                    round.tally.pages(),
+                    format_bytes(round.wire_bytes),
+                    format_duration(round.time)
+                );
+                // What the last scan told follows on the last round that has ended.
+                if let Some(time) = live.expected_downtime.filter(|_| number == last) {
+                    line.push_str(&format!(
+                        "; {} pages become dirty in a second, expected downtime {}",
+                        live.dirty_pages_rate,
+                        format_duration(time)
+                    ));
+                }
+                lines.push(line);
+            }
+            self.rounds = last;
+        }
+        lines.extend(
+            now.notices
+                .iter()
+                .skip(self.notices)
+                .map(|notice| format!("note: {notice}")),
+        );
+        self.notices = now.notices.len();
+        for line in lines {
+            match &self.view {
+                Some(view) => view.println(line),
+                None => drop(writeln!(std::io::stderr(), "{line}")),
+            }
         }
     }
 

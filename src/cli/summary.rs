@@ -125,6 +125,12 @@ fn text(report: &Report, end: &str) -> String {
     if let Some(downtime) = report.downtime.filter(|_| report.rounds.len() > 1) {
         line("downtime", milliseconds(downtime));
     }
+    if let Some(percent) = report.cpu_throttle_percentage {
+        line(
+            "throttle",
+            format!("the writer was slowed down by up to {percent} %"),
+        );
+    }
     let cpu: Vec<String> = report
         .cpu_seconds
         .iter()

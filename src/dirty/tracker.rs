@@ -175,7 +175,9 @@ impl Tracker for DirtyLog {
         }
         // Everything is sent after this, whether it was marked before or not.
         for (words, _) in &self.blocks {
-            words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+            words
+                .iter()
+                .for_each(|word| word.store(0, Ordering::Relaxed));
         }
         Ok(())
     }

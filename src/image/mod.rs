@@ -108,7 +108,9 @@ pub enum ImageError {
         limit: usize,
     },
     /// A log of dirty pages is for another guest.
-    #[error("the log of dirty pages is for {pages} pages, and the guest has {expected}, or in other blocks")]
+    #[error(
+        "the log of dirty pages is for {pages} pages, and the guest has {expected}, or in other blocks"
+    )]
     OtherLog {
         /// The pages of the log.
         pages: u64,

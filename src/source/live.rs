@@ -91,7 +91,7 @@ impl WriterChoice {
         let abort = Arc::clone(&context.abort);
         Ok(Some(match self {
             WriterChoice::Processes { pids, guard } => {
-                Box::new(Processes::open(pids, guard.clone(), abort)?)
+                Box::new(Processes::open(pids, guard, abort)?)
             }
             WriterChoice::Commands { stop, resume } => {
                 let limit = context.tuning.get().timeout;

@@ -142,7 +142,15 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
             context.stats.end(Status::Completed);
             Ok(())
         }
-        Err(error) => Err(error),
+        Err(error) => {
+            if context.stats.snapshot().let_go {
+                context.stats.notice(
+                    "the writer stays stopped: resume it only if the destination does not run the guest"
+                        .to_owned(),
+                );
+            }
+            Err(error)
+        }
     }
 }
 
@@ -296,9 +304,11 @@ fn to_qemu<'w>(
     context.faults.check(Site::Finish)?;
     let devices = framing.finish(&walked.guest, request.has_later_rounds())?;
     // Without its last byte no QEMU takes the stream: until then the source is in charge.
-    let (last, rest) = devices.split_last().map_or((&[][..], &[][..]), |(last, rest)| {
-        (std::slice::from_ref(last), rest)
-    });
+    let (last, rest) = devices
+        .split_last()
+        .map_or((&[][..], &[][..]), |(last, rest)| {
+            (std::slice::from_ref(last), rest)
+        });
     stream.write(rest, &[])?;
     if context.abort.is_raised() {
         return Err(Error::interrupted());
