@@ -82,7 +82,8 @@ impl Progress {
                     format_duration(round.time)
                 );
                 // What the last scan told follows on the last round that has ended.
-                if let Some(time) = live.expected_downtime.filter(|_| number == last) {
+                let open = number == last && now.status == Status::Active && !now.let_go;
+                if let Some(time) = live.expected_downtime.filter(|_| open) {
                     line.push_str(&format!(
                         "; {} pages become dirty in a second, expected downtime {}",
                         live.dirty_pages_rate,
