@@ -6,6 +6,7 @@ usage: versus_qemu.py IMAGE [--pairs N] [--ramferry BIN] [--compress-qemu BIN] [
 QEMU runs as two stopped guests (-S) whose RAM is IMAGE and a fresh file; ramferry as `send` and `receive` between
 the same kinds of file. Outputs are on /dev/shm. Two compressing and two decompressing threads, or two channels.
 The capability `compress` needs a QEMU before 9.1 (Debian bookworm's 7.2); its multifd modes run with any.
+"wire" is ramferry on both sides of QEMU's own stream; "to QEMU" and "from QEMU" have it on one side.
 """
 import argparse, json, os, socket, statistics, subprocess, tempfile, time
 
@@ -91,6 +92,44 @@ def ramferry(binary, image, options):
         return report['total-time'] / 1e3, report['wire-bytes']
 
 
+def to_qemu(binary, qemu_binary, image, options, destination):
+    """Seconds and bytes of one migration from ramferry to a QEMU, which has loaded it."""
+    size = os.path.getsize(image)
+    with tempfile.TemporaryDirectory(dir='/dev/shm') as folder:
+        out = Guest(qemu_binary, None, folder, 'out', os.path.join(folder, 'ram'), size, 'on', ['-incoming', 'defer'])
+        try:
+            out.configure('compress', **destination)
+            uri = f'unix:{folder}/link'
+            out.ask('migrate-incoming', uri=uri)
+            sent = subprocess.run([binary, 'send', image, uri, '--quiet', '--json', '--block', 'ram',
+                                   '--compress-threads', '2', *options], stdout=subprocess.PIPE, check=True)
+            report = json.loads(sent.stdout)
+            return report['total-time'] / 1e3, report['wire-bytes']
+        finally:
+            out.quit()
+
+
+def from_qemu(binary, qemu_binary, image, source):
+    """Seconds and bytes of one migration from a QEMU to ramferry, proof included."""
+    size = os.path.getsize(image)
+    with tempfile.TemporaryDirectory(dir='/dev/shm') as folder:
+        guest = Guest(qemu_binary, None, folder, 'in', image, size, 'off', [])
+        try:
+            guest.configure('compress', **{'max-bandwidth': 1 << 40, **source})
+            uri = f'unix:{folder}/link'
+            receiver = subprocess.Popen([binary, 'receive', uri, os.path.join(folder, 'out'), '--quiet', '--json',
+                                         '--decompress-threads', '2'], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            receiver.stderr.readline()
+            start = time.monotonic()
+            guest.ask('migrate', uri=uri)
+            report = json.loads(receiver.stdout.read())
+            if receiver.wait():
+                raise SystemExit('the receiver failed')
+            return time.monotonic() - start, report['wire-bytes']
+        finally:
+            guest.quit()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('image')
@@ -98,6 +137,7 @@ def main():
     parser.add_argument('--ramferry', default='target/release/ramferry')
     parser.add_argument('--compress-qemu', default='qemu-system-x86_64')
     parser.add_argument('--multifd-qemu', default='qemu-system-x86_64')
+    parser.add_argument('--only', default='', help='rows whose first column holds this')
     parser.add_argument('--data', help="where --multifd-qemu's firmware lies, if it is not installed")
     a = parser.parse_args()
     image = os.path.abspath(a.image)
@@ -110,17 +150,26 @@ def main():
 
     compress = 'compress', {'compress-level': 1, 'compress-threads': 2}, {'decompress-threads': 2}
     two = ['--connections', '2']
+    wire = ['--wire', 'qemu', '--capability', 'compress=on']
+    ours = lambda options: lambda: ramferry(a.ramferry, image, options)
+    theirs = lambda which, settings: lambda: qemu(*which, image, *settings)
     table = [
-        ('zlib 1', 'compress, zlib 1', ['--compress-method', 'zlib'], old, compress),
-        ('zlib 1', 'multifd zlib 1', ['--compress-method', 'zlib', *two], new, multifd('zlib')),
-        ('zstd 1', 'multifd zstd 1', ['--compress-method', 'zstd', *two], new, multifd('zstd')),
-        ('lz4', 'multifd none', ['--compress-method', 'lz4', *two], new, multifd('none')),
-        ('none', 'multifd none', ['--compress-method', 'none', *two], new, multifd('none')),
+        ('wire, zlib 1', 'compress, zlib 1', ours(wire), theirs(old, compress)),
+        ('to QEMU, zlib 1', 'compress, zlib 1',
+         lambda: to_qemu(a.ramferry, a.compress_qemu, image, wire, compress[2]), theirs(old, compress)),
+        ('from QEMU, zlib 1', 'compress, zlib 1',
+         lambda: from_qemu(a.ramferry, a.compress_qemu, image, compress[1]), theirs(old, compress)),
+        ('zlib 1', 'compress, zlib 1', ours(['--compress-method', 'zlib']), theirs(old, compress)),
+        ('zlib 1', 'multifd zlib 1', ours(['--compress-method', 'zlib', *two]), theirs(new, multifd('zlib'))),
+        ('zstd 1', 'multifd zstd 1', ours(['--compress-method', 'zstd', *two]), theirs(new, multifd('zstd'))),
+        ('lz4', 'multifd none', ours(['--compress-method', 'lz4', *two]), theirs(new, multifd('none'))),
+        ('none', 'multifd none', ours(['--compress-method', 'none', *two]), theirs(new, multifd('none'))),
     ]
+    table = [row for row in table if a.only in row[0]]
     results = [[] for _ in table]
     for _ in range(a.pairs):
-        for row, (_, _, options, (binary, data), settings) in zip(results, table):
-            row.append((ramferry(a.ramferry, image, options), qemu(binary, data, image, *settings)))
+        for row, (_, _, one, other) in zip(results, table):
+            row.append((one(), other()))
     print('| ramferry | MB | ms | QEMU | MB | ms | times as fast (median of pairs, least to most) |')
     print('|---|---|---|---|---|---|---|')
     for row, (ours, theirs, *_) in zip(results, table):

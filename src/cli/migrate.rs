@@ -33,6 +33,8 @@ Examples:
   ramferry send guest.ram tcp:192.0.2.7:4444 --live --pid 1234 --downtime-limit 100ms
   ramferry send guest unix:qemu.sock --wire qemu
   ramferry send guest.ram 'exec:ssh host ramferry receive fd:0 guest.ram'
+On the qemu wire a guest folder goes with its devices, to a QEMU with the same machine and devices. A raw
+image is RAM alone: a QEMU loads it and leaves its devices as they are after a reset.
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct SendArgs {
     /// A raw RAM image or a guest folder

@@ -188,7 +188,14 @@ fn every_parameter_out_of_range_is_refused_in_one_line_that_says_what_is_allowed
             "connections" => (&["0", "65", "-1"], "1 to 64"),
             "batch-pages" => (&["0", "257", "all"], "1 to 256"),
             "zlib-engine" => (&["zlib", "isal", ""], "zlib-rs"),
-            "timeout" | "connect-timeout" | "accept-timeout" => {
+            "downtime-limit" => (&["-1", "2001", "soon"], "0 to 2000 s"),
+            "max-rounds" => (&["0", "65536", "-1"], "1 to 65535"),
+            "timeout-action" => (&["pause", ""], "suspend or abort"),
+            "throttle-trigger-threshold" => (&["0", "101"], "1 to 100"),
+            "cpu-throttle-initial" | "cpu-throttle-increment" | "max-cpu-throttle" => {
+                (&["0", "100"], "1 to 99")
+            }
+            "timeout" | "connect-timeout" | "accept-timeout" | "max-time" => {
                 (&["0", "-1", "2d", "soon"], "1 day")
             }
             _ => panic!("{name} has no values here that it cannot have"),
