@@ -65,18 +65,17 @@ pub(super) fn receive(
         return_path: false,
     };
     let outcome = guest(&mut link, head, request, context);
+    // If the output is there, what becomes of the link is no matter now.
+    let _ = link.say(Reply::Shut(u32::from(outcome.is_err())));
     context
         .stats
         .bytes(link.stream.received(), link.stream.sent());
     match outcome {
         Ok(()) => {
-            // The output is there: what becomes of the link is no matter now.
-            let _ = link.say(Reply::Shut(0));
             context.stats.end(Status::Completed);
             Ok(())
         }
         Err(error) => {
-            let _ = link.say(Reply::Shut(1));
             let closed = matches!(error.cause(), Some(TransportError::Closed))
                 || error.cause::<Cut>().is_some();
             match link.stream.why_closed().filter(|_| closed) {
