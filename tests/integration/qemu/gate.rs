@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
@@ -38,18 +39,31 @@ impl Gate {
     pub(crate) fn to_unix(folder: &Folder, socket: &Path) -> Gate {
         let far = UnixStream::connect(socket).unwrap();
         let answers = far.try_clone().unwrap();
-        Gate::start(folder, far, Some(answers))
+        Gate::start(folder, far, Some(answers), |far| {
+            let _ = far.shutdown(Shutdown::Write);
+        })
+    }
+
+    /// As [`Gate::to_unix`], for what listens at `tcp:HOST:PORT`.
+    pub(crate) fn to_tcp(folder: &Folder, uri: &str) -> Gate {
+        let far = TcpStream::connect(uri.strip_prefix("tcp:").unwrap()).unwrap();
+        let answers = far.try_clone().unwrap();
+        Gate::start(folder, far, Some(answers), |far| {
+            let _ = far.shutdown(Shutdown::Write);
+        })
     }
 
     /// Keeps the stream in a file.
     pub(crate) fn to_file(folder: &Folder, path: &Path) -> Gate {
-        Gate::start(folder, File::create(path).unwrap(), None)
+        Gate::start(folder, File::create(path).unwrap(), None::<File>, drop)
     }
 
-    fn start(
+    /// `hang_up` ends what is passed on; who answers may go on doing so.
+    fn start<T: Write + Send + 'static>(
         folder: &Folder,
-        mut to: impl Write + Send + 'static,
-        answers: Option<UnixStream>,
+        mut to: T,
+        answers: Option<impl Read + Send + 'static>,
+        hang_up: impl FnOnce(T) + Send + 'static,
     ) -> Gate {
         let path = folder.path("gate");
         let listener = UnixListener::bind(&path).unwrap();
@@ -70,6 +84,7 @@ impl Gate {
                 }
                 theirs.change(|state| state.passed += read as u64);
             }
+            hang_up(to);
             theirs.change(|state| state.ended = true);
         });
         Gate {

@@ -1,8 +1,12 @@
 //! Migrations with real QEMUs at one end or at both.
 //!
 //! `support` runs a QEMU and speaks with its monitor, `guest` is a program that runs in one,
-//! `gate` holds a stream up so that pages change between its rounds, and `pairs` tries all of it
-//! between two QEMUs; `inspect` compares what is told of a stream with what its QEMU counted.
+//! `gate` holds a stream up so that pages change between its rounds, `pairs` tries all of it
+//! between two QEMUs, and `ours` is the end that is not a QEMU.
+//!
+//! `from_qemu` and `to_qemu` try every encoding over every link, `around` both ends one after the
+//! other, and `trouble` what goes wrong; `inspect` compares what is told of a stream with what its
+//! QEMU counted.
 //!
 //! Every test begins with [`qemu_or_skip`](support::qemu_or_skip) and a watchdog. Nothing here
 //! sleeps or asks again and again: answers and events come over the monitor, and the watchdog is
@@ -42,8 +46,13 @@
 //! both texts. Stop it first: QEMU 7.2's own migration of a guest that runs without KVM loses
 //! pages.
 
+mod around;
+mod from_qemu;
 mod gate;
 mod guest;
 mod inspect;
+mod ours;
 mod pairs;
 mod support;
+mod to_qemu;
+mod trouble;

@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +13,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc::Receiver;
 use std::thread;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 use crate::support::{Folder, children, lines};
@@ -101,6 +103,9 @@ impl Binary {
 
 // ---- the machine
 
+/// The name of the RAM's block, which is the backend's: as the machine calls it by itself.
+const RAM_BLOCK: &str = "pc.ram";
+
 /// A machine that is not yet running: a stopped guest without devices, emulated by software.
 #[derive(Debug)]
 pub(crate) struct Machine<'a> {
@@ -157,10 +162,13 @@ impl Machine<'_> {
         let mut command = Command::new(&self.binary.program);
         command.args(["-S", "-nodefaults", "-no-user-config", "-display", "none"]);
         command.args(["-accel", "tcg", "-m", &format!("{}k", self.bytes >> 10)]);
-        command.args(["-machine", &format!("{},memory-backend=ram", self.machine)]);
+        command.args([
+            "-machine",
+            &format!("{},memory-backend={RAM_BLOCK}", self.machine),
+        ]);
         let share = if self.shared { "on" } else { "off" };
         let backend = format!(
-            "memory-backend-file,id=ram,size={},mem-path={},share={share}",
+            "memory-backend-file,id={RAM_BLOCK},size={},mem-path={},share={share}",
             self.bytes,
             self.ram.display()
         );
@@ -273,12 +281,23 @@ impl Qemu {
     /// What a command answers, or the words it is refused with.
     #[track_caller]
     pub(crate) fn try_qmp(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
-        self.commands += 1;
-        let id = self.commands;
-        let mut request = json!({"execute": command, "id": id});
-        request["arguments"] = arguments;
+        let request = self.request(command, arguments);
         // If it is gone, reading tells more.
-        let _ = writeln!(self.monitor.get_ref(), "{request}");
+        let _ = self.monitor.get_ref().write_all(request.as_bytes());
+        self.answer(command)
+    }
+
+    fn request(&mut self, command: &str, arguments: Value) -> String {
+        self.commands += 1;
+        let mut request = json!({"execute": command, "id": self.commands});
+        request["arguments"] = arguments;
+        format!("{request}\n")
+    }
+
+    /// The answer to the last request.
+    #[track_caller]
+    fn answer(&mut self, command: &str) -> Result<Value, String> {
+        let id = self.commands;
         loop {
             let Some(mut message) = self.hear() else {
                 self.died(&format!("before it answered {command}"));
@@ -291,6 +310,21 @@ impl Qemu {
                 return Ok(message["return"].take());
             }
         }
+    }
+
+    /// Hands it a descriptor, for which `fd:NAME` stands from then on.
+    #[track_caller]
+    pub(crate) fn give_fd(&mut self, name: &str, fd: &OwnedFd) {
+        let request = self.request("getfd", json!({"fdname": name}));
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [fd.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let bytes = [IoSlice::new(request.as_bytes())];
+        let monitor = self.monitor.get_ref();
+        let sent = sendmsg(monitor, &bytes, &mut control, SendFlags::empty()).unwrap();
+        assert_eq!(sent, request.len());
+        self.answer("getfd").unwrap();
     }
 
     /// The next message of the monitor; `None`: it has hung up.
