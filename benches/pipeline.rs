@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ramferry::bench::measurement::{Course, Link, copy_threads, memcpy, migrate};
+use ramferry::bench::measurement::{Course, Transport, copy_threads, memcpy, migrate};
 use ramferry::bench::scratch::Scratch;
 use ramferry::bench::sweep;
 use ramferry::bench::synthetic;
@@ -32,8 +32,14 @@ fn pipeline(criterion: &mut Criterion) {
     let expected = Guest::open(&image)
         .and_then(|guest| guest.digest())
         .expect("it was just written");
-    let course = Course::new(image.clone(), vec![], Caps::default(), Link::Unix, &scratch)
-        .expect("a place for a socket");
+    let course = Course::new(
+        image.clone(),
+        vec![],
+        Caps::default(),
+        Transport::Unix,
+        &scratch,
+    )
+    .expect("a place for a socket");
     let interrupted = AtomicBool::new(false);
 
     let mut group = criterion.benchmark_group("pipeline");

@@ -34,7 +34,7 @@ const WATCH: Duration = Duration::from_millis(100);
 /// What joins the two ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Link {
+pub enum Transport {
     /// A unix socket: the cheapest link there is.
     #[default]
     Unix,
@@ -42,30 +42,30 @@ pub enum Link {
     Tcp,
 }
 
-impl Link {
+impl Transport {
     /// Its name: `unix` or `tcp`.
     pub fn name(self) -> &'static str {
         match self {
-            Link::Unix => "unix",
-            Link::Tcp => "tcp",
+            Transport::Unix => "unix",
+            Transport::Tcp => "tcp",
         }
     }
 }
 
-impl fmt::Display for Link {
+impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
 }
 
-impl FromStr for Link {
+impl FromStr for Transport {
     type Err = String;
 
-    fn from_str(name: &str) -> Result<Link, String> {
-        [Link::Unix, Link::Tcp]
+    fn from_str(name: &str) -> Result<Transport, String> {
+        [Transport::Unix, Transport::Tcp]
             .into_iter()
-            .find(|link| link.name() == name)
-            .ok_or_else(|| format!("link {name} is not unix or tcp"))
+            .find(|transport| transport.name() == name)
+            .ok_or_else(|| format!("transport {name} is not unix or tcp"))
     }
 }
 
@@ -83,7 +83,7 @@ pub struct Course {
 }
 
 impl Course {
-    /// Migrations of `image`, and of its later states `then` as delta rounds, over `link`. What
+    /// Migrations of `image`, and of its later states `then` as delta rounds, over `transport`. What
     /// arrives is written to `scratch`.
     ///
     /// # Errors
@@ -92,15 +92,15 @@ impl Course {
         image: PathBuf,
         then: Vec<PathBuf>,
         caps: Caps,
-        link: Link,
+        transport: Transport,
         scratch: &Scratch,
     ) -> Result<Course> {
-        let (address, socket) = match link {
-            Link::Unix => {
+        let (address, socket) = match transport {
+            Transport::Unix => {
                 let folder = Scratch::new_in(&std::env::temp_dir())?;
                 (Address::Unix(folder.path().join("link")), Some(folder))
             }
-            Link::Tcp => {
+            Transport::Tcp => {
                 let host = "127.0.0.1".to_owned();
                 (Address::Tcp { host, port: 0 }, None)
             }
@@ -419,7 +419,10 @@ mod tests {
         let scratch = scratch();
         let image = image(&scratch, "ram", 1);
         let expected = digest(&image);
-        for (link, method) in [(Link::Unix, Method::Zstd), (Link::Tcp, Method::None)] {
+        for (link, method) in [
+            (Transport::Unix, Method::Zstd),
+            (Transport::Tcp, Method::None),
+        ] {
             let course = Course::new(image.clone(), vec![], Caps::default(), link, &scratch)
                 .expect("a place for a socket");
             let run = migrate(&course, &params(method), expected, &GO_ON, &mut |_| {})
@@ -440,8 +443,14 @@ mod tests {
         let scratch = scratch();
         let (first, last) = (image(&scratch, "first", 1), image(&scratch, "last", 2));
         let expected = digest(&last);
-        let course = Course::new(first, vec![last], Caps::default(), Link::Unix, &scratch)
-            .expect("a place for a socket");
+        let course = Course::new(
+            first,
+            vec![last],
+            Caps::default(),
+            Transport::Unix,
+            &scratch,
+        )
+        .expect("a place for a socket");
         let run = migrate(&course, &params(Method::Lz4), expected, &GO_ON, &mut |_| {})
             .expect("it arrives");
         assert_eq!(run.rounds.len(), 2);
@@ -468,7 +477,7 @@ mod tests {
         let scratch = scratch();
         let image = image(&scratch, "ram", 1);
         let expected = digest(&image);
-        let course = Course::new(image, vec![], Caps::default(), Link::Unix, &scratch)
+        let course = Course::new(image, vec![], Caps::default(), Transport::Unix, &scratch)
             .expect("a place for a socket");
         // So slow that it cannot be over before it is looked at.
         let slow = Params {
@@ -492,7 +501,7 @@ mod tests {
     fn an_end_that_cannot_start_leaves_the_other_not_waiting() {
         let scratch = scratch();
         let missing = scratch.path().join("missing");
-        let course = Course::new(missing, vec![], Caps::default(), Link::Unix, &scratch)
+        let course = Course::new(missing, vec![], Caps::default(), Transport::Unix, &scratch)
             .expect("a place for a socket");
         let run = |course: &Course| {
             migrate(
@@ -524,10 +533,10 @@ mod tests {
     }
 
     #[test]
-    fn links_are_read_as_they_are_shown() {
-        for link in [Link::Unix, Link::Tcp] {
-            assert_eq!(link.to_string().parse(), Ok(link));
+    fn transports_are_read_as_they_are_shown() {
+        for transport in [Transport::Unix, Transport::Tcp] {
+            assert_eq!(transport.to_string().parse(), Ok(transport));
         }
-        assert!("rdma".parse::<Link>().is_err());
+        assert!("rdma".parse::<Transport>().is_err());
     }
 }

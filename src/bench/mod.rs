@@ -30,7 +30,7 @@ use crate::image::Guest;
 use crate::page::{Digest, PAGE_SIZE};
 use crate::params::Params;
 use crate::stats::{Snapshot, Status};
-use measurement::{Course, Link, Run};
+use measurement::{Course, Run, Transport};
 use report::Report;
 use scratch::Scratch;
 use sweep::{Setting, Work};
@@ -49,7 +49,7 @@ pub struct Request {
     /// How often each is measured, at least once.
     pub runs: u32,
     /// What joins the two ends.
-    pub link: Link,
+    pub transport: Transport,
     /// Everything else; the method and the level are those of the setting in hand.
     pub params: Params,
     /// What may be used.
@@ -117,7 +117,7 @@ impl Bench {
                 request.image.clone(),
                 request.then.clone(),
                 request.caps,
-                request.link,
+                request.transport,
                 scratch,
             )?,
             scratch: scratch.parent().to_owned(),
@@ -295,7 +295,7 @@ mod tests {
             then: vec![],
             settings: sweep::parse(settings, 1).expect("settings"),
             runs: 2,
-            link: Link::Unix,
+            transport: Transport::Unix,
             params: Params::default(),
             caps: Caps::default(),
         }

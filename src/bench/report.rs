@@ -11,7 +11,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, LineStyle, Table, presets};
 use serde::Serialize;
 
-use super::measurement::{self, Link, Run};
+use super::measurement::{self, Run, Transport};
 use super::sweep::Setting;
 use super::{Bench, Request};
 use crate::caps::Capability;
@@ -69,7 +69,7 @@ pub struct Report {
     /// What was migrated.
     pub image: Image,
     /// What joined the two ends.
-    pub link: Link,
+    pub transport: Transport,
     /// Where what arrived was written to.
     pub scratch: String,
     /// How often each setting was to be measured.
@@ -241,7 +241,7 @@ impl Report {
                 data_bytes: bench.data_bytes,
                 digest: bench.digest,
             },
-            link: bench.request.link,
+            transport: bench.request.transport,
             scratch: shown(&bench.scratch),
             runs: bench.request.runs,
             parameters: TABLE
@@ -357,7 +357,7 @@ impl Report {
             self.machine.cores,
             threads("compress-threads"),
             threads("decompress-threads"),
-            self.link,
+            self.transport,
         )
     }
 
@@ -437,7 +437,7 @@ mod tests {
                 data_bytes: 1 << 29,
                 digest: Digest(7),
             },
-            link: Link::Unix,
+            transport: Transport::Unix,
             scratch: "/tmp".to_owned(),
             runs: 3,
             parameters: BTreeMap::new(),
@@ -507,7 +507,7 @@ mod tests {
             "version",
             "machine",
             "image",
-            "link",
+            "transport",
             "scratch",
             "runs",
             "parameters",

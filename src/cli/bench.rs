@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::bench::measurement::Link;
+use crate::bench::measurement::Transport;
 use crate::bench::scratch::{self, Scratch};
 use crate::bench::sweep::{self, Setting};
 use crate::bench::{self, Bench, Task, synthetic};
@@ -32,7 +32,7 @@ Examples:
   ramferry bench
   ramferry bench guest.ram --methods none,lz4,zstd:1-5,zlib:1,zlib:6 --runs 5
   ramferry bench t0.ram --then t1.ram --then t2.ram --compress-threads 4
-  ramferry bench guest.ram --link tcp --max-bandwidth 1Gbit --json > result.json
+  ramferry bench guest.ram --transport tcp --max-bandwidth 1Gbit --json > result.json
 Every run is a real migration whose result is proven. The runs of all settings are interleaved, and
 the table shows their medians; --json has every run.")]
 pub(super) struct BenchArgs {
@@ -63,8 +63,8 @@ without those too, none,lz4,zstd:1,zstd:3,zlib:1,zlib:6."
     )]
     runs: u32,
     /// What joins the two ends: unix or tcp
-    #[arg(long, value_name = "KIND", default_value_t = Link::Unix)]
-    link: Link,
+    #[arg(long, value_name = "KIND", default_value_t = Transport::Unix)]
+    transport: Transport,
     /// The size of the synthesised guest
     #[arg(
         long,
@@ -177,7 +177,7 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
         then: args.then,
         settings,
         runs: args.runs,
-        link: args.link,
+        transport: args.transport,
         params,
         caps,
     };
@@ -406,7 +406,7 @@ mod tests {
             &["x.ram", "--seed=2"],
             &["--then=x.ram"],
             &["--runs=0"],
-            &["--link=rdma"],
+            &["--transport=rdma"],
             &["--synthetic=0"],
             &["--synthetic=5000"],
         ] {
