@@ -13,8 +13,10 @@ use serde::{Serialize, Serializer};
 use crate::codec::{Method, Settings, ZlibEngine};
 use crate::units::Quoted;
 
+mod link;
 mod table;
 
+pub use link::LinkSpec;
 pub use table::TABLE;
 
 /// How many pages a batch has when `batch-pages` is `auto`.
@@ -132,6 +134,8 @@ pub enum Value {
     Boolean(bool),
     /// Of a [`Kind::String`] parameter.
     Word(&'static str),
+    /// An emulated link, in words.
+    Link(LinkSpec),
     /// No value is set; the word for that, such as `auto`. Null in JSON.
     Unset(&'static str),
 }
@@ -143,6 +147,7 @@ impl fmt::Display for Value {
             Value::Double(number) => number.fmt(f),
             Value::Boolean(on) => f.pad(if *on { "on" } else { "off" }),
             Value::Word(word) | Value::Unset(word) => f.pad(word),
+            Value::Link(link) => link.fmt(f),
         }
     }
 }
@@ -154,6 +159,7 @@ impl Serialize for Value {
             Value::Double(number) => serializer.serialize_f64(number),
             Value::Boolean(on) => serializer.serialize_bool(on),
             Value::Word(word) => serializer.serialize_str(word),
+            Value::Link(link) => link.serialize(serializer),
             Value::Unset(_) => serializer.serialize_none(),
         }
     }
@@ -268,6 +274,8 @@ pub struct Params {
     pub connect_timeout: Duration,
     /// How long to wait for the source; more than 0, up to [`LONGEST_TIMEOUT`], or no limit.
     pub accept_timeout: Option<Duration>,
+    /// The link that is emulated, if one is.
+    pub link: Option<LinkSpec>,
 }
 
 impl Default for Params {
@@ -295,6 +303,7 @@ impl Default for Params {
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             accept_timeout: None,
+            link: None,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind};
 use crate::page::PAGE_SIZE;
 use crate::params::Params;
 use crate::stats::Stats;
-use crate::transport::{Abort, Stream, TransportError};
+use crate::transport::{Abort, EmulatedLink, Stream, TransportError};
 use crate::wire::WireError;
 use crate::wire::native::{
     Answer, BlockInfo, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, MAX_CONNECTIONS,
@@ -37,6 +37,8 @@ pub struct Context {
     pub tuning: Tuning,
     /// How far it is.
     pub stats: Stats,
+    /// What all its connections share, if a link is emulated.
+    pub link: Option<Arc<EmulatedLink>>,
     /// Faults that tests inject.
     pub(crate) faults: crate::fault::Faults,
 }
@@ -49,6 +51,7 @@ impl Context {
     pub fn new(params: Params) -> io::Result<Context> {
         Ok(Context {
             abort: Arc::new(Abort::new()?),
+            link: params.link.map(|spec| Arc::new(EmulatedLink::new(spec))),
             tuning: Tuning(RwLock::new(Arc::new(params))),
             stats: Stats::default(),
             faults: crate::fault::Faults::default(),
@@ -57,6 +60,14 @@ impl Context {
 }
 
 impl Context {
+    /// Has a connection emulate the link, if one is to be.
+    pub(crate) fn emulate_link(&self, stream: &mut Stream) -> Result<(), TransportError> {
+        match &self.link {
+            Some(link) => stream.emulate(link),
+            None => Ok(()),
+        }
+    }
+
     /// Ends every wait if it did not work.
     pub(crate) fn abort_on_error<T>(&self, outcome: &Result<T, Error>) {
         if outcome.is_err() {

@@ -27,6 +27,12 @@ pub const RATE_ALLOWED: &str =
 /// What [`parse_duration`] takes.
 pub const DURATION_ALLOWED: &str = "a time in seconds or with its unit, such as 30, 500ms or 2min";
 
+/// What [`parse_bit_rate`] takes.
+pub const BIT_RATE_ALLOWED: &str = "a rate in bits a second, such as 200kbit, 10Mbit or 2.5Gbit";
+
+/// What [`parse_delay`] takes.
+pub const DELAY_ALLOWED: &str = "a time with its unit, such as 500us, 20ms or 1s";
+
 /// A value from outside on its way into a message: bare if that is plain to read, in quotes and
 /// escaped if it is empty or holds blanks or control characters. Messages thus stay one line.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +115,17 @@ const BITS: &[Unit] = &[
     bits("Gbit", 1_000_000_000),
 ];
 
+/// Nothing but bits, and counted in bits.
+const BIT_RATES: &[Unit] = &[
+    whole("bit"),
+    unit("kbit", 1000),
+    unit("Mbit", 1_000_000),
+    unit("Gbit", 1_000_000_000),
+];
+
+/// In microseconds. A bare number would be seconds elsewhere and is milliseconds to most people.
+const DELAYS: &[Unit] = &[whole("us"), unit("ms", 1000), unit("s", 1_000_000)];
+
 /// In milliseconds.
 const TIMES: &[Unit] = &[
     unit("", 1000),
@@ -155,6 +172,32 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     scaled(text, &[TIMES])
         .map(Duration::from_millis)
         .ok_or_else(|| refusal(text, DURATION_ALLOWED))
+}
+
+/// Reads the rate of a link and gives bits a second.
+///
+/// The units are `bit`, `kbit`, `Mbit` and `Gbit`, powers of 1000, and one of them must be there.
+/// Fractions are allowed; the result is rounded down to whole bits.
+///
+/// # Errors
+/// Anything else: empty, negative, an unknown unit or none, 2^64 bits or more, and what is not
+/// zero but would be rounded to it.
+pub fn parse_bit_rate(text: &str) -> Result<u64, UnitError> {
+    scaled(text, &[BIT_RATES]).ok_or_else(|| refusal(text, BIT_RATE_ALLOWED))
+}
+
+/// Reads the delay of a link.
+///
+/// The units are `us`, `ms` and `s`, and one of them must be there. Fractions are allowed; the
+/// result is rounded down to whole microseconds.
+///
+/// # Errors
+/// Anything else: empty, negative, an unknown unit or none, 2^64 microseconds or more, and what
+/// is not zero but shorter than a microsecond.
+pub fn parse_delay(text: &str) -> Result<Duration, UnitError> {
+    scaled(text, &[DELAYS])
+        .map(Duration::from_micros)
+        .ok_or_else(|| refusal(text, DELAY_ALLOWED))
 }
 
 /// Reads a switch: `on`, `true`, `yes` or `1`, and `off`, `false`, `no` or `0`. `None` for any
@@ -342,6 +385,44 @@ mod tests {
     }
 
     #[test]
+    fn links_have_rates_in_bits_and_delays_with_units() {
+        for (text, bits) in [
+            ("200kbit", 200_000),
+            ("10Mbit", 10_000_000),
+            ("2.5Gbit", 2_500_000_000),
+            ("1 Gbit", 1_000_000_000),
+            ("12345bit", 12_345),
+        ] {
+            assert_eq!(parse_bit_rate(text), Ok(bits), "{text}");
+        }
+        for (text, us) in [
+            ("500us", 500),
+            ("20ms", 20_000),
+            ("0.25ms", 250),
+            ("1s", 1_000_000),
+            ("0ms", 0),
+        ] {
+            assert_eq!(parse_delay(text), Ok(Duration::from_micros(us)), "{text}");
+        }
+        for text in [
+            "", "10", "10M", "10MiB", "10Mb", "1.5bit", "1Gbit/s", "-1Gbit",
+        ] {
+            assert!(parse_bit_rate(text).is_err(), "{text}");
+        }
+        for text in [
+            "",
+            "20",
+            "1min",
+            "0.5us",
+            "-1ms",
+            "20ms ",
+            "99999999999999999s",
+        ] {
+            assert!(parse_delay(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn whatever_is_not_a_size_a_rate_or_a_time_is_refused() {
         let never = [
             "",
@@ -438,6 +519,8 @@ mod tests {
                 let _ = parse_size(&text);
                 let _ = parse_rate(&text);
                 let _ = parse_duration(&text);
+                let _ = parse_bit_rate(&text);
+                let _ = parse_delay(&text);
                 let _ = parse_switch(&text);
             }
         }

@@ -31,7 +31,7 @@ const POLL: Duration = Duration::from_millis(5);
 /// How often a watcher hears how far it is.
 const WATCH: Duration = Duration::from_millis(100);
 
-/// What joins the two ends.
+/// What joins the two ends. A slower link can be emulated on top, by the parameter `link`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {

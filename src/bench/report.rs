@@ -16,7 +16,7 @@ use super::sweep::Setting;
 use super::{Bench, Request};
 use crate::caps::Capability;
 use crate::page::Digest;
-use crate::params::{TABLE, Value};
+use crate::params::{LinkSpec, TABLE, Value};
 use crate::stats::Status;
 use crate::units::format_bytes;
 
@@ -70,6 +70,9 @@ pub struct Report {
     pub image: Image,
     /// What joined the two ends.
     pub transport: Transport,
+    /// The link that both ends emulated, if they did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkSpec>,
     /// Where what arrived was written to.
     pub scratch: String,
     /// How often each setting was to be measured.
@@ -242,6 +245,7 @@ impl Report {
                 digest: bench.digest,
             },
             transport: bench.request.transport,
+            link: params.link,
             scratch: shown(&bench.scratch),
             runs: bench.request.runs,
             parameters: TABLE
@@ -339,6 +343,10 @@ impl Report {
             Some(Value::Number(number)) if *number > 1 => format!(", {number} connections"),
             _ => String::new(),
         };
+        let emulated = match self.link {
+            Some(link) => format!(" emulating {link}"),
+            None => String::new(),
+        };
         let threads = |name| {
             let value = self.parameters.get(name);
             value.map_or_else(String::new, ToString::to_string)
@@ -351,7 +359,7 @@ impl Report {
         };
         format!(
             "{image}: {} of RAM, {} of it data\n{machine}{} cores; {} compressing and {} \
-             decompressing threads, {} link{connections}; medians of {runs}",
+             decompressing threads, {} link{emulated}{connections}; medians of {runs}",
             format_bytes(self.image.ram_bytes),
             format_bytes(self.image.data_bytes),
             self.machine.cores,
@@ -438,6 +446,7 @@ mod tests {
                 digest: Digest(7),
             },
             transport: Transport::Unix,
+            link: None,
             scratch: "/tmp".to_owned(),
             runs: 3,
             parameters: BTreeMap::new(),
@@ -489,6 +498,17 @@ mod tests {
         assert!(table.contains("A CPU, 2 cores") && table.contains("[MiB/s]"));
         assert!(!table.contains("downtime"));
         assert!(table.lines().all(|line| line.chars().count() <= 110));
+    }
+
+    #[test]
+    fn an_emulated_link_is_told_and_only_then() {
+        let mut report = report(&[]);
+        let json = serde_json::to_value(&report).expect("plain values");
+        assert!(json.get("link").is_none() && report.table().contains("unix link; medians"));
+        report.link = "1Gbit/20ms".parse().ok();
+        let json = serde_json::to_value(&report).expect("plain values");
+        assert_eq!(json["link"], "1Gbit/20ms");
+        assert!(report.table().contains("unix link emulating 1Gbit/20ms;"));
     }
 
     #[test]

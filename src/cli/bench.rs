@@ -32,7 +32,7 @@ Examples:
   ramferry bench
   ramferry bench guest.ram --methods none,lz4,zstd:1-5,zlib:1,zlib:6 --runs 5
   ramferry bench t0.ram --then t1.ram --then t2.ram --compress-threads 4
-  ramferry bench guest.ram --transport tcp --max-bandwidth 1Gbit --json > result.json
+  ramferry bench guest.ram --link 1Gbit/5ms --json > result.json
 Every run is a real migration whose result is proven. The runs of all settings are interleaved, and
 the table shows their medians; --json has every run.")]
 pub(super) struct BenchArgs {
@@ -407,6 +407,7 @@ mod tests {
             &["--then=x.ram"],
             &["--runs=0"],
             &["--transport=rdma"],
+            &["--link=tcp"],
             &["--synthetic=0"],
             &["--synthetic=5000"],
         ] {

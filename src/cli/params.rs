@@ -125,6 +125,7 @@ fn option(row: &'static Parameter) -> Arg {
 fn value_name(row: &Parameter) -> &'static str {
     match (row.kind, row.unit) {
         (params::Kind::Boolean, _) => "on|off",
+        _ if row.name == "link" => "RATE[/DELAY]",
         (params::Kind::String, _) => "NAME",
         (_, Some("bytes")) => "SIZE",
         (_, Some("bytes per second")) => "RATE",

@@ -69,6 +69,9 @@ fn text(report: &Report, end: &str) -> String {
             report.connections
         ),
     );
+    if let Some(link) = report.link {
+        line("link", format!("{link}, emulated"));
+    }
     line(
         "pages",
         format!(

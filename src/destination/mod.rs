@@ -74,9 +74,13 @@ pub fn run(
     let (mut links, output) = match accept::accept(request, context, listening, dropped)? {
         Accepted::Native(native) => *native,
         Accepted::Qemu(mut stream, head) => {
+            context.emulate_link(&mut stream)?;
             return qemu::receive(&mut stream, &head, request, context);
         }
     };
+    for stream in &mut links.streams {
+        context.emulate_link(stream)?;
+    }
     context.stats.ram(
         output.pages() * PAGE_SIZE as u64,
         links.streams.len() as u16,

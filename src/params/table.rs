@@ -394,12 +394,37 @@ pub static TABLE: &[Parameter] = &[
             None => Value::Unset(NO_LIMIT),
         },
     },
+    Parameter {
+        name: "link",
+        kind: Kind::String,
+        default: NO_LINK,
+        range: "RATE[/DELAY], such as 200Mbit or 1Gbit/20ms; or off: the link as it is",
+        unit: None,
+        meaning: "Emulate a link, for tests and benchmarks: this end writes no faster than RATE, over \
+                  all connections, and reads each byte DELAY after it arrived. Give it to both ends",
+        side: Side::Both,
+        runtime: false,
+        since: "0.1.0",
+        set: |params, text| {
+            params.link = match text {
+                NO_LINK => None,
+                _ => Some(
+                    text.parse()
+                        .map_err(|what: String| format!("{NO_LINK} or {what}"))?,
+                ),
+            };
+            Ok(())
+        },
+        get: |params| params.link.map_or(Value::Unset(NO_LINK), Value::Link),
+    },
 ];
 
 /// The word for "as suits the method".
 pub(super) const AUTO: &str = "auto";
 /// The word for "waits for ever".
 const NO_LIMIT: &str = "none";
+/// The word for "nothing is emulated".
+const NO_LINK: &str = "off";
 /// The highest level that any method has.
 pub(super) const HIGHEST_LEVEL: u8 = 19;
 /// Connections beyond this many only cost memory and sockets.

@@ -35,7 +35,7 @@ fn every_value_is_of_the_type_that_the_table_tells() {
             Value::Number(_) => matches!(row.kind, Kind::Int | Kind::Uint | Kind::Ullong),
             Value::Double(_) => row.kind == Kind::Double,
             Value::Boolean(_) => row.kind == Kind::Boolean,
-            Value::Word(_) => row.kind == Kind::String,
+            Value::Word(_) | Value::Link(_) => row.kind == Kind::String,
             Value::Unset(word) => word == row.default,
         };
         assert!(fits, "{}", row.name);
@@ -109,6 +109,12 @@ fn each_refusal_names_the_value_and_what_is_allowed() {
             "zlib-engine",
             "zlib",
             "zlib-engine zlib is not libdeflate or zlib-rs",
+        ),
+        (
+            "link",
+            "1Gb",
+            "link 1Gb is not off or RATE[/DELAY] with a rate from 10kbit to 100Gbit and a delay of \
+             up to 10s, such as 200Mbit or 1Gbit/20ms, and no more than 128 MiB under way at once",
         ),
         (
             "compress-threads",
@@ -192,6 +198,7 @@ fn a_batch_is_as_large_as_asked_for_or_as_suits_the_method() {
 fn programs_get_numbers_and_null_and_people_get_words() {
     let mut params = Params::default();
     params.set("timeout", "500ms").expect("within its range");
+    params.set("link", "1Gbit/20ms").expect("a link");
     let json = |name| {
         let value = params.get(name).expect("a known name");
         (
@@ -202,6 +209,7 @@ fn programs_get_numbers_and_null_and_people_get_words() {
     let pair = |text: &str, json: &str| (text.to_owned(), json.to_owned());
     assert_eq!(json("timeout"), pair("0.5", "0.5"));
     assert_eq!(json("accept-timeout"), pair("none", "null"));
+    assert_eq!(json("link"), pair("1Gbit/20ms", "\"1Gbit/20ms\""));
     assert_eq!(json("compress-wait-thread"), pair("on", "true"));
     assert_eq!(json("xbzrle-cache-size"), pair("67108864", "67108864"));
     assert_eq!(json("compress-method"), pair("zlib", "\"zlib\""));
@@ -211,7 +219,7 @@ proptest! {
     #[test]
     fn no_text_makes_a_parameter_panic_and_what_is_taken_reads_back(
         row in 0..TABLE.len(),
-        text in prop_oneof![any::<String>(), "[0-9]{1,5}", "[0-9]{1,3}(ms|s|min|KiB|MiB)"],
+        text in prop_oneof![any::<String>(), "[0-9]{1,5}", "[0-9]{1,3}(ms|s|min|KiB|MiB)", "[0-9]{1,4}[kMG]bit(/[0-9]{1,3}[mu]s)?"],
     ) {
         let name = TABLE[row].name;
         let mut params = Params::default();

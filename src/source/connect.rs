@@ -112,6 +112,13 @@ pub(super) fn connect(request: &Request, guest: &Guest, context: &Context) -> Re
     }
 }
 
+/// Opens a connection.
+fn link(connector: &Connector, context: &Context) -> Result<Connected, TransportError> {
+    let mut connected = connector.connect(&context.abort)?;
+    context.emulate_link(&mut connected.stream)?;
+    Ok(connected)
+}
+
 /// Opens the one connection of the qemu wire, on which there is nothing to agree about.
 fn open(
     request: &Request,
@@ -121,7 +128,7 @@ fn open(
 ) -> Result<Links> {
     let params = context.tuning.get();
     qemu::check(request, &params)?;
-    let Connected { stream, stored } = connector.connect(&context.abort)?;
+    let Connected { stream, stored } = link(connector, context)?;
     let framing = Framing::new(request, guest, stream.is_two_way())?;
     let preamble = framing.preamble();
     let mut links = Links {
@@ -174,7 +181,7 @@ fn greet(
     }
     session::check_hello(&hello)?;
 
-    let first = connector.connect(&context.abort)?;
+    let first = link(connector, context)?;
     if connections > 1 && !first.stream.is_two_way() {
         return Err(TransportError::OneConnection {
             address: request.address.to_string(),
@@ -207,7 +214,7 @@ fn greet(
     }
     for connection in 0..connections {
         if connection > 0 {
-            let mut stream = connector.connect(&context.abort)?.stream;
+            let mut stream = link(connector, context)?.stream;
             stream.hear_through(&links.streams[0]);
             links.streams.push(stream);
             hello.connection = connection;

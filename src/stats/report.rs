@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{RoundStats, Snapshot, Stage, Status, Tally};
 use crate::caps::{Capability, Caps};
 use crate::page::{Digest, PAGE_SIZE};
-use crate::params::Params;
+use crate::params::{LinkSpec, Params};
 
 /// What `--json` prints at the end of a migration.
 #[derive(Debug, Clone, Serialize)]
@@ -58,6 +58,9 @@ pub struct Report {
     pub threads: u8,
     /// Connections.
     pub connections: u16,
+    /// The link that this side emulated, as `RATE[/DELAY]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkSpec>,
     /// Every byte from source to destination, on all connections.
     pub wire_bytes: u64,
     /// Every byte from destination to source.
@@ -239,6 +242,7 @@ impl Report {
             method: Some(settings.method.name()),
             level: Some(settings.level),
             threads: params.compress_threads,
+            link: params.link,
             ..Report::of_either(snapshot, "source")
         }
     }
@@ -247,6 +251,7 @@ impl Report {
     pub fn of_destination(snapshot: &Snapshot, params: &Params) -> Report {
         Report {
             threads: params.decompress_threads,
+            link: params.link,
             ..Report::of_either(snapshot, "destination")
         }
     }
@@ -302,6 +307,7 @@ impl Report {
             level: None,
             threads: 0,
             connections: snapshot.connections,
+            link: None,
             wire_bytes: snapshot.wire_bytes,
             return_bytes: snapshot.return_bytes,
             ratio: (snapshot.wire_bytes > 0)

@@ -1,5 +1,6 @@
 //! Links between source and destination: where to ([`Address`]), how they come about
-//! ([`connect`], [`listen`]), and bytes with a time limit on silence ([`Stream`]).
+//! ([`connect`], [`listen`]), bytes with a time limit on silence ([`Stream`]), and a slower link
+//! than there is ([`link`](mod@link)).
 //!
 //! Every wait in here ends when the session is aborted ([`Abort`]).
 
@@ -7,12 +8,14 @@ mod abort;
 mod address;
 mod child;
 pub mod connect;
+pub mod link;
 pub mod listen;
 mod stream;
 
 pub use abort::Abort;
 pub(crate) use abort::Woken;
 pub use address::Address;
+pub use link::EmulatedLink;
 pub use stream::Stream;
 
 use std::io;

@@ -1,7 +1,7 @@
 //! One connection: bytes in and out, counted, with a time limit on the peer's silence.
 //!
 //! Descriptors are non-blocking; where one is not ready, `poll` waits for it, for the session's
-//! abort, and for the time limit, all at once.
+//! abort, and for the time limit, all at once. A [link](EmulatedLink) may be emulated on top.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 
 use super::abort::Woken;
 use super::child::ShellCommand;
+use super::link::{EmulatedLink, Incoming};
 use super::{Abort, TransportError};
 
 /// A connection. Reading and writing may go on at once in two threads.
@@ -30,6 +32,10 @@ pub struct Stream {
     sent: AtomicU64,
     received: AtomicU64,
     command: Option<ShellCommand>,
+    /// What writing is paced by.
+    link: Option<Arc<EmulatedLink>>,
+    /// What reading is delayed by.
+    incoming: Option<Incoming>,
 }
 
 impl Stream {
@@ -59,12 +65,35 @@ impl Stream {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             command: None,
+            link: None,
+            incoming: None,
         })
     }
 
     pub(super) fn with_command(mut self, command: ShellCommand) -> Stream {
         self.command = Some(command);
         self
+    }
+
+    /// From now on what is written shares `link` with whoever else does, and what is read comes
+    /// late. Waiting for either is no silence of the peer.
+    ///
+    /// # Errors
+    /// When the system has no thread or descriptor left.
+    pub fn emulate(&mut self, link: &Arc<EmulatedLink>) -> Result<(), TransportError> {
+        let write_only = self
+            .flags
+            .is_some_and(|flags| flags & OFlags::RWMODE == OFlags::WRONLY);
+        self.incoming = match link.delay() {
+            Duration::ZERO => None,
+            _ if write_only => None,
+            delay => {
+                let window = link.window();
+                Some(Incoming::start(self.fd()?, delay, window, &self.abort)?)
+            }
+        };
+        self.link = Some(Arc::clone(link));
+        Ok(())
     }
 
     /// Whether the peer can answer.
@@ -108,6 +137,23 @@ impl Stream {
     /// # Errors
     /// The peer closed the link, took nothing and said nothing for too long, or the session ended.
     pub fn write(&self, head: &[u8], body: &[u8]) -> Result<(), TransportError> {
+        let Some(link) = &self.link else {
+            return self.write_at_once(head, body);
+        };
+        let (mut head, mut body) = (head, body);
+        while !head.is_empty() || !body.is_empty() {
+            let slice = link.slice();
+            let (head_now, head_later) = head.split_at(slice.min(head.len()));
+            let of_body = (slice - head_now.len()).min(body.len());
+            let (body_now, body_later) = body.split_at(of_body);
+            link.wait_for_turn(head_now.len() + body_now.len(), &self.abort)?;
+            self.write_at_once(head_now, body_now)?;
+            (head, body) = (head_later, body_later);
+        }
+        Ok(())
+    }
+
+    fn write_at_once(&self, head: &[u8], body: &[u8]) -> Result<(), TransportError> {
         let fd = self.fd()?;
         let (mut head, mut body) = (head, body);
         let mut waiting_since = None;
@@ -124,11 +170,11 @@ impl Stream {
                     body = &body[written - of_head..];
                     waiting_since = None;
                 }
-                Err(rustix::io::Errno::AGAIN) => {
+                Err(Errno::AGAIN) => {
                     let since = *waiting_since.get_or_insert_with(Instant::now);
                     self.wait(fd, PollFlags::OUT, since)?;
                 }
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(link_error(error)),
             }
         }
@@ -140,14 +186,13 @@ impl Stream {
     /// # Errors
     /// The stream ended in the middle, the peer was silent for too long, or the session ended.
     pub fn read_or_end(&self, out: &mut [u8]) -> Result<bool, TransportError> {
-        let fd = self.fd()?;
         let mut filled = 0;
         let mut waiting_since = None;
         while filled < out.len() {
             if self.abort.is_raised() {
                 return Err(TransportError::Aborted);
             }
-            match rustix::io::read(fd, &mut out[filled..]) {
+            match self.read_now(&mut out[filled..])? {
                 Ok(0) if filled == 0 => return Ok(false),
                 Ok(0) => return Err(TransportError::Closed),
                 Ok(read) => {
@@ -157,11 +202,11 @@ impl Stream {
                         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                     }
                 }
-                Err(rustix::io::Errno::AGAIN) => {
+                Err(Errno::AGAIN) => {
                     let since = *waiting_since.get_or_insert_with(Instant::now);
-                    self.wait(fd, PollFlags::IN, since)?;
+                    self.wait_to_read(since)?;
                 }
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(link_error(error)),
             }
         }
@@ -180,18 +225,44 @@ impl Stream {
         }
     }
 
-    /// Reads what is there, without waiting. `Ok(None)`: nothing yet.
+    /// As `read`, of what is there or, on an emulated link, due.
+    fn read_now(&self, out: &mut [u8]) -> Result<Result<usize, Errno>, TransportError> {
+        let fd = self.fd()?;
+        Ok(match &self.incoming {
+            Some(incoming) => incoming.read(out),
+            None => rustix::io::read(fd, out),
+        })
+    }
+
+    /// Waits for something to read.
+    fn wait_to_read(&self, since: Instant) -> Result<(), TransportError> {
+        let Some(incoming) = &self.incoming else {
+            return self.wait(self.fd()?, PollFlags::IN, since);
+        };
+        match incoming.due_in() {
+            // What is under way has been said.
+            Some(wait) => incoming.wait_until_due(wait),
+            None => self.wait(incoming.arrived(), PollFlags::IN, since),
+        }
+    }
+
+    /// Reads what is there, without waiting, even for an emulated delay. `Ok(None)`: nothing yet.
     ///
     /// # Errors
     /// The end of the stream, and the system's reason.
     pub fn try_read(&self, out: &mut [u8]) -> Result<Option<usize>, TransportError> {
-        match rustix::io::read(self.fd()?, out) {
+        let fd = self.fd()?;
+        let read = match &self.incoming {
+            Some(incoming) => incoming.read_early(out),
+            None => rustix::io::read(fd, out),
+        };
+        match read {
             Ok(0) => Err(TransportError::Closed),
             Ok(read) => {
                 self.received.fetch_add(read as u64, Ordering::Relaxed);
                 Ok(Some(read))
             }
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
             Err(error) => Err(link_error(error)),
         }
     }
@@ -201,19 +272,18 @@ impl Stream {
     /// # Errors
     /// As [`Stream::read_or_end`].
     pub fn read_some(&self, out: &mut [u8]) -> Result<usize, TransportError> {
-        let fd = self.fd()?;
         let since = Instant::now();
         loop {
             if self.abort.is_raised() {
                 return Err(TransportError::Aborted);
             }
-            match rustix::io::read(fd, &mut *out) {
+            match self.read_now(out)? {
                 Ok(read) => {
                     self.received.fetch_add(read as u64, Ordering::Relaxed);
                     return Ok(read);
                 }
-                Err(rustix::io::Errno::AGAIN) => self.wait(fd, PollFlags::IN, since)?,
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait_to_read(since)?,
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(link_error(error)),
             }
         }
@@ -222,6 +292,9 @@ impl Stream {
     /// Whether nothing has come that is not read yet.
     pub fn is_idle(&self) -> bool {
         let Ok(fd) = self.fd() else { return true };
+        if let Some(incoming) = &self.incoming {
+            return incoming.is_empty();
+        }
         let mut fds = [rustix::event::PollFd::from_borrowed_fd(fd, PollFlags::IN)];
         let now = rustix::event::Timespec {
             tv_sec: 0,
@@ -250,12 +323,13 @@ impl Stream {
         }
     }
 
-    /// What `poll` can wait on.
+    /// What `poll` can wait on. On an emulated link with a delay it tells too early.
     ///
     /// # Errors
     /// When the stream is closed already.
     pub fn pollable(&self) -> Result<BorrowedFd<'_>, TransportError> {
-        self.fd()
+        let fd = self.fd()?;
+        Ok(self.incoming.as_ref().map_or(fd, Incoming::arrived))
     }
 
     /// Waits for readiness. A peer that is heard by another thread is not silent, even if it does
@@ -310,7 +384,7 @@ impl Stream {
                     self.sent.fetch_add(written as u64, Ordering::Relaxed);
                     left = &left[written..];
                 }
-                Err(rustix::io::Errno::AGAIN) if ready(PollFlags::OUT) => {}
+                Err(Errno::AGAIN) if ready(PollFlags::OUT) => {}
                 Err(_) => return,
             }
         }
@@ -320,7 +394,7 @@ impl Stream {
             match rustix::io::read(fd, &mut waste) {
                 Ok(0) => return,
                 Ok(_) if Instant::now() < deadline => {}
-                Err(rustix::io::Errno::AGAIN) if ready(PollFlags::IN) => {}
+                Err(Errno::AGAIN) if ready(PollFlags::IN) => {}
                 _ => return,
             }
         }
@@ -347,6 +421,8 @@ impl Stream {
     }
 
     fn close(&mut self) {
+        // It holds the descriptor, too.
+        self.incoming = None;
         if let (Some(fd), Some(flags)) = (self.fd.take(), self.flags.take()) {
             let _ = rustix::fs::fcntl_setfl(&fd, flags);
         }
@@ -359,9 +435,9 @@ impl Drop for Stream {
     }
 }
 
-fn link_error(error: rustix::io::Errno) -> TransportError {
+fn link_error(error: Errno) -> TransportError {
     match error {
-        rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET => TransportError::Closed,
+        Errno::PIPE | Errno::CONNRESET => TransportError::Closed,
         error => TransportError::Link(error.into()),
     }
 }

@@ -198,6 +198,7 @@ fn every_parameter_out_of_range_is_refused_in_one_line_that_says_what_is_allowed
             "timeout" | "connect-timeout" | "accept-timeout" | "max-time" => {
                 (&["0", "-1", "2d", "soon"], "1 day")
             }
+            "link" => (&["", "1Gb", "10", "1Gbit/20", "tcp"], "1Gbit/20ms"),
             _ => panic!("{name} has no values here that it cannot have"),
         }
     };

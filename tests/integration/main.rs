@@ -9,6 +9,7 @@ mod golden;
 mod hostile;
 mod inspect;
 mod limits;
+mod link;
 mod live;
 mod migrate;
 mod qemu;
