@@ -14,6 +14,13 @@ use crate::transport::Stream;
 const MS: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Held while something is measured: one thing at a time.
+static MEASURING: Mutex<()> = Mutex::new(());
+
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    MEASURING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn spec(text: &str) -> LinkSpec {
     text.parse().expect("a link")
 }
@@ -106,26 +113,27 @@ fn a_write_takes_the_link_for_no_longer_than_a_peer_can_do_without_it() {
     }
 }
 
-/// How many bits a second arrive of so many bytes, counted from the first.
+/// How many bits a second arrive of so many bytes, from the first write to the last read, apart
+/// from the delay. Whatever wakes late makes it less.
 fn measured(text: &str, bytes: usize) -> f64 {
     let Pair { near, far, .. } = pair(text, PATIENCE);
+    let frames = bytes / (64 << 10);
+    let begin = Instant::now();
     thread::scope(|scope| {
         scope.spawn(move || {
             // As a source's frames: a header and a body.
             let (head, body) = ([1; 44], vec![2; (64 << 10) - 44]);
-            near.write(&[0], &[]).expect("the first byte");
-            for _ in 0..bytes / (64 << 10) {
+            for _ in 0..frames {
                 near.write(&head, &body).expect("it is taken");
             }
         });
         let mut buffer = vec![0; 64 << 10];
-        far.read(&mut buffer[..1]).expect("the first byte");
-        let begin = Instant::now();
-        for _ in 0..bytes / (64 << 10) {
+        for _ in 0..frames {
             far.read(&mut buffer).expect("all of it comes");
         }
-        (bytes / (64 << 10) * (64 << 10)) as f64 * 8.0 / begin.elapsed().as_secs_f64()
-    })
+    });
+    let time = begin.elapsed().saturating_sub(spec(text).delay());
+    (frames * (64 << 10)) as f64 * 8.0 / time.as_secs_f64()
 }
 
 /// Measures up to three times and returns the highest rate, as a part of what was asked for: what
@@ -147,21 +155,30 @@ fn reached(text: &str, seconds: f64) -> f64 {
 
 #[test]
 fn what_arrives_in_a_second_is_the_rate_within_3_percent() {
+    let _alone = alone();
     for (text, seconds) in [
         ("10Mbit", 1.5),
         ("100Mbit", 0.6),
         ("200Mbit", 0.6),
         ("1Gbit", 0.6),
-        ("10Gbit", 0.3),
     ] {
         let reached = reached(text, seconds);
-        // Whether so much can be carried at all depends on the machine.
-        assert!(reached > 0.97 || text == "10Gbit", "{text}: {reached}");
+        assert!(reached > 0.97, "{text}: {reached}");
     }
 }
 
 #[test]
+fn ten_gigabits_are_not_exceeded() {
+    let _alone = alone();
+    // Whether so much can be carried at all depends on the machine.
+    let reached = measured("10Gbit", 375_000_000) / 10e9;
+    println!("10Gbit: {:.2} % of the rate", reached * 100.0);
+    assert!(reached < 1.03, "{reached}");
+}
+
+#[test]
 fn a_delay_costs_no_rate() {
+    let _alone = alone();
     // 6.25 MB are under way: far more than a socket holds.
     for (text, seconds) in [("100Mbit/20ms", 0.5), ("1Gbit/50ms", 0.5)] {
         let reached = reached(text, seconds);
@@ -171,6 +188,7 @@ fn a_delay_costs_no_rate() {
 
 #[test]
 fn connections_share_the_link() {
+    let _alone = alone();
     let shared = link("100Mbit");
     let abort = Arc::new(Abort::new().expect("a descriptor"));
     // 4 of them, 0.1 s each.
@@ -189,11 +207,12 @@ fn connections_share_the_link() {
         }
     });
     let time = begin.elapsed();
-    assert!(time > 388 * MS && time < 500 * MS, "{time:?}");
+    assert!(time > 388 * MS && time < 2000 * MS, "{time:?}");
 }
 
 #[test]
 fn a_byte_is_under_way_for_the_delay() {
+    let _alone = alone();
     let Pair { near, far, .. } = pair("1Gbit/20ms", PATIENCE);
     let mut one_way = Duration::MAX;
     let mut round_trip = Duration::MAX;
