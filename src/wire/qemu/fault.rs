@@ -278,6 +278,11 @@ pub enum Unsupported {
         /// QEMU's name for the command.
         command: &'static str,
     },
+    /// Bitmaps of block devices, which may travel after the guest was started.
+    #[error(
+        "the command POSTCOPY_ADVISE belongs to bitmaps: switch the capability 'dirty-bitmaps' off at the source"
+    )]
+    DirtyBitmaps,
     /// COLO, two guests side by side.
     #[error("the command ENABLE_COLO: switch the capability 'x-colo' off at the source")]
     Colo,

@@ -58,7 +58,7 @@
 //! of them is compressed.
 //!
 //! # What is refused
-//! [`Unsupported`] names it: post-copy, COLO, multifd, RDMA, shared or mapped RAM, pages of another
+//! [`Unsupported`] names it: post-copy, bitmaps of block devices, COLO, multifd, RDMA, shared or mapped RAM, pages of another
 //! size, iterable sections other than ram, devices before RAM, machine types without configuration.
 
 mod fault;

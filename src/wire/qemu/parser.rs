@@ -287,6 +287,8 @@ impl Parser {
         let (command, expected) = match cursor.u16()? {
             1 => ("OPEN_RETURN_PATH", 0),
             2 => ("PING", 4),
+            // Of bitmaps alone nothing is to be advised.
+            3 if cursor.u16()? == 0 => return Err(Unsupported::DirtyBitmaps.into()),
             3 => return post_copy("POSTCOPY_ADVISE"),
             4 => return post_copy("POSTCOPY_LISTEN"),
             5 => return post_copy("POSTCOPY_RUN"),
