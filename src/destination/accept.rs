@@ -65,8 +65,34 @@ impl Links {
 pub(super) enum Accepted {
     /// One of us: all of its connections, and the output that it needs.
     Native(Box<(Links, Output)>),
-    /// A QEMU: its connection, and the bytes that have been read from it.
-    Qemu(Stream, Vec<u8>),
+    /// A QEMU: its connection, the bytes that have been read from it, and who else may connect.
+    Qemu(Stream, Vec<u8>, Option<Others>),
+}
+
+/// Who else has connected, or still can.
+pub(super) struct Others {
+    listener: Listener,
+    greetings: VecDeque<Greeting>,
+}
+
+impl Others {
+    /// Refuses a QEMU whose pages go over other connections: when its list of blocks arrives, all
+    /// of them have connected and said what they are. Whoever else is there is dropped.
+    pub(super) fn refuse_multifd(mut self, context: &Context) -> Result<()> {
+        let silence = context.tuning.get().timeout;
+        while self.greetings.len() < MAX_GREETINGS
+            && let Some((stream, from)) = self.listener.try_accept(&context.abort, silence)?
+        {
+            self.greetings.push_back(Greeting::new(stream, from));
+        }
+        for mut greeting in self.greetings {
+            match greeting.progress() {
+                Err(error) if error.kind() == Kind::Refused => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Waits for a source, or opens what there is to read, and makes the output that it needs.
@@ -80,13 +106,13 @@ pub(super) fn accept(
     if request.address.is_listening() {
         let listener = Listener::bind(&request.address)?;
         listening(listener.address());
-        return join(request, context, &listener, dropped);
+        return join(request, context, listener, dropped);
     }
     let mut stream = open_for_reading(&request.address, &context.abort, silence)?;
     context.stats.start();
     let mut head = [0; HELLO_HEAD_LEN];
     let hello = match stream.read(&mut head) {
-        Ok(()) if is_qemu(&head) => return Ok(Accepted::Qemu(stream, head.to_vec())),
+        Ok(()) if is_qemu(&head) => return Ok(Accepted::Qemu(stream, head.to_vec(), None)),
         read => read
             .map_err(Error::from)
             .and_then(|()| session::receive_hello(&stream, head)),
@@ -243,7 +269,7 @@ impl Joining {
 fn join(
     request: &Request,
     context: &Context,
-    listener: &Listener,
+    listener: Listener,
     dropped: &(dyn Fn(&str) + Sync),
 ) -> Result<Accepted> {
     let params = context.tuning.get();
@@ -268,7 +294,7 @@ fn join(
             dropped("dropped a source that went away before all of its connections joined");
         }
         let mut waiting = VecDeque::new();
-        for mut greeting in greetings.drain(..) {
+        while let Some(mut greeting) = greetings.pop_front() {
             let from = greeting.from.clone();
             match greeting.progress() {
                 Ok(None) if Instant::now() < greeting.deadline => waiting.push_back(greeting),
@@ -278,7 +304,16 @@ fn join(
                 )),
                 Ok(Some(First::Qemu)) if joining.is_none() => {
                     context.stats.start();
-                    return Ok(Accepted::Qemu(greeting.stream, greeting.bytes));
+                    greetings.append(&mut waiting);
+                    let others = Others {
+                        listener,
+                        greetings,
+                    };
+                    return Ok(Accepted::Qemu(
+                        greeting.stream,
+                        greeting.bytes,
+                        Some(others),
+                    ));
                 }
                 Ok(Some(First::Qemu)) => {
                     dropped(&format!(

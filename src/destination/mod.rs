@@ -73,9 +73,9 @@ pub fn run(
     Output::check(&request.output, request.force)?;
     let (mut links, output) = match accept::accept(request, context, listening, dropped)? {
         Accepted::Native(native) => *native,
-        Accepted::Qemu(mut stream, head) => {
+        Accepted::Qemu(mut stream, head, others) => {
             context.emulate_link(&mut stream)?;
-            return qemu::receive(&mut stream, &head, request, context);
+            return qemu::receive(&mut stream, (&head, others), request, context);
         }
     };
     for stream in &mut links.streams {

@@ -36,6 +36,7 @@ use crate::wire::qemu::{
 };
 
 use super::Request;
+use super::accept::Others;
 use super::decode::{Batch, DecodeQemu, Entry, STRETCH};
 
 /// Bytes that are read and handed to decoders together.
@@ -53,10 +54,10 @@ struct Cut {
     what: &'static str,
 }
 
-/// Receives a guest from a QEMU, of whose stream `head` has been read.
+/// Receives a guest from a QEMU, of whose stream `head` has been read, while others may connect.
 pub(super) fn receive(
     stream: &mut Stream,
-    head: &[u8],
+    (head, others): (&[u8], Option<Others>),
     request: &Request,
     context: &Context,
 ) -> Result<()> {
@@ -64,7 +65,7 @@ pub(super) fn receive(
         stream,
         return_path: false,
     };
-    let outcome = guest(&mut link, head, request, context);
+    let outcome = guest(&mut link, (head, others), request, context);
     // If the output is there, what becomes of the link is no matter now.
     let _ = link.say(Reply::Shut(u32::from(outcome.is_err())));
     context
@@ -112,9 +113,17 @@ impl Link<'_> {
 }
 
 /// The phases, top-down.
-fn guest(link: &mut Link<'_>, head: &[u8], request: &Request, context: &Context) -> Result<()> {
+fn guest(
+    link: &mut Link<'_>,
+    (head, others): (&[u8], Option<Others>),
+    request: &Request,
+    context: &Context,
+) -> Result<()> {
     let mut reading = Reading::new(head);
     let mut description = preamble(&mut reading, link)?;
+    if let Some(others) = others {
+        others.refuse_multifd(context)?;
+    }
     let blocks: Vec<(String, u64)> = reading
         .parser
         .blocks()

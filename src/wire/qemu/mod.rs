@@ -58,8 +58,13 @@
 //! of them is compressed.
 //!
 //! # What is refused
-//! [`Unsupported`] names it: post-copy, bitmaps of block devices, COLO, multifd, RDMA, shared or mapped RAM, pages of another
-//! size, iterable sections other than ram, devices before RAM, machine types without configuration.
+//! [`Unsupported`] names it: post-copy, bitmaps of block devices, COLO, multifd, RDMA, shared or
+//! mapped RAM, pages of another size, iterable sections other than ram, devices before RAM, machine
+//! types without configuration.
+//!
+//! # How it is tested
+//! Against real QEMUs: `docs/qemu-tests.md` says which of QEMU's own migration tests hold, and which
+//! test of ours shows it.
 
 mod fault;
 mod parser;

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::gate::{Gate, migrate_with_deltas};
 use super::guest::{assert_continues, assert_one_moment, boot_floppy};
+use super::ours::{StoredByCommand, load_stored};
 use super::support::{Binary, Qemu, qemu_or_skip, skipped};
 use crate::support::{Folder, Page, assert_same, assert_same_bytes, mixed, watchdog};
 
@@ -22,33 +23,35 @@ fn image(folder: &Folder, name: &str) -> PathBuf {
     folder.image(name, &guest)
 }
 
-/// What a source sends to and a destination reads, and whether both do so at the same time.
-fn links(folder: &Folder) -> [(String, String, bool); 2] {
-    let link = at(&folder.path("link"));
-    let stored = folder.path("stream").display().to_string();
+/// What a source sends to, and what a destination reads at the same time or when it is stored.
+enum Link {
+    Live(String),
+    Stored(StoredByCommand),
+}
+
+fn links(folder: &Folder) -> [Link; 2] {
     [
-        (link.clone(), link, true),
-        (
-            format!("exec:cat > {stored}"),
-            format!("exec:cat {stored}"),
-            false,
-        ),
+        Link::Live(at(&folder.path("link"))),
+        Link::Stored(StoredByCommand::new(folder)),
     ]
 }
 
 /// A migration of a stopped guest that works.
 #[track_caller]
-fn migrate(source: &mut Qemu, destination: &mut Qemu, link: &(String, String, bool)) {
-    let (to, from, live) = link;
-    if *live {
-        destination.migrate_incoming(from);
+fn migrate(source: &mut Qemu, destination: &mut Qemu, link: &Link) {
+    match link {
+        Link::Live(link) => {
+            destination.migrate_incoming(link);
+            source.migrate(link);
+            assert_eq!(source.wait_migration(), "completed", "{link}");
+            assert_eq!(destination.wait_migration(), "completed", "{link}");
+        }
+        Link::Stored(stored) => {
+            source.migrate(&stored.uri);
+            assert_eq!(source.wait_migration(), "completed");
+            load_stored(destination, stored.wait());
+        }
     }
-    source.migrate(to);
-    assert_eq!(source.wait_migration(), "completed", "{to}");
-    if !live {
-        destination.migrate_incoming(from);
-    }
-    assert_eq!(destination.wait_migration(), "completed", "{from}");
 }
 
 #[test]
