@@ -14,7 +14,8 @@
 //!
 //! Nothing is answered unless the source opens QEMU's return path.
 //!
-//! Memory: 256 KiB a batch, a few batches a decoder, and the hashes.
+//! Memory: some 450 KiB a batch (its bytes and the list of its records), six batches a decoder, and
+//! the hashes of pages that are not zero. None of it grows with what a stream announces.
 
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -35,14 +36,17 @@ use crate::wire::qemu::{
     Command, CommandCode, Element, MAX_ELEMENT, Parser, Record, SWITCHOVER_START, tail,
 };
 
-use super::Request;
 use super::accept::Others;
 use super::decode::{Batch, DecodeQemu, Entry, STRETCH};
+use super::{LAST_WORDS, Request};
 
 /// Bytes that are read and handed to decoders together.
 const CHUNK: usize = 256 << 10;
 /// Batches that may wait for each decoder.
 const DEPTH: usize = 4;
+/// Records for one decoder that are handed on together at most: the shortest have 9 bytes and would
+/// else take several times as much memory here.
+const MAX_ENTRIES: usize = 4096;
 /// Bytes of device state that are kept to find their end in: QEMU's description is a tenth of a MiB.
 const MAX_END: usize = 32 << 20;
 
@@ -67,7 +71,7 @@ pub(super) fn receive(
     };
     let outcome = guest(&mut link, (head, others), request, context);
     // If the output is there, what becomes of the link is no matter now.
-    let _ = link.say(Reply::Shut(u32::from(outcome.is_err())));
+    link.last_word(Reply::Shut(u32::from(outcome.is_err())));
     context
         .stats
         .bytes(link.stream.received(), link.stream.sent());
@@ -99,6 +103,13 @@ impl Link<'_> {
             self.stream.write(&reply.to_bytes(), &[])?;
         }
         Ok(())
+    }
+
+    /// Says how it ended, to a source that may be gone, or never read, or still be sending.
+    fn last_word(&self, reply: Reply) {
+        if self.return_path {
+            self.stream.last_word(&reply.to_bytes(), LAST_WORDS);
+        }
     }
 
     fn obey(&mut self, command: &Command) -> Result<()> {
@@ -247,12 +258,18 @@ fn records(
                 Element::Record(record) => {
                     let stretch = record.page.0 / STRETCH + u64::from(record.block);
                     let lane = (stretch % lanes.len() as u64) as usize;
-                    lanes[lane].add(&record, end);
+                    if lanes[lane].add(&record, end) && !reading.dispatch(lanes) {
+                        // A decoder has failed, and says so itself.
+                        return Err(Error::interrupted());
+                    }
                 }
                 Element::Command(command) => {
                     link.obey(&command)?;
                     if command.code == CommandCode::SwitchoverStart {
                         description.commands.push((SWITCHOVER_START, Vec::new()));
+                        description
+                            .check()
+                            .map_err(|error| Error::new(Kind::Failed, error))?;
                     }
                 }
                 Element::Tail => {
@@ -268,7 +285,6 @@ fn records(
         }
         let due = reading.parsed >= CHUNK / 2 || reading.is_full();
         if due && !reading.dispatch(lanes) {
-            // A decoder has failed, and says so itself.
             return Err(Error::interrupted());
         }
         context.faults.check(Site::Receive)?;
@@ -282,8 +298,9 @@ fn records(
 }
 
 impl Lane {
-    /// `end` is where the record ends within the bytes that are handed on with it.
-    fn add(&mut self, record: &Record, end: usize) {
+    /// `end` is where the record ends within the bytes that are handed on with it. Returns whether
+    /// that must be now.
+    fn add(&mut self, record: &Record, end: usize) -> bool {
         let payload = end - usize::from(record.payload)..end;
         let pages = PageRange {
             start: record.page,
@@ -295,6 +312,7 @@ impl Lane {
             kind: record.kind,
             payload,
         });
+        self.entries.len() >= MAX_ENTRIES
     }
 }
 
@@ -330,7 +348,7 @@ fn devices(
         end.extend_from_slice(reading.rest());
         reading.skip_rest();
         // Who waits for an answer does not hang up: the stream's own end has to be found.
-        if link.return_path && link.stream.is_idle() && tail::sections(&end).description.is_some() {
+        if link.return_path && link.stream.is_idle() && tail::has_description(&end) {
             return Ok(());
         }
         context
@@ -388,6 +406,9 @@ impl Reading {
             if let Some(found) = self.next()? {
                 return Ok(found);
             }
+            // Nothing refers to what is parsed, and there may be any number of commands.
+            let _ = self.buffer.split_to(self.parsed);
+            (self.filled, self.parsed) = (self.filled - self.parsed, 0);
             if !self.fill(stream)? {
                 return Err(self.cut());
             }

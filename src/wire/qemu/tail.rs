@@ -53,6 +53,11 @@ pub fn is_complete(tail: &[u8]) -> bool {
     find_description(tail).is_some() || ends_without_description(tail)
 }
 
+/// Whether the tail ends in a description of the length that it announces. Nothing follows one.
+pub fn has_description(tail: &[u8]) -> bool {
+    find_description(tail).is_some()
+}
+
 /// What the tail holds; see the module's description for how far that can be trusted.
 pub fn sections(tail: &[u8]) -> Tail {
     let description = find_description(tail);
