@@ -320,7 +320,10 @@ fn join(
                         "dropped a QEMU at {from}: another migration is under way"
                     ));
                 }
-                Err(error) if error.kind() == Kind::Refused => return Err(error),
+                // A QEMU that cannot be followed; but nobody ends what another has begun.
+                Err(error) if error.kind() == Kind::Refused && joining.is_none() => {
+                    return Err(error);
+                }
                 Ok(Some(First::Hello(hello))) => {
                     if let Err(why) = admit(greeting.stream, &hello, &mut joining, request, context)
                     {
