@@ -17,6 +17,9 @@ use super::Request;
 /// The machine of a guest of which nothing but RAM is known: QEMU's `pc`, as 7.2 has it and 10.0 still.
 pub const DEFAULT_MACHINE: &str = "pc-i440fx-7.2";
 
+/// The one number that the destination is to repeat.
+const PING: u32 = 1;
+
 /// RAM's section, where a guest does not say: as QEMU has it on a PC.
 const SECTION_ID: u32 = 2;
 
@@ -36,6 +39,15 @@ pub(super) struct Framing {
 /// Refuses what QEMU's stream has no means for.
 pub(super) fn check(request: &Request, params: &Params) -> Result<()> {
     let usage = |what: String| Err(Error::new(Kind::Usage, what));
+    if let Some(machine) = &request.machine
+        && machine.len() > qemu::MAX_MACHINE
+    {
+        return usage(format!(
+            "the machine type's name has {} bytes, but at most {} are allowed",
+            machine.len(),
+            qemu::MAX_MACHINE
+        ));
+    }
     let method = params.codec_settings().method;
     if request.caps.has(Capability::Compress) && method != Method::Zlib {
         return usage(format!(
@@ -112,7 +124,7 @@ impl Framing {
             qemu::put_command(
                 &mut out,
                 &Command {
-                    code: CommandCode::Ping(1),
+                    code: CommandCode::Ping(PING),
                 },
             );
         }
@@ -168,6 +180,8 @@ pub(super) fn hear_the_end(stream: &Stream, framing: &Framing) -> Result<()> {
     if !framing.return_path {
         return stream.end_of_writing().map_err(Into::into);
     }
+    // It may say each once: whoever goes on talking must not keep us for ever.
+    let (mut pong, mut ready) = (false, false);
     loop {
         let mut head = [0; return_path::HEAD_LEN];
         stream.read(&mut head).map_err(unknown)?;
@@ -175,7 +189,12 @@ pub(super) fn hear_the_end(stream: &Stream, framing: &Framing) -> Result<()> {
         let mut payload = [0; return_path::MAX_PAYLOAD];
         stream.read(&mut payload[..len]).map_err(unknown)?;
         match return_path::read(head, &payload[..len])? {
-            Reply::Pong(_) | Reply::SwitchoverAck => {}
+            Reply::Pong(PING) if !pong => pong = true,
+            Reply::SwitchoverAck if !ready => ready = true,
+            other @ (Reply::Pong(_) | Reply::SwitchoverAck) => {
+                let what = format!("the destination says {other:?}, which nobody asked for");
+                return Err(Error::new(Kind::Failed, what));
+            }
             Reply::Shut(0) => return Ok(()),
             Reply::Shut(code) => {
                 return Err(Error::new(

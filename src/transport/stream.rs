@@ -304,7 +304,8 @@ impl Stream {
     }
 
     /// Nothing more will be written: tells the peer, and waits for it to hang up, if it can answer
-    /// at all. A peer that only falls silent has taken everything as far as anybody can tell.
+    /// at all. A peer that only falls silent has taken everything as far as anybody can tell; what
+    /// one says that should not say anything is thrown away, and does not prolong the wait.
     ///
     /// # Errors
     /// The peer broke the link with bytes unread, or the session ended.
@@ -314,10 +315,12 @@ impl Stream {
         }
         rustix::net::shutdown(self.fd()?, rustix::net::Shutdown::Write).map_err(link_error)?;
         let mut waste = [0; 4096];
+        let since = Instant::now();
         loop {
             match self.read_some(&mut waste) {
                 Ok(0) | Err(TransportError::Silent { .. }) => return Ok(()),
-                Ok(_) => {}
+                Ok(_) if since.elapsed() < self.silence => {}
+                Ok(_) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
