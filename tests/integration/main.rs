@@ -13,5 +13,6 @@ mod link;
 mod live;
 mod migrate;
 mod qemu;
+mod qemu_hostile;
 mod support;
 mod writer;
