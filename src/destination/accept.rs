@@ -66,7 +66,7 @@ pub(super) enum Accepted {
     /// One of us: all of its connections, and the output that it needs.
     Native(Box<(Links, Output)>),
     /// A QEMU: its connection, the bytes that have been read from it, and who else may connect.
-    Qemu(Stream, Vec<u8>, Option<Others>),
+    Qemu(Box<(Stream, Vec<u8>, Option<Others>)>),
 }
 
 /// Who else has connected, or still can.
@@ -112,7 +112,9 @@ pub(super) fn accept(
     context.stats.start();
     let mut head = [0; HELLO_HEAD_LEN];
     let hello = match stream.read(&mut head) {
-        Ok(()) if is_qemu(&head) => return Ok(Accepted::Qemu(stream, head.to_vec(), None)),
+        Ok(()) if is_qemu(&head) => {
+            return Ok(Accepted::Qemu(Box::new((stream, head.to_vec(), None))));
+        }
         read => read
             .map_err(Error::from)
             .and_then(|()| session::receive_hello(&stream, head)),
@@ -309,11 +311,11 @@ fn join(
                         listener,
                         greetings,
                     };
-                    return Ok(Accepted::Qemu(
+                    return Ok(Accepted::Qemu(Box::new((
                         greeting.stream,
                         greeting.bytes,
                         Some(others),
-                    ));
+                    ))));
                 }
                 Ok(Some(First::Qemu)) => {
                     dropped(&format!(

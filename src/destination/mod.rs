@@ -73,7 +73,8 @@ pub fn run(
     Output::check(&request.output, request.force)?;
     let (mut links, output) = match accept::accept(request, context, listening, dropped)? {
         Accepted::Native(native) => *native,
-        Accepted::Qemu(mut stream, head, others) => {
+        Accepted::Qemu(source) => {
+            let (mut stream, head, others) = *source;
             context.emulate_link(&mut stream)?;
             return qemu::receive(&mut stream, (&head, others), request, context);
         }

@@ -67,12 +67,18 @@ fn the_table_of_qemus_own_tests_names_tests_that_exist() {
         ("to_qemu", include_str!("to_qemu.rs")),
         ("trouble", include_str!("trouble.rs")),
     ];
-    let named: Vec<&str> = table.split('`').filter(|word| word.contains("::")).collect();
+    let named: Vec<&str> = table
+        .split('`')
+        .filter(|word| word.contains("::"))
+        .collect();
     assert!(named.len() > 10, "{named:?}");
     for name in named {
         let (module, test) = name.split_once("::").unwrap();
         let test = format!("#[test]\nfn {test}() {{");
         let found = sources.iter().find(|(name, _)| *name == module);
-        assert!(found.is_some_and(|(_, text)| text.contains(&test)), "{name}");
+        assert!(
+            found.is_some_and(|(_, text)| text.contains(&test)),
+            "{name}"
+        );
     }
 }
