@@ -163,8 +163,8 @@ fn records_straddle_whatever_is_read_at_once() {
     let sizes = [400, 210, 1];
     for _ in 0..3 {
         model.begin(SectionKind::Part);
-        for block in 0..3 {
-            for page in 0..sizes[block] {
+        for (block, &pages) in sizes.iter().enumerate() {
+            for page in 0..pages {
                 let sent = match dice.below(8) {
                     0 => Sent::Fill(0),
                     1 => Sent::Compressed(Page::Text(page)),
