@@ -11,7 +11,7 @@ use crate::transport::connect::open_for_reading;
 use crate::transport::listen::Listener;
 use crate::transport::{Address, Stream, TransportError, Woken};
 use crate::wire::native::{HELLO_HEAD_LEN, Hello, HelloHead};
-use crate::wire::qemu::{self, Parser};
+use crate::wire::qemu::{self, Parser, StreamError, Unsupported};
 
 use super::{LAST_WORDS, Request, source_knows};
 
@@ -85,10 +85,15 @@ impl Others {
         {
             self.greetings.push_back(Greeting::new(stream, from));
         }
+        let is_channel = |error: &Error| {
+            let what = error.cause::<StreamError>().map(|error| &error.what);
+            what == Some(&Unsupported::MultifdConnection.into())
+        };
         for mut greeting in self.greetings {
-            match greeting.progress() {
-                Err(error) if error.kind() == Kind::Refused => return Err(error),
-                _ => {}
+            if let Err(error) = greeting.progress()
+                && is_channel(&error)
+            {
+                return Err(error);
             }
         }
         Ok(())
