@@ -13,6 +13,7 @@ pub(crate) enum Site {
     Send,
     Receive,
     Decode,
+    Prove,
     Finish,
 }
 
@@ -21,6 +22,20 @@ pub(crate) enum Site {
 pub(crate) struct Faults {
     #[cfg(test)]
     pub(crate) armed: std::sync::Mutex<Option<Armed>>,
+    /// What happens when a site is passed for the first time.
+    #[cfg(test)]
+    pub(crate) mischief: std::sync::Mutex<Option<(Site, Mischief)>>,
+}
+
+/// Something that a test does behind the stages' back.
+#[cfg(test)]
+pub(crate) struct Mischief(pub(crate) Box<dyn FnOnce() + Send>);
+
+#[cfg(test)]
+impl std::fmt::Debug for Mischief {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Mischief")
+    }
 }
 
 /// A fault that waits for its moment.
@@ -44,6 +59,10 @@ impl Faults {
 
     #[cfg(test)]
     pub(crate) fn check(&self, site: Site) -> Result<(), Error> {
+        let mischief = self.mischief.lock().unwrap().take_if(|(at, _)| *at == site);
+        if let Some((_, Mischief(act))) = mischief {
+            act();
+        }
         let due = {
             let mut armed = self.armed.lock().unwrap();
             match armed.as_mut() {

@@ -67,7 +67,8 @@
 //! * Input is hostile: files, peers and arguments. No bytes make it panic, allocate without
 //!   bounds, or write outside the blocks.
 //! * Every batch carries a hash over its header, page set and decoded pages, checked before
-//!   anything is placed. At the end the destination hashes what it really holds.
+//!   anything is placed. Before the end the destination reads back and hashes what it really holds:
+//!   what earlier rounds left while later ones run, so that little of it is left for the downtime.
 //! * A failed migration leaves the source as it was and an older output untouched.
 //! * Before Commit is sent the source is in charge; after it, it never claims to be again. Where
 //!   the answer is lost, that is an outcome of its own, [`Kind::OutcomeUnknown`].

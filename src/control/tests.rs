@@ -1,13 +1,14 @@
 //! What happens when a stage fails or panics: an error at both ends, and nothing left behind.
 
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::caps::Caps;
-use crate::error::{Error, Result};
-use crate::fault::{Armed, Site};
+use crate::error::{Error, Kind, Result};
+use crate::fault::{Armed, Mischief, Site};
 use crate::page::PAGE_SIZE;
 use crate::params::Params;
 use crate::session::Context;
@@ -32,6 +33,28 @@ fn migrate(
     fault: Armed,
     at_source: bool,
 ) -> (Result<()>, Result<()>) {
+    // What is read back beside the rounds needs more than one of them.
+    let then = if fault.site == Site::Prove {
+        vec![folder.join("ram"); 2]
+    } else {
+        Vec::new()
+    };
+    run(folder, connections, then, |contexts| {
+        *contexts[usize::from(!at_source)]
+            .faults
+            .armed
+            .lock()
+            .unwrap() = Some(fault);
+    })
+}
+
+/// Both ends in one process, `prepare`d: the source's context and the destination's.
+fn run(
+    folder: &Path,
+    connections: u8,
+    then: Vec<PathBuf>,
+    prepare: impl FnOnce(&[Arc<Context>; 2]),
+) -> (Result<()>, Result<()>) {
     let params = Params {
         connections,
         compress_threads: 3,
@@ -40,13 +63,12 @@ fn migrate(
         ..Params::default()
     };
     let contexts = [(); 2].map(|()| Arc::new(Context::new(params.clone()).unwrap()));
-    *contexts[usize::from(!at_source)]
-        .faults
-        .armed
-        .lock()
-        .unwrap() = Some(fault);
+    prepare(&contexts);
     let address = format!("unix:{}", folder.join("sock").display());
-    let sending = source::Request::new(folder.join("ram"), address.parse().unwrap());
+    let sending = source::Request {
+        then,
+        ..source::Request::new(folder.join("ram"), address.parse().unwrap())
+    };
     let receiving = destination::Request {
         address: address.parse().unwrap(),
         output: folder.join("out"),
@@ -157,13 +179,15 @@ fn every_fault(folder: &Path) {
         (Site::Receive, false),
         (Site::Decode, false),
         (Site::Finish, false),
+        (Site::Prove, false),
     ];
     for (site, at_source) in sites {
         for panics in [false, true] {
             for connections in [1, 4] {
                 for after in [0, 9] {
-                    // The last stage is passed once.
-                    let after = if site == Site::Finish { 0 } else { after };
+                    // The last stage is passed once, and the proof at least once.
+                    let last = matches!(site, Site::Finish | Site::Prove);
+                    let after = if last { 0 } else { after };
                     let fault = Armed {
                         site,
                         after,
@@ -202,6 +226,50 @@ fn the_other_end_is_told_why() {
     let (source, _) = migrate(folder.path(), 4, fault, false);
     let told: Error = source.unwrap_err();
     assert!(told.one_line().contains("an injected error"), "{told}");
+}
+
+/// The disk loses a bit of what the first of three rounds placed, before it is read back.
+#[test]
+fn what_the_output_does_not_hold_as_it_was_placed_is_found_whichever_round_placed_it() {
+    const BEHIND_ALL_CHANGES: u64 = (PAGES as u64 - 1) * PAGE_SIZE as u64;
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = image(folder.path());
+    let mut later = |name: &str, page: usize| {
+        bytes[page * PAGE_SIZE..][..100].fill(7);
+        bytes[(page + 1) * PAGE_SIZE..][..PAGE_SIZE].fill(0);
+        std::fs::write(folder.path().join(name), &bytes).unwrap();
+        folder.path().join(name)
+    };
+    let then = vec![later("ram1", 3), later("ram2", 100)];
+    for connections in [1, 4] {
+        let partial = folder.path().join("out.partial");
+        let flip = move || {
+            let file = std::fs::File::options()
+                .read(true)
+                .write(true)
+                .open(partial)
+                .unwrap();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, BEHIND_ALL_CHANGES).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], BEHIND_ALL_CHANGES)
+                .unwrap();
+        };
+        let (source, destination) = run(folder.path(), connections, then.clone(), |contexts| {
+            let mischief = Mischief(Box::new(flip));
+            *contexts[1].faults.mischief.lock().unwrap() = Some((Site::Prove, mischief));
+        });
+        for outcome in [source, destination] {
+            let error = outcome.unwrap_err();
+            assert_eq!(error.kind(), Kind::Differs, "{error}");
+        }
+        assert!(!folder.path().join("out").exists());
+
+        let (source, destination) = run(folder.path(), connections, then.clone(), |_| {});
+        source.unwrap();
+        destination.unwrap();
+        assert!(std::fs::read(folder.path().join("out")).unwrap() == bytes);
+        std::fs::remove_file(folder.path().join("out")).unwrap();
+    }
 }
 
 #[test]

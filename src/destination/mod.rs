@@ -6,6 +6,7 @@ mod accept;
 mod decode;
 mod folder;
 mod pipeline;
+mod prove;
 mod qemu;
 mod rounds;
 
@@ -25,6 +26,7 @@ use crate::stats::{Stage, Status};
 use crate::transport::{Address, Stream, TransportError};
 use crate::wire::native::Message;
 use accept::{Accepted, Links};
+use prove::Proof;
 
 /// How long a source may take to hear why it was given up.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -126,8 +128,8 @@ fn from_a_peer(links: &Links, mut output: Output, context: &Context) -> Result<(
             .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
         let outcome = pipeline::run(links, &output, context).and_then(|finished| {
             Error::catch("commit", || {
-                let digest = finished.take(&mut output);
-                prove(digest, &mut output, context)?;
+                let (digest, proof) = finished.take(&mut output);
+                prove(digest, proof, &mut output, context)?;
                 commit(digest, &links.streams[0], &say, &mut output, context)
             })
         });
@@ -140,14 +142,14 @@ fn from_a_peer(links: &Links, mut output: Output, context: &Context) -> Result<(
 /// Receives from a file or a pipe: nobody hears an answer.
 fn from_a_writer(links: &mut Links, mut output: Output, context: &Context) -> Result<()> {
     let finished = pipeline::run(links, &output, context)?;
-    let digest = finished.take(&mut output);
+    let (digest, proof) = finished.take(&mut output);
     // The end of the stream, or a writer that has not hung up yet.
     if let Ok(Some(_)) = links.streams[0].try_read(&mut [0]) {
         return Err(
             Error::new(Kind::Failed, "the stream goes on behind its end").in_stage("receive"),
         );
     }
-    prove(digest, &mut output, context)?;
+    prove(digest, proof, &mut output, context)?;
     // A command that failed may have written all the same.
     for stream in &mut links.streams {
         stream.finish()?;
@@ -160,17 +162,23 @@ fn from_a_writer(links: &mut Links, mut output: Output, context: &Context) -> Re
     Ok(())
 }
 
-/// Reads back what the output really holds and compares it with what was sent.
-fn prove(sent: Digest, output: &mut Output, context: &Context) -> Result<()> {
+/// Reads back what the output really holds, as far as that was not done beside the rounds, and
+/// compares it with what was sent.
+fn prove(sent: Digest, proof: Proof, output: &mut Output, context: &Context) -> Result<()> {
     context.stats.proving();
     context.faults.check(Site::Finish)?;
-    let pool = analysis_pool(context.tuning.get().decompress_threads)
-        .map_err(|error| Error::new(Kind::Failed, error).in_stage("prove"))?;
-    let (held, time) = pool
-        .install(|| output.sum_hashes())
-        .map_err(|error| Error::from(error).in_stage("prove"))?;
-    context.stats.add_cpu(Stage::Proof, time);
-    if Digest(held) == sent {
+    let held = if proof.is_begun() {
+        let blocks = proof
+            .finish(output, context)
+            .map_err(|error| error.in_stage("prove"))?;
+        let mut held = Digest::default();
+        blocks.iter().for_each(|block| held.add(block.0));
+        output.set_digests(blocks);
+        held
+    } else {
+        walk(output, context).map_err(|error| error.in_stage("prove"))?
+    };
+    if held == sent {
         // Reading it back is what proves it.
         output
             .device_state()
@@ -179,13 +187,19 @@ fn prove(sent: Digest, output: &mut Output, context: &Context) -> Result<()> {
     } else {
         Err(Error::new(
             Kind::Differs,
-            format!(
-                "what arrived is not what was sent: the digest is {}, not {sent}",
-                Digest(held)
-            ),
+            format!("what arrived is not what was sent: the digest is {held}, not {sent}"),
         )
         .in_stage("prove"))
     }
+}
+
+/// All of it at once.
+fn walk(output: &mut Output, context: &Context) -> Result<Digest> {
+    let pool = analysis_pool(context.tuning.get().decompress_threads)
+        .map_err(|error| Error::new(Kind::Failed, error))?;
+    let (held, time) = pool.install(|| output.sum_hashes())?;
+    context.stats.add_cpu(Stage::Proof, time);
+    Ok(Digest(held))
 }
 
 /// It is proven: says so, and takes over when the source has let go.

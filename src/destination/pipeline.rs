@@ -4,6 +4,7 @@
 //! receive   x K   link -> Packet             read a header, check it, read the rest into one buffer
 //! decode    x M   Packet -> place            decompress, apply deltas, check the hash, pwrite (decode.rs)
 //! round end       a barrier                  nothing of round r+1 is placed before all of round r is (rounds.rs)
+//! prove     x 1   file -> hashes             beside later rounds: read back what earlier ones left (prove.rs)
 //! ```
 //!
 //! Bounded channels join the stages, buffers move with the packets and come back. The first error
@@ -11,7 +12,8 @@
 //! whoever waits at the barrier, and closing the channel ends the decoders.
 //!
 //! Memory: (packets in the channel + K + M) buffers of a frame, and 2 M of its pages, whatever the
-//! size of the image.
+//! size of the image. With more than one round also 16 bytes for each page that holds data and two
+//! bits for each that there is: what `prove.rs` keeps.
 
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Scope};
@@ -32,6 +34,7 @@ use crate::wire::native::{Header, Kind as FrameKind, MAX_ROUNDS, Message};
 use super::accept::Links;
 use super::decode::{DecodeWorker, Packet};
 use super::folder::Rest;
+use super::prove::Proof;
 use super::rounds::{Rounds, Stuck};
 
 /// What all threads of the pipeline read.
@@ -40,6 +43,7 @@ struct Shared<'a> {
     links: &'a Links,
     output: &'a Output,
     rounds: Rounds,
+    proof: Proof,
     buffers: Buffers,
     decoders: Workers,
     /// What went wrong first.
@@ -69,15 +73,17 @@ pub(super) struct Finished {
     pub(super) digest: Digest,
     /// What a guest folder has besides.
     pub(super) description: Option<Description>,
+    /// What has been read back by then.
+    pub(super) proof: Proof,
 }
 
 impl Finished {
-    /// Passes the description on to the output, and leaves the digest.
-    pub(super) fn take(self, output: &mut Output) -> Digest {
+    /// Passes the description on to the output, and leaves the digest and what speaks for it.
+    pub(super) fn take(self, output: &mut Output) -> (Digest, Proof) {
         if let Some(description) = self.description {
             output.describe(description);
         }
-        self.digest
+        (self.digest, self.proof)
     }
 }
 
@@ -91,6 +97,7 @@ pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<F
         links,
         output,
         rounds: Rounds::new(links.streams.len()),
+        proof: Proof::default(),
         // Frames tell how large they are; a buffer grows to the largest it has met.
         buffers: Buffers::new(1, decoders + QUEUE + 2 * links.streams.len()),
         decoders: Workers::default(),
@@ -114,6 +121,8 @@ pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<F
             receive(scope, &shared, &links.streams[0], &packets, &queue)
         });
         drop((packets, queue));
+        // Whatever is left to be read back is read by all threads of the proof.
+        shared.proof.stop();
         finished.flatten()
     });
     match (
@@ -124,7 +133,11 @@ pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<F
         finished,
     ) {
         (Some(error), _) => Err(error),
-        (None, Some(finished)) => Ok(finished),
+        (None, Some((digest, description))) => Ok(Finished {
+            digest,
+            description,
+            proof: shared.proof,
+        }),
         (None, None) => Err(Error::interrupted()),
     }
 }
@@ -136,7 +149,7 @@ fn receive<'scope, 'env: 'scope>(
     stream: &Stream,
     packets: &Sender<Packet>,
     queue: &Receiver<Packet>,
-) -> Result<Option<Finished>> {
+) -> Result<Option<(Digest, Option<Description>)>> {
     let is_main = std::ptr::eq(stream, &raw const shared.links.streams[0]);
     let (mut frames, mut pages, mut last_round) = (0, 0, false);
     let agreed = &shared.links.agreed.capabilities;
@@ -188,12 +201,20 @@ fn receive<'scope, 'env: 'scope>(
                     let ended = shared.rounds.end(last, || {
                         stats.bytes(shared.received(), shared.links.sent());
                         stats.end_round(shared.received());
+                        shared.proof.end_round(last, shared.output);
                         if !last {
                             stats.begin_round(round.next(), shared.received());
                         }
                     });
                     match ended {
                         Ok(()) if last && !is_main => return Ok(None),
+                        Ok(()) if is_main && round.is_bulk() && shared.proof.is_begun() => {
+                            spawn(scope, shared, "prove".to_owned(), move || {
+                                answer_for("prove", shared, || {
+                                    shared.proof.run(shared.output, shared.context)
+                                });
+                            });
+                        }
                         Ok(()) => {}
                         Err(Stuck::Failed) => return Ok(None),
                         Err(Stuck::Disagreement) => {
@@ -213,11 +234,7 @@ fn receive<'scope, 'env: 'scope>(
                     | Message::DeviceStateEnd { .. }),
                 ) if is_main && last_round => rest.take(message, shared.output)?,
                 Some(Message::Finish { digest }) if is_main && last_round => {
-                    let description = rest.end()?;
-                    return Ok(Some(Finished {
-                        digest,
-                        description,
-                    }));
+                    return Ok(Some((digest, rest.end()?)));
                 }
                 Some(Message::Failure { code, text }) => {
                     return Err(in_round(session::peer_failure(code, &text)));
@@ -318,7 +335,7 @@ fn grow<'scope, 'env: 'scope>(
 
 /// What a decoder thread does, until there are no more packets or it is one too many.
 fn decode(shared: &Shared<'_>, queue: &Receiver<Packet>) -> Result<()> {
-    let mut worker = DecodeWorker::new(shared.context, shared.output);
+    let mut worker = DecodeWorker::new(shared.context, shared.output, &shared.proof);
     for packet in queue {
         let tally = worker.place(&packet)?;
         shared.buffers.give(packet.bytes);

@@ -38,6 +38,7 @@ use crate::wire::qemu::{
 
 use super::accept::Others;
 use super::decode::{Batch, DecodeQemu, Entry, STRETCH};
+use super::prove::Proof;
 use super::{LAST_WORDS, Request};
 
 /// Bytes that are read and handed to decoders together.
@@ -158,7 +159,7 @@ fn guest(
     if !link.stream.is_two_way() {
         link.stream.finish()?;
     }
-    super::prove(sent, &mut output, context)?;
+    super::prove(sent, Proof::default(), &mut output, context)?;
     if context.abort.is_raised() {
         return Err(Error::interrupted());
     }

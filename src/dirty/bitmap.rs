@@ -32,6 +32,34 @@ impl Bitmap {
         self.pages
     }
 
+    /// Marks all pages of the range as dirty. What lies outside the block is none of its pages.
+    pub fn insert(&mut self, range: PageRange) {
+        self.change(range, |word, mask| *word |= mask);
+    }
+
+    /// Marks all pages of the range as clean.
+    pub fn remove(&mut self, range: PageRange) {
+        self.change(range, |word, mask| *word &= !mask);
+    }
+
+    /// Takes over all dirty pages of `other`, a bitmap of the same block, which is clean then.
+    pub fn absorb(&mut self, other: &mut Bitmap) {
+        for (word, other) in self.words.iter_mut().zip(&mut other.words) {
+            *word |= std::mem::take(other);
+        }
+    }
+
+    fn change(&mut self, range: PageRange, change: impl Fn(&mut u64, u64)) {
+        let end = range.end().min(self.pages);
+        let mut at = range.start.0;
+        while at < end {
+            let next = end.min((at / 64 + 1) * 64);
+            let mask = u64::MAX >> (64 - (next - at)) << (at % 64);
+            change(&mut self.words[(at / 64) as usize], mask);
+            at = next;
+        }
+    }
+
     /// How many pages are dirty.
     pub fn count(&self) -> u64 {
         self.words
@@ -44,22 +72,31 @@ impl Bitmap {
     pub fn runs(&self) -> impl Iterator<Item = PageRange> {
         let mut at = 0;
         std::iter::from_fn(move || {
-            let start = self.next(at, true)?;
-            let end = self.next(start, false).unwrap_or(self.pages);
-            at = end;
-            Some(PageRange::between(start, end))
+            let run = self.next_run(at, u64::MAX)?;
+            at = run.end();
+            Some(run)
         })
     }
 
-    /// The first page from `from` on that is dirty, or is not.
-    fn next(&self, from: u64, dirty: bool) -> Option<u64> {
+    /// The first run of dirty pages from `from` on, or the first `most` pages of it.
+    pub fn next_run(&self, from: u64, most: u64) -> Option<PageRange> {
+        let start = self.next(from, self.pages, true)?;
+        let limit = start.saturating_add(most).min(self.pages);
+        let end = self.next(start, limit, false).unwrap_or(limit);
+        Some(PageRange::between(start, end))
+    }
+
+    /// The first page from `from` on, and below `limit`, that is dirty, or is not.
+    fn next(&self, from: u64, limit: u64, dirty: bool) -> Option<u64> {
         let mut index = (from / 64) as usize;
         let mut mask = u64::MAX << (from % 64);
-        while let Some(&word) = self.words.get(index) {
+        while let Some(&word) = self.words.get(index)
+            && (index as u64) * 64 < limit
+        {
             let wanted = if dirty { word } else { !word } & mask;
             if wanted != 0 {
                 let page = index as u64 * 64 + u64::from(wanted.trailing_zeros());
-                return (page < self.pages).then_some(page);
+                return (page < limit).then_some(page);
             }
             mask = u64::MAX;
             index += 1;
@@ -87,6 +124,36 @@ mod tests {
             prop_assert_eq!(&back, &set);
             prop_assert_eq!(bitmap.count(), set.len() as u64);
             prop_assert!(runs.windows(2).all(|pair| pair[0].end() < pair[1].start.0), "runs are maximal");
+        }
+
+        #[test]
+        fn ranges_go_in_and_out_as_page_by_page(
+            pages in 1_u64..300,
+            changes in proptest::collection::vec((any::<bool>(), 0_u64..300, 0_u64..200), 0..20),
+            most in 1_u64..100,
+        ) {
+            let mut bitmap = Bitmap::new(pages);
+            let mut model = std::collections::BTreeSet::new();
+            for (goes_in, start, count) in changes {
+                let range = PageRange::between(start, start + count);
+                let inside = range.pages().map(|page| page.0).filter(|&page| page < pages);
+                if goes_in {
+                    bitmap.insert(range);
+                    model.extend(inside);
+                } else {
+                    bitmap.remove(range);
+                    inside.for_each(|page| { model.remove(&page); });
+                }
+            }
+            let mut other = Bitmap::new(pages);
+            other.absorb(&mut bitmap);
+            prop_assert_eq!(bitmap.count(), 0);
+            let mut found = Vec::new();
+            while let Some(run) = other.next_run(found.last().map_or(0, |last| last + 1), most) {
+                prop_assert!((1..=most).contains(&run.count));
+                found.extend(run.pages().map(|page| page.0));
+            }
+            prop_assert_eq!(found, model.into_iter().collect::<Vec<_>>());
         }
     }
 }

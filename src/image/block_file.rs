@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
 
 use super::{ImageError, RawImage};
 use crate::page::{BlockSeed, PAGE_SIZE, PageIndex, PageRange};
@@ -110,7 +111,7 @@ impl BlockFile {
         );
         match punched {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 let mut at = bytes.start;
                 while at < bytes.end {
                     let len = (bytes.end - at).min(ZEROES.len() as u64);
@@ -133,6 +134,36 @@ impl BlockFile {
         self.file
             .read_exact_at(out, first.offset())
             .map_err(self.failed("read back"))
+    }
+
+    /// Where the file's data begins, from this page on: the page itself if it holds data. Behind
+    /// the last data it is the block's end; where the file system knows no holes, all is data.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn next_data(&self, from: PageIndex) -> Result<PageIndex, ImageError> {
+        match rustix::fs::seek(&self.file, SeekFrom::Data(from.offset())) {
+            Ok(at) => Ok(PageIndex((at / PAGE_SIZE as u64).max(from.0))),
+            Err(Errno::NXIO) => Ok(PageIndex(self.pages.max(from.0))),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(from),
+            Err(error) => Err(self.failed("find the data of")(error.into())),
+        }
+    }
+
+    /// Whether the file is still as long as the block.
+    ///
+    /// # Errors
+    /// [`ImageError::Truncated`] when it has become shorter, or the system's reason.
+    pub fn check_size(&self) -> Result<(), ImageError> {
+        let size = self.file.metadata().map_err(self.failed("examine"))?.len();
+        if size >= self.bytes() {
+            return Ok(());
+        }
+        Err(ImageError::Truncated {
+            path: self.path.clone(),
+            size,
+            expected: self.bytes(),
+        })
     }
 
     /// The sum of the hashes of what the file really holds, read back on rayon's threads, and the

@@ -13,6 +13,8 @@ use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::WireError;
 use crate::wire::native::{Class, Header, Kind as FrameKind, PageSet, Run, frame_hash};
 
+use super::super::prove::Proof;
+
 /// A frame with pages, as it was read.
 #[derive(Debug)]
 pub(in super::super) struct Packet {
@@ -27,6 +29,7 @@ pub(in super::super) struct Packet {
 pub(in super::super) struct DecodeWorker<'a> {
     context: &'a Context,
     output: &'a Output,
+    proof: &'a Proof,
     decoders: Vec<(Method, Box<dyn Decoder>)>,
     set: PageSet,
     plain: Vec<u8>,
@@ -36,10 +39,15 @@ pub(in super::super) struct DecodeWorker<'a> {
 }
 
 impl<'a> DecodeWorker<'a> {
-    pub(in super::super) fn new(context: &'a Context, output: &'a Output) -> Self {
+    pub(in super::super) fn new(
+        context: &'a Context,
+        output: &'a Output,
+        proof: &'a Proof,
+    ) -> Self {
         DecodeWorker {
             context,
             output,
+            proof,
             decoders: Vec::new(),
             set: PageSet::default(),
             plain: Vec::new(),
@@ -100,6 +108,7 @@ impl<'a> DecodeWorker<'a> {
                 .into());
             }
             check_hash(header, set, None)?;
+            touch(self.proof, header, &self.set);
         } else {
             if header.round.is_bulk() && self.set.count(Class::Delta) > 0 {
                 return Err(WireError::OutOfPlace {
@@ -128,6 +137,7 @@ impl<'a> DecodeWorker<'a> {
             hash(&self.set, block.seed(), bodies, &mut self.hashes);
             check_hash(header, set, Some(&self.hashes))?;
             clock.cut(&mut tally.cpu, Stage::Hash);
+            touch(self.proof, header, &self.set);
             place(&self.set, block, bodies)?;
         }
         // A fresh output is zero already.
@@ -155,6 +165,11 @@ impl<'a> DecodeWorker<'a> {
         }
         tally.frames = 1;
     }
+}
+
+/// The proof is to read these pages back when the round is over.
+fn touch(proof: &Proof, header: &Header, set: &PageSet) {
+    proof.touch(header.block.into(), set.runs().iter().map(|run| run.range));
 }
 
 fn check_hash(header: &Header, set: &[u8], hashes: Option<&[u8]>) -> Result<()> {

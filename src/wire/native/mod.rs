@@ -19,7 +19,7 @@
 //!   Description               ->                              these three only if both have
 //!   DeviceState ...           ->                              the capability `guest-folder`
 //!   DeviceStateEnd            ->
-//!   Finish(digest)            ->             reads back what it holds and compares
+//!   Finish(digest)            ->             has read back what it holds, and compares
 //!                             <-             Proven(digest)
 //!   Commit                    ->             makes it final
 //!                             <-             Committed
