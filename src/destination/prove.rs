@@ -21,8 +21,8 @@
 //! makes to the file *after* the page was read back: here that may be several rounds before the
 //! end, in one walk it is moments.
 //!
-//! Memory: two bits a page, and 16 bytes for each page of a stretch of 2 MiB that holds data. What
-//! is only announced costs no more than the bits, and a guest of more than [`MAX_PAGES`], for which
+//! Memory: two bits a page, and 16 bytes for each page that holds data ([`PageHashes`]). What is
+//! only announced costs no more than the bits, and a guest of more than [`MAX_PAGES`], for which
 //! they would be many, is read back at the end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rayon::prelude::*;
 
-use crate::dirty::Bitmap;
+use crate::dirty::{Bitmap, PageHashes};
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::{BlockFile, ImageError, Output};
@@ -53,8 +53,6 @@ const STEP: u64 = 32;
 const ASK: u64 = 16;
 /// So few pages are read before other threads have been started.
 const FEW: u64 = 256;
-/// Pages whose hashes are allocated together: 2 MiB of RAM, 8 KiB of hashes.
-const CHUNK: usize = 512;
 
 /// One block's pages that are still to be read back.
 #[derive(Debug)]
@@ -65,45 +63,41 @@ struct Marks {
     due: Bitmap,
 }
 
-/// One block's hashes, as the file was found to be.
+/// What the files were found to hold.
 #[derive(Debug)]
 struct Held {
-    /// 0 for a page that is zero or was never read; so is a chunk that is not there.
-    chunks: Vec<Option<Box<[u128; CHUNK]>>>,
-    /// Of all of them.
-    sum: u128,
+    /// Of every page, 0 for one that is zero or was never read.
+    hashes: PageHashes,
+    /// Of each block, over its pages.
+    sums: Vec<u128>,
 }
 
 impl Held {
-    fn new(pages: u64) -> Held {
+    fn new(pages: u64, blocks: usize) -> Held {
         Held {
-            chunks: vec![None; pages.div_ceil(CHUNK as u64) as usize],
-            sum: 0,
+            hashes: PageHashes::new(pages),
+            sums: vec![0; blocks],
         }
     }
 
-    fn replace(&mut self, page: PageIndex, hash: u128) {
-        let Some(chunk) = self.chunks.get_mut((page.0 / CHUNK as u64) as usize) else {
-            return;
-        };
-        if chunk.is_none() && hash == 0 {
-            return;
+    fn replace(&mut self, blocks: &[BlockFile], number: usize, page: PageIndex, hash: u128) {
+        if let (Some(block), Some(sum)) = (blocks.get(number), self.sums.get_mut(number)) {
+            let before = self.hashes.replace(block.key(page), hash);
+            *sum = sum.wrapping_sub(before).wrapping_add(hash);
         }
-        let chunk = chunk.get_or_insert_with(|| Box::new([0; CHUNK]));
-        let before = std::mem::replace(&mut chunk[(page.0 % CHUNK as u64) as usize], hash);
-        self.sum = self.sum.wrapping_sub(before).wrapping_add(hash);
+    }
+
+    /// Takes in what was read.
+    fn note(&mut self, blocks: &[BlockFile], (number, range): Stretch, hashes: &[u128]) {
+        for (page, &hash) in range.pages().zip(hashes) {
+            self.replace(blocks, number, page, hash);
+        }
     }
 
     /// The range is a hole.
-    fn clear(&mut self, range: PageRange) {
-        let chunk = CHUNK as u64;
-        let mut at = range.start.0;
-        while at < range.end() {
-            let next = range.end().min((at / chunk + 1) * chunk);
-            if let Some(Some(_)) = self.chunks.get((at / chunk) as usize) {
-                (at..next).for_each(|page| self.replace(PageIndex(page), 0));
-            }
-            at = next;
+    fn clear(&mut self, blocks: &[BlockFile], (number, range): Stretch) {
+        for page in range.pages() {
+            self.replace(blocks, number, page, 0);
         }
     }
 }
@@ -119,8 +113,8 @@ type Cursor = (usize, u64);
 pub(super) struct Proof {
     /// Of each block; from the end of a round 1 that is not the last.
     marks: OnceLock<Vec<Mutex<Marks>>>,
-    /// Of each block. Whoever reads back has the lock.
-    held: Mutex<Vec<Held>>,
+    /// From then on too. Whoever reads back has the lock.
+    held: Mutex<Held>,
     /// Something is due, or it is over.
     news: (Sender<()>, Receiver<()>),
     over: AtomicBool,
@@ -131,7 +125,7 @@ impl Default for Proof {
     fn default() -> Proof {
         Proof {
             marks: OnceLock::new(),
-            held: Mutex::new(Vec::new()),
+            held: Mutex::new(Held::new(0, 0)),
             news: bounded(1),
             over: AtomicBool::new(false),
         }
@@ -173,10 +167,10 @@ impl Proof {
 
     /// Everything is due.
     fn begin(&self, output: &Output) {
-        let pages = || output.blocks().iter().map(BlockFile::pages);
-        *lock(&self.held) = pages().map(Held::new).collect();
+        *lock(&self.held) = Held::new(output.pages(), output.blocks().len());
         self.marks.get_or_init(|| {
-            pages()
+            let pages = output.blocks().iter().map(BlockFile::pages);
+            pages
                 .map(|pages| {
                     let (touched, mut due) = (Bitmap::new(pages), Bitmap::new(pages));
                     due.insert(PageRange::between(0, pages));
@@ -213,7 +207,7 @@ impl Proof {
                 && let Some(step) = steps.next()
             {
                 let hashes = reader.read(output.blocks(), step)?;
-                note(&mut held, step, hashes);
+                held.note(output.blocks(), step, hashes);
             }
             self.give_back(steps);
             let time = thread_cpu_time().saturating_sub(start);
@@ -258,12 +252,12 @@ impl Proof {
             if let Some(pool) = &pool {
                 let found = pool.install(|| read_all(&steps, blocks))?;
                 for (&step, (hashes, time)) in steps.iter().zip(&found) {
-                    note(&mut held, step, hashes);
+                    held.note(blocks, step, hashes);
                     of_the_pool += *time;
                 }
             } else {
                 for step in steps {
-                    note(&mut held, step, reader.read(blocks, step)?);
+                    held.note(blocks, step, reader.read(blocks, step)?);
                 }
             }
             let own = thread_cpu_time().saturating_sub(start);
@@ -272,7 +266,7 @@ impl Proof {
         for block in blocks {
             block.check_size()?;
         }
-        Ok(held.iter().map(|held| Digest(held.sum)).collect())
+        Ok(held.sums.iter().copied().map(Digest).collect())
     }
 
     /// Takes up to [`WINDOW`] pages that are due. None: there are no more.
@@ -330,11 +324,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn steps(
     window: &[Stretch],
     blocks: &[BlockFile],
-    held: &mut [Held],
+    held: &mut Held,
 ) -> Result<Vec<Stretch>, ImageError> {
     let mut steps = Vec::new();
     for &(number, range) in window {
-        let (Some(block), Some(held)) = (blocks.get(number), held.get_mut(number)) else {
+        let Some(block) = blocks.get(number) else {
             continue;
         };
         let mut at = range.start.0;
@@ -347,7 +341,7 @@ fn steps(
             };
             if data > at {
                 end = data;
-                held.clear(PageRange::between(at, end));
+                held.clear(blocks, (number, PageRange::between(at, end)));
             } else {
                 steps.push((number, PageRange::between(at, end)));
             }
@@ -372,15 +366,6 @@ fn read_all(
             Ok((hashes, thread_cpu_time().saturating_sub(start)))
         })
         .collect()
-}
-
-/// Takes in what was read.
-fn note(held: &mut [Held], (block, range): Stretch, hashes: &[u128]) {
-    if let Some(held) = held.get_mut(block) {
-        for (page, &hash) in range.pages().zip(hashes) {
-            held.replace(page, hash);
-        }
-    }
 }
 
 /// Reads back and hashes. Its buffers live as long as its thread.

@@ -133,7 +133,7 @@ fn read_all_that_is_due(proof: &Proof, output: &Output) {
         }
         for step in steps(&window, output.blocks(), &mut held).unwrap() {
             let hashes = reader.read(output.blocks(), step).unwrap();
-            note(&mut held, step, hashes);
+            held.note(output.blocks(), step, hashes);
         }
     }
 }
@@ -187,19 +187,6 @@ fn one_round_keeps_nothing() {
     Change::new(0, 0, 10, 1).make(&proof, &output, true);
     proof.end_round(true, &output);
     assert!(!proof.is_begun());
-}
-
-#[test]
-fn pages_that_are_zero_take_no_memory_for_their_hashes() {
-    let mut held = Held::new(3 * CHUNK as u64);
-    held.replace(PageIndex(700), 0);
-    held.clear(PageRange::between(0, 3 * CHUNK as u64));
-    assert!(held.chunks.iter().all(Option::is_none));
-    held.replace(PageIndex(700), 5);
-    held.replace(PageIndex(1500), 6);
-    assert_eq!(held.sum, 11);
-    held.clear(PageRange::between(600, 701));
-    assert_eq!(held.sum, 6);
 }
 
 #[test]
