@@ -184,10 +184,10 @@ pub(super) fn hear_the_end(stream: &Stream, framing: &Framing) -> Result<()> {
     let (mut pong, mut ready) = (false, false);
     loop {
         let mut head = [0; return_path::HEAD_LEN];
-        stream.read(&mut head).map_err(unknown)?;
+        stream.read(&mut head).map_err(lost)?;
         let len = return_path::payload_len(head)?;
         let mut payload = [0; return_path::MAX_PAYLOAD];
-        stream.read(&mut payload[..len]).map_err(unknown)?;
+        stream.read(&mut payload[..len]).map_err(lost)?;
         match return_path::read(head, &payload[..len])? {
             Reply::Pong(PING) if !pong => pong = true,
             Reply::SwitchoverAck if !ready => ready = true,
@@ -208,16 +208,21 @@ pub(super) fn hear_the_end(stream: &Stream, framing: &Framing) -> Result<()> {
     }
 }
 
-/// The destination has the whole stream and did not say what became of it.
-fn unknown(error: TransportError) -> Error {
+/// The destination has the whole stream, or may have, and did not say what became of it.
+pub(super) fn unknown(error: impl Into<Error>) -> Error {
     #[derive(Debug, thiserror::Error)]
     #[error(
         "outcome unknown: the destination has the whole stream, but did not say that it loaded the guest; \
          a QEMU that could not has said so on its standard error and ended"
     )]
-    struct Unknown(#[source] TransportError);
+    struct Unknown(#[source] Error);
+    Error::new(Kind::OutcomeUnknown, Unknown(error.into()))
+}
+
+/// That somebody here ended the wait is no news of the destination.
+fn lost(error: TransportError) -> Error {
     match error {
         TransportError::Aborted => error.into(),
-        error => Error::new(Kind::OutcomeUnknown, Unknown(error)),
+        error => unknown(error),
     }
 }
