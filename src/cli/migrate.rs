@@ -191,19 +191,22 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
         live,
         ..source::Request::new(args.image, args.uri)
     };
-    let end = match (args.wire, request.address.is_listening()) {
-        (Format::Native, true) if fuzzy => "arrived and proven, though of no single instant",
+    let mut end = match (args.wire, request.address.is_listening()) {
         (Format::Native, true) => "arrived and proven",
         (Format::Qemu, true) if caps.has(Capability::ReturnPath) => {
             "loaded, as the destination says"
         }
         (Format::Qemu, true) => "written; whether it was loaded, the destination knows",
         (_, false) => "written; whoever receives it checks it",
-    };
+    }
+    .to_owned();
+    if fuzzy {
+        end.push_str(", though of no single instant");
+    }
     let waiting = format!("connecting to {}", request.address);
     let signals = catch_signals()?;
     let migration = Handle::send(request, params)?;
-    finish(migration, signals, &args.show, (waiting, end))
+    finish(migration, signals, &args.show, (waiting, &end))
 }
 
 pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
@@ -245,7 +248,7 @@ fn finish(
     mut migration: Handle,
     signals: Signals,
     show: &ShowArgs,
-    (waiting, end): (String, &'static str),
+    (waiting, end): (String, &str),
 ) -> Result<()> {
     cancel_on_signal(&migration, signals)?;
     if !show.quiet {
