@@ -1,0 +1,520 @@
+//! What goes wrong while a guest is written: whatever it is, before Commit the writer goes on, OUTPUT
+//! is as it was, and a second attempt works; from Commit on nobody here resumes the writer, and
+//! the source says that it does not know.
+
+use std::net::Shutdown;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use ramferry::source::WriterChoice;
+use ramferry::transport::Address;
+use ramferry::wire::Format;
+use ramferry::wire::native::Kind as FrameKind;
+use ramferry::{Caps, Error, Handle, Kind, Params};
+
+use crate::live_support::{
+    Call, Moment, Own, Relay, Seen, Then, Way, moment, send_live, send_live_as,
+};
+use crate::support::{Destination, Folder, assert_same, mixed, params, unix, watchdog};
+
+const PAGES: usize = 256;
+const OLD: &[u8] = b"what was there before";
+
+/// Rounds 1 and 2 while the writer runs, and round 3 while it does not.
+const LAST_ROUND: u32 = 3;
+
+fn three_rounds() -> Params {
+    params(&[
+        ("downtime-limit", "0"),
+        ("max-rounds", "2"),
+        ("batch-pages", "16"),
+        ("compress-method", "lz4"),
+    ])
+}
+
+struct Scene {
+    folder: Folder,
+    image: PathBuf,
+    output: PathBuf,
+    own: Own,
+}
+
+/// What became of a migration.
+struct Ended {
+    source: Result<(), Error>,
+    destination: Option<Result<(), Error>>,
+    notices: Vec<String>,
+    saw_commit: bool,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let folder = Folder::new();
+        let image = folder.image("ram", &mixed(PAGES, 21));
+        let output = folder.path("out");
+        std::fs::write(&output, OLD).unwrap();
+        Scene {
+            own: Own::start(&image, 128, Duration::from_micros(100), 3),
+            folder,
+            image,
+            output,
+        }
+    }
+
+    fn far(&self) -> PathBuf {
+        self.folder.path("far")
+    }
+
+    fn near(&self) -> PathBuf {
+        self.folder.path("near")
+    }
+
+    fn destination(&self) -> Destination {
+        let destination = Destination::start(&unix(&self.far()), &self.output, Params::default());
+        destination.address();
+        destination
+    }
+
+    fn source(&self, address: &Address, writer: WriterChoice) -> Handle {
+        send_live(
+            &self.image,
+            address,
+            writer,
+            Caps::default(),
+            three_rounds(),
+        )
+    }
+
+    /// Over a relay, which calls `act` when the record comes that is meant.
+    fn over_a_relay(
+        &self,
+        when: impl FnMut(&Seen) -> bool + Send + 'static,
+        act: impl FnMut() -> Then + Send + 'static,
+        during: impl FnOnce(&Handle, &Destination),
+    ) -> Ended {
+        let mut destination = self.destination();
+        let relay = Relay::at(&self.near(), &self.far(), when, act);
+        let mut source = self.source(&unix(&self.near()), self.own.choice());
+        during(&source, &destination);
+        let outcome = source.join();
+        // One that was never greeted listens for another source.
+        let greeted = destination.handle.query().ram_bytes > 0;
+        if !greeted {
+            destination.handle.cancel();
+        }
+        let ended = destination.handle.join();
+        Ended {
+            source: outcome,
+            destination: greeted.then_some(ended),
+            notices: source.query().notices,
+            saw_commit: relay.saw_commit(),
+        }
+    }
+
+    /// The writer runs, nothing was touched, and another attempt works.
+    #[track_caller]
+    fn as_before(&self, what: &str) {
+        assert!(!self.own.is_paused(), "{what}: {:?}", self.own.calls());
+        assert!(!self.own.calls().contains(&Call::Release), "{what}");
+        self.own.writes_on();
+        assert_eq!(std::fs::read(&self.output).unwrap(), OLD, "{what}");
+        self.no_partial(what);
+        self.works(what);
+    }
+
+    #[track_caller]
+    fn no_partial(&self, what: &str) {
+        assert!(
+            !self.folder.path("out.partial").exists(),
+            "{what}: a partial file"
+        );
+    }
+
+    /// A migration without faults, after which all is as before.
+    #[track_caller]
+    fn works(&self, what: &str) {
+        let destination = self.destination();
+        self.source(&unix(&self.far()), self.own.choice())
+            .wait()
+            .unwrap_or_else(|error| panic!("again after {what}: {}", error.one_line()));
+        destination.handle.wait().unwrap();
+        assert_same(&self.output, &self.image);
+        self.again();
+    }
+
+    fn again(&self) {
+        std::fs::write(&self.output, OLD).unwrap();
+        self.own.start_again();
+    }
+}
+
+/// A place in a migration's course.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place(Way, Option<FrameKind>, u32);
+
+impl Place {
+    fn is(self, seen: &Seen) -> bool {
+        let Place(way, kind, round) = self;
+        seen.way == way && seen.kind == kind && (round == 0 || seen.round == round)
+    }
+}
+
+/// Whether it is said that nobody here resumes the writer.
+fn says_stopped(notices: &[String]) -> bool {
+    (notices.iter()).any(|note| note.contains("the writer stays stopped"))
+}
+
+/// Each message of the course, in its order, up to Commit.
+fn before_commit() -> [Place; 8] {
+    [
+        Place(Way::Forth, None, 0),
+        Place(Way::Back, None, 0),
+        Place(Way::Forth, Some(FrameKind::Pages), 1),
+        Place(Way::Forth, Some(FrameKind::Pages), 2),
+        Place(Way::Forth, Some(FrameKind::RoundEnd), 2),
+        Place(Way::Forth, Some(FrameKind::RoundEnd), LAST_ROUND),
+        Place(Way::Forth, Some(FrameKind::Finish), 0),
+        Place(Way::Back, Some(FrameKind::Proven), 0),
+    ]
+}
+
+#[test]
+fn a_cut_before_commit_leaves_the_writer_running() {
+    let scene = Scene::new();
+    for place in before_commit() {
+        let _limit = watchdog();
+        let what = format!("a cut at {place:?}");
+        let ended = scene.over_a_relay(move |seen| place.is(seen), || Then::Cut, |_, _| {});
+        let error = ended.source.expect_err(&what);
+        assert_eq!(error.kind(), Kind::Failed, "{what}: {}", error.one_line());
+        if let Some(outcome) = ended.destination {
+            outcome.expect_err(&what);
+        }
+        assert!(!ended.saw_commit, "{what}");
+        assert!(!says_stopped(&ended.notices), "{what}");
+        scene.as_before(&what);
+    }
+}
+
+#[test]
+fn a_cut_from_commit_on_leaves_the_writer_stopped_and_the_outcome_unknown() {
+    let _limit = watchdog();
+    let scene = Scene::new();
+    for (place, arrived) in [
+        (Place(Way::Forth, Some(FrameKind::Commit), 0), false),
+        (Place(Way::Back, Some(FrameKind::Committed), 0), true),
+    ] {
+        let what = format!("a cut at {place:?}");
+        let ended = scene.over_a_relay(move |seen| place.is(seen), || Then::Cut, |_, _| {});
+        let error = ended.source.expect_err(&what);
+        assert_eq!(error.kind(), Kind::OutcomeUnknown, "{what}");
+        assert_eq!(error.kind().exit_code(), 5);
+        assert!(error.one_line().contains("outcome unknown"), "{what}");
+        assert!(says_stopped(&ended.notices), "{what}");
+        assert!(scene.own.is_paused(), "{what}");
+        assert_eq!(scene.own.calls(), [Call::Stop, Call::Release], "{what}");
+        assert_eq!(ended.destination.unwrap().is_ok(), arrived, "{what}");
+        if arrived {
+            assert_same(&scene.output, &scene.image);
+        } else {
+            assert_eq!(std::fs::read(&scene.output).unwrap(), OLD);
+        }
+        scene.no_partial(&what);
+        scene.again();
+        scene.works(&what);
+    }
+}
+
+/// Somebody cancels when `moment` comes.
+fn cancel_at(moment: Moment, by_source: bool) -> impl FnOnce(&Handle, &Destination) {
+    move |source, destination| {
+        let handle = if by_source {
+            source
+        } else {
+            &destination.handle
+        };
+        moment.act(|| handle.cancel());
+    }
+}
+
+#[test]
+fn a_cancel_before_commit_leaves_the_writer_running_whoever_cancels() {
+    let scene = Scene::new();
+    for by_source in [true, false] {
+        // Until it has read a greeting, a destination that is cancelled leaves the source waiting.
+        for place in before_commit().into_iter().skip(2) {
+            let _limit = watchdog();
+            let what = format!("a cancel at {place:?}, by the source: {by_source}");
+            let (mut hold, moment) = moment();
+            let ended = scene.over_a_relay(
+                move |seen| place.is(seen),
+                move || {
+                    hold();
+                    Then::Pass
+                },
+                cancel_at(moment, by_source),
+            );
+            let error = ended.source.expect_err(&what);
+            let (mine, other) = (error.kind(), ended.destination.unwrap().expect_err(&what));
+            let interrupted = if by_source { mine } else { other.kind() };
+            assert_eq!(
+                interrupted,
+                Kind::Interrupted,
+                "{what}: {}",
+                error.one_line()
+            );
+            if !by_source && place.1 == Some(FrameKind::Proven) {
+                // Proven was on its way already: the source has let go before it heard more.
+                assert!(scene.own.is_paused(), "{what}");
+                assert!(says_stopped(&ended.notices), "{what}");
+                assert_eq!(std::fs::read(&scene.output).unwrap(), OLD);
+                scene.no_partial(&what);
+                scene.again();
+                continue;
+            }
+            assert!(!ended.saw_commit, "{what}");
+            scene.as_before(&what);
+        }
+    }
+}
+
+#[test]
+fn a_cancel_after_commit_is_an_outcome_that_is_unknown_or_good() {
+    let _limit = watchdog();
+    let scene = Scene::new();
+    for kind in [FrameKind::Commit, FrameKind::Committed] {
+        let (mut hold, moment) = moment();
+        let ended = scene.over_a_relay(
+            move |seen| seen.kind == Some(kind),
+            move || {
+                hold();
+                Then::Pass
+            },
+            cancel_at(moment, true),
+        );
+        if let Err(error) = ended.source {
+            assert_eq!(error.kind(), Kind::OutcomeUnknown, "{}", error.one_line());
+        }
+        assert!(scene.own.is_paused());
+        ended.destination.unwrap().unwrap();
+        assert_same(&scene.output, &scene.image);
+        scene.again();
+    }
+}
+
+#[test]
+fn a_cancel_while_connecting_or_agreeing_never_touches_the_writer() {
+    let _limit = watchdog();
+    let scene = Scene::new();
+    // It accepts, and says nothing.
+    let deaf = UnixListener::bind(scene.near()).unwrap();
+    let source = scene.source(&unix(&scene.near()), scene.own.choice());
+    let (_held, _) = deaf.accept().unwrap();
+    source.cancel();
+    assert_eq!(source.wait().unwrap_err().kind(), Kind::Interrupted);
+    assert_eq!(scene.own.calls(), []);
+    scene.as_before("a cancel while agreeing");
+    // Nobody is there.
+    let error = scene
+        .source(&unix(&scene.folder.path("nobody")), scene.own.choice())
+        .wait()
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Failed);
+    assert_eq!(scene.own.calls(), []);
+    scene.as_before("nobody there");
+}
+
+#[test]
+fn a_cancel_while_the_writer_is_being_stopped_resumes_it() {
+    let _limit = watchdog();
+    let scene = Scene::new();
+    let destination = scene.destination();
+    let (mut hold, moment) = moment();
+    let writer = scene.own.choice_that(move |call| {
+        if call == Call::Stop {
+            hold();
+        }
+        Ok(())
+    });
+    let source = scene.source(&unix(&scene.far()), writer);
+    moment.act(|| source.cancel());
+    assert_eq!(source.wait().unwrap_err().kind(), Kind::Interrupted);
+    destination.handle.wait().unwrap_err();
+    assert_eq!(scene.own.calls(), [Call::Stop, Call::Resume]);
+    scene.as_before("a cancel during the stop");
+}
+
+#[test]
+fn a_writer_that_cannot_be_stopped_or_panics_runs_on() {
+    let _limit = watchdog();
+    let scene = Scene::new();
+    for panics in [false, true] {
+        let destination = scene.destination();
+        let writer = scene.own.choice_that(move |call| match call {
+            Call::Stop if panics => panic!("on purpose"),
+            Call::Stop => Err(Error::new(Kind::Failed, "it will not")),
+            _ => Ok(()),
+        });
+        let source = scene.source(&unix(&scene.far()), writer);
+        let error = source.wait().unwrap_err();
+        let words = if panics { "on purpose" } else { "it will not" };
+        assert!(error.one_line().contains(words), "{}", error.one_line());
+        destination.handle.wait().unwrap_err();
+        scene.as_before(words);
+    }
+}
+
+#[test]
+fn the_order_is_stop_last_round_proof_release_commit() {
+    let _limit = watchdog();
+    let scene = Scene::new();
+    let (tell, course) = mpsc::channel();
+    let (relay_tells, writer_tells) = (tell.clone(), tell);
+    let destination = scene.destination();
+    let _relay = Relay::start(&scene.near(), &scene.far(), move |seen| {
+        let kind = seen.kind.filter(|kind| *kind != FrameKind::Pages);
+        if let Some(kind) = kind {
+            let _ = relay_tells.send(format!("{kind:?} {}", seen.round));
+        }
+        Then::Pass
+    });
+    let writer = scene.own.choice_that(move |call| {
+        let _ = writer_tells.send(format!("{call:?}"));
+        Ok(())
+    });
+    scene.source(&unix(&scene.near()), writer).wait().unwrap();
+    destination.handle.wait().unwrap();
+    let course: Vec<String> = course.try_iter().collect();
+    let at = |word: &str| {
+        let found = course.iter().position(|told| told == word);
+        found.unwrap_or_else(|| panic!("no {word} in {course:?}"))
+    };
+    let order = [
+        "RoundEnd 1",
+        "Stop",
+        "RoundEnd 3",
+        "Finish 0",
+        "Proven 0",
+        "Release",
+        "Commit 0",
+        "Committed 0",
+    ];
+    assert!(order.is_sorted_by_key(|word| at(word)), "{course:?}");
+}
+
+#[test]
+fn on_the_qemu_wire_too_the_outcome_is_unknown_once_the_writer_was_let_go() {
+    let _limit = watchdog();
+    let scene = Scene::new();
+    for cancels in [false, true] {
+        let _ = std::fs::remove_file(scene.near());
+        let listener = UnixListener::bind(scene.near()).unwrap();
+        let (mut hold, moment) = moment();
+        let writer = scene.own.choice_that(move |call| {
+            if call == Call::Release {
+                hold();
+            }
+            Ok(())
+        });
+        let mut params = three_rounds();
+        params.set("compress-method", "none").unwrap();
+        let (caps, to) = (Caps::for_qemu(), unix(&scene.near()));
+        let mut source = send_live_as(Format::Qemu, &scene.image, &to, writer, caps, params);
+        let (peer, _) = listener.accept().unwrap();
+        let reading = peer.try_clone().unwrap();
+        let reader = thread::spawn(move || std::io::copy(&mut &reading, &mut std::io::sink()));
+        moment.act(|| match cancels {
+            true => source.cancel(),
+            false => peer.shutdown(Shutdown::Both).unwrap(),
+        });
+        let error = source.join().unwrap_err();
+        assert_eq!(error.kind(), Kind::OutcomeUnknown, "{}", error.one_line());
+        assert!(says_stopped(&source.query().notices));
+        assert!(scene.own.is_paused());
+        drop(source);
+        reader.join().unwrap().unwrap();
+        scene.again();
+    }
+}
+
+// ---- the image
+
+#[test]
+fn an_image_that_is_cut_short_in_any_round_is_an_error() {
+    let _limit = watchdog();
+    for round in [1, 2, LAST_ROUND] {
+        let scene = Scene::new();
+        let (image, own) = (scene.image.clone(), &scene.own);
+        let whole = std::fs::read(&image).unwrap().len() as u64;
+        let cut = move || {
+            let file = std::fs::File::options().write(true).open(&image).unwrap();
+            // Beyond what the writer writes, which would make it whole again.
+            file.set_len(whole / 2 + 4096).unwrap();
+            Then::Pass
+        };
+        let kind = if round == 1 {
+            FrameKind::Pages
+        } else {
+            FrameKind::RoundEnd
+        };
+        let before = round.max(2) - 1;
+        let place = Place(Way::Forth, Some(kind), before);
+        let ended = if round == LAST_ROUND {
+            let destination = scene.destination();
+            let writer = own.choice_that(move |call| {
+                if call == Call::Stop {
+                    cut();
+                }
+                Ok(())
+            });
+            let outcome = scene.source(&unix(&scene.far()), writer).wait();
+            Ended {
+                source: outcome.map(drop),
+                destination: Some(destination.handle.wait().map(drop)),
+                notices: Vec::new(),
+                saw_commit: false,
+            }
+        } else {
+            scene.over_a_relay(move |seen| place.is(seen), cut, |_, _| {})
+        };
+        let error = ended.source.expect_err("it was cut short");
+        assert_eq!(error.kind(), Kind::Failed);
+        assert!(error.one_line().contains("ram"), "{}", error.one_line());
+        ended.destination.unwrap().unwrap_err();
+        assert!(!ended.saw_commit);
+        own.writes_on();
+        assert_eq!(std::fs::read(&scene.output).unwrap(), OLD);
+        scene.no_partial("cut short");
+        let file = std::fs::File::options()
+            .write(true)
+            .open(&scene.image)
+            .unwrap();
+        file.set_len(whole).unwrap();
+        scene.works("cut short");
+    }
+}
+
+#[test]
+fn an_image_whose_name_goes_to_another_file_is_still_the_one_that_is_written() {
+    let _limit = watchdog();
+    let scene = Scene::new();
+    let first = scene.folder.path("first");
+    std::fs::hard_link(&scene.image, &first).unwrap();
+    let other = scene.folder.image("other", &mixed(PAGES, 99));
+    let image = scene.image.clone();
+    let place = Place(Way::Forth, Some(FrameKind::RoundEnd), 1);
+    let ended = scene.over_a_relay(
+        move |seen| place.is(seen),
+        move || {
+            std::fs::rename(&other, &image).unwrap();
+            Then::Pass
+        },
+        |_, _| {},
+    );
+    ended.source.unwrap();
+    ended.destination.unwrap().unwrap();
+    assert_same(&scene.output, &first);
+}
