@@ -100,7 +100,7 @@ fn every_method(pattern: Pattern) {
                 ("delta-compress", delta_compress),
             ])
             .unwrap();
-        let choice = if turn % 3 == 0 {
+        let choice = if turn.is_multiple_of(3) {
             let (stop, resume) = writer.commands();
             WriterChoice::Commands { stop, resume }
         } else {
