@@ -283,6 +283,10 @@ impl Process {
         if let Some(running) = first_running(&before) {
             return Ok(Some(running));
         }
+        // The pidfd tells of its end a moment later.
+        if before.iter().all(|(_, state)| matches!(state, 'Z' | 'X')) {
+            return Err(WriterError::Gone { pid: self.pid });
+        }
         // A thread that was made after the list was read is made by one that had not stopped then.
         let after = self.threads()?;
         Ok(first_running(&after).or_else(|| {
