@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ramferry::wire::native::Kind as FrameKind;
-use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, prlimit};
 
 use crate::live_support::{Churn, Moment, Relay, Seen, Then, Way, moment};
 use crate::support::{
@@ -183,7 +184,7 @@ fn kill_at(scene: &Scene, record: u64, kills_source: bool) -> (Ended, bool) {
     let death = std::thread::spawn(move || {
         moment.act_if_it_comes(|| {
             signal(pid, Signal::KILL);
-            until(|| is_gone(pid));
+            wait_for_end(pid);
         });
     });
     let survivor = other.finish();
@@ -195,12 +196,13 @@ fn kill_at(scene: &Scene, record: u64, kills_source: bool) -> (Ended, bool) {
     (survivor, committed)
 }
 
-fn is_gone(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.map_or(true, |stat| {
-        stat.rsplit_once(") ")
-            .is_none_or(|(_, rest)| rest.starts_with('Z'))
-    })
+/// Waits until all threads of a child have ended; its main thread may have long before.
+fn wait_for_end(pid: u32) {
+    let pid = Pid::from_raw(pid as i32).unwrap();
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return;
+    };
+    poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None).unwrap();
 }
 
 /// `RAMFERRY_LIVE_SEED` repeats what failed.
@@ -294,7 +296,7 @@ fn a_writer_that_dies_on_the_way_is_named() {
     let pid = scene.churn.program.pid();
     moment.act(|| {
         scene.churn.program.signal(Signal::KILL);
-        until(|| is_gone(pid));
+        wait_for_end(pid);
     });
     let sent = send.finish();
     sent.failed_with(1, &[&format!("process {pid}"), "has ended"]);
