@@ -63,8 +63,8 @@ pub fn changed(guest: &Guest, sent: &PageHashes) -> Result<(Vec<Changed>, Durati
 }
 
 fn changed_in(block: &Block, sent: &PageHashes) -> Result<(Changed, Duration), ImageError> {
-    // Small enough to stay in a core's caches between the copy and the hash.
-    const STEP: usize = 16;
+    // Small enough to share out, large enough for sharing and for the clock to cost nothing.
+    const STEP: usize = 128;
     let data = block.image().data_ranges()?;
     let steps: Vec<(PageRange, bool)> = with_holes(&data, block.range())
         .flat_map(|(range, is_data)| {
@@ -79,30 +79,28 @@ fn changed_in(block: &Block, sent: &PageHashes) -> Result<(Changed, Duration), I
     let differs = |page: PageIndex, hash: u128| sent.get(block.key(page)) != hash;
     let found: Vec<(bool, Vec<PageIndex>, Duration)> = steps
         .par_iter()
-        // Pieces large enough for their buffers to pay, small enough for all threads to end at once.
-        .with_min_len(16)
-        .with_max_len(32)
-        .map_init(
-            || vec![0; STEP * PAGE_SIZE],
-            |buffer, &(range, is_data)| {
-                let start = thread_cpu_time();
-                let pages = if is_data {
-                    let bytes = &mut buffer[..range.count as usize * PAGE_SIZE];
-                    block.image().copy(range, bytes)?;
-                    range
-                        .pages()
-                        .zip(bytes.chunks_exact(PAGE_SIZE))
-                        .filter(|(page, bytes)| {
-                            differs(*page, block.seed().hash_or_zero(*page, bytes))
-                        })
-                        .map(|(page, _)| page)
-                        .collect()
-                } else {
-                    range.pages().filter(|page| differs(*page, 0)).collect()
-                };
-                Ok((is_data, pages, thread_cpu_time().saturating_sub(start)))
-            },
-        )
+        // Left to itself, rayon cuts this into a few large pieces, and one thread ends long after
+        // the others.
+        .with_max_len(1)
+        .map(|&(range, is_data)| {
+            let start = thread_cpu_time();
+            let mut pages = Vec::new();
+            if is_data {
+                // Each page is copied over the one before, and never leaves the nearest cache.
+                // Hashing without a copy would be faster still, and means a slice of what others
+                // write meanwhile.
+                let mut copy = [0; PAGE_SIZE];
+                block.image().copy_some(range, &mut copy, |page, bytes| {
+                    if differs(page, block.seed().hash_or_zero(page, bytes)) {
+                        pages.push(page);
+                    }
+                    false
+                })?;
+            } else {
+                pages.extend(range.pages().filter(|page| differs(*page, 0)));
+            }
+            Ok((is_data, pages, thread_cpu_time().saturating_sub(start)))
+        })
         .collect::<Result<_, ImageError>>()?;
 
     let mut changed = Changed {
