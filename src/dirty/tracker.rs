@@ -17,6 +17,10 @@ use crate::page::{PageIndex, PageRange};
 /// A page that was written after [`Tracker::begin`] is in the result of the next
 /// [`Tracker::take`] that begins after the write, or in that of a later one if the two overlap.
 /// Once the writer stands still, one more call finds all that is left.
+///
+/// [`Compare`] works for everybody. [`DirtyLog`] is for who knows what is written, and
+/// [`super::Pagemap`] for writers in this process that know nothing of it.
+/// `examples/live_memory.rs` is a VMM that migrates its own guest with a log.
 pub trait Tracker: fmt::Debug + Send + Sync {
     /// The first page is about to be copied: from now on, writes are to be found.
     ///
@@ -244,3 +248,6 @@ fn split_holes(changed: &mut Changed, data: &[PageRange]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,6 +90,12 @@ impl Lane {
             .collect())
     }
 
+    /// Where all lanes lie in this process's memory, and how many bytes they are.
+    #[cfg(test)]
+    pub(crate) fn mapping(&self) -> (*const u8, usize) {
+        (self.map.map.as_ptr(), self.map.map.len())
+    }
+
     /// Stores `bytes` from byte `offset` of the `slot`-th page of this lane on.
     ///
     /// # Errors

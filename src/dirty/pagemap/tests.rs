@@ -1,0 +1,140 @@
+//! What counts as written, and what a tracker without a kernel's help says. That no write is lost
+//! is tested with the other trackers.
+
+use rustix::fs::{FallocateFlags, MemfdFlags};
+
+use super::*;
+use crate::dirty::Bitmap;
+use crate::image::Lane;
+use crate::page::PageRange;
+
+const PAGES: u64 = 2000;
+
+/// A guest in memory, the one who writes it, and its tracker; `None` where the kernel has none.
+fn scene() -> Option<(File, Guest, Lane, Pagemap)> {
+    if let Err(why) = Pagemap::available() {
+        eprintln!("not tested: {why}");
+        return None;
+    }
+    let file = File::from(rustix::fs::memfd_create("ram", MemfdFlags::CLOEXEC).unwrap());
+    file.set_len(PAGES * PAGE_SIZE as u64).unwrap();
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let guest = Guest::open(&path).unwrap();
+    let lane = Lane::share_out(&file, &path, PAGES, 1)
+        .unwrap()
+        .pop()
+        .unwrap();
+    let pagemap = Pagemap::new(&[lane.mapping()]).unwrap();
+    Some((file, guest, lane, pagemap))
+}
+
+fn pages(bitmap: &Bitmap) -> Vec<u64> {
+    let pages = bitmap.runs().flat_map(PageRange::pages);
+    pages.map(|page| page.0).collect()
+}
+
+#[test]
+fn what_is_written_is_found_once_and_what_is_discarded_until_it_is_sent() {
+    let Some((file, guest, mut lane, pagemap)) = scene() else {
+        return;
+    };
+    let sent = PageHashes::new(PAGES);
+    lane.store(3, 0, b"before").unwrap();
+    sent.replace(3, 1);
+    pagemap.begin(&guest).unwrap();
+    let take = || pagemap.take(&guest, &sent).unwrap().0.remove(0);
+    assert_eq!(take().count(), 0);
+
+    // More ranges than fit into one answer.
+    let every_other: Vec<u64> = (1..PAGES).step_by(2).collect();
+    for &page in &every_other {
+        lane.store(page, 4095, b"x").unwrap();
+    }
+    assert!(every_other.len() > REGIONS);
+    let found = take();
+    assert_eq!(pages(&found.data), every_other);
+    assert_eq!(found.holes.count(), 0);
+    assert_eq!(take().count(), 0);
+
+    lane.store(5, 0, b"y").unwrap();
+    let found = take();
+    assert_eq!(pages(&found.data), [5]);
+    pagemap.give_back(&[found]);
+    lane.store(7, 0, b"y").unwrap();
+    assert_eq!(pages(&take().data), [5, 7]);
+
+    let discard = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, discard, 3 * 4096, 4096).unwrap();
+    take();
+    let found = take();
+    assert_eq!((pages(&found.holes), found.data.count()), (vec![3], 0));
+    sent.replace(3, 0);
+    assert_eq!(take().count(), 0);
+
+    lane.store(3, 0, b"after").unwrap();
+    assert_eq!(pages(&take().data), [3]);
+}
+
+#[test]
+fn a_tracker_that_was_not_begun_or_has_ended_says_so_and_forgets_nothing() {
+    let Some((_file, guest, mut lane, pagemap)) = scene() else {
+        return;
+    };
+    let sent = PageHashes::new(PAGES);
+    let refused = || pagemap.take(&guest, &sent).unwrap_err().to_string();
+    assert!(refused().starts_with("cannot find what was written to '/proc/self/fd/"));
+    pagemap.begin(&guest).unwrap();
+    pagemap.begin(&guest).unwrap();
+    lane.store(1, 0, b"x").unwrap();
+    assert_eq!(pagemap.take(&guest, &sent).unwrap().0[0].count(), 1);
+    pagemap.end();
+    pagemap.end();
+    lane.store(1, 0, b"y").unwrap();
+    refused();
+    // Another migration of the same guest.
+    pagemap.begin(&guest).unwrap();
+    lane.store(2, 0, b"x").unwrap();
+    let found = &pagemap.take(&guest, &sent).unwrap().0[0];
+    assert_eq!(pages(&found.data), [2]);
+    assert_eq!(found.holes.count(), 0);
+}
+
+#[test]
+fn memory_that_is_not_the_guests_is_refused() {
+    let Some((_file, guest, lane, _)) = scene() else {
+        return;
+    };
+    let (start, len) = lane.mapping();
+    for len in [len - 1, PAGE_SIZE / 2] {
+        let error = Pagemap::new(&[(start, len)]).unwrap_err().to_string();
+        assert!(error.contains(&format!("{len} bytes")), "{error}");
+    }
+    Pagemap::new(&[(start.wrapping_add(1), len)]).unwrap_err();
+    Pagemap::new(&[(start, usize::MAX - PAGE_SIZE + 1)]).unwrap_err();
+    let short = Pagemap::new(&[(start, len - PAGE_SIZE)]).unwrap();
+    let error = short.begin(&guest).unwrap_err();
+    assert!(matches!(error, ImageError::OtherLog { .. }), "{error}");
+    // Not mapped: the first page is nobody's.
+    let nowhere = Pagemap::new(&[(std::ptr::null(), len)]).unwrap();
+    let error = nowhere.begin(&guest).unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot watch what is written to"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let source = || io::Error::from_raw_os_error(libc::EINVAL);
+    for (why, words) in [
+        (Why::Userfaultfd { source: source() }, "userfaultfd cannot"),
+        (
+            Why::AsyncWriteProtect { source: source() },
+            "asynchronous write protection",
+        ),
+        (Why::PagemapScan { source: source() }, "PAGEMAP_SCAN"),
+    ] {
+        assert!(why.to_string().contains(words));
+        assert!(std::error::Error::source(&why).is_some());
+    }
+}
