@@ -30,6 +30,9 @@
 //! # }
 //! ```
 //!
+//! A VMM that sends its own guest while it runs says what changes ([`dirty::Tracker`]) and how to
+//! make it stand still ([`writer::Writer`]); `examples/live_memory.rs` is one in a single file.
+//!
 //! # Words
 //! | word | meaning |
 //! |---|---|
