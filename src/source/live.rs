@@ -157,6 +157,7 @@ pub(super) fn walk<'w>(
         context,
         started: Instant::now(),
         scanned: Instant::now(),
+        between: Duration::ZERO,
         scan: Duration::ZERO,
         auto_converge: request
             .caps
@@ -194,7 +195,9 @@ struct Walk<'a, 'scope, 'env> {
     started: Instant,
     /// When the last scan began.
     scanned: Instant,
-    /// How long it took.
+    /// From the beginning of the scan before, or of the bulk stage, to that of the last one.
+    between: Duration,
+    /// How long the last one took.
     scan: Duration,
     auto_converge: Option<AutoConverge>,
     /// Bytes a second, as the last round measured that had enough of them.
@@ -275,7 +278,8 @@ impl<'a> Walk<'a, '_, '_> {
         let sent = sent(self.pipeline)?;
         let pool = analysis_pool(self.context.tuning.get().compress_threads)
             .map_err(|error| Error::new(Kind::Failed, error).in_stage("scan"))?;
-        self.scanned = Instant::now();
+        let before = std::mem::replace(&mut self.scanned, Instant::now());
+        self.between = self.scanned - before;
         let (tracker, guest) = (self.tracker, self.guest);
         let (claim, cpu) = pool
             .install(|| Claim::take(tracker, guest, sent))
@@ -303,15 +307,9 @@ impl<'a> Walk<'a, '_, '_> {
     }
 
     fn measure(&mut self, round: Round, dirty_pages: u64) -> Measured {
-        // Between the scan before and this one; they overlap by as much as a scan takes.
-        let since = self
-            .context
-            .stats
-            .snapshot()
-            .rounds
-            .last()
-            .map_or(Duration::ZERO, |ended| ended.time);
-        let dirty_rate = match since.as_secs_f64() {
+        // The round in between may have taken next to no time; what the scan before missed while it
+        // was under way is found by this one.
+        let dirty_rate = match self.between.as_secs_f64() {
             0.0 => 0.0,
             seconds => dirty_pages as f64 / seconds,
         };
