@@ -104,7 +104,7 @@ struct LiveArgs {
     /// destination takes over (may be repeated)
     #[arg(long, value_name = "PID", requires = "live")]
     pid: Vec<u32>,
-    /// What stops the writer, run by the shell
+    /// What stops the writer, run by the shell; it must end only when nothing writes any more
     #[arg(
         long,
         value_name = "COMMAND",

@@ -11,6 +11,10 @@ use std::time::Duration;
 use crate::page::PAGE_SIZE;
 use crate::units::{format_duration, format_rate};
 
+/// Rounds after which a scan that is too long by itself ends the attempt: the first may have been
+/// slow by chance.
+const HOPELESS_AFTER: u32 = 3;
+
 /// What the user allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -82,6 +86,12 @@ impl Downtime {
         }
     }
 
+    /// Whether more rounds are of no use: a scan does not become shorter by them.
+    fn is_hopeless(&self, limits: &Limits) -> bool {
+        self.scan.saturating_add(self.proof) > limits.downtime
+            && self.send.is_some_and(|send| send <= self.scan)
+    }
+
     fn total(&self) -> Option<Duration> {
         self.scan.checked_add(self.send?)?.checked_add(self.proof)
     }
@@ -103,7 +113,9 @@ pub(super) fn decide(limits: &Limits, now: &Measured) -> Decision {
     if let Some(expected_downtime) = downtime.total().filter(|time| *time <= limits.downtime) {
         return Decision::SwitchOver { expected_downtime };
     }
-    let end = if now.round >= limits.max_rounds {
+    let end = if downtime.is_hopeless(limits) && now.round >= HOPELESS_AFTER {
+        format!("after {} rounds", now.round)
+    } else if now.round >= limits.max_rounds {
         format!("after {} rounds, which is the limit,", now.round)
     } else if limits.max_time.is_some_and(|most| now.elapsed >= most) {
         let elapsed = format_duration(now.elapsed);
@@ -124,10 +136,13 @@ fn reason(limits: &Limits, now: &Measured, downtime: Downtime, end: &str) -> Str
     let wire_rate = now.dirty_rate * now.wire_bytes_per_page;
     let rate = |bytes: f64| format_rate(bytes as u64);
     let allowed = format_duration(limits.downtime);
-    let mut text = format!(
-        "the guest changes faster than it can be sent: {end} {} pages are dirty",
-        now.dirty_pages
-    );
+    let lead = if downtime.is_hopeless(limits) {
+        "the downtime limit cannot be kept"
+    } else {
+        "the guest changes faster than it can be sent"
+    };
+    let plural = if now.dirty_pages == 1 { " is" } else { "s are" };
+    let mut text = format!("{lead}: {end} {} page{plural} dirty", now.dirty_pages);
     let Some((send, total)) = downtime.send.zip(downtime.total()) else {
         text.push_str(", and nothing is known about the link yet; more rounds would help");
         return text;
@@ -283,8 +298,8 @@ mod tests {
             ("the last round that is allowed was enough", Measured { round: 30, ..NOW }, over(120)),
             ("time is up but it was enough", Measured { elapsed: MS(90_000), ..NOW }, over(120)),
             ("it shrinks well", Measured { dirty_pages: MANY, wire_bytes_per_page: 512.0, ..NOW }, over(120)),
-            ("the scan alone takes too long", Measured { scan: MS(400), dirty_pages: 0, ..NOW }, go_on.clone()),
-            ("the proof alone takes too long", Measured { proof: MS(400), dirty_pages: 0, ..NOW }, go_on.clone()),
+            ("the scan alone takes too long", Measured { round: 2, scan: MS(400), dirty_pages: 0, ..NOW }, go_on.clone()),
+            ("the proof alone takes too long", Measured { round: 2, proof: MS(400), dirty_pages: 0, ..NOW }, go_on.clone()),
             ("the link is not known yet", Measured { link_rate: 0.0, ..NOW }, go_on.clone()),
             ("the link is no number", Measured { link_rate: f64::NAN, ..NOW }, go_on.clone()),
             ("the link is nearly dead", Measured { link_rate: f64::MIN_POSITIVE, ..NOW }, go_on),
@@ -323,8 +338,9 @@ mod tests {
             ("a fast guest", Measured { round: 30, dirty_rate: 20_480.0, ..many }, &[
                 "dirties 80.00 MiB/s of pages, 40.00 MiB/s on the wire", "a link of more than 40.00 MiB/s", "auto-converge",
             ]),
-            ("a slow scan", Measured { round: 30, dirty_pages: 0, scan: Duration::from_millis(350), ..NOW }, &[
-                "a downtime limit of 355 ms", "these alone take longer than allowed",
+            ("a slow scan", Measured { dirty_pages: 1, scan: Duration::from_millis(350), ..NOW }, &[
+                "the downtime limit cannot be kept: after 3 rounds 1 page is dirty",
+                "a downtime limit of 356 ms", "these alone take longer than allowed",
             ]),
             ("no link", Measured { round: 30, link_rate: 0.0, ..many }, &["nothing is known about the link"]),
             ("no number", Measured { round: 30, link_rate: f64::NAN, dirty_rate: f64::INFINITY, ..many }, &["nothing is known"]),

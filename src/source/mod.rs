@@ -95,7 +95,8 @@ impl Request {
 ///
 /// # Errors
 /// With [`Kind::OutcomeUnknown`] the destination may have taken over; with any other kind it has
-/// not, and the source is as it was.
+/// not, and the source is as it was; save that the writer of a live guest is still stopped if the
+/// destination gave up after Commit, which a notice says.
 pub fn run(request: &Request, context: &Context) -> Result<()> {
     keep_images(request)?;
     let mut guest = Guest::open(&request.image)?;
@@ -144,10 +145,15 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
         }
         Err(error) => {
             if context.stats.snapshot().let_go {
-                context.stats.notice(
+                // Its own word is as good as a Failure before Commit; only the guard is gone.
+                let declined = error.cause::<PeerFailure>().is_some();
+                context.stats.notice(if declined {
+                    "the destination did not take over, but the writer is stopped: resume it"
+                        .to_owned()
+                } else {
                     "the writer stays stopped: resume it only if the destination does not run the guest"
-                        .to_owned(),
-                );
+                        .to_owned()
+                });
             }
             Err(error)
         }
