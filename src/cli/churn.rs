@@ -60,9 +60,9 @@ pub(super) struct ChurnArgs {
     /// When to end [default: at a signal]
     #[arg(long, value_name = "TIME", value_parser = Checked(duration))]
     duration: Option<Duration>,
-    /// What decides on places and bytes: equal seeds, equal writes
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+    /// What decides on places and bytes: equal seeds, equal writes [default: another each time]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Where the records are [default: IMAGE.churn]
     #[arg(long, value_name = "FILE")]
     records: Option<PathBuf>,
@@ -107,7 +107,7 @@ pub(super) fn run(args: ChurnArgs) -> Result<()> {
             .bytes_per_write
             .unwrap_or(args.pattern.default_bytes_per_write()),
         threads: args.threads,
-        seed: args.seed,
+        seed: args.seed.unwrap_or_else(another_seed),
         rate: args.rate,
         duration: args.duration,
     };
@@ -171,4 +171,11 @@ fn verify(image: &Path, records: &Path, json: bool) -> Result<()> {
         }
     }
     verified.into_result(image)
+}
+
+/// The clock's word: two writers of one image are not to write the same.
+fn another_seed() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(1, |time| time.as_nanos() as u64)
 }

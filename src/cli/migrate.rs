@@ -30,7 +30,7 @@ Examples:
   ramferry send guest.ram tcp:192.0.2.7:4444 --compress-method zstd
   ramferry send t0.ram unix:r.sock --then t1.ram --then t2.ram --xbzrle-cache-size 256MiB
   ramferry send guest.ram file:guest.stream
-  ramferry send guest.ram tcp:192.0.2.7:4444 --live --pid 1234 --downtime-limit 100ms
+  ramferry send guest.ram tcp:192.0.2.7:4444 --live --pid 1234 --downtime-limit 100
   ramferry send guest unix:qemu.sock --wire qemu
   ramferry send guest.ram 'exec:ssh host ramferry receive fd:0 guest.ram'
 On the qemu wire a guest folder goes with its devices, to a QEMU with the same machine and devices. A raw
@@ -58,9 +58,9 @@ pub(super) struct SendArgs {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    live: LiveArgs,
-    #[command(flatten)]
     show: ShowArgs,
+    #[command(flatten)]
+    live: LiveArgs,
     #[command(flatten)]
     params: SourceArgs,
 }

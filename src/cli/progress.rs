@@ -72,8 +72,15 @@ impl Progress {
     fn history(&mut self, now: &Snapshot) {
         let mut lines: Vec<String> = Vec::new();
         if let Some(live) = &now.live {
-            let last = now.rounds.len();
-            for (number, round) in (1..).zip(&now.rounds).skip(self.rounds) {
+            // What a scan tells of a round comes after its end.
+            let told = live.round as usize;
+            let last = if now.status == Status::Active && !now.let_go {
+                now.rounds.len().min(told)
+            } else {
+                now.rounds.len()
+            };
+            let rounds = now.rounds.iter().take(last);
+            for (number, round) in (1..).zip(rounds).skip(self.rounds) {
                 let mut line = format!(
                     "round {}: {} pages, {} on the wire, {}",
                     round.round,
@@ -81,9 +88,7 @@ impl Progress {
                     format_bytes(round.wire_bytes),
                     format_duration(round.time)
                 );
-                // What the last scan told follows on the last round that has ended.
-                let open = number == last && now.status == Status::Active && !now.let_go;
-                if let Some(time) = live.expected_downtime.filter(|_| open) {
+                if let Some(time) = live.expected_downtime.filter(|_| number == told) {
                     line.push_str(&format!(
                         "; {} pages become dirty in a second, expected downtime {}",
                         live.dirty_pages_rate,

@@ -93,7 +93,10 @@ fn text(report: &Report, end: &str) -> String {
                     format_bytes(cache.cache_size),
                     cache.cache_miss,
                     cache.overflow,
-                    if cache.cache_miss_rate > 0.2 && cache.cache_size < report.ram.total {
+                    if cache.cache_miss_rate > 0.2
+                        && cache.cache_miss > cache.overflow
+                        && cache.cache_size < report.ram.total
+                    {
                         "; a larger --xbzrle-cache-size would help"
                     } else {
                         ""

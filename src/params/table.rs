@@ -203,10 +203,10 @@ pub static TABLE: &[Parameter] = &[
     },
     Parameter {
         name: "downtime-limit",
-        kind: Kind::Double,
-        default: "300ms",
-        range: "0 to 2000 s, such as 300ms or 1.5",
-        unit: Some("seconds"),
+        kind: Kind::Ullong,
+        default: "300",
+        range: "0 to 2000000, such as 300; or with a unit, such as 1.5s",
+        unit: Some("milliseconds"),
         meaning: "How long the writer of a live guest may stand still",
         side: Side::Source,
         runtime: true,
@@ -215,7 +215,7 @@ pub static TABLE: &[Parameter] = &[
             params.downtime_limit = downtime(text)?;
             Ok(())
         },
-        get: |params| Value::Double(params.downtime_limit.as_secs_f64()),
+        get: |params| Value::Number(params.downtime_limit.as_millis() as u64),
     },
     Parameter {
         name: "max-rounds",
@@ -460,11 +460,19 @@ fn is_cache_size(size: u64) -> bool {
     size.is_power_of_two() && size >= PAGE_SIZE as u64
 }
 
+/// A downtime: a plain number is milliseconds, as it is in QEMU.
 fn downtime(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
-        .ok()
-        .filter(|time| *time <= LONGEST_DOWNTIME)
-        .ok_or_else(|| "a time of 0 to 2000 s, such as 300ms or 1.5 (seconds)".to_owned())
+    let time = match text.parse() {
+        Ok(number) => Some(Duration::from_millis(number)),
+        // Fractions need a unit, so that nobody takes them for seconds.
+        Err(_) if text.parse::<f64>().is_ok() => None,
+        Err(_) => parse_duration(text).ok(),
+    };
+    time.filter(|time| *time <= LONGEST_DOWNTIME)
+        .ok_or_else(|| {
+            "0 to 2000000 milliseconds, such as 300, or a time with its unit, such as 1.5s"
+                .to_owned()
+        })
 }
 
 /// A time limit within its bounds.

@@ -88,7 +88,9 @@ impl Downtime {
 
     /// Whether more rounds are of no use: a scan does not become shorter by them.
     fn is_hopeless(&self, limits: &Limits) -> bool {
-        self.scan.saturating_add(self.proof) > limits.downtime
+        // No downtime at all is a way to ask for every round that is allowed.
+        !limits.downtime.is_zero()
+            && self.scan.saturating_add(self.proof) > limits.downtime
             && self.send.is_some_and(|send| send <= self.scan)
     }
 
@@ -138,8 +140,10 @@ fn reason(limits: &Limits, now: &Measured, downtime: Downtime, end: &str) -> Str
     let allowed = format_duration(limits.downtime);
     let lead = if downtime.is_hopeless(limits) {
         "the downtime limit cannot be kept"
-    } else {
+    } else if wire_rate >= now.link_rate * KEEPS_UP {
         "the guest changes faster than it can be sent"
+    } else {
+        "there is too much left to send within the downtime limit"
     };
     let plural = if now.dirty_pages == 1 { " is" } else { "s are" };
     let mut text = format!("{lead}: {end} {} page{plural} dirty", now.dirty_pages);

@@ -24,7 +24,7 @@ use crate::pool::analysis_pool;
 use crate::session::Context;
 use crate::stats::{LiveStats, Stage};
 use crate::units::format_duration;
-use crate::writer::{Commands, Processes, Stopped, Writer};
+use crate::writer::{Commands, Processes, Stopped, Writer, uses};
 
 use super::converge::{AutoConverge, Decision, Limits, Measured, Totals, decide};
 use super::pipeline::Pipeline;
@@ -87,11 +87,27 @@ impl fmt::Debug for WriterChoice {
 
 impl WriterChoice {
     /// Gets hold of the writer; `None` if nobody is to be stopped.
-    pub(super) fn open(&self, context: &Context) -> Result<Option<Box<dyn Writer>>> {
+    pub(super) fn open(&self, guest: &Guest, context: &Context) -> Result<Option<Box<dyn Writer>>> {
         let abort = Arc::clone(&context.abort);
         Ok(Some(match self {
             WriterChoice::Processes { pids, guard } => {
-                Box::new(Processes::open(pids, guard, abort)?)
+                let processes = Processes::open(pids, guard, abort)?;
+                // The shell, timeout or sudo in front of the writer is stopped as easily, to no avail.
+                let mut images = guest.blocks().iter().map(|block| block.image().path());
+                let is_used = |image| pids.iter().any(|&pid| uses(pid, image) != Some(false));
+                if let Some(image) = images.clone().next()
+                    && !images.any(is_used)
+                {
+                    return Err(Error::new(
+                        Kind::Usage,
+                        format!(
+                            "no process of --pid maps '{}' or has it open: the one that writes it is to be \
+                             stopped, not what started it",
+                            image.display()
+                        ),
+                    ));
+                }
+                Box::new(processes)
             }
             WriterChoice::Commands { stop, resume } => {
                 let limit = context.tuning.get().timeout;
@@ -169,7 +185,9 @@ pub(super) fn walk<'w>(
     };
     let mut writer = writer;
     let last = walk.until_it_fits(&mut writer)?;
-    context.stats.stopping();
+    if writer.is_some() {
+        context.stats.stopping();
+    }
     let limit = context.tuning.get().timeout;
     let stopped = writer
         .map(|writer| Stopped::stop(writer.as_mut(), limit))
@@ -230,7 +248,7 @@ impl<'a> Walk<'a, '_, '_> {
             self.report(&measured, &decision);
             if round.is_bulk() && measured.scan > limits.downtime {
                 self.context.stats.notice(format!(
-                    "finding what changed takes {}, longer than the downtime limit of {}: the limit cannot be kept",
+                    "finding what changed takes {}, longer than the downtime limit of {}: the limit may not be kept",
                     format_duration(measured.scan),
                     format_duration(limits.downtime)
                 ));
@@ -332,6 +350,7 @@ impl<'a> Walk<'a, '_, '_> {
             _ => super::converge::expected_downtime(measured),
         };
         self.context.stats.live(LiveStats {
+            round: measured.round,
             expected_downtime,
             dirty_pages_rate: measured.dirty_rate as u64,
             cpu_throttle_percentage: self.auto_converge.map_or(0, |auto| auto.percent),

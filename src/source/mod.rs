@@ -114,7 +114,7 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
         return Err(Error::new(Kind::Usage, what));
     }
     let mut writer = match &request.live {
-        Some(live) => live.writer.open(context)?,
+        Some(live) => live.writer.open(&guest, context)?,
         None => None,
     };
     let mut links = connect::connect(request, &guest, context)?;
@@ -131,7 +131,11 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
     context.stats.bytes(links.sent(), links.received());
     let outcome = outcome.map_err(|error| {
         links.give_up(&error);
-        links.explain(error)
+        let error = links.explain(error);
+        match links.format() {
+            Format::Native => error,
+            Format::Qemu => qemu::explain(error),
+        }
     });
     match outcome {
         Ok(stopped) => {
@@ -148,7 +152,7 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
                 // Its own word is as good as a Failure before Commit; only the guard is gone.
                 let declined = error.cause::<PeerFailure>().is_some();
                 context.stats.notice(if declined {
-                    "the destination did not take over, but the writer is stopped: resume it"
+                    "the writer stays stopped, though the destination did not take over: resume it"
                         .to_owned()
                 } else {
                     "the writer stays stopped: resume it only if the destination does not run the guest"

@@ -208,6 +208,27 @@ pub(super) fn hear_the_end(stream: &Stream, framing: &Framing) -> Result<()> {
     }
 }
 
+/// A QEMU that cannot load what it is sent hangs up; why, it says elsewhere.
+pub(super) fn explain(error: Error) -> Error {
+    #[derive(Debug, thiserror::Error)]
+    #[error(
+        "the destination hung up; a QEMU that cannot load the guest says why on its standard error \
+         (another machine type, -m or devices, or its compress being off)"
+    )]
+    struct HungUp(#[source] TransportError);
+    match error.cause() {
+        Some(TransportError::Closed) => {
+            let hung_up = Error::new(error.kind(), HungUp(TransportError::Closed));
+            error
+                .place()
+                .stage
+                .into_iter()
+                .fold(hung_up, Error::in_stage)
+        }
+        _ => error,
+    }
+}
+
 /// The destination has the whole stream, or may have, and did not say what became of it.
 pub(super) fn unknown(error: impl Into<Error>) -> Error {
     #[derive(Debug, thiserror::Error)]

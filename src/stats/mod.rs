@@ -212,6 +212,8 @@ pub struct RoundStats {
 /// What a live migration's last scan told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LiveStats {
+    /// The round before the scan.
+    pub round: u32,
     /// How long the writer would stand still if it were stopped now; unknown before the link is.
     pub expected_downtime: Option<Duration>,
     /// Pages a second that become dirty.
@@ -229,7 +231,8 @@ pub struct Snapshot {
     pub elapsed: Duration,
     /// Until the first round began.
     pub setup_time: Duration,
-    /// From stopping the writer, or from the last round's beginning if none was stopped, to the proof.
+    /// From stopping the writer to the proof; with later snapshots instead of a writer, from the
+    /// last round's beginning.
     pub downtime: Option<Duration>,
     /// The guest's RAM in bytes.
     pub ram_bytes: u64,
@@ -404,8 +407,10 @@ impl Stats {
     pub(crate) fn proven(&self, digest: Digest) {
         let mut inner = self.lock();
         inner.snapshot.digest = Some(digest);
-        let since = inner.stopping.unwrap_or(inner.round_started);
-        inner.snapshot.downtime = Some(since.elapsed());
+        // Without a writer to stop, a later snapshot stands for what the writer left.
+        let later = (inner.snapshot.live.is_none() && inner.snapshot.round > 1)
+            .then_some(inner.round_started);
+        inner.snapshot.downtime = inner.stopping.or(later).map(|since| since.elapsed());
     }
 
     /// The clock stops, the first time that this is said.

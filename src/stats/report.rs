@@ -22,8 +22,8 @@ pub struct Report {
     pub total_time: f64,
     /// Milliseconds until the first round began.
     pub setup_time: f64,
-    /// Milliseconds from stopping the writer, or from the last round's beginning if none was stopped,
-    /// to the proof.
+    /// Milliseconds from stopping the writer to the proof; with later snapshots instead of a writer,
+    /// from the last round's beginning. The source's, as only it knows when that was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub downtime: Option<f64>,
     /// Milliseconds that the writer would have stood still, as the last scan had it.
@@ -250,6 +250,7 @@ impl Report {
     /// A destination's report.
     pub fn of_destination(snapshot: &Snapshot, params: &Params) -> Report {
         Report {
+            downtime: None,
             threads: params.decompress_threads,
             link: params.link,
             ..Report::of_either(snapshot, "destination")

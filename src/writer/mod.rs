@@ -13,7 +13,7 @@ pub mod guard;
 mod process;
 
 pub use command::Commands;
-pub use process::Processes;
+pub use process::{Processes, uses};
 
 use std::fmt;
 use std::io;

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -121,6 +122,37 @@ impl Processes {
         }
         outcome
     }
+}
+
+/// Whether the process maps the file or has it open: only then can it write it. `None` if that
+/// cannot be told.
+pub fn uses(pid: u32, file: &Path) -> Option<bool> {
+    let wanted = std::fs::metadata(file).ok()?;
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let is_open = open.flatten().any(|entry| {
+        std::fs::metadata(entry.path())
+            .is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
+    });
+    if is_open {
+        return Some(true);
+    }
+    let device = format!(
+        "{:02x}:{:02x}",
+        rustix::fs::major(wanted.dev()),
+        rustix::fs::minor(wanted.dev())
+    );
+    let inode = wanted.ino().to_string();
+    let path = file.canonicalize().ok()?;
+    // Names in there may be any bytes.
+    let maps = std::fs::read(format!("/proc/{pid}/maps")).ok()?;
+    let maps = String::from_utf8_lossy(&maps);
+    // Address, permissions, offset, device, inode, path. Some file systems show another device
+    // there than they tell elsewhere.
+    Some(maps.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(3);
+        let found = (fields.next(), fields.next());
+        found == (Some(&device), Some(&inode)) || path.to_str().is_some_and(|p| line.ends_with(p))
+    }))
 }
 
 impl Writer for Processes {

@@ -188,7 +188,7 @@ fn every_parameter_out_of_range_is_refused_in_one_line_that_says_what_is_allowed
             "connections" => (&["0", "65", "-1"], "1 to 64"),
             "batch-pages" => (&["0", "257", "all"], "1 to 256"),
             "zlib-engine" => (&["zlib", "isal", ""], "zlib-rs"),
-            "downtime-limit" => (&["-1", "2001", "soon"], "0 to 2000 s"),
+            "downtime-limit" => (&["-1", "2001s", "1.5", "soon"], "0 to 2000000 milliseconds"),
             "max-rounds" => (&["0", "65536", "-1"], "1 to 65535"),
             "timeout-action" => (&["pause", ""], "suspend or abort"),
             "throttle-trigger-threshold" => (&["0", "101"], "1 to 100"),
@@ -982,7 +982,6 @@ fn the_documents_of_both_sides_have_the_documented_members_and_agree() {
         "connections",
         "cpu-seconds",
         "digest",
-        "downtime",
         "ram",
         "ratio",
         "return-bytes",
@@ -996,7 +995,7 @@ fn the_documents_of_both_sides_have_the_documented_members_and_agree() {
     ];
     let mut of_source = [
         &common[..],
-        &["compression", "level", "method", "xbzrle-cache"],
+        &["compression", "downtime", "level", "method", "xbzrle-cache"],
     ]
     .concat();
     of_source.sort_unstable();

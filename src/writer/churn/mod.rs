@@ -21,6 +21,7 @@ pub use plan::{MOST_THREADS, Pattern, Plan};
 pub use verify::{Verified, verify};
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -228,6 +229,11 @@ pub fn run(request: &Request, end: &Abort, first: impl FnOnce()) -> Result<Summa
         .write(true)
         .open(&request.image)
         .map_err(open("open for writing"))?;
+    // Root may write what nobody is meant to write.
+    let examined = file.metadata().map_err(open("examine"))?;
+    if examined.permissions().readonly() {
+        return Err(open("write")(io::ErrorKind::PermissionDenied.into()).into());
+    }
     // Writes of two would be proven by neither.
     records::lock(&file, &request.image)?;
     let records = Records::create(&request.records, &plan, &image)?;
