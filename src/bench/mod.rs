@@ -13,9 +13,11 @@
 //!
 //! [`Bench`] puts them together. Its user says what is compared, watches, and prints.
 
+pub mod advice;
 pub mod measurement;
 pub mod report;
 pub mod scratch;
+pub mod statistics;
 pub mod sweep;
 pub mod synthetic;
 

@@ -1,0 +1,290 @@
+//! What is made of some measured numbers: summary, outliers, whether two samples differ.
+//!
+//! Pure functions. Medians and the median absolute deviation, because a machine that does something
+//! else now and then makes a few runs much slower and no run faster.
+
+use serde::Serialize;
+
+/// The least, the middle and the greatest of some numbers, and how far they lie apart.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Summary {
+    /// The least.
+    pub min: f64,
+    /// As many are less as are greater; of an even count the mean of the middle two.
+    pub median: f64,
+    /// The greatest.
+    pub max: f64,
+    /// The median absolute deviation: the median of the distances from the median.
+    pub mad: f64,
+}
+
+impl Summary {
+    /// `None` without any number.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
+        let values: Vec<f64> = values.into_iter().collect();
+        let median = median(&values)?;
+        let distances: Vec<f64> = values.iter().map(|value| (value - median).abs()).collect();
+        Some(Summary {
+            min: values.iter().copied().min_by(f64::total_cmp)?,
+            median,
+            max: values.iter().copied().max_by(f64::total_cmp)?,
+            mad: self::median(&distances)?,
+        })
+    }
+}
+
+/// The middle of some numbers; of an even count the mean of the middle two. `None` without any.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let upper = sorted.get(sorted.len() / 2)?;
+    if sorted.len() % 2 == 1 {
+        return Some(*upper);
+    }
+    let lower = sorted.get((sorted.len() / 2).checked_sub(1)?)?;
+    Some(f64::midpoint(*lower, *upper))
+}
+
+/// What the median absolute deviation of a normal distribution has to be multiplied with to give
+/// its standard deviation.
+pub const MAD_TO_SIGMA: f64 = 1.4826;
+/// A modified z-score beyond this is an outlier: ten standard deviations, as hyperfine has it.
+pub const OUTLIER: f64 = MAD_TO_SIGMA * 10.0;
+/// Times that lie closer together than this part of their median are equal: no clock and no
+/// machine tells them apart, and a deviation of nothing would make an outlier of everything.
+const RESOLUTION: f64 = 1e-3;
+
+/// How far each number lies from the median, in median absolute deviations.
+pub fn modified_z_scores(values: &[f64]) -> Vec<f64> {
+    let Some(summary) = Summary::of(values.iter().copied()) else {
+        return Vec::new();
+    };
+    let unit = summary.mad.max(summary.median.abs() * RESOLUTION);
+    let unit = unit.max(f64::MIN_POSITIVE);
+    values
+        .iter()
+        .map(|value| (value - summary.median) / unit)
+        .collect()
+}
+
+/// What is suspicious about the times of some runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Suspicion {
+    /// Whether the first run was much slower than the rest: something was not warm yet.
+    pub slow_first_run: bool,
+    /// The runs, from 0, whose time is an outlier.
+    pub outliers: Vec<usize>,
+}
+
+impl Suspicion {
+    /// Looks at the times of some runs, in the order in which they were measured.
+    pub fn of(times: &[f64]) -> Suspicion {
+        let scores = modified_z_scores(times);
+        Suspicion {
+            slow_first_run: scores.first().is_some_and(|score| *score > OUTLIER),
+            outliers: (0..)
+                .zip(&scores)
+                .filter(|(_, score)| score.abs() > OUTLIER)
+                .map(|(index, _)| index)
+                .collect(),
+        }
+    }
+
+    /// The warning for people, if there is something to warn of.
+    pub fn words(&self) -> Option<&'static str> {
+        if self.slow_first_run {
+            Some(
+                "the first run was significantly slower than the rest: caches may not have been \
+                 filled until after it",
+            )
+        } else if !self.outliers.is_empty() {
+            Some(
+                "statistical outliers were detected: consider measuring again on a quiet system, \
+                 without interference from other programs",
+            )
+        } else {
+            None
+        }
+    }
+}
+
+/// Beyond this many pairs the rank-sum test is approximated.
+const EXACT_PAIRS: usize = 400;
+
+/// How likely two samples of the same thing would look as if the second were greater, at least as
+/// clearly as these two do: the p-value of the one-sided rank-sum test (Mann and Whitney). Exact
+/// for small samples; 1 if one of them is empty. Three runs against three give 0.05 at best.
+pub fn chance_of_greater(first: &[f64], second: &[f64]) -> f64 {
+    let (n, m) = (first.len(), second.len());
+    if n == 0 || m == 0 {
+        return 1.0;
+    }
+    // Ties count half, and halves are not believed.
+    let halves: usize = first
+        .iter()
+        .flat_map(|a| second.iter().map(move |b| b.total_cmp(a)))
+        .map(|order| match order {
+            std::cmp::Ordering::Greater => 2,
+            std::cmp::Ordering::Equal => 1,
+            std::cmp::Ordering::Less => 0,
+        })
+        .sum();
+    let won = halves / 2;
+    if n * m > EXACT_PAIRS {
+        let (n, m) = (n as f64, m as f64);
+        let sigma = (n * m * (n + m + 1.0) / 12.0).sqrt();
+        return upper_tail((won as f64 - 0.5 - n * m / 2.0) / sigma);
+    }
+    let ways = ways_to_win(n, m);
+    let all: f64 = ways.iter().sum();
+    ways.iter().skip(won).sum::<f64>() / all
+}
+
+/// In how many orders of `n` and `m` different numbers the latter win 0, 1, 2 ... of all pairs.
+fn ways_to_win(n: usize, m: usize) -> Vec<f64> {
+    // rows[j] holds the ways for i of the first and j of the second.
+    let size = n * m + 1;
+    let mut rows = vec![vec![0.0; size]; m + 1];
+    for row in &mut rows {
+        // None of the first: nothing to win.
+        row[0] = 1.0;
+    }
+    for _ in 1..=n {
+        let mut next = vec![vec![0.0; size]; m + 1];
+        next[0][0] = 1.0;
+        for j in 1..=m {
+            for won in 0..size {
+                // The greatest of all is one of the first, and loses nothing; or else one of the
+                // second, and the pairs with it are not looked at: by symmetry the shift goes with
+                // the other.
+                let shifted = won.checked_sub(j).map_or(0.0, |rest| rows[j][rest]);
+                next[j][won] = shifted + next[j - 1][won];
+            }
+        }
+        rows = next;
+    }
+    rows.pop().unwrap_or_default()
+}
+
+/// The standard normal distribution's part above `z`, to 1e-7 (Abramowitz and Stegun, 26.2.17).
+fn upper_tail(z: f64) -> f64 {
+    if z < 0.0 {
+        return 1.0 - upper_tail(-z);
+    }
+    let t = 1.0 / (1.0 + 0.231_641_9 * z);
+    let series = [
+        0.319_381_530,
+        -0.356_563_782,
+        1.781_477_937,
+        -1.821_255_978,
+        1.330_274_429,
+    ];
+    let sum = series.iter().rev().fold(0.0, |sum, next| (sum + next) * t);
+    (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt() * sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_summary_of_hand_made_numbers_whatever_the_order_and_the_count() {
+        assert_eq!(Summary::of([]), None);
+        let one = Summary::of([4.0]).expect("a number");
+        assert_eq!(
+            (one.min, one.median, one.max, one.mad),
+            (4.0, 4.0, 4.0, 0.0)
+        );
+        let odd = Summary::of([3.0, 1.0, 9.0, 2.0, 4.0]).expect("numbers");
+        assert_eq!(
+            (odd.min, odd.median, odd.max, odd.mad),
+            (1.0, 3.0, 9.0, 1.0)
+        );
+        let even = Summary::of([2.5, 3.0, 1.0, 1.5]).expect("numbers");
+        assert_eq!((even.median, even.mad), (2.0, 0.75));
+    }
+
+    #[test]
+    fn outliers_are_ten_deviations_off_and_a_slow_first_run_is_one_of_them() {
+        let quiet = Suspicion::of(&[10.0, 10.4, 9.8]);
+        assert_eq!((&quiet, quiet.words()), (&Suspicion::default(), None));
+        let late = Suspicion::of(&[10.0, 10.1, 9.9, 30.0, 10.0]);
+        assert_eq!((late.slow_first_run, &late.outliers[..]), (false, &[3][..]));
+        assert!(late.words().is_some_and(|words| words.contains("outliers")));
+        let first = Suspicion::of(&[30.0, 10.1, 9.9, 10.0]);
+        assert_eq!(
+            (first.slow_first_run, &first.outliers[..]),
+            (true, &[0][..])
+        );
+        assert!(
+            first
+                .words()
+                .is_some_and(|words| words.contains("first run"))
+        );
+        // A fast first run is an outlier and no slow one.
+        let fast = Suspicion::of(&[1.0, 10.1, 9.9, 10.0]);
+        assert_eq!((fast.slow_first_run, fast.outliers.len()), (false, 1));
+    }
+
+    #[test]
+    fn equal_times_hold_no_outlier_and_neither_does_what_no_clock_tells_apart() {
+        assert_eq!(Suspicion::of(&[5.0; 4]), Suspicion::default());
+        assert_eq!(Suspicion::of(&[5.0, 5.0, 5.0, 5.001]), Suspicion::default());
+        assert_eq!(modified_z_scores(&[]), Vec::<f64>::new());
+        assert_eq!(Suspicion::of(&[0.0; 3]), Suspicion::default());
+    }
+
+    #[test]
+    fn the_rank_sum_test_gives_the_textbook_chances() {
+        let chance = |a: &[f64], b: &[f64]| chance_of_greater(a, b);
+        // 1 of the 20 orders of three and three.
+        assert!((chance(&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]) - 0.05).abs() < 1e-12);
+        // 2 of them.
+        assert!((chance(&[1.0, 2.0, 4.0], &[3.0, 5.0, 6.0]) - 0.1).abs() < 1e-12);
+        assert!((chance(&[4.0, 5.0, 6.0], &[1.0, 2.0, 3.0]) - 1.0).abs() < 1e-12);
+        // 1 of the 252 orders of five and five.
+        let (low, high) = ([1.0, 2.0, 3.0, 4.0, 5.0], [6.0, 7.0, 8.0, 9.0, 10.0]);
+        assert!((chance(&low, &high) - 1.0 / 252.0).abs() < 1e-12);
+        assert!(chance(&[1.0; 3], &[1.0; 3]) > 0.5);
+        assert_eq!(chance(&[], &[1.0]), 1.0);
+    }
+
+    #[test]
+    fn many_runs_are_approximated_and_the_approximation_fits() {
+        assert!((upper_tail(1.644_853_6) - 0.05).abs() < 1e-6);
+        assert!((upper_tail(-1.0) - 0.841_344_7).abs() < 1e-6);
+        let low: Vec<f64> = (0..30).map(f64::from).collect();
+        let high: Vec<f64> = low.iter().map(|value| value + 100.0).collect();
+        assert!(chance_of_greater(&low, &high) < 1e-9);
+        assert!((chance_of_greater(&low, &low) - 0.5).abs() < 0.01);
+    }
+
+    proptest! {
+        #[test]
+        fn the_median_lies_within_and_does_not_mind_the_order(
+            mut values in prop::collection::vec(-1e9..1e9_f64, 1..40)
+        ) {
+            let before = Summary::of(values.iter().copied()).expect("numbers");
+            values.reverse();
+            prop_assert_eq!(Summary::of(values.iter().copied()), Some(before));
+            prop_assert!(before.min <= before.median && before.median <= before.max);
+            prop_assert!(before.mad >= 0.0 && before.mad <= before.max - before.min);
+            let half = values.len().div_ceil(2);
+            prop_assert!(values.iter().filter(|value| **value <= before.median).count() >= half);
+            prop_assert!(values.iter().filter(|value| **value >= before.median).count() >= half);
+        }
+
+        #[test]
+        fn the_chances_of_both_directions_cover_everything(
+            a in prop::collection::vec(0..50_i32, 1..7),
+            b in prop::collection::vec(0..50_i32, 1..7),
+        ) {
+            let values = |of: &[i32]| of.iter().map(|value| f64::from(*value)).collect::<Vec<_>>();
+            let (a, b) = (values(&a), values(&b));
+            let (up, down) = (chance_of_greater(&a, &b), chance_of_greater(&b, &a));
+            prop_assert!((0.0..=1.0 + 1e-9).contains(&up) && up + down >= 1.0 - 1e-9);
+        }
+    }
+}
