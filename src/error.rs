@@ -20,6 +20,8 @@ pub enum Kind {
     Refused,
     /// The link broke after Commit was sent: the destination may or may not have taken over.
     OutcomeUnknown,
+    /// A comparison of two measurements found something slower than was allowed.
+    Slower,
     /// A signal or the caller ended it.
     Interrupted,
 }
@@ -33,6 +35,7 @@ impl Kind {
             Kind::Differs => 3,
             Kind::Refused => 4,
             Kind::OutcomeUnknown => 5,
+            Kind::Slower => 6,
             Kind::Interrupted => 130,
         }
     }
@@ -44,6 +47,7 @@ impl Kind {
             3 => Kind::Differs,
             4 => Kind::Refused,
             5 => Kind::OutcomeUnknown,
+            6 => Kind::Slower,
             130 => Kind::Interrupted,
             _ => Kind::Failed,
         }
@@ -234,6 +238,7 @@ mod tests {
             Kind::Differs,
             Kind::Refused,
             Kind::OutcomeUnknown,
+            Kind::Slower,
             Kind::Interrupted,
         ] {
             assert_eq!(Kind::from_exit_code(kind.exit_code()), kind);
