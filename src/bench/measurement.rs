@@ -15,12 +15,13 @@ use serde::Serialize;
 use crate::caps::Caps;
 use crate::control::Handle;
 use crate::error::{Error, Kind, Result};
-use crate::image::{Block, Guest, ImageError};
+use crate::image::{Block, Guest, ImageError, RAW_BLOCK_NAME};
 use crate::page::{Digest, PAGE_SIZE, PageRange};
 use crate::params::Params;
 use crate::stats::{RoundReport, Snapshot};
-use crate::sys::process_cpu_time;
+use crate::sys::{process_cpu_time, trim_memory};
 use crate::transport::{Address, TransportError};
+use crate::wire::Format;
 use crate::{destination, source};
 
 use super::scratch::Scratch;
@@ -28,6 +29,8 @@ use super::scratch::Scratch;
 /// How often it is looked whether a migration is over. What is reported as its time does not
 /// depend on it.
 const POLL: Duration = Duration::from_millis(5);
+/// How often memory is looked at.
+const SAMPLE: Duration = Duration::from_millis(10);
 /// How often a watcher hears how far it is.
 const WATCH: Duration = Duration::from_millis(100);
 
@@ -74,9 +77,10 @@ impl FromStr for Transport {
 pub struct Course {
     image: PathBuf,
     then: Vec<PathBuf>,
-    caps: Caps,
     address: Address,
     output: PathBuf,
+    /// The one block of a raw image, which stays a raw image on the qemu wire too.
+    block: Option<String>,
     /// Holds the socket until all is over: the folder of the output may be on a file system
     /// without sockets, or its name may be too long for one.
     _socket: Option<Scratch>,
@@ -91,7 +95,6 @@ impl Course {
     pub fn new(
         image: PathBuf,
         then: Vec<PathBuf>,
-        caps: Caps,
         transport: Transport,
         scratch: &Scratch,
     ) -> Result<Course> {
@@ -106,9 +109,9 @@ impl Course {
             }
         };
         Ok(Course {
+            block: (!image.is_dir()).then(|| RAW_BLOCK_NAME.to_owned()),
             image,
             then,
-            caps,
             address,
             output: scratch.path().join("arrived.ram"),
             _socket: socket,
@@ -124,11 +127,17 @@ impl Course {
     pub fn then(&self) -> &[PathBuf] {
         &self.then
     }
+}
 
+/// How one migration differs from the others of its comparison.
+#[derive(Debug, Clone)]
+pub struct How {
+    /// Every parameter, of both ends.
+    pub params: Params,
     /// What may be used.
-    pub fn caps(&self) -> &Caps {
-        &self.caps
-    }
+    pub caps: Caps,
+    /// In which format.
+    pub wire: Format,
 }
 
 /// One migration, measured.
@@ -145,14 +154,21 @@ pub struct Run {
     pub ram_bytes: u64,
     /// Every byte from source to destination, on all connections.
     pub wire_bytes: u64,
+    /// Every byte from destination to source.
+    pub return_bytes: u64,
     /// Bytes of guest RAM for each byte on the wire.
     pub ratio: f64,
+    /// Bytes that went into compressed bodies.
+    pub codec_bytes: u64,
     /// The source's CPU seconds by stage, and their `total`.
     pub source_cpu_seconds: BTreeMap<&'static str, f64>,
     /// The destination's CPU seconds by stage, and their `total`.
     pub destination_cpu_seconds: BTreeMap<&'static str, f64>,
     /// CPU seconds of this process meanwhile: both ends, and what belongs to no stage.
     pub process_cpu_seconds: f64,
+    /// What both ends took of anonymous memory at the most, sampled every 10 ms; null where the
+    /// system does not tell.
+    pub peak_anonymous_bytes: Option<u64>,
     /// The rounds, if there are more than the bulk stage.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rounds: Vec<RoundReport>,
@@ -190,13 +206,17 @@ fn total(seconds: &BTreeMap<&'static str, f64>) -> f64 {
 /// a migration before its time.
 pub fn migrate(
     course: &Course,
-    params: &Params,
+    how: &How,
     expected: Digest,
     interrupted: &AtomicBool,
     watch: &mut dyn FnMut(&Snapshot),
 ) -> Result<Run> {
+    // What earlier runs have freed is not this one's.
+    trim_memory();
+    let memory_before = anonymous_bytes();
+    let mut memory = memory_before;
     let cpu_before = process_cpu_time();
-    let outcome = both_ends(course, params, interrupted, watch);
+    let outcome = both_ends(course, how, interrupted, &mut memory, watch);
     let process_cpu = process_cpu_time().saturating_sub(cpu_before);
     // Each run gets fresh memory for its output, as a migration in earnest does.
     let _ =
@@ -217,10 +237,17 @@ pub fn migrate(
         downtime,
         ram_bytes: pages * PAGE_SIZE as u64,
         wire_bytes: source_report.wire_bytes,
+        return_bytes: source_report.return_bytes,
         ratio: source_report.ratio.unwrap_or(0.0),
+        codec_bytes: source_report.compression.map_or(0, |compression| {
+            (compression.compression_rate * compression.compressed_size as f64).round() as u64
+        }),
         source_cpu_seconds: source_report.cpu_seconds,
         destination_cpu_seconds: destination_report.cpu_seconds,
         process_cpu_seconds: process_cpu.as_secs_f64(),
+        peak_anonymous_bytes: memory
+            .zip(memory_before)
+            .map(|(most, before)| most.saturating_sub(before)),
         rounds,
         digest,
     })
@@ -249,8 +276,9 @@ fn verified(
 /// Starts both ends and waits for their ends.
 fn both_ends(
     course: &Course,
-    params: &Params,
+    how: &How,
     interrupted: &AtomicBool,
+    memory: &mut Option<u64>,
     watch: &mut dyn FnMut(&Snapshot),
 ) -> Result<(Handle, Handle)> {
     let (listening, address) = bounded(1);
@@ -258,11 +286,11 @@ fn both_ends(
         destination::Request {
             address: course.address.clone(),
             output: course.output.clone(),
-            block: None,
+            block: course.block.clone().filter(|_| how.wire == Format::Qemu),
             caps: Caps::default(),
             force: false,
         },
-        params.clone(),
+        how.params.clone(),
         move |address| {
             let _ = listening.send(address.clone());
         },
@@ -272,17 +300,23 @@ fn both_ends(
     let mut source = Handle::send(
         source::Request {
             then: course.then.clone(),
-            caps: course.caps,
+            caps: how.caps,
+            format: how.wire,
             ..source::Request::new(&course.image, address)
         },
-        params.clone(),
+        how.params.clone(),
     )?;
 
-    while !source.ends_within(WATCH) {
+    let mut looked = Instant::now();
+    while !source.ends_within(SAMPLE) {
+        *memory = (*memory).max(anonymous_bytes());
         if interrupted.load(Ordering::Relaxed) {
             source.cancel();
         }
-        watch(&source.query());
+        if looked.elapsed() >= WATCH {
+            looked = Instant::now();
+            watch(&source.query());
+        }
     }
     let sent = source.join();
     if sent.is_err() {
@@ -324,6 +358,16 @@ fn listening_at(
             }
         }
     }
+}
+
+/// This process's anonymous memory, if the system tells.
+fn anonymous_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// The threads that [`memcpy`] uses: one a core.
@@ -385,7 +429,7 @@ fn data_steps(guest: &Guest, step: u64) -> Result<Vec<(&Block, PageRange)>, Imag
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::sweep::Setting;
+    use crate::bench::sweep::Compression;
     use crate::bench::synthetic;
     use crate::codec::Method;
 
@@ -407,9 +451,13 @@ mod tests {
             .expect("a digest")
     }
 
-    fn params(method: Method) -> Params {
-        let setting = Setting::new(method, 1).or(Setting::new(method, 0));
-        setting.expect("a level").apply(&Params::default())
+    fn how(method: Method) -> How {
+        let compression = Compression::new(method, 1).expect("a level");
+        How {
+            params: compression.apply(&Params::default()),
+            caps: Caps::default(),
+            wire: Format::Native,
+        }
     }
 
     static GO_ON: AtomicBool = AtomicBool::new(false);
@@ -423,10 +471,10 @@ mod tests {
             (Transport::Unix, Method::Zstd),
             (Transport::Tcp, Method::None),
         ] {
-            let course = Course::new(image.clone(), vec![], Caps::default(), link, &scratch)
-                .expect("a place for a socket");
-            let run = migrate(&course, &params(method), expected, &GO_ON, &mut |_| {})
-                .expect("it arrives");
+            let course =
+                Course::new(image.clone(), vec![], link, &scratch).expect("a place for a socket");
+            let run =
+                migrate(&course, &how(method), expected, &GO_ON, &mut |_| {}).expect("it arrives");
             assert_eq!((run.ram_bytes, run.digest), (BYTES, expected));
             assert!(run.time > 0.0 && run.wire_bytes > 0 && run.wire_bytes < BYTES);
             assert!(run.source_cpu() > 0.0 && run.destination_cpu() > 0.0);
@@ -439,20 +487,31 @@ mod tests {
     }
 
     #[test]
+    fn the_qemu_wire_is_measured_and_proven_as_well() {
+        let scratch = scratch();
+        let image = image(&scratch, "ram", 1);
+        let expected = digest(&image);
+        let course = Course::new(image, vec![], Transport::Unix, &scratch).expect("a place");
+        for (method, compress) in [(Method::Zlib, true), (Method::None, false)] {
+            let mut how = how(method);
+            how.wire = Format::Qemu;
+            how.caps.set("compress", compress).expect("a capability");
+            let run = migrate(&course, &how, expected, &GO_ON, &mut |_| {}).expect("it arrives");
+            assert_eq!((run.digest, run.wire_bytes < BYTES), (expected, true));
+            assert_eq!(run.codec_bytes > 0, compress);
+            assert!(!course.output.exists());
+        }
+    }
+
+    #[test]
     fn later_states_are_delta_rounds_and_the_last_one_is_what_arrives() {
         let scratch = scratch();
         let (first, last) = (image(&scratch, "first", 1), image(&scratch, "last", 2));
         let expected = digest(&last);
-        let course = Course::new(
-            first,
-            vec![last],
-            Caps::default(),
-            Transport::Unix,
-            &scratch,
-        )
-        .expect("a place for a socket");
-        let run = migrate(&course, &params(Method::Lz4), expected, &GO_ON, &mut |_| {})
-            .expect("it arrives");
+        let course = Course::new(first, vec![last], Transport::Unix, &scratch)
+            .expect("a place for a socket");
+        let run =
+            migrate(&course, &how(Method::Lz4), expected, &GO_ON, &mut |_| {}).expect("it arrives");
         assert_eq!(run.rounds.len(), 2);
         assert!(run.ram_bytes > BYTES && run.downtime.is_some());
     }
@@ -477,13 +536,11 @@ mod tests {
         let scratch = scratch();
         let image = image(&scratch, "ram", 1);
         let expected = digest(&image);
-        let course = Course::new(image, vec![], Caps::default(), Transport::Unix, &scratch)
-            .expect("a place for a socket");
+        let course =
+            Course::new(image, vec![], Transport::Unix, &scratch).expect("a place for a socket");
         // So slow that it cannot be over before it is looked at.
-        let slow = Params {
-            max_bandwidth: 10_000,
-            ..params(Method::Zlib)
-        };
+        let mut slow = how(Method::Zlib);
+        slow.params.max_bandwidth = 10_000;
         let error = migrate(
             &course,
             &slow,
@@ -501,18 +558,12 @@ mod tests {
     fn an_end_that_cannot_start_leaves_the_other_not_waiting() {
         let scratch = scratch();
         let missing = scratch.path().join("missing");
-        let course = Course::new(missing, vec![], Caps::default(), Transport::Unix, &scratch)
-            .expect("a place for a socket");
+        let course =
+            Course::new(missing, vec![], Transport::Unix, &scratch).expect("a place for a socket");
         let run = |course: &Course| {
-            migrate(
-                course,
-                &params(Method::None),
-                Digest(0),
-                &GO_ON,
-                &mut |_| {},
-            )
-            .expect_err("it cannot work")
-            .one_line()
+            migrate(course, &how(Method::None), Digest(0), &GO_ON, &mut |_| {})
+                .expect_err("it cannot work")
+                .one_line()
         };
         assert!(run(&course).contains("missing"));
         let lost = Course {

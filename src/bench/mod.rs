@@ -5,54 +5,85 @@
 //! other end, a link takes turns with a compressor, and all of it has to be read, hashed, placed
 //! and proven. So a measurement here *is* a migration, by the same code as between two hosts.
 //!
-//! * [`sweep`]: which settings, and in which order.
+//! * [`matrix`], [`sweep`]: which settings.
+//! * [`budget`], [`alone`]: how long they will take, by what each codec does alone.
 //! * [`measurement`]: one run; and a plain copy, so that a number means something.
-//! * [`report`]: what is made of the runs, as a table and as JSON.
+//! * [`statistics`], [`advice`]: what numbers mean; pure functions.
+//! * [`report`], [`recommend`], [`conditions`]: what is made of the runs: the JSON document.
+//! * [`table`], [`export`], [`compare`]: views of it.
 //! * [`synthetic`]: an image for people who have none.
 //! * [`scratch`]: folders that vanish.
 //!
 //! [`Bench`] puts them together. Its user says what is compared, watches, and prints.
+//!
+//! Runs are interleaved, run 1 of everything and then run 2 of everything: a machine that grows
+//! warm or gets other work slows all settings alike, and not just the one that is in hand then.
 
 pub mod advice;
+pub mod alone;
+pub mod budget;
+pub mod compare;
+pub mod conditions;
+pub mod export;
+pub mod html;
+pub mod matrix;
 pub mod measurement;
+pub mod recommend;
 pub mod report;
 pub mod scratch;
 pub mod statistics;
 pub mod sweep;
 pub mod synthetic;
+pub mod table;
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::caps::{Capability, Caps};
 use crate::codec::Method;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
+use crate::inspect;
+use crate::inspect::report::{Contents, Pages};
 use crate::page::{Digest, PAGE_SIZE};
-use crate::params::Params;
+use crate::params::{Params, TABLE};
 use crate::stats::{Snapshot, Status};
-use measurement::{Course, Run, Transport};
-use report::Report;
+use advice::Goal;
+use alone::{Alone, Sample};
+use budget::Plan;
+use conditions::Conditions;
+use matrix::Setting;
+use measurement::{Course, How, Run, Transport};
+use report::{Image, Memcpy, PlanReport, Report, SettingReport};
 use scratch::Scratch;
-use sweep::{Setting, Work};
+use statistics::Summary;
 
 /// What is compared.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The guest's RAM.
+    /// The guest: a raw image of its RAM, or a guest folder.
     pub image: PathBuf,
     /// With what it was synthesised, if it was.
     pub seed: Option<u64>,
     /// The same guest's RAM later on: a delta round each.
     pub then: Vec<PathBuf>,
-    /// Methods and levels; one at least.
+    /// What is compared; one at least.
     pub settings: Vec<Setting>,
+    /// What somebody should know who reads the result, a line each.
+    pub notes: Vec<String>,
     /// How often each is measured, at least once.
     pub runs: u32,
+    /// For how long each is measured at least.
+    pub min_time: Duration,
+    /// How long all of it may take.
+    pub max_time: Option<Duration>,
+    /// What the recommendation looks at.
+    pub goal: Goal,
     /// What joins the two ends.
     pub transport: Transport,
-    /// Everything else; the method and the level are those of the setting in hand.
+    /// Everything that is not the setting's.
     pub params: Params,
     /// What may be used.
     pub caps: Caps,
@@ -67,6 +98,10 @@ pub struct Task {
     pub run: u32,
     /// The number of the task, from 0.
     pub number: usize,
+    /// How long it is expected to take.
+    pub expected: Duration,
+    /// How long everything before it was expected to take.
+    pub before: Duration,
 }
 
 /// Hears how far a comparison is.
@@ -77,6 +112,15 @@ pub trait Watch {
     fn progress(&mut self, _now: &Snapshot) {}
     /// The task that began last is done.
     fn end(&mut self, _task: &Task, _time: Duration) {}
+    /// A setting has all its runs: the one with this index, in the report of everything so far.
+    fn setting_done(&mut self, _report: &Report, _index: usize) {}
+    /// A run was counted.
+    ///
+    /// # Errors
+    /// Whatever is a reason not to go on.
+    fn counted(&mut self, _bench: &Bench) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Nobody cares.
@@ -88,11 +132,18 @@ pub struct Bench {
     request: Request,
     course: Course,
     scratch: PathBuf,
+    conditions: Conditions,
     ram_bytes: u64,
     data_bytes: u64,
+    pages: Pages,
     /// What must arrive.
     digest: Digest,
+    plan: Plan,
+    dropped: Vec<String>,
     /// Of each setting.
+    names: Vec<String>,
+    alone: Vec<Option<Alone>>,
+    expected: Vec<Duration>,
     runs: Vec<Vec<Run>>,
     copies: Vec<Duration>,
     status: Status,
@@ -100,54 +151,131 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Gets everything ready: checks what was asked for and reads every image once, which also
-    /// puts them into the page cache. What arrives will be written to `scratch`.
+    /// Gets everything ready: checks what was asked for, reads every image once, which also
+    /// puts them into the page cache, and tries every codec alone, from which it is known how long
+    /// the runs will take. What arrives will be written to `scratch`.
     ///
     /// # Errors
-    /// Of kind [`Kind::Usage`] if what was asked for makes no sense; and images that cannot be
-    /// read.
-    pub fn prepare(request: Request, scratch: &Scratch) -> Result<Bench> {
+    /// Of kind [`Kind::Usage`] if what was asked for makes no sense or no setting fits into its
+    /// time; and images that cannot be read.
+    pub fn prepare(mut request: Request, scratch: &Scratch) -> Result<Bench> {
         check(&request)?;
+        let conditions = Conditions::now();
         let mut guest = Guest::open(&request.image)?;
+        let sample = Sample::of(&guest)?;
         let mut digest = guest.digest()?;
         for later in &request.then {
             guest = guest.open_later(later)?;
             digest = guest.digest()?;
         }
+        let alone = alone(&request, &sample)?;
+        let each: Vec<Duration> = request
+            .settings
+            .iter()
+            .zip(&alone)
+            .map(|(setting, alone)| {
+                budget::expected(&work(
+                    setting,
+                    *alone,
+                    sample.data_bytes(),
+                    conditions.cores,
+                ))
+            })
+            .collect();
+        let plain: Vec<bool> = request
+            .settings
+            .iter()
+            .map(|setting| setting.compression.method == Method::None)
+            .collect();
+        let plan = budget::fit(
+            &each,
+            &plain,
+            request.runs,
+            request.min_time,
+            request.max_time,
+        )
+        .map_err(|error| Error::new(Kind::Usage, error))?;
+        let all = request.settings.clone();
+        let kept = |index: &usize| plan.kept.get(*index).copied().unwrap_or(false);
+        let indexes: Vec<usize> = (0..all.len()).filter(kept).collect();
+        let dropped = (0..all.len())
+            .filter(|index| !kept(index))
+            .map(|index| all[index].name(&all))
+            .collect();
+        request.settings = indexes.iter().map(|index| all[*index]).collect();
+        let settings = &request.settings;
+        let most = settings.iter().map(|one| one.compress_threads).max();
+        let most = usize::from(most.unwrap_or(0));
+        if most > conditions.cores {
+            request.notes.push(format!(
+                "{most} compressing threads share {} cores with the destination",
+                conditions.cores
+            ));
+        }
         Ok(Bench {
             course: Course::new(
                 request.image.clone(),
                 request.then.clone(),
-                request.caps,
                 request.transport,
                 scratch,
             )?,
             scratch: scratch.parent().to_owned(),
             ram_bytes: guest.pages() * PAGE_SIZE as u64,
             data_bytes: data_bytes(&guest)?,
+            pages: page_classes(&request.image)?,
             digest,
+            dropped,
+            names: request
+                .settings
+                .iter()
+                .map(|setting| setting.name(&request.settings))
+                .collect(),
+            alone: indexes.iter().map(|index| alone[*index]).collect(),
+            expected: indexes.iter().map(|index| each[*index]).collect(),
             runs: vec![Vec::new(); request.settings.len()],
             copies: Vec::new(),
             status: Status::None,
             error: None,
+            conditions,
+            plan,
             request,
         })
     }
 
-    /// How many tasks [`Bench::measure`] has.
+    /// How long all of it will take, by what is known before the first run.
+    pub fn expected(&self) -> Duration {
+        self.plan.expected
+    }
+
+    /// How often each setting will be measured, unless more runs are needed to fill its time.
+    pub fn runs(&self) -> u32 {
+        self.plan.runs
+    }
+
+    /// The settings that were left out for want of time.
+    pub fn dropped(&self) -> &[String] {
+        &self.dropped
+    }
+
+    /// What somebody should know before it begins.
+    pub fn notes(&self) -> &[String] {
+        &self.request.notes
+    }
+
+    /// How many tasks [`Bench::measure`] has, at least.
     pub fn tasks(&self) -> usize {
-        1 + sweep::steps(self.request.settings.len(), self.request.runs).count()
+        1 + self.plan.runs as usize * (1 + self.request.settings.len())
     }
 
     /// Measures everything: a migration to warm up, which does not count, and then all runs.
     ///
     /// # Errors
     /// The first run that does not work ends it, of kind [`Kind::Differs`] if something else
-    /// arrived than was sent; and [`Kind::Interrupted`] when `interrupted` becomes true. What was
-    /// measured until then is in the report.
-    pub fn measure(&mut self, interrupted: &AtomicBool, watch: &mut dyn Watch) -> Result<()> {
+    /// arrived than was sent; and [`Kind::Interrupted`] when `stop` becomes true, after the
+    /// run in hand. What was measured until then is in the report.
+    pub fn measure(&mut self, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<()> {
         self.status = Status::Active;
-        let outcome = self.measure_all(interrupted, watch);
+        let outcome = self.measure_all(stop, watch);
         self.status = match &outcome {
             Ok(()) => Status::Completed,
             Err(error) if error.kind() == Kind::Interrupted => Status::Cancelled,
@@ -157,88 +285,262 @@ impl Bench {
         outcome
     }
 
-    fn measure_all(&mut self, interrupted: &AtomicBool, watch: &mut dyn Watch) -> Result<()> {
+    fn measure_all(&mut self, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<()> {
+        let start = Instant::now();
         let mut task = Task {
-            name: self.request.settings[0].to_string(),
+            name: self.names.first().cloned().unwrap_or_default(),
             run: 0,
             number: 0,
+            expected: self.expected.first().copied().unwrap_or_default(),
+            before: Duration::ZERO,
         };
         watch.begin(&task);
-        let warm_up = self.migrate(0, interrupted, watch)?;
+        let warm_up = self.migrate(0, watch)?;
         watch.end(&task, warm_up.duration());
 
-        for step in sweep::steps(self.request.settings.len(), self.request.runs) {
-            if interrupted.load(Ordering::Relaxed) {
-                return Err(Error::interrupted());
+        for round in 1.. {
+            let late = |limit| round > budget::LEAST_RUNS && start.elapsed() > limit;
+            if self.request.max_time.is_some_and(late) {
+                let note = "max-time was over before every setting had all its runs";
+                self.request.notes.push(note.to_owned());
+                break;
             }
-            task.number += 1;
-            task.run = step.run;
-            task.name = match step.work {
-                Work::Memcpy => report::MEMCPY.to_owned(),
-                Work::Migration(index) => self.request.settings[index].to_string(),
-            };
-            watch.begin(&task);
-            let time = match step.work {
-                Work::Memcpy => {
-                    let threads = measurement::copy_threads();
-                    let time = measurement::memcpy(&self.request.image, threads)?;
-                    self.copies.push(time);
-                    time
+            let wanted: Vec<usize> = (0..self.runs.len())
+                .filter(|index| self.wants_more(*index))
+                .collect();
+            if wanted.is_empty() {
+                break;
+            }
+            if round <= self.plan.runs {
+                next(&mut task, report::MEMCPY, round, Duration::ZERO, stop)?;
+                watch.begin(&task);
+                let time = measurement::memcpy(&self.request.image, measurement::copy_threads())?;
+                self.copies.push(time);
+                watch.end(&task, time);
+            }
+            for index in wanted {
+                next(
+                    &mut task,
+                    &self.names[index],
+                    round,
+                    self.expected[index],
+                    stop,
+                )?;
+                watch.begin(&task);
+                let run = self.migrate(index, watch)?;
+                let time = run.duration();
+                self.runs[index].push(run);
+                watch.end(&task, time);
+                if !self.wants_more(index) {
+                    watch.setting_done(&self.report(), index);
                 }
-                Work::Migration(index) => {
-                    let run = self.migrate(index, interrupted, watch)?;
-                    let time = run.duration();
-                    self.runs[index].push(run);
-                    time
-                }
-            };
-            watch.end(&task, time);
+                watch.counted(self)?;
+            }
         }
         Ok(())
     }
 
-    /// One migration with the setting of this index.
-    fn migrate(
-        &self,
-        index: usize,
-        interrupted: &AtomicBool,
-        watch: &mut dyn Watch,
-    ) -> Result<Run> {
+    fn wants_more(&self, index: usize) -> bool {
+        let times: Vec<f64> = self.runs[index].iter().map(|run| run.time).collect();
+        budget::wants_more(&times, self.plan.runs, self.request.min_time)
+    }
+
+    /// One migration with the setting of this index. It is never interrupted: what was begun is
+    /// worth its end.
+    fn migrate(&self, index: usize, watch: &mut dyn Watch) -> Result<Run> {
         let setting = self.request.settings[index];
-        let params = setting.apply(&self.request.params);
-        measurement::migrate(
-            &self.course,
-            &params,
-            self.digest,
-            interrupted,
-            &mut |now| watch.progress(now),
-        )
-        .map_err(|error| of_setting(error, setting))
+        let how = How {
+            params: setting.apply(&self.request.params),
+            caps: setting.caps(&self.request.caps),
+            wire: setting.wire,
+        };
+        let never = AtomicBool::new(false);
+        measurement::migrate(&self.course, &how, self.digest, &never, &mut |now| {
+            watch.progress(now);
+        })
+        .map_err(|error| of_setting(error, &self.names[index]))
     }
 
     /// What has been measured so far.
     pub fn report(&self) -> Report {
-        Report::new(self)
+        let Request { params, caps, .. } = &self.request;
+        let milliseconds = |time: &Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let copies: Vec<f64> = self.copies.iter().map(milliseconds).collect();
+        let ram = self.ram_bytes as f64;
+        let settings = self.request.settings.iter().enumerate();
+        let mut report = Report {
+            schema: report::SCHEMA,
+            schema_version: report::SCHEMA_VERSION,
+            status: self.status,
+            error_desc: self.error.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            conditions: self.conditions.clone(),
+            image: Image {
+                path: match self.request.seed {
+                    Some(_) => "synthetic".to_owned(),
+                    None => shown(self.course.image()),
+                },
+                seed: self.request.seed,
+                then: self.course.then().iter().map(|path| shown(path)).collect(),
+                ram_bytes: self.ram_bytes,
+                data_bytes: self.data_bytes,
+                digest: self.digest,
+                pages: self.pages,
+            },
+            plan: PlanReport {
+                runs: self.plan.runs,
+                min_time: milliseconds(&self.request.min_time),
+                max_time: self.request.max_time.as_ref().map(milliseconds),
+                expected_time: milliseconds(&self.plan.expected),
+                dropped: self.dropped.clone(),
+                notes: self.request.notes.clone(),
+                goal: self.request.goal,
+                transport: self.request.transport,
+                scratch: shown(&self.scratch),
+                parameters: TABLE
+                    .iter()
+                    .filter(|row| !AXES.contains(&row.name))
+                    .map(|row| (row.name, (row.get)(params)))
+                    .collect(),
+                capabilities: Capability::ALL
+                    .into_iter()
+                    .map(|capability| (capability.name(), caps.has(capability)))
+                    .collect(),
+            },
+            memcpy: Memcpy {
+                threads: measurement::copy_threads(),
+                time: Summary::of(copies.iter().copied()),
+                ram_bytes_per_second: Summary::of(
+                    copies.iter().map(|time| ram / (time / 1e3).max(1e-9)),
+                ),
+                runs: copies,
+            },
+            settings: settings
+                .map(|(index, setting)| {
+                    SettingReport::new(
+                        *setting,
+                        self.names[index].clone(),
+                        &self.runs[index],
+                        self.alone[index],
+                        self.conditions.cores,
+                    )
+                })
+                .collect(),
+            links: Vec::new(),
+        };
+        report::compare_settings(&mut report);
+        report
     }
+}
+
+/// The parameters that are a setting's own.
+pub const AXES: [&str; 9] = [
+    "compress-method",
+    "compress-level",
+    "compress-threads",
+    "decompress-threads",
+    "batch-pages",
+    "connections",
+    "xbzrle-cache-size",
+    "zlib-engine",
+    "link",
+];
+
+/// Goes on to the next task, unless it is time to stop.
+fn next(
+    task: &mut Task,
+    name: &str,
+    run: u32,
+    expected: Duration,
+    stop: &AtomicBool,
+) -> Result<()> {
+    if stop.load(Ordering::Relaxed) {
+        return Err(Error::interrupted());
+    }
+    *task = Task {
+        name: name.to_owned(),
+        run,
+        number: task.number + 1,
+        expected,
+        before: task.before.saturating_add(task.expected),
+    };
+    Ok(())
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// What the codec of each setting does alone; equal ones are tried once.
+fn alone(request: &Request, sample: &Sample) -> Result<Vec<Option<Alone>>> {
+    let mut known = HashMap::new();
+    let mut all = Vec::new();
+    for setting in &request.settings {
+        let params = setting.apply(&request.params);
+        let key = (
+            setting.compression,
+            setting.zlib_engine,
+            params.batch_pages(),
+        );
+        let alone = match known.get(&key) {
+            Some(alone) => *alone,
+            None => sample.run(params.codec_settings(), params.batch_pages())?,
+        };
+        known.insert(key, alone);
+        all.push(alone);
+    }
+    Ok(all)
+}
+
+/// What a setting has to do.
+fn work(setting: &Setting, alone: Option<Alone>, data_bytes: f64, cores: usize) -> budget::Work {
+    budget::Work {
+        data_bytes,
+        alone,
+        bits_per_second: setting.link.map(|link| link.bits_per_second() as f64),
+        delay: setting.link.map_or(0.0, |link| link.delay().as_secs_f64()),
+        compress_threads: usize::from(setting.compress_threads),
+        decompress_threads: usize::from(setting.decompress_threads),
+        cores,
+    }
+}
+
+/// An image's pages by what they hold.
+fn page_classes(image: &Path) -> Result<Pages> {
+    let found = inspect::inspect(image, &|_, _| {})?;
+    let blocks = match found.contents {
+        Contents::RawImage(image) => image.blocks,
+        Contents::GuestFolder(folder) => folder.image.blocks,
+        _ => Vec::new(),
+    };
+    let mut pages = Pages::default();
+    for block in blocks {
+        let of_block = block.census.pages;
+        pages.zero += of_block.zero;
+        pages.one_byte += of_block.one_byte;
+        pages.duplicate += of_block.duplicate;
+        pages.other += of_block.other;
+    }
+    Ok(pages)
 }
 
 /// Which setting was in hand.
 #[derive(Debug, thiserror::Error)]
 #[error("with {setting}")]
 struct WithSetting {
-    setting: Setting,
+    setting: String,
     #[source]
     source: Error,
 }
 
 /// Names the setting, unless it was not the setting's fault.
-fn of_setting(error: Error, setting: Setting) -> Error {
+fn of_setting(error: Error, setting: &str) -> Error {
     match error.kind() {
         Kind::Interrupted => error,
         kind => Error::new(
             kind,
             WithSetting {
-                setting,
+                setting: setting.to_owned(),
                 source: error,
             },
         ),
@@ -251,7 +553,7 @@ fn check(request: &Request) -> Result<()> {
     if request.settings.is_empty() || request.runs == 0 {
         return usage("there is nothing to measure");
     }
-    let compresses = |setting: &Setting| setting.method != Method::None;
+    let compresses = |setting: &Setting| setting.compression.method != Method::None;
     if !request.caps.has(Capability::Compress) && request.settings.iter().any(compresses) {
         return usage("without the capability compress only the method none can be measured");
     }
@@ -278,136 +580,4 @@ pub fn data_bytes(guest: &Guest) -> Result<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::Path;
-
-    fn scratch() -> Scratch {
-        Scratch::new_in(&std::env::temp_dir()).expect("a folder")
-    }
-
-    fn request(folder: &Path, settings: &str) -> Request {
-        let image = folder.join("ram");
-        if !image.exists() {
-            synthetic::write(&image, 1 << 20, 3).expect("an image");
-        }
-        Request {
-            image,
-            seed: Some(3),
-            then: vec![],
-            settings: sweep::parse(settings, 1).expect("settings"),
-            runs: 2,
-            transport: Transport::Unix,
-            params: Params::default(),
-            caps: Caps::default(),
-        }
-    }
-
-    /// Notes what it hears.
-    #[derive(Default)]
-    struct Notes {
-        begun: Vec<String>,
-        ended: usize,
-    }
-
-    impl Watch for Notes {
-        fn begin(&mut self, task: &Task) {
-            assert_eq!(task.number, self.begun.len());
-            self.begun.push(format!("{} {}", task.run, task.name));
-        }
-
-        fn end(&mut self, _: &Task, _: Duration) {
-            self.ended += 1;
-        }
-    }
-
-    #[test]
-    fn everything_is_measured_in_turn_after_a_warm_up() {
-        let scratch = scratch();
-        let mut bench = Bench::prepare(request(scratch.path(), "none,zstd:1"), &scratch)
-            .expect("it makes sense");
-        let mut notes = Notes::default();
-        bench
-            .measure(&AtomicBool::new(false), &mut notes)
-            .expect("it works");
-        assert_eq!(
-            notes.begun,
-            [
-                "0 none", "1 memcpy", "1 none", "1 zstd:1", "2 memcpy", "2 none", "2 zstd:1"
-            ]
-        );
-        assert_eq!((notes.ended, bench.tasks()), (7, 7));
-        assert_eq!(bench.copies.len(), 2);
-        for runs in &bench.runs {
-            assert_eq!(runs.len(), 2);
-            assert!(runs.iter().all(|run| run.digest == bench.digest));
-        }
-    }
-
-    #[test]
-    fn an_interrupted_comparison_keeps_what_it_has_measured() {
-        /// Interrupts after so many tasks.
-        struct Impatient<'a>(usize, &'a AtomicBool);
-        impl Watch for Impatient<'_> {
-            fn end(&mut self, task: &Task, _: Duration) {
-                self.1.store(task.number >= self.0, Ordering::Relaxed);
-            }
-        }
-        let scratch = scratch();
-        let mut bench =
-            Bench::prepare(request(scratch.path(), "none,lz4"), &scratch).expect("it makes sense");
-        let interrupted = AtomicBool::new(false);
-        let error = bench
-            .measure(&interrupted, &mut Impatient(2, &interrupted))
-            .expect_err("interrupted");
-        assert_eq!(error.kind(), Kind::Interrupted);
-        assert_eq!((bench.runs[0].len(), bench.runs[1].len()), (1, 0));
-        assert_eq!(bench.status, Status::Cancelled);
-    }
-
-    #[test]
-    fn an_image_that_changes_meanwhile_is_found_out_and_the_setting_named() {
-        let scratch = scratch();
-        let request = request(scratch.path(), "zstd:3");
-        let image = request.image.clone();
-        let mut bench = Bench::prepare(request, &scratch).expect("it makes sense");
-        std::fs::remove_file(&image).expect("it is there");
-        synthetic::write(&image, 1 << 20, 4).expect("another image");
-        let error = bench
-            .measure(&AtomicBool::new(false), &mut ())
-            .expect_err("another digest");
-        assert_eq!(error.kind(), Kind::Differs);
-        assert!(error.one_line().starts_with("with zstd:3: "));
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused_before_anything_is_measured() {
-        let scratch = scratch();
-        let fine = request(scratch.path(), "none");
-        let mut without_compression = request(scratch.path(), "none,lz4");
-        without_compression
-            .caps
-            .set("compress", false)
-            .expect("a capability");
-        for bad in [
-            Request {
-                settings: vec![],
-                ..fine.clone()
-            },
-            Request {
-                runs: 0,
-                ..fine.clone()
-            },
-            without_compression,
-        ] {
-            let error = Bench::prepare(bad, &scratch).expect_err("it makes no sense");
-            assert_eq!(error.kind(), Kind::Usage);
-        }
-        let missing = Request {
-            image: scratch.path().join("missing"),
-            ..fine
-        };
-        let error = Bench::prepare(missing, &scratch).expect_err("no image");
-        assert_eq!(error.kind(), Kind::Failed);
-    }
-}
+mod tests;

@@ -1,7 +1,4 @@
-//! What is compared, and in which order.
-//!
-//! Runs are interleaved, run 1 of everything and then run 2 of everything: a machine that grows
-//! warm or gets other work slows all settings alike, and not just the one that is in hand then.
+//! Lists of methods and levels, as people write them.
 
 use std::fmt;
 
@@ -10,23 +7,12 @@ use crate::params::Params;
 
 /// What is compared if nobody says otherwise: no compression, and of each method what is useful
 /// on a fast link. On two cores it takes about ten seconds for an image of 256 MiB.
-pub const QUICK: [Setting; 6] = [
-    setting(Method::None, 0),
-    setting(Method::Lz4, 1),
-    setting(Method::Zstd, 1),
-    setting(Method::Zstd, 3),
-    setting(Method::Zlib, 1),
-    setting(Method::Zlib, 6),
-];
-
-const fn setting(method: Method, level: u8) -> Setting {
-    Setting { method, level }
-}
+pub const QUICK: &str = "none,lz4,zstd:1,3,zlib:1,6";
 
 /// A method at a level. Shown as [`parse`] reads it: `zstd:3`, and without the level where there
 /// is only one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Setting {
+pub struct Compression {
     /// What compresses.
     pub method: Method,
     /// One of [`Method::levels`], and never the 0 that stands for another; 0 for the method
@@ -34,17 +20,17 @@ pub struct Setting {
     pub level: u8,
 }
 
-impl Setting {
+impl Compression {
     /// A method at one of its levels; 0 becomes the level that it stands for. `None` if the
     /// method has no such level.
-    pub fn new(method: Method, level: u8) -> Option<Setting> {
+    pub fn new(method: Method, level: u8) -> Option<Compression> {
         let level = match level {
             level if !method.levels().contains(&level) => return None,
             _ if method == Method::None => 0,
             0 => method.default_level(),
             level => level,
         };
-        Some(Setting { method, level })
+        Some(Compression { method, level })
     }
 
     /// `params` with this method and level in place of theirs.
@@ -57,7 +43,7 @@ impl Setting {
     }
 }
 
-impl fmt::Display for Setting {
+impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self.method.levels().end() > 1 {
             write!(f, "{}:{}", self.method, self.level)
@@ -74,7 +60,7 @@ pub enum SweepError {
     /// It is not METHOD, METHOD:LEVEL or METHOD:A-B.
     #[error(
         "'{0}' is no setting: allowed are METHOD, METHOD:LEVEL and METHOD:A-B, \
-         where METHOD is zlib, gzip, lz4, zstd or none"
+         where METHOD is zlib, gzip, lz4, zstd or none, and further levels of it behind commas"
     )]
     Malformed(String),
     /// The method has no such level.
@@ -88,16 +74,28 @@ pub enum SweepError {
     },
 }
 
-/// Reads a list of settings, such as `none,lz4,zstd:1-3,zlib:6`: METHOD, METHOD:LEVEL or
-/// METHOD:A-B, which is every level from A to B. A method without a level gets `level`; the
-/// method `none` needs none. What occurs twice is taken once.
+/// Reads a list of settings, such as `none,lz4,zstd:1-3,9,zlib:6`: METHOD, METHOD:LEVEL or
+/// METHOD:A-B, which is every level from A to B. A bare level or A-B is one more of the method
+/// before it. A method without a level gets `level`; the method `none` needs none. What occurs
+/// twice is taken once.
 ///
 /// # Errors
 /// The first entry that is no setting.
-pub fn parse(list: &str, level: u8) -> Result<Vec<Setting>, SweepError> {
+pub fn parse(list: &str, level: u8) -> Result<Vec<Compression>, SweepError> {
     let mut settings = Vec::new();
+    // The method whose list of levels goes on.
+    let mut last: Option<&str> = None;
     for entry in list.split(',').map(str::trim) {
-        for setting in parse_entry(entry, level)? {
+        let continued = match last {
+            Some(method) if entry.starts_with(|first: char| first.is_ascii_digit()) => {
+                Some(format!("{method}:{entry}"))
+            }
+            _ => None,
+        };
+        if continued.is_none() {
+            last = entry.split_once(':').map(|(method, _)| method);
+        }
+        for setting in parse_entry(continued.as_deref().unwrap_or(entry), level)? {
             if !settings.contains(&setting) {
                 settings.push(setting);
             }
@@ -106,7 +104,7 @@ pub fn parse(list: &str, level: u8) -> Result<Vec<Setting>, SweepError> {
     Ok(settings)
 }
 
-fn parse_entry(entry: &str, level: u8) -> Result<Vec<Setting>, SweepError> {
+fn parse_entry(entry: &str, level: u8) -> Result<Vec<Compression>, SweepError> {
     let malformed = || SweepError::Malformed(entry.to_owned());
     let (name, levels) = match entry.split_once(':') {
         Some((name, levels)) => (name, Some(levels)),
@@ -133,7 +131,7 @@ fn parse_entry(entry: &str, level: u8) -> Result<Vec<Setting>, SweepError> {
         return Err(malformed());
     }
     range
-        .map(|level| Setting::new(method, level))
+        .map(|level| Compression::new(method, level))
         .collect::<Option<_>>()
         .ok_or_else(|| SweepError::Level {
             given: match levels {
@@ -144,36 +142,13 @@ fn parse_entry(entry: &str, level: u8) -> Result<Vec<Setting>, SweepError> {
         })
 }
 
-/// What is done in one step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Work {
-    /// Copying the data out of the image: what no migration can be faster than.
-    Memcpy,
-    /// A migration with the setting of this index.
-    Migration(usize),
-}
-
-/// One measurement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
-    /// Which run of this work it is, from 1.
-    pub run: u32,
-    /// What is measured.
-    pub work: Work,
-}
-
-/// Every measurement in its order: `runs` times the copy and then each of `settings` settings.
-pub fn steps(settings: usize, runs: u32) -> impl Iterator<Item = Step> {
-    (1..=runs).flat_map(move |run| {
-        std::iter::once(Work::Memcpy)
-            .chain((0..settings).map(Work::Migration))
-            .map(move |work| Step { run, work })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn setting(method: Method, level: u8) -> Compression {
+        Compression { method, level }
+    }
 
     fn shown(list: &str) -> Vec<String> {
         let settings = parse(list, 1).expect("settings");
@@ -188,6 +163,24 @@ mod tests {
                 "zlib:1", "zlib:6", "gzip:1", "lz4", "zstd:1", "zstd:2", "zstd:3", "none"
             ]
         );
+    }
+
+    #[test]
+    fn a_bare_number_goes_on_with_the_levels_of_the_method_before_it() {
+        assert_eq!(
+            shown("zlib:1-2,9,zstd:1, 3,5-6,lz4,none"),
+            [
+                "zlib:1", "zlib:2", "zlib:9", "zstd:1", "zstd:3", "zstd:5", "zstd:6", "lz4", "none"
+            ]
+        );
+        let error = parse("zstd:1,20", 1)
+            .expect_err("no such level")
+            .to_string();
+        assert!(error.contains("'zstd:20' is no setting"), "{error}");
+        for list in ["3", "lz4,3", "zstd,3", "zstd:1,lz4,3"] {
+            let error = parse(list, 1).expect_err(list).to_string();
+            assert!(error.starts_with("'3' is no setting"), "{error}");
+        }
     }
 
     #[test]
@@ -230,21 +223,13 @@ mod tests {
 
     #[test]
     fn the_quick_settings_read_as_they_are_shown_and_are_valid() {
-        let list: Vec<String> = QUICK.iter().map(ToString::to_string).collect();
-        assert_eq!(parse(&list.join(","), 1), Ok(QUICK.to_vec()));
-        for setting in QUICK {
+        let quick = parse(QUICK, 1).expect("settings");
+        assert_eq!(
+            shown(QUICK).join(","),
+            "none,lz4,zstd:1,zstd:3,zlib:1,zlib:6"
+        );
+        for setting in quick {
             assert_eq!(setting.apply(&Params::default()).validate(), Ok(()));
         }
-    }
-
-    #[test]
-    fn run_1_of_everything_comes_before_run_2_of_anything() {
-        let order: Vec<_> = steps(2, 2).map(|step| (step.run, step.work)).collect();
-        let one_run = [Work::Memcpy, Work::Migration(0), Work::Migration(1)];
-        let expected: Vec<_> = [1, 2]
-            .into_iter()
-            .flat_map(|run| one_run.map(|work| (run, work)))
-            .collect();
-        assert_eq!(order, expected);
     }
 }

@@ -1,5 +1,7 @@
 //! `ramferry bench`: words to a [`bench::Request`], its report to words.
 
+mod view;
+
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,61 +9,48 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::bench::measurement::Transport;
+use crate::bench::advice::Goal;
+use crate::bench::export::{Exports, Form};
+use crate::bench::matrix::{Axes, Matrix, Preset};
+use crate::bench::measurement::{Transport, copy_threads};
 use crate::bench::scratch::{self, Scratch};
-use crate::bench::sweep::{self, Setting};
-use crate::bench::{self, Bench, Task, synthetic};
+use crate::bench::table::{self, Sort};
+use crate::bench::{self, Bench, compare, sweep, synthetic};
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::page::PAGE_SIZE;
 use crate::params::Params;
-use crate::stats::{Snapshot, Status};
-use crate::units::{format_bytes, format_duration, parse_size};
+use crate::units::{format_bytes, format_duration, parse_duration, parse_size};
 
-use super::params::BothArgs;
+use super::params::{BenchParams, Checked};
 use super::{print_json, unprintable};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   ramferry bench
-  ramferry bench guest.ram --methods none,lz4,zstd:1-5,zlib:1,zlib:6 --runs 5
-  ramferry bench t0.ram --then t1.ram --then t2.ram --compress-threads 4
-  ramferry bench guest.ram --link 1Gbit/5ms --json > result.json
+  ramferry bench guest.ram --methods none,lz4,zstd:1-5,zlib:1,6 --runs 5 --report r.html
+  ramferry bench guest.ram --preset links --max-time 5min --export-json r.json
+  ramferry bench t0.ram --then t1.ram --then t2.ram --preset delta
+  ramferry bench guest.ram --methods zstd:1 --compress-threads 1,2,4 --links 1Gbit,200Mbit/20ms
+  ramferry bench --compare old.json new.json --fail-if-slower 5%
 Every run is a real migration whose result is proven. The runs of all settings are interleaved, and
-the table shows their medians; --json has every run.")]
+the table shows their medians; --json has every run. Ctrl-C ends it after the run in hand, and what
+was measured is printed and exported; a second one ends it at once.")]
 pub(super) struct BenchArgs {
-    /// A raw RAM image; without one, a guest is synthesised
+    /// A raw RAM image or a guest folder; without one, a guest is synthesised
     image: Option<PathBuf>,
     /// The same guest's RAM at a later time: a delta round over what changed (may be repeated)
     #[arg(long, value_name = "IMAGE", requires = "image")]
     then: Vec<PathBuf>,
-    /// What to compare: METHOD, METHOD:LEVEL or METHOD:A-B, separated by commas
-    #[arg(
-        long,
-        value_name = "LIST",
-        conflicts_with_all = ["compress-method", "compress-level"],
-        long_help = "\
-What to compare: METHOD, METHOD:LEVEL or METHOD:A-B, separated by commas. A method without a level \
-gets level 1.
-
-Without this option: what --compress-method and --compress-level say, next to no compression; or, \
-without those too, none,lz4,zstd:1,zstd:3,zlib:1,zlib:6."
-    )]
-    methods: Option<String>,
-    /// How often each setting is measured
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 3,
-        value_parser = clap::value_parser!(u32).range(1..=10_000)
-    )]
-    runs: u32,
+    #[command(flatten)]
+    matrix: MatrixArgs,
+    #[command(flatten)]
+    effort: EffortArgs,
     /// What joins the two ends: unix or tcp
     #[arg(long, value_name = "KIND", default_value_t = Transport::Unix)]
     transport: Transport,
@@ -80,16 +69,124 @@ without those too, none,lz4,zstd:1,zstd:3,zlib:1,zlib:6."
     /// A folder for temporary files, instead of /dev/shm or the system's
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
-    /// Print one JSON document instead of the table
-    #[arg(long)]
-    json: bool,
-    /// Show no progress
-    #[arg(long, short)]
-    quiet: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     given: Given,
     #[command(flatten)]
-    params: BothArgs,
+    params: BenchParams,
+}
+
+/// What is compared: every combination of these.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "What is compared")]
+struct MatrixArgs {
+    /// Where to start from: quick, levels, threads, links or delta
+    #[arg(long, value_name = "NAME", default_value_t = Preset::Quick, value_parser = Checked(word::<Preset>))]
+    preset: Preset,
+    /// Methods: METHOD, METHOD:LEVEL or METHOD:A-B, separated by commas
+    #[arg(
+        long,
+        value_name = "LIST",
+        conflicts_with_all = ["compress-method", "compress-level"],
+        long_help = "\
+Methods: METHOD, METHOD:LEVEL or METHOD:A-B, separated by commas. A bare level is one more of the \
+method before it: zlib:1-3,9,zstd:1,3,lz4,none. A method without a level gets level 1.
+
+Without this option: what --compress-method and --compress-level say, next to no compression; or, \
+without those too, what the preset has."
+    )]
+    methods: Option<String>,
+    /// Numbers of compressing threads: 1,2,4-8 [default: one a core]
+    #[arg(long, value_name = "LIST")]
+    compress_threads: Option<String>,
+    /// Numbers of decompressing threads [default: 2]
+    #[arg(long, value_name = "LIST")]
+    decompress_threads: Option<String>,
+    /// Pages in a batch [default: auto]
+    #[arg(long, value_name = "LIST")]
+    batch_pages: Option<String>,
+    /// Numbers of connections [default: 1]
+    #[arg(long, value_name = "LIST")]
+    connections: Option<String>,
+    /// Delta caches, for rounds over later images: off or sizes [default: 64MiB]
+    #[arg(long, value_name = "LIST")]
+    xbzrle: Option<String>,
+    /// What compresses for zlib and gzip: libdeflate, zlib-rs [default: libdeflate]
+    #[arg(long, value_name = "LIST")]
+    zlib_engine: Option<String>,
+    /// Links that are emulated: unlimited or RATE[/DELAY] [default: unlimited]
+    #[arg(long, visible_alias = "link", value_name = "LIST")]
+    links: Option<String>,
+    /// Formats of the stream: native, qemu [default: native]
+    #[arg(long, value_name = "LIST")]
+    wire: Option<String>,
+}
+
+/// How thoroughly it is measured.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "How it is measured")]
+struct EffortArgs {
+    /// How often each setting is measured, at least
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(3..=10_000)
+    )]
+    runs: u32,
+    /// For how long each setting is measured, at least
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    min_time: Option<Duration>,
+    /// How long all of it may take: what does not fit is left out, and named
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    max_time: Option<Duration>,
+    /// What the recommendation is for: time, bytes, cpu or downtime
+    #[arg(long, value_name = "GOAL", default_value_t = Goal::Time, value_parser = Checked(word::<Goal>))]
+    goal: Goal,
+}
+
+/// What is made of it.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Results")]
+struct OutputArgs {
+    /// The order of the rows: given, time, bytes, ratio, cpu or downtime
+    #[arg(long, value_name = "ORDER", default_value_t = Sort::Given, value_parser = Checked(word::<Sort>))]
+    sort: Sort,
+    /// Print one JSON document instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Write the JSON document, with every run, to a file
+    #[arg(long, value_name = "FILE")]
+    export_json: Option<PathBuf>,
+    /// Write a line for each setting to a file
+    #[arg(long, value_name = "FILE")]
+    export_csv: Option<PathBuf>,
+    /// Write the table to a file, as Markdown
+    #[arg(long, value_name = "FILE")]
+    export_markdown: Option<PathBuf>,
+    /// Write a page with charts to a file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Compare two files of --export-json instead of measuring
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with_all = ["image", "json"])]
+    compare: Option<Vec<PathBuf>>,
+    /// With --compare: end with exit code 6 if a setting got slower by more than this, beyond the noise
+    #[arg(long, value_name = "PERCENT", requires = "compare", value_parser = Checked(compare::parse_percent))]
+    fail_if_slower: Option<f64>,
+    /// Show no progress
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Reads a word that knows what is allowed.
+fn word<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T, String> {
+    text.parse()
+}
+
+/// Reads a length of time.
+fn time(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// Reads the size of an image.
@@ -134,18 +231,101 @@ impl clap::FromArgMatches for Given {
 }
 
 /// What is to be compared.
-fn settings(methods: Option<&str>, given: Given, params: &Params) -> Result<Vec<Setting>> {
-    let list = match methods {
-        Some(list) => list,
-        None if !given.method_or_level => return Ok(sweep::QUICK.to_vec()),
-        None => &format!("none,{}", params.compress_method),
+fn matrix(
+    args: &MatrixArgs,
+    given: Given,
+    params: &Params,
+    caps: &Caps,
+    later_rounds: bool,
+) -> Result<Matrix> {
+    let usage = |error| Error::new(Kind::Usage, error);
+    if args.preset == Preset::Delta && !later_rounds {
+        let what = "the preset delta needs later images: give --then";
+        return Err(Error::new(Kind::Usage, what));
+    }
+    let (list, level) = match &args.methods {
+        Some(list) => (list.clone(), 1),
+        None if given.method_or_level => (
+            format!("none,{}", params.compress_method),
+            params.compress_level,
+        ),
+        None => (args.preset.methods().to_owned(), 1),
     };
-    sweep::parse(list, params.compress_level).map_err(|error| Error::new(Kind::Usage, error))
+    let methods = sweep::parse(&list, level).map_err(|error| Error::new(Kind::Usage, error))?;
+    let cores = copy_threads();
+    let params = Params {
+        compress_threads: u8::try_from(cores).unwrap_or(u8::MAX),
+        ..params.clone()
+    };
+    let mut axes = Axes::of(methods, &params, caps);
+    args.preset.apply(&mut axes, cores);
+    for (axis, list) in [
+        ("compress-threads", &args.compress_threads),
+        ("decompress-threads", &args.decompress_threads),
+        ("batch-pages", &args.batch_pages),
+        ("connections", &args.connections),
+        ("xbzrle", &args.xbzrle),
+        ("zlib-engine", &args.zlib_engine),
+        ("links", &args.links),
+        ("wire", &args.wire),
+    ] {
+        if let Some(list) = list {
+            axes.set(axis, list).map_err(usage)?;
+        }
+    }
+    axes.matrix(later_rounds).map_err(usage)
+}
+
+/// The files to write.
+fn exports(args: &OutputArgs, images: &[&Path]) -> Result<Exports> {
+    let files: Vec<(Form, PathBuf)> = [
+        (Form::Json, &args.export_json),
+        (Form::Csv, &args.export_csv),
+        (Form::Markdown, &args.export_markdown),
+        (Form::Html, &args.report),
+    ]
+    .into_iter()
+    .filter_map(|(form, path)| Some((form, path.clone()?)))
+    .collect();
+    Exports::open(&files, images, args.sort)
+}
+
+/// Compares two documents instead of measuring.
+fn compare_files(old: &Path, new: &Path, fail_if_slower: Option<f64>) -> Result<()> {
+    let comparison = compare::files(old, new)?;
+    print_text(&comparison.text())?;
+    let Some(percent) = fail_if_slower else {
+        return Ok(());
+    };
+    let slower = comparison.slower(percent);
+    let names: Vec<&str> = slower.iter().map(|row| &row.name[..]).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let what = format!("slower by more than {percent} %: {}", names.join("; "));
+    Err(Error::new(Kind::Slower, what))
 }
 
 pub(super) fn run(args: BenchArgs) -> Result<()> {
+    if let Some([old, new]) = args.output.compare.as_deref() {
+        return compare_files(old, new, args.output.fail_if_slower);
+    }
     let (params, caps) = args.params.into_parts(Caps::default())?;
-    let settings = settings(args.methods.as_deref(), args.given, &params)?;
+    let matrix = matrix(
+        &args.matrix,
+        args.given,
+        &params,
+        &caps,
+        !args.then.is_empty(),
+    )?;
+    let images: Vec<&Path> = args
+        .image
+        .iter()
+        .chain(&args.then)
+        .map(PathBuf::as_path)
+        .collect();
+    let exports = exports(&args.output, &images)?;
+    let quiet = args.output.quiet;
     // Before anything is made that a signal would leave behind.
     let interrupted = interrupt_on_signal()?;
 
@@ -158,7 +338,7 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
             // The image, and what arrives of it.
             let scratch = scratch_for(args.scratch, args.synthetic.saturating_mul(2))?;
             let image = scratch.path().join("guest.ram");
-            if !args.quiet {
+            if !quiet {
                 tell(&format!(
                     "synthesising a guest of {} (seed {}) in {}: its mix of pages is modelled on \
                      measured guests, but an image of yours says more",
@@ -175,27 +355,64 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
         seed: image.is_some().then_some(args.seed),
         image: image.or(args.image).unwrap_or_default(),
         then: args.then,
-        settings,
-        runs: args.runs,
+        settings: matrix.settings,
+        notes: matrix.notes,
+        runs: args.effort.runs,
+        min_time: args.effort.min_time.unwrap_or_default(),
+        max_time: args.effort.max_time,
+        goal: args.effort.goal,
         transport: args.transport,
         params,
         caps,
     };
     let mut bench = Bench::prepare(request, &scratch)?;
-    let outcome = if args.quiet {
-        bench.measure(&interrupted, &mut ())
-    } else {
-        let mut view = View::new(bench.tasks(), args.runs);
-        bench.measure(&interrupted, &mut view)
-    };
+    if !quiet {
+        for line in announcement(&bench) {
+            tell(&line);
+        }
+    }
+    let mut view = view::View::new(&bench, &exports, quiet);
+    let outcome = bench.measure(&interrupted, &mut view);
+    drop(view);
     let report = bench.report();
-    if args.json {
+    // The outcome of what was measured weighs more than that of writing it down.
+    let exported = exports.write(&report, true);
+    if args.output.json {
         print_json(&report)?;
     } else if report.has_runs() {
         // Of a comparison that was interrupted, what there is.
-        print_text(&report.table())?;
+        let terminal = io::stdout().is_terminal();
+        print_text(&format!(
+            "{}\n{}",
+            table::table(&report, args.output.sort, terminal),
+            table::recommendations(&report)
+        ))?;
+        if !quiet && args.output.report.is_none() {
+            tell("with --report FILE.html there are charts of it");
+        }
     }
-    outcome
+    outcome.and(exported)
+}
+
+/// What will be done, and how long that will take.
+fn announcement(bench: &Bench) -> Vec<String> {
+    let mut lines: Vec<String> = bench
+        .notes()
+        .iter()
+        .map(|note| format!("note: {note}"))
+        .collect();
+    if !bench.dropped().is_empty() {
+        lines.push(format!(
+            "left out to fit into --max-time: {}",
+            bench.dropped().join("; ")
+        ));
+    }
+    lines.push(format!(
+        "{} runs of each setting are expected to take {}",
+        bench.runs(),
+        format_duration(bench.expected())
+    ));
+    lines
 }
 
 /// A folder for temporary files, where the user says or where there is room.
@@ -265,99 +482,6 @@ fn print_text(text: &str) -> Result<()> {
     }
 }
 
-/// Steps of the bar for each task.
-const STEPS: u64 = 1000;
-
-/// Shows a comparison on standard error: a bar on a terminal, a line for each task elsewhere.
-struct View {
-    bar: Option<ProgressBar>,
-    tasks: usize,
-    runs: u32,
-    /// Where the task in hand begins.
-    base: u64,
-    name: String,
-}
-
-impl View {
-    fn new(tasks: usize, runs: u32) -> View {
-        let bar = io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(tasks as u64 * STEPS);
-            if let Ok(style) =
-                ProgressStyle::with_template("[{bar:30}] {percent:>3}%  {msg}  ETA {eta}")
-            {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            bar
-        });
-        View {
-            bar,
-            tasks,
-            runs,
-            base: 0,
-            name: String::new(),
-        }
-    }
-
-    /// The task in words.
-    fn words(&self, task: &Task) -> String {
-        if task.run == 0 {
-            format!("warming up with {}", task.name)
-        } else {
-            format!("run {} of {}: {}", task.run, self.runs, task.name)
-        }
-    }
-}
-
-impl bench::Watch for View {
-    fn begin(&mut self, task: &Task) {
-        self.base = task.number as u64 * STEPS;
-        self.name = self.words(task);
-        if let Some(bar) = &self.bar {
-            bar.set_position(self.base);
-            bar.set_message(self.name.clone());
-        }
-    }
-
-    fn progress(&mut self, now: &Snapshot) {
-        let Some(bar) = &self.bar else { return };
-        bar.set_position(self.base + part_done(now));
-        let done = format_bytes(now.total.pages() * PAGE_SIZE as u64);
-        bar.set_message(format!("{}, {done} of RAM", self.name));
-    }
-
-    fn end(&mut self, task: &Task, time: Duration) {
-        match &self.bar {
-            Some(bar) => bar.set_position(self.base + STEPS),
-            None => tell(&format!(
-                "{} of {}: {}, {}",
-                task.number + 1,
-                self.tasks,
-                self.name,
-                format_duration(time)
-            )),
-        }
-    }
-}
-
-impl Drop for View {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-/// How much of a migration is done, of [`STEPS`]: the bulk stage is nearly all of it.
-fn part_done(now: &Snapshot) -> u64 {
-    let ram_pages = now.ram_bytes / PAGE_SIZE as u64;
-    if now.round > 1 || now.status == Status::Device {
-        STEPS * 9 / 10
-    } else {
-        // Before the first round there are no pages at all.
-        now.total.pages().min(ram_pages) * (STEPS * 9 / 10) / ram_pages.max(1)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -373,12 +497,16 @@ mod tests {
 
     fn chosen(words: &[&str]) -> String {
         let args = args(words).expect("options");
-        let (params, _) = args
+        let (params, caps) = args
             .params
             .into_parts(Caps::default())
             .expect("they fit together");
-        let settings = settings(args.methods.as_deref(), args.given, &params).expect("settings");
-        let names: Vec<_> = settings.iter().map(ToString::to_string).collect();
+        let matrix = matrix(&args.matrix, args.given, &params, &caps, false).expect("settings");
+        let settings = &matrix.settings;
+        let names: Vec<_> = settings
+            .iter()
+            .map(|one| one.compression.to_string())
+            .collect();
         names.join(",")
     }
 
@@ -405,9 +533,14 @@ mod tests {
             &["x.ram", "--synthetic=1MiB"],
             &["x.ram", "--seed=2"],
             &["--then=x.ram"],
-            &["--runs=0"],
+            &["--runs=2"],
+            &["--preset=slow"],
+            &["--goal=speed"],
+            &["--sort=size"],
+            &["--compare", "x.json"],
+            &["--fail-if-slower=5%"],
+            &["--max-time=soon"],
             &["--transport=rdma"],
-            &["--link=tcp"],
             &["--synthetic=0"],
             &["--synthetic=5000"],
         ] {
@@ -420,15 +553,34 @@ mod tests {
     }
 
     #[test]
-    fn the_bar_never_goes_beyond_its_task() {
-        let mut now = Snapshot::default();
-        assert_eq!(part_done(&now), 0);
-        now.ram_bytes = 1000 * PAGE_SIZE as u64;
-        now.total.zero = 500;
-        assert_eq!(part_done(&now), STEPS * 9 / 20);
-        now.total.zero = 5000;
-        assert_eq!(part_done(&now), STEPS * 9 / 10);
-        now.status = Status::Device;
-        assert!(part_done(&now) < STEPS);
+    fn axes_replace_what_the_preset_has() {
+        let of = |words: &[&str]| {
+            let args = args(words).expect("options");
+            let (params, caps) = (Params::default(), Caps::default());
+            matrix(&args.matrix, args.given, &params, &caps, false).map(|matrix| matrix.settings)
+        };
+        let settings = of(&["--preset=links", "--links=1Gbit", "--methods=lz4,zstd:1,3"]);
+        let settings = settings.expect("settings");
+        let names: Vec<_> = settings.iter().map(|one| one.name(&settings)).collect();
+        assert_eq!(names, ["lz4", "zstd:1", "zstd:3"]);
+        assert_eq!(settings[0].link, "1Gbit".parse().ok());
+        assert_eq!(
+            usize::from(settings[0].compress_threads),
+            copy_threads().min(255)
+        );
+        let threads = of(&["--methods=none", "--compress-threads=1-3,8"]).expect("settings");
+        assert_eq!(threads.len(), 4);
+        for words in [
+            &["--preset=delta"][..],
+            &["--compress-threads=0"],
+            &["--wire=qemu", "--methods=zstd"],
+            &["--links=fast"],
+        ] {
+            assert_eq!(
+                of(words).expect_err("refused").kind(),
+                Kind::Usage,
+                "{words:?}"
+            );
+        }
     }
 }

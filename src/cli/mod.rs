@@ -22,7 +22,7 @@ use crate::writer::guard;
 #[command(args_override_self = true)]
 #[command(after_help = "\
 Exit codes: 0 done, 1 failed, 2 usage, 3 what arrived differs, 4 refused by the peer, \
-5 outcome unknown, 130 interrupted.
+5 outcome unknown, 6 slower than before, 130 interrupted.
 tcp: is neither encrypted nor authenticated: use it on a network that you trust, or through a tunnel.")]
 pub struct Cli {
     #[command(subcommand)]

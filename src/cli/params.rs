@@ -3,7 +3,7 @@
 //! Each parameter of [`crate::params::TABLE`] that a command has use for becomes `--NAME VALUE`
 //! with a help text made from its row; `--capability NAME=on|off` sets a capability. A command
 //! takes them all with `#[command(flatten)]` and one of [`SourceArgs`], [`DestinationArgs`] and
-//! [`BothArgs`].
+//! [`BenchParams`].
 
 use std::ffi::OsStr;
 
@@ -19,7 +19,8 @@ const CAPABILITY: &str = "capability";
 
 /// The options of one side's parameters, or of both sides', and what they were set to.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ParamArgs<const SOURCE: bool, const DESTINATION: bool> {
+pub(super) struct ParamArgs<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool = false>
+{
     params: Params,
     /// As they were given, and checked.
     settings: Vec<String>,
@@ -29,10 +30,23 @@ pub(super) struct ParamArgs<const SOURCE: bool, const DESTINATION: bool> {
 pub(super) type SourceArgs = ParamArgs<true, false>;
 /// Options for a command that receives.
 pub(super) type DestinationArgs = ParamArgs<false, true>;
-/// Options for a command that does both.
-pub(super) type BothArgs = ParamArgs<true, true>;
+/// Options for a command that does both, and has options of its own for the parameters in [`LISTS`].
+pub(super) type BenchParams = ParamArgs<true, true, true>;
 
-impl<const SOURCE: bool, const DESTINATION: bool> ParamArgs<SOURCE, DESTINATION> {
+/// Parameters of which a comparison takes lists, and the one that means all of it there.
+const LISTS: [&str; 7] = [
+    "max-time",
+    "compress-threads",
+    "decompress-threads",
+    "batch-pages",
+    "connections",
+    "zlib-engine",
+    "link",
+];
+
+impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool>
+    ParamArgs<SOURCE, DESTINATION, LISTED>
+{
     /// What was set, capabilities over those in `caps`, checked as a whole. Each value on its own was checked when it was read, but
     /// clap cannot report what does not fit together without also printing its usage text.
     ///
@@ -55,7 +69,9 @@ impl<const SOURCE: bool, const DESTINATION: bool> ParamArgs<SOURCE, DESTINATION>
 
     /// The rows that become options.
     fn rows() -> impl Iterator<Item = &'static Parameter> {
-        TABLE.iter().filter(|row| match row.side {
+        let listed = |row: &&Parameter| LISTED && LISTS.contains(&row.name);
+        let rows = TABLE.iter().filter(move |row| !listed(row));
+        rows.filter(|row| match row.side {
             Side::Source => SOURCE,
             Side::Destination => DESTINATION,
             Side::Both => SOURCE || DESTINATION,
@@ -63,7 +79,9 @@ impl<const SOURCE: bool, const DESTINATION: bool> ParamArgs<SOURCE, DESTINATION>
     }
 }
 
-impl<const SOURCE: bool, const DESTINATION: bool> Args for ParamArgs<SOURCE, DESTINATION> {
+impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool> Args
+    for ParamArgs<SOURCE, DESTINATION, LISTED>
+{
     fn augment_args(command: Command) -> Command {
         command
             .args(Self::rows().map(option))
@@ -75,8 +93,8 @@ impl<const SOURCE: bool, const DESTINATION: bool> Args for ParamArgs<SOURCE, DES
     }
 }
 
-impl<const SOURCE: bool, const DESTINATION: bool> FromArgMatches
-    for ParamArgs<SOURCE, DESTINATION>
+impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool> FromArgMatches
+    for ParamArgs<SOURCE, DESTINATION, LISTED>
 {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut args = Self::default();
@@ -214,7 +232,7 @@ mod tests {
     #[derive(Debug, Parser)]
     struct Bench {
         #[command(flatten)]
-        args: BothArgs,
+        args: BenchParams,
     }
 
     fn has(command: &Command, name: &str) -> bool {
@@ -230,7 +248,7 @@ mod tests {
         for row in TABLE {
             assert_eq!(has(&send, row.name), row.side != Side::Destination);
             assert_eq!(has(&receive, row.name), row.side != Side::Source);
-            assert!(has(&bench, row.name));
+            assert_eq!(has(&bench, row.name), !LISTS.contains(&row.name));
         }
         for command in [send, receive, bench] {
             assert!(has(&command, CAPABILITY));
@@ -325,7 +343,7 @@ mod tests {
             .term_width(0)
             .render_long_help()
             .to_string();
-        for row in TABLE {
+        for row in TABLE.iter().filter(|row| !LISTS.contains(&row.name)) {
             assert!(help.contains(row.meaning), "{}", row.name);
             assert!(help.contains(row.range), "{}", row.name);
             assert!(help.contains(&format!("[default: {}]", row.default)));

@@ -19,7 +19,7 @@ mod image;
 mod input;
 mod native;
 mod qemu;
-mod report;
+pub mod report;
 
 pub use report::{
     Block, Census, Contents, Count, Damage, DamageSort, Device, FrameCount, GuestFolder,

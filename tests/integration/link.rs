@@ -101,12 +101,12 @@ fn a_cancelled_migration_does_not_wait_for_a_slow_link() {
 #[test]
 fn bench_says_which_link_it_emulated() {
     let _limit = watchdog();
-    let options = ["--synthetic", "1MiB", "--runs", "1", "--methods", "zstd"];
+    let options = ["--synthetic", "1MiB", "--runs", "3", "--methods", "zstd"];
     let bench = [&["bench", "--link", "1Gbit/2ms", "--quiet"][..], &options].concat();
     let document = run(&[&bench[..], &["--json"]].concat()).json();
-    assert_eq!(document["link"], "1Gbit/2ms");
-    assert_eq!(document["transport"], "unix");
-    assert_eq!(document["parameters"]["link"], "1Gbit/2ms");
+    assert_eq!(document["plan"]["transport"], "unix");
+    assert_eq!(document["links"][0]["link"], "1Gbit/2ms");
+    assert_eq!(document["settings"][0]["parameters"]["link"], "1Gbit/2ms");
     // Hello, Finish, Proven, Commit, Committed.
     assert!(document["settings"][0]["time"]["min"].as_f64().unwrap() >= 10.0);
     let table = run(&bench);

@@ -1,0 +1,213 @@
+//! A codec alone, on pages of the image: what it does without a pipeline around it.
+//!
+//! One thread, CPU time, a sample of the pages that are not zero, in batches as a migration has
+//! them and without the pages that it sets aside as hopeless. What lies between these numbers and
+//! those of the codec in the pipeline is what sharing caches and cores costs. They also say
+//! beforehand how long a migration will take.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::codec::{self, Encoded, Method, Settings};
+use crate::error::{Error, Kind, Result};
+use crate::image::{Block, Guest};
+use crate::page::{PAGE_SIZE, PageRange, is_zero};
+use crate::source::{looks_random, sets_aside};
+use crate::sys::thread_cpu_time;
+
+/// The most bytes in the sample.
+const SAMPLE: usize = 8 << 20;
+/// Pages that are read at once.
+const PIECE: u64 = 64;
+/// A measurement goes on for so long at least, over the sample again and again.
+const AT_LEAST: Duration = Duration::from_millis(30);
+/// And stops after so long, though it has not seen all of the sample.
+const AT_MOST: Duration = Duration::from_millis(400);
+
+/// Pages of an image, and what they stand for.
+#[derive(Debug)]
+pub struct Sample {
+    pages: Vec<u8>,
+    /// The pages that are not zero, in the whole image, by what the sample says. Bytes.
+    data_bytes: f64,
+}
+
+/// What a codec does alone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Alone {
+    /// Bytes of the sample that went through.
+    pub sample_bytes: u64,
+    /// Bytes in for each byte out, where a batch that does not shrink counts as it is.
+    pub ratio: f64,
+    /// Bytes that were compressed for each second of CPU time, without the pages set aside.
+    pub compress_bytes_per_second: f64,
+    /// Bytes that came out of the decompressor for each second of CPU time.
+    pub decompress_bytes_per_second: f64,
+}
+
+impl Sample {
+    /// Takes pages that are not zero from all over a guest.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn of(guest: &Guest) -> Result<Sample> {
+        let mut pieces: Vec<(&Block, PageRange)> = Vec::new();
+        for block in guest.blocks() {
+            for range in block.image().data_ranges()? {
+                let starts = (range.start.0..range.end()).step_by(PIECE as usize);
+                pieces.extend(starts.map(|start| {
+                    let end = range.end().min(start + PIECE);
+                    (block, PageRange::between(start, end))
+                }));
+            }
+        }
+        let wanted = SAMPLE / (PIECE as usize * PAGE_SIZE);
+        // Twice as many as there is room for: many pages may be zero.
+        let step = pieces.len().div_ceil(wanted * 2).max(1);
+        let mut pages = Vec::new();
+        let (mut looked, mut kept) = (0_u64, 0_u64);
+        let mut piece = vec![0; PIECE as usize * PAGE_SIZE];
+        for (block, range) in pieces.iter().step_by(step) {
+            let image = block.image();
+            let len = image.read_some(*range, &mut piece, |_, page| !is_zero(page))?;
+            looked += range.count;
+            kept += (len / PAGE_SIZE) as u64;
+            if pages.len() < SAMPLE {
+                pages.extend_from_slice(&piece[..len]);
+            }
+        }
+        let all: u64 = pieces.iter().map(|(_, range)| range.count).sum();
+        let part = kept as f64 / looked.max(1) as f64;
+        Ok(Sample {
+            pages,
+            data_bytes: all as f64 * part * PAGE_SIZE as f64,
+        })
+    }
+
+    /// Bytes of the image's pages that are not zero, as the sample has it.
+    pub fn data_bytes(&self) -> f64 {
+        self.data_bytes
+    }
+
+    /// Runs a codec over the sample. `None` for the method `none`, which has none, and without a
+    /// page that could be compressed.
+    ///
+    /// # Errors
+    /// What the codec's library says.
+    pub fn run(&self, settings: Settings, batch_pages: u16) -> Result<Option<Alone>> {
+        if settings.method == Method::None || self.pages.is_empty() {
+            return Ok(None);
+        }
+        let failed = |error| Error::new(Kind::Failed, error).in_stage("sample");
+        let mut encoder = codec::encoder(settings).map_err(failed)?;
+        let mut decoder = codec::decoder(settings.method);
+        let batch = usize::from(batch_pages.max(1)) * PAGE_SIZE;
+        let mut rest = Vec::with_capacity(batch);
+        let mut out = vec![0; batch];
+        let mut back = vec![0; batch];
+        let (mut seen, mut sent, mut tried, mut unpacked) = (0_usize, 0_usize, 0_usize, 0_usize);
+        let (mut packing, mut unpacking) = (Duration::ZERO, Duration::ZERO);
+        'measured: loop {
+            for plain in self.pages.chunks(batch) {
+                rest.clear();
+                for page in plain.chunks(PAGE_SIZE) {
+                    if !(sets_aside(settings.method) && looks_random(page)) {
+                        rest.extend_from_slice(page);
+                    }
+                }
+                seen += plain.len();
+                sent += plain.len() - rest.len();
+                if rest.is_empty() {
+                    continue;
+                }
+                let start = thread_cpu_time();
+                let room = rest.len() - 1;
+                let encoded = encoder.encode(&rest, &mut out[..room]).map_err(failed)?;
+                let middle = thread_cpu_time();
+                packing += middle.saturating_sub(start);
+                tried += rest.len();
+                match encoded {
+                    Encoded::WouldGrow => sent += rest.len(),
+                    Encoded::Done(len) => {
+                        sent += len;
+                        decoder
+                            .decode(&out[..len], &mut back[..rest.len()])
+                            .map_err(failed)?;
+                        unpacking += thread_cpu_time().saturating_sub(middle);
+                        unpacked += rest.len();
+                    }
+                }
+                if packing >= AT_MOST {
+                    break 'measured;
+                }
+            }
+            // A sample of nothing but hopeless pages takes no time at all.
+            if packing >= AT_LEAST || tried == 0 {
+                break;
+            }
+        }
+        let rate = |bytes: usize, time: Duration| bytes as f64 / time.as_secs_f64().max(1e-9);
+        Ok((tried > 0).then(|| Alone {
+            sample_bytes: seen.min(self.pages.len()) as u64,
+            ratio: seen as f64 / sent.max(1) as f64,
+            compress_bytes_per_second: rate(tried, packing),
+            decompress_bytes_per_second: rate(unpacked, unpacking),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::scratch::Scratch;
+    use crate::bench::synthetic;
+    use crate::codec::ZlibEngine;
+
+    fn sample(bytes: u64) -> Sample {
+        let scratch = Scratch::new_in(&std::env::temp_dir()).expect("a folder");
+        let image = scratch.path().join("ram");
+        synthetic::write(&image, bytes, 1).expect("an image");
+        Sample::of(&Guest::open(&image).expect("a guest")).expect("a sample")
+    }
+
+    fn settings(method: Method) -> Settings {
+        Settings {
+            method,
+            level: 1,
+            zlib_engine: ZlibEngine::default(),
+        }
+    }
+
+    #[test]
+    fn every_codec_has_a_rate_and_a_ratio_and_none_has_nothing() {
+        let sample = sample(1 << 20);
+        assert!(sample.data_bytes() > 0.0 && sample.data_bytes() <= (1 << 20) as f64);
+        for method in Method::ALL {
+            let alone = sample.run(settings(method), 16).expect("it works");
+            let Some(alone) = alone else {
+                assert_eq!(method, Method::None);
+                continue;
+            };
+            assert!(
+                alone.ratio > 1.2 && alone.ratio < 20.0,
+                "{method} {alone:?}"
+            );
+            assert!(alone.compress_bytes_per_second > 0.0);
+            assert!(alone.decompress_bytes_per_second > 0.0);
+        }
+    }
+
+    #[test]
+    fn an_image_of_nothing_has_no_rates() {
+        let empty = Sample {
+            pages: vec![],
+            data_bytes: 0.0,
+        };
+        assert_eq!(
+            empty.run(settings(Method::Zstd), 64).expect("it works"),
+            None
+        );
+    }
+}

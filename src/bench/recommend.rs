@@ -1,0 +1,454 @@
+//! What to choose over each link, in words and as the commands that choose it.
+//!
+//! For links that were measured, from their measurements; for a few rates in common use besides,
+//! from what was measured without a limit: the longer of what a setting took and what the link
+//! needs for its bytes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::advice::{self, BreakEven, Cost, Goal, Limit};
+use super::matrix::{Setting, UNLIMITED};
+use super::report::SettingReport;
+use crate::codec::{Method, ZlibEngine};
+use crate::units::format_duration;
+use crate::wire::Format;
+
+/// The rates that are computed for if they were not measured: names and bits a second.
+const COMPUTED: [(&str, f64); 3] = [("10Gbit", 1e10), ("1Gbit", 1e9), ("100Mbit", 1e8)];
+
+/// What is best over one link.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LinkReport {
+    /// The link, or `unlimited`.
+    pub link: String,
+    /// Whether it was measured, or is computed from what was measured without a limit.
+    pub measured: bool,
+    /// Milliseconds over this link, by setting.
+    pub times: Vec<LinkTime>,
+    /// The name of the best setting for each goal.
+    pub best: BTreeMap<&'static str, String>,
+    /// The best for the goal that was asked for.
+    pub recommended: Recommendation,
+    /// From where on compression pays, for every setting that compresses. Empty if plain was not
+    /// measured, or if the link is not the fastest that was.
+    pub break_even: Vec<BreakEvenReport>,
+}
+
+/// How long a setting takes over a link.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LinkTime {
+    /// The setting, without the link.
+    pub setting: String,
+    /// Milliseconds.
+    pub time: f64,
+}
+
+/// One setting, why, and how it is set.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Recommendation {
+    /// The setting's name.
+    pub setting: String,
+    /// What limits it.
+    pub limit: Limit,
+    /// In a sentence or two.
+    pub reason: String,
+    /// The command that receives so.
+    pub receive: String,
+    /// The command that sends so.
+    pub send: String,
+    /// The setting that the next two are for: the same, or the best that QEMU has too. Null if
+    /// there is none.
+    pub qemu_setting: Option<String>,
+    /// virsh's command. Multifd: the channels are the threads.
+    pub virsh: Option<String>,
+    /// The QMP commands, for both ends.
+    pub qmp: Vec<Value>,
+}
+
+/// From where on compression pays.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BreakEvenReport {
+    /// The setting's name.
+    pub setting: String,
+    /// The best it is compared with: the same without compression.
+    pub plain: String,
+    /// `always`, `never` or `below`.
+    pub verdict: &'static str,
+    /// Below which rate of the link, in bits a second.
+    pub bits_per_second: Option<f64>,
+}
+
+/// A setting that could be chosen.
+struct Candidate<'a> {
+    row: &'a SettingReport,
+    cost: Cost,
+    limit: Limit,
+}
+
+/// What is best over each link that was measured, and over those in common use.
+pub fn links(
+    settings: &[SettingReport],
+    goal: Goal,
+    image: &str,
+    synthetic: bool,
+) -> Vec<LinkReport> {
+    let image = if synthetic {
+        "IMAGE".to_owned()
+    } else {
+        quoted(image)
+    };
+    let mut names: Vec<String> = Vec::new();
+    for row in settings {
+        if !names.contains(&row.link()) {
+            names.push(row.link());
+        }
+    }
+    let mut reports = Vec::new();
+    for name in &names {
+        let rows = settings.iter().filter(|row| row.link() == *name);
+        let candidates: Vec<Candidate<'_>> = rows.filter_map(candidate).collect();
+        let fastest = names.first() == Some(name) || name == UNLIMITED;
+        reports.extend(about(
+            name.clone(),
+            true,
+            &candidates,
+            (goal, &image),
+            fastest,
+        ));
+    }
+    for (name, rate) in COMPUTED {
+        if names.iter().any(|measured| measured == name) {
+            continue;
+        }
+        let rows = settings.iter().filter(|row| row.link() == UNLIMITED);
+        let candidates: Vec<Candidate<'_>> = rows
+            .filter_map(candidate)
+            .map(|candidate| slowed(candidate, rate))
+            .collect();
+        reports.extend(about(
+            name.to_owned(),
+            false,
+            &candidates,
+            (goal, &image),
+            false,
+        ));
+    }
+    reports
+}
+
+fn candidate(row: &SettingReport) -> Option<Candidate<'_>> {
+    Some(Candidate {
+        cost: row.cost()?,
+        limit: row.limit?,
+        row,
+    })
+}
+
+/// The same over a link of this rate.
+fn slowed(mut candidate: Candidate<'_>, rate: f64) -> Candidate<'_> {
+    let cost = &mut candidate.cost;
+    let over = advice::time_over(cost.time, cost.bytes, rate);
+    if over > cost.time {
+        candidate.limit = Limit::Link;
+    }
+    cost.time = over;
+    let last = candidate.row.runs.last().and_then(|run| run.rounds.last());
+    if let (Some(downtime), Some(round)) = (cost.downtime, last) {
+        cost.downtime = Some(advice::time_over(downtime, round.wire_bytes as f64, rate));
+    }
+    candidate
+}
+
+fn about(
+    link: String,
+    measured: bool,
+    candidates: &[Candidate<'_>],
+    (goal, image): (Goal, &str),
+    fastest: bool,
+) -> Option<LinkReport> {
+    let costs: Vec<Cost> = candidates.iter().map(|one| one.cost).collect();
+    let settings: Vec<Setting> = candidates
+        .iter()
+        .map(|one| one.row.setting.over(None))
+        .collect();
+    let names: Vec<String> = settings.iter().map(|one| one.name(&settings)).collect();
+    let chosen = advice::best(&costs, goal)?;
+    let best = Goal::ALL
+        .into_iter()
+        .filter(|goal| *goal != Goal::Downtime || costs.iter().any(|cost| cost.downtime.is_some()))
+        .filter_map(|goal| Some((goal.name(), names[advice::best(&costs, goal)?].clone())))
+        .collect();
+    let plain = plain(candidates);
+    let break_even = match plain {
+        Some(plain) if fastest => break_evens(candidates, plain, &names),
+        _ => Vec::new(),
+    };
+    // The best among what QEMU has too.
+    let in_qemu: Vec<usize> = (0..candidates.len())
+        .filter(|index| has_qemu(&settings[*index]))
+        .collect();
+    let qemu_costs: Vec<Cost> = in_qemu.iter().map(|index| costs[*index]).collect();
+    let for_qemu = if has_qemu(&settings[chosen]) {
+        Some(chosen)
+    } else {
+        advice::best(&qemu_costs, goal).map(|at| in_qemu[at])
+    };
+    let setting = &settings[chosen];
+    let recommended = Recommendation {
+        setting: names[chosen].clone(),
+        limit: candidates[chosen].limit,
+        reason: reason(candidates, &names, chosen, plain, &break_even),
+        receive: receive_command(setting),
+        send: send_command(setting, image, candidates[chosen].cost.downtime.is_some()),
+        qemu_setting: for_qemu.map(|index| names[index].clone()),
+        virsh: for_qemu.map(|index| virsh_command(&settings[index])),
+        qmp: for_qemu.map_or_else(Vec::new, |index| qmp_commands(&settings[index])),
+    };
+    Some(LinkReport {
+        link,
+        measured,
+        times: names
+            .iter()
+            .zip(&costs)
+            .map(|(setting, cost)| LinkTime {
+                setting: setting.clone(),
+                time: cost.time,
+            })
+            .collect(),
+        best,
+        recommended,
+        break_even,
+    })
+}
+
+/// The fastest that does not compress.
+fn plain(candidates: &[Candidate<'_>]) -> Option<usize> {
+    (0..candidates.len())
+        .filter(|index| candidates[*index].row.setting.compression.method == Method::None)
+        .min_by(|a, b| {
+            let (a, b) = (candidates[*a].cost, candidates[*b].cost);
+            a.time.total_cmp(&b.time)
+        })
+}
+
+fn break_evens(
+    candidates: &[Candidate<'_>],
+    plain: usize,
+    names: &[String],
+) -> Vec<BreakEvenReport> {
+    let pair = |cost: Cost| (cost.time, cost.bytes);
+    let compressed = candidates
+        .iter()
+        .zip(names)
+        .filter(|(one, _)| one.row.setting.compression.method != Method::None);
+    compressed
+        .map(|(one, name)| {
+            let even = advice::break_even(pair(candidates[plain].cost), pair(one.cost));
+            let (verdict, rate) = match even {
+                BreakEven::Always => ("always", None),
+                BreakEven::Never => ("never", None),
+                BreakEven::Below(rate) => ("below", Some(rate)),
+            };
+            BreakEvenReport {
+                setting: name.clone(),
+                plain: names[plain].clone(),
+                verdict,
+                bits_per_second: rate,
+            }
+        })
+        .collect()
+}
+
+/// Why this one.
+fn reason(
+    candidates: &[Candidate<'_>],
+    names: &[String],
+    chosen: usize,
+    plain: Option<usize>,
+    break_even: &[BreakEvenReport],
+) -> String {
+    let cost = candidates[chosen].cost;
+    let time = |milliseconds: f64| {
+        format_duration(Duration::try_from_secs_f64(milliseconds / 1e3).unwrap_or_default())
+    };
+    let mut words = time(cost.time);
+    if let Some(downtime) = cost.downtime {
+        words.push_str(&format!(", {} of downtime", time(downtime)));
+    }
+    match plain {
+        Some(plain) if plain != chosen => {
+            let other = candidates[plain].cost;
+            words.push_str(&format!(
+                ": {:.2} times as fast as {} ({}), with {:.0} % of its bytes and {:.2} CPU s {}",
+                other.time / cost.time.max(1e-9),
+                names[plain],
+                time(other.time),
+                cost.bytes * 100.0 / other.bytes.max(1.0),
+                (cost.cpu - other.cpu).abs(),
+                if cost.cpu < other.cpu { "less" } else { "more" },
+            ));
+        }
+        Some(_) => {
+            let next = (0..candidates.len())
+                .filter(|index| *index != chosen)
+                .min_by(|a, b| {
+                    let (a, b) = (candidates[*a].cost, candidates[*b].cost);
+                    a.time.total_cmp(&b.time)
+                });
+            if let Some(next) = next {
+                words.push_str(&format!(
+                    ": nothing is gained by compressing, {} takes {}",
+                    names[next],
+                    time(candidates[next].cost.time)
+                ));
+            }
+        }
+        None => {}
+    }
+    words.push_str(&format!(
+        "; limited by {}",
+        candidates[chosen].limit.words()
+    ));
+    if candidates[chosen].row.setting.compression.method == Method::None {
+        let highest = break_even
+            .iter()
+            .filter_map(|one| Some((one.bits_per_second?, &one.setting)))
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        if let Some((rate, name)) = highest {
+            words.push_str(&format!("; {name} pays below {}", bit_rate(rate)));
+        }
+    } else if let Some(one) = break_even.iter().find(|one| one.setting == names[chosen])
+        && let Some(rate) = one.bits_per_second
+    {
+        words.push_str(&format!("; it pays below {}", bit_rate(rate)));
+    }
+    words
+}
+
+/// A rate of a link for people.
+pub(super) fn bit_rate(bits_per_second: f64) -> String {
+    match bits_per_second {
+        rate if rate >= 1e9 => format!("{:.2} Gbit/s", rate / 1e9),
+        rate if rate >= 1e6 => format!("{:.1} Mbit/s", rate / 1e6),
+        rate => format!("{:.1} kbit/s", rate / 1e3),
+    }
+}
+
+/// A word that a shell takes as it is.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+:,@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) && !word.starts_with('-') {
+        word.to_owned()
+    } else {
+        let word = word.replace('\'', r"'\''");
+        format!("'{}{word}'", if word.starts_with('-') { "./" } else { "" })
+    }
+}
+
+fn receive_command(setting: &Setting) -> String {
+    format!(
+        "ramferry receive tcp:0.0.0.0:4444 OUTPUT --decompress-threads {}",
+        setting.decompress_threads
+    )
+}
+
+fn send_command(setting: &Setting, image: &str, rounds: bool) -> String {
+    let mut line = format!(
+        "ramferry send {image} tcp:HOST:4444 --compress-method {}",
+        setting.compression.method
+    );
+    let mut option = |text: String| {
+        line.push_str(" --");
+        line.push_str(&text);
+    };
+    if *setting.compression.method.levels().end() > 1 {
+        option(format!("compress-level {}", setting.compression.level));
+    }
+    option(format!("compress-threads {}", setting.compress_threads));
+    if setting.connections > 1 {
+        option(format!("connections {}", setting.connections));
+    }
+    if let Some(pages) = setting.batch_pages {
+        option(format!("batch-pages {pages}"));
+    }
+    if setting.zlib_engine != ZlibEngine::default() {
+        option(format!("zlib-engine {}", setting.zlib_engine));
+    }
+    if rounds {
+        option(match setting.xbzrle {
+            Some(bytes) => format!("xbzrle-cache-size {bytes}"),
+            None => "capability xbzrle=off".to_owned(),
+        });
+    }
+    if setting.wire == Format::Qemu {
+        let compress = setting.compression.method != Method::None;
+        option("wire qemu".to_owned());
+        option(format!(
+            "capability compress={}",
+            if compress { "on" } else { "off" }
+        ));
+    }
+    line
+}
+
+/// Whether QEMU has the method: multifd compresses with zlib and zstd.
+fn has_qemu(setting: &Setting) -> bool {
+    matches!(
+        setting.compression.method,
+        Method::None | Method::Zlib | Method::Zstd
+    )
+}
+
+/// Multifd compresses in its channels: as many as there are threads.
+fn channels(setting: &Setting) -> u8 {
+    match setting.compression.method {
+        Method::None => setting.connections,
+        _ => setting.compress_threads.max(setting.connections),
+    }
+}
+
+fn virsh_command(setting: &Setting) -> String {
+    let method = setting.compression.method;
+    let start = "virsh migrate --live DOMAIN DESTURI";
+    let parallel = format!(
+        "{start} --parallel --parallel-connections {}",
+        channels(setting)
+    );
+    match method {
+        Method::None if setting.connections == 1 => start.to_owned(),
+        Method::None => parallel,
+        _ => format!(
+            "{parallel} --comp-methods {method} --comp-{method}-level {}",
+            setting.compression.level
+        ),
+    }
+}
+
+fn qmp_commands(setting: &Setting) -> Vec<Value> {
+    let method = setting.compression.method;
+    let mut arguments = json!({
+        "multifd-channels": channels(setting),
+        "multifd-compression": method.name(),
+    });
+    if method != Method::None {
+        arguments[format!("multifd-{method}-level")] = setting.compression.level.into();
+    }
+    vec![
+        json!({
+            "execute": "migrate-set-capabilities",
+            "arguments": {"capabilities": [{"capability": "multifd", "state": true}]},
+        }),
+        json!({"execute": "migrate-set-parameters", "arguments": arguments}),
+    ]
+}
+
+#[cfg(test)]
+mod tests;
