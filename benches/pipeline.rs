@@ -9,11 +9,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ramferry::bench::measurement::{Course, Transport, copy_threads, memcpy, migrate};
+use ramferry::bench::measurement::{Course, How, Transport, copy_threads, memcpy, migrate};
 use ramferry::bench::scratch::Scratch;
 use ramferry::bench::sweep;
 use ramferry::bench::synthetic;
 use ramferry::image::Guest;
+use ramferry::wire::Format;
 use ramferry::{Caps, Params};
 
 const IMAGE: u64 = 64 << 20;
@@ -32,14 +33,8 @@ fn pipeline(criterion: &mut Criterion) {
     let expected = Guest::open(&image)
         .and_then(|guest| guest.digest())
         .expect("it was just written");
-    let course = Course::new(
-        image.clone(),
-        vec![],
-        Caps::default(),
-        Transport::Unix,
-        &scratch,
-    )
-    .expect("a place for a socket");
+    let course = Course::new(image.clone(), vec![], Transport::Unix, &scratch)
+        .expect("a place for a socket");
     let interrupted = AtomicBool::new(false);
 
     let mut group = criterion.benchmark_group("pipeline");
@@ -49,15 +44,19 @@ fn pipeline(criterion: &mut Criterion) {
     });
     for setting in sweep::parse("none,lz4,zstd,zlib", 1).expect("they have level 1") {
         for threads in THREADS {
-            let params = Params {
-                compress_threads: threads,
-                ..setting.apply(&Params::default())
+            let how = How {
+                params: Params {
+                    compress_threads: threads,
+                    ..setting.apply(&Params::default())
+                },
+                caps: Caps::default(),
+                wire: Format::Native,
             };
             group.bench_function(BenchmarkId::new(setting.to_string(), threads), |bencher| {
                 bencher.iter_custom(|count| {
                     (0..count)
                         .map(|_| {
-                            migrate(&course, &params, expected, &interrupted, &mut |_| {})
+                            migrate(&course, &how, expected, &interrupted, &mut |_| {})
                                 .expect("it arrives")
                                 .duration()
                         })

@@ -465,7 +465,7 @@ impl Preset {
                 let _ = axes.set("links", "unlimited,10Gbit,1Gbit,200Mbit/20ms");
             }
             Preset::Delta => {
-                axes.xbzrle = vec![None, Some(16 << 20), Some(64 << 20), Some(256 << 20)]
+                axes.xbzrle = vec![None, Some(16 << 20), Some(64 << 20), Some(256 << 20)];
             }
         }
     }

@@ -434,6 +434,15 @@ fn virsh_command(setting: &Setting) -> String {
 
 fn qmp_commands(setting: &Setting) -> Vec<Value> {
     let method = setting.compression.method;
+    let multifd = |on: bool| {
+        json!({
+            "execute": "migrate-set-capabilities",
+            "arguments": {"capabilities": [{"capability": "multifd", "state": on}]},
+        })
+    };
+    if method == Method::None && setting.connections == 1 {
+        return vec![multifd(false)];
+    }
     let mut arguments = json!({
         "multifd-channels": channels(setting),
         "multifd-compression": method.name(),
@@ -442,10 +451,7 @@ fn qmp_commands(setting: &Setting) -> Vec<Value> {
         arguments[format!("multifd-{method}-level")] = setting.compression.level.into();
     }
     vec![
-        json!({
-            "execute": "migrate-set-capabilities",
-            "arguments": {"capabilities": [{"capability": "multifd", "state": true}]},
-        }),
+        multifd(true),
         json!({"execute": "migrate-set-parameters", "arguments": arguments}),
     ]
 }

@@ -154,12 +154,14 @@ fn ways_to_win(n: usize, m: usize) -> Vec<f64> {
         let mut next = vec![vec![0.0; size]; m + 1];
         next[0][0] = 1.0;
         for j in 1..=m {
-            for won in 0..size {
-                // The greatest of all is one of the first, and loses nothing; or else one of the
-                // second, and the pairs with it are not looked at: by symmetry the shift goes with
-                // the other.
+            // The greatest of all is one of the first, and loses to nothing that is left; or one
+            // of the second, and wins over all of the first. Counted from the other side, which by
+            // symmetry is the same.
+            let (before, now) = next.split_at_mut(j);
+            let (one_less, this) = (&before[j - 1], &mut now[0]);
+            for (won, ways) in this.iter_mut().enumerate() {
                 let shifted = won.checked_sub(j).map_or(0.0, |rest| rows[j][rest]);
-                next[j][won] = shifted + next[j - 1][won];
+                *ways = shifted + one_less[won];
             }
         }
         rows = next;

@@ -389,6 +389,6 @@ mod tests {
         assert!(text.contains("1Gbit (computed): zstd:1, "), "{text}");
         assert!(text.contains("ramferry send guest.ram tcp:HOST:4444 --compress-method none"));
         assert!(text.contains("virsh migrate --live DOMAIN DESTURI\n"));
-        assert!(text.contains("\"migrate-set-parameters\""));
+        assert!(text.contains("\"migrate-set-capabilities\""));
     }
 }

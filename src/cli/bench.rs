@@ -490,7 +490,7 @@ mod tests {
 
     fn args(words: &[&str]) -> Result<BenchArgs, clap::Error> {
         match Cli::try_parse_from([&["ramferry", "bench"], words].concat())?.command {
-            Command::Bench(args) => Ok(args),
+            Command::Bench(args) => Ok(*args),
             other => panic!("{other:?}"),
         }
     }

@@ -36,7 +36,7 @@ enum Command {
     /// Receive a guest's RAM into a raw image or a guest folder
     Receive(migrate::ReceiveArgs),
     /// Compare compression settings by real migrations, both ends in one process
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// Print the RAM digest of an image or a guest folder
     Digest(digest::DigestArgs),
     /// Tell what a file is and what it holds: a stream, an image, a guest folder
@@ -71,7 +71,7 @@ impl Cli {
         match self.command {
             Command::Send(args) => migrate::send(args),
             Command::Receive(args) => migrate::receive(args),
-            Command::Bench(args) => bench::run(args),
+            Command::Bench(args) => bench::run(*args),
             Command::Digest(args) => digest::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             Command::Churn(args) => churn::run(args),

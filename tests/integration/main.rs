@@ -1,6 +1,7 @@
 //! Whole migrations, as a user or a peer sees them: through the library, through the program, and
 //! byte by byte.
 
+mod bench;
 mod churn;
 mod cli;
 mod cuts;

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::svg::{BOTTOM, LEFT, RIGHT, Scale, Svg, TOP, WIDTH, short};
 use crate::bench::advice;
-use crate::bench::matrix::{UNLIMITED, link_name};
+use crate::bench::matrix::{Setting, UNLIMITED, link_name};
 use crate::bench::measurement::Run;
 use crate::bench::recommend::bit_rate;
 use crate::bench::report::{MIB, Report, SettingReport};
@@ -89,6 +89,9 @@ fn time_and_bytes(report: &Report, link: &str) -> Option<Chart> {
     if points.is_empty() {
         return None;
     }
+    // The link is the same for all of them.
+    let settings: Vec<Setting> = rows.iter().map(|row| row.setting.over(None)).collect();
+    let names: Vec<String> = settings.iter().map(|one| one.name(&settings)).collect();
     let title = format!("Time against bytes, link {link}");
     let mut svg = Svg::new(&title, HEIGHT);
     let x = Scale::linear(greatest(|point| point.0) * 1.05, LEFT, WIDTH - RIGHT);
@@ -113,13 +116,7 @@ fn time_and_bytes(report: &Report, link: &str) -> Option<Chart> {
         );
         svg.dot(colour(row), at(*point), &hover);
         if front.contains(&index) {
-            let (px, py) = at(*point);
-            let (dx, anchor) = if px > WIDTH * 0.75 {
-                (-9.0, "end")
-            } else {
-                (9.0, "start")
-            };
-            svg.words(px + dx, py - 7.0, anchor, "name", &row.name);
+            svg.name(at(*point), &names[index]);
         }
     }
     Some(Chart {
@@ -130,13 +127,13 @@ fn time_and_bytes(report: &Report, link: &str) -> Option<Chart> {
         svg: svg.end(),
         legend: method_legend(&rows),
         head: strings(["setting", "time [ms]", "on the wire [MiB]", "on the front"]),
-        rows: rows
+        rows: names
             .iter()
             .zip(&points)
             .enumerate()
-            .map(|(index, (row, (time, bytes)))| {
+            .map(|(index, (name, (time, bytes)))| {
                 let on = if front.contains(&index) { "yes" } else { "" };
-                vec![row.name.clone(), short(*time), short(*bytes), on.to_owned()]
+                vec![name.clone(), short(*time), short(*bytes), on.to_owned()]
             })
             .collect(),
         points: points.len(),
@@ -195,6 +192,7 @@ fn link_rates(report: &Report) -> Option<Chart> {
     );
     svg.y_axis(&y, "time [ms], logarithmic", short);
     let mut seen = [0_usize; Method::ALL.len()];
+    let settings: Vec<Setting> = free.iter().map(|row| row.setting).collect();
     for row in &free {
         let method = row.setting.compression.method as usize;
         let dash = DASHES[seen[method] % DASHES.len()];
@@ -207,12 +205,11 @@ fn link_rates(report: &Report) -> Option<Chart> {
                 Some((x.at(rate), y.at(cost_at(row, rate)?)))
             })
             .collect();
-        svg.line(
-            colour(row),
-            dash,
-            &line,
-            &format!("{} (computed)", row.name),
-        );
+        let name = row.setting.name(&settings);
+        svg.line(colour(row), dash, &line, &format!("{name} (computed)"));
+        if let Some(end) = line.first() {
+            svg.name(*end, &name);
+        }
     }
     let mut table = Vec::new();
     for row in &rows {

@@ -51,14 +51,20 @@ impl Scale {
         }
     }
 
-    /// From the power of ten at `first` or below to that at `last` or above.
+    /// Logarithmic, from a round number at `first` or below to one at `last` or above.
     pub(super) fn log(first: f64, last: f64, from: f64, to: f64) -> Scale {
-        let first = first.max(f64::MIN_POSITIVE);
-        let low = first.log10().floor();
-        let high = last.max(first).log10().ceil().max(low + 1.0);
+        let first = first.max(1e-9);
+        let last = last.max(first * 1.001);
+        let power = |value: f64| value.log10().floor() as i32;
+        let numbers: Vec<f64> = (power(first)..=power(last) + 1).flat_map(round).collect();
+        let below = numbers
+            .iter()
+            .rev()
+            .find(|number| **number <= first * 1.000_001);
+        let above = numbers.iter().find(|number| **number >= last * 0.999_999);
         Scale {
-            first: low,
-            last: high,
+            first: below.map_or(first, |number| *number).log10(),
+            last: above.map_or(last, |number| *number).log10(),
             from,
             to,
             log: true,
@@ -79,14 +85,28 @@ impl Scale {
     /// The values that are named.
     pub(super) fn ticks(&self) -> Vec<f64> {
         if self.log {
-            let count = (self.last - self.first).round() as i32;
-            let first = self.first.round() as i32;
-            return (0..=count).map(|at| 10_f64.powi(first + at)).collect();
+            let (low, high) = (self.first.floor() as i32, self.last.floor() as i32);
+            let all = (low..=high).flat_map(round);
+            let within = |number: &f64| {
+                let at = number.log10();
+                at >= self.first - 1e-6 && at <= self.last + 1e-6
+            };
+            // Over many powers only these.
+            let few = self.last - self.first <= 3.0;
+            let power = |number: &f64| (number.log10() - number.log10().round()).abs() < 1e-6;
+            return all
+                .filter(|number| within(number) && (few || power(number)))
+                .collect();
         }
         let step = step(self.last);
         let count = (self.last / step).round() as u32;
         (0..=count).map(|at| f64::from(at) * step).collect()
     }
+}
+
+/// The round numbers of a power of ten.
+fn round(power: i32) -> [f64; 3] {
+    [1.0, 2.0, 5.0].map(|factor| factor * 10_f64.powi(power))
 }
 
 /// A round number of which about five go into `most`.
@@ -119,7 +139,12 @@ pub(super) fn short(number: f64) -> String {
 pub(super) struct Svg {
     text: String,
     height: f64,
+    /// Where names stand: left, right, line.
+    named: Vec<(f64, f64, f64)>,
 }
+
+/// What a letter of a name takes, about.
+const LETTER: f64 = 6.6;
 
 impl Svg {
     /// An empty one of this height. `title` is for those who do not see it.
@@ -130,7 +155,11 @@ impl Svg {
             r#"<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{}">"#,
             escape(title)
         );
-        Svg { text, height }
+        Svg {
+            text,
+            height,
+            named: Vec::new(),
+        }
     }
 
     /// The plotting area's height ends here.
@@ -186,6 +215,27 @@ impl Svg {
         );
     }
 
+    /// The name of what is at a place, beside it; nothing if it would stand on another name.
+    pub(super) fn name(&mut self, (x, y): (f64, f64), name: &str) {
+        let width = name.chars().count() as f64 * LETTER;
+        let right = x + 9.0 + width < WIDTH;
+        let left = if right { x + 9.0 } else { x - 9.0 - width };
+        let free = [y - 7.0, y + 16.0].into_iter().find(|line| {
+            self.named.iter().all(|(from, to, other)| {
+                left > *to || left + width < *from || (line - other).abs() > 13.0
+            })
+        });
+        if let Some(line) = free {
+            self.named.push((left, left + width, line));
+            let (x, anchor) = if right {
+                (x + 9.0, "start")
+            } else {
+                (x - 9.0, "end")
+            };
+            self.words(x, line, anchor, "name", name);
+        }
+    }
+
     /// A line through points.
     pub(super) fn line(&mut self, class: &str, dash: &str, points: &[(f64, f64)], hover: &str) {
         let points: Vec<String> = points
@@ -235,12 +285,27 @@ mod tests {
         let scale = Scale::linear(930.0, 0.0, 100.0);
         assert_eq!(scale.ticks(), [0.0, 200.0, 400.0, 600.0, 800.0, 1000.0]);
         assert_eq!((scale.at(0.0), scale.at(500.0)), (0.0, 50.0));
-        let log = Scale::log(2e7, 3e9, 100.0, 0.0);
-        assert_eq!(log.ticks(), [1e7, 1e8, 1e9, 1e10]);
-        assert!((log.at(1e7) - 100.0).abs() < 1e-9 && log.at(1e10).abs() < 1e-9);
+        let log = Scale::log(700.0, 3e3, 100.0, 0.0);
+        assert_eq!(log.ticks(), [500.0, 1e3, 2e3, 5e3]);
+        assert!((log.at(500.0) - 100.0).abs() < 1e-9 && log.at(5e3).abs() < 1e-9);
+        let wide = Scale::log(1e2, 1e9, 0.0, 1.0);
+        assert_eq!(wide.ticks().len(), 8);
+        assert_eq!(Scale::log(0.0, 0.0, 0.0, 1.0).ticks().len(), 2);
         for most in [0.0, 1e-9, 3.0, 1e12] {
             assert!(Scale::linear(most, 0.0, 1.0).ticks().len() <= 12, "{most}");
         }
+    }
+
+    #[test]
+    fn names_do_not_stand_on_each_other() {
+        let mut svg = Svg::new("", 100.0);
+        for name in ["one", "two", "three"] {
+            svg.name((100.0, 50.0), name);
+        }
+        svg.name((740.0, 50.0), "far to the right");
+        let text = svg.end();
+        assert!(text.contains("one") && text.contains("two") && !text.contains("three"));
+        assert!(text.contains("text-anchor=\"end\">far"));
     }
 
     #[test]

@@ -1,0 +1,216 @@
+//! `ramferry bench` as its users see it: the table, the files, the page in a browser, two results
+//! compared, and a comparison that is interrupted.
+
+use std::process::Command;
+
+use crate::support::*;
+
+/// Small enough for every machine.
+const TINY: [&str; 6] = ["bench", "--quiet", "--synthetic", "1MiB", "--seed", "4"];
+
+fn bench(options: &[&str]) -> Ended {
+    run(&[&TINY[..], options].concat())
+}
+
+#[test]
+fn a_matrix_is_measured_recommended_and_exported() {
+    let _limit = watchdog();
+    let folder = Folder::new();
+    let path = |name: &str| folder.path(name).display().to_string();
+    let (json, csv, markdown, html) = (path("r.json"), path("r.csv"), path("r.md"), path("r.html"));
+    let ended = bench(&[
+        "--methods",
+        "zstd:1,3,none",
+        "--compress-threads",
+        "1-2",
+        "--wire",
+        "native",
+        "--export-json",
+        &json,
+        "--export-csv",
+        &csv,
+        "--export-markdown",
+        &markdown,
+        "--report",
+        &html,
+        "--sort",
+        "bytes",
+    ]);
+    ended.succeeded();
+    for words in [
+        "zstd:3, 2 threads",
+        "As commands",
+        "virsh migrate",
+        "multifd",
+    ] {
+        assert!(ended.out.contains(words), "{words}: {ended:?}");
+    }
+    let text = std::fs::read_to_string(&json).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(document["status"], "completed");
+    let settings = document["settings"].as_array().unwrap();
+    assert_eq!(settings.len(), 6);
+    for setting in settings {
+        assert_eq!(setting["runs"].as_array().unwrap().len(), 3);
+        assert_eq!(setting["runs"][0]["digest"], document["image"]["digest"]);
+    }
+    assert_eq!(std::fs::read_to_string(&csv).unwrap().lines().count(), 7);
+    assert!(
+        std::fs::read_to_string(&markdown)
+            .unwrap()
+            .contains("| memcpy |")
+    );
+    let page = std::fs::read_to_string(&html).unwrap();
+    assert!(page.contains("Compressing threads") && page.ends_with("</html>"));
+
+    let same = run(&["bench", "--compare", &json, &json, "--fail-if-slower", "5%"]);
+    same.succeeded();
+    assert_eq!(same.out.matches("no difference").count(), 6, "{same:?}");
+    let mut slower = document;
+    for setting in slower["settings"].as_array_mut().unwrap() {
+        for run in setting["runs"].as_array_mut().unwrap() {
+            run["time"] = (run["time"].as_f64().unwrap() * 100.0).into();
+        }
+    }
+    let slow = path("slow.json");
+    std::fs::write(&slow, slower.to_string()).unwrap();
+    run(&["bench", "--compare", &json, &slow]).succeeded();
+    run(&["bench", "--compare", &json, &slow, "--fail-if-slower", "5%"])
+        .failed_with(6, &["slower by more than 5 %", "zstd:1"]);
+}
+
+#[test]
+fn the_page_is_drawn_by_a_browser_with_every_mark_and_without_a_complaint() {
+    let _limit = watchdog();
+    if Command::new("chromium").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: chromium is not installed");
+        return;
+    }
+    let folder = Folder::new();
+    let html = folder.path("r.html").display().to_string();
+    bench(&["--methods", "lz4,none", "--report", &html]).succeeded();
+    let browser = Command::new("chromium")
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            "--dump-dom",
+        ])
+        .arg(format!(
+            "--user-data-dir={}",
+            folder.path("profile").display()
+        ))
+        .arg(format!("file://{html}"))
+        .output()
+        .unwrap();
+    let drawn = String::from_utf8_lossy(&browser.stdout);
+    let written = std::fs::read_to_string(&html).unwrap();
+    let marks = |text: &str| text.matches("class=\"mark ").count();
+    assert!(
+        marks(&written) > 10 && marks(&drawn) == marks(&written),
+        "{}",
+        marks(&drawn)
+    );
+    let complaints = String::from_utf8_lossy(&browser.stderr);
+    assert!(!complaints.contains("CONSOLE"), "{complaints}");
+}
+
+#[test]
+fn later_images_are_delta_rounds_on_either_wire() {
+    let _limit = watchdog();
+    let folder = Folder::new();
+    let pages = |changed: u64| -> Vec<Page> {
+        let text =
+            (0..64_u64).map(|page| Page::Text(page + changed * u64::from(page.is_multiple_of(8))));
+        text.chain([Page::Hole, Page::Zero, Page::Fill(7), Page::Random(changed)])
+            .collect()
+    };
+    let first = folder.image("first", &pages(0));
+    let later = folder.image("later", &pages(1000));
+    let (first, later) = (first.display().to_string(), later.display().to_string());
+    let document = run(&[
+        "bench",
+        "--quiet",
+        "--json",
+        &first,
+        "--then",
+        &later,
+        "--methods",
+        "zlib:1,none",
+        "--xbzrle",
+        "off,1MiB",
+        "--wire",
+        "native,qemu",
+        "--goal",
+        "downtime",
+    ])
+    .json();
+    let settings = document["settings"].as_array().unwrap();
+    assert_eq!(settings.len(), 8);
+    for setting in settings {
+        assert_eq!(
+            setting["runs"][0]["rounds"].as_array().unwrap().len(),
+            2,
+            "{setting}"
+        );
+        assert!(setting["downtime"]["median"].as_f64().unwrap() > 0.0);
+    }
+    assert!(document["links"][0]["best"]["downtime"].is_string());
+}
+
+#[test]
+fn an_interrupted_comparison_ends_after_the_run_in_hand_with_its_table_and_its_files() {
+    let _limit = watchdog();
+    let folder = Folder::new();
+    let json = folder.path("r.json");
+    let exported = json.display().to_string();
+    let mut args = TINY.to_vec();
+    args.extend([
+        "--methods",
+        "lz4",
+        "--runs",
+        "10000",
+        "--export-json",
+        &exported,
+    ]);
+    let program = Program::start(command(&args));
+    // Made empty at first; it grows with the first run.
+    let has_runs = || std::fs::metadata(&json).is_ok_and(|about| about.len() > 0);
+    while !has_runs() {
+        std::thread::yield_now();
+    }
+    program.signal(rustix::process::Signal::INT);
+    let ended = program.finish();
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert!(ended.out.contains("up to 10000 runs"), "{ended:?}");
+    let document: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    assert_eq!(document["status"], "cancelled");
+    assert!(
+        !document["settings"][0]["runs"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[test]
+fn what_cannot_be_measured_or_written_is_found_before_the_first_run() {
+    let _limit = watchdog();
+    for (options, words) in [
+        (
+            &["--export-json", "/no/folder/r.json"][..],
+            "/no/folder/r.json",
+        ),
+        (&["--methods", "zlib:12"], "zlib has the levels 0 to 9"),
+        (&["--max-time", "1ms"], "max-time is too short"),
+        (&["--preset", "delta"], "needs later images"),
+        (
+            &["--wire", "qemu", "--methods", "lz4"],
+            "the qemu wire has zlib and none",
+        ),
+    ] {
+        bench(options).failed_with(2, &[words]);
+    }
+}
