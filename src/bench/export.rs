@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 pub enum Form {
     /// The whole document, see [`super::report`].
     Json,
-    /// A line for each setting: its parameters, and each summary's median; all of the time's.
+    /// A line for each setting of ours: its parameters, and each summary's median; all of the time's.
     Csv,
     /// The table.
     Markdown,
@@ -261,6 +261,9 @@ fn markdown(report: &Report, sort: Sort) -> String {
     for row in table::sorted(report, sort) {
         text.push_str(&line(table::cells(row).to_vec()));
     }
+    for peer in &report.peers {
+        text.push_str(&line(table::peer_cells(peer).to_vec()));
+    }
     text
 }
 
@@ -286,7 +289,7 @@ mod tests {
             "{markdown}"
         );
         assert!(markdown.contains("\n| zstd:1 | 700.0 | 700.0 to 700.0 |"));
-        assert_eq!(markdown.lines().count(), 5);
+        assert_eq!(markdown.lines().count(), 6);
         assert_eq!(csv_field("a, \"b\"".to_owned()), "\"a, \"\"b\"\"\"");
     }
 

@@ -11,6 +11,7 @@
 //! * [`statistics`], [`advice`]: what numbers mean; pure functions.
 //! * [`report`], [`recommend`], [`conditions`]: what is made of the runs: the JSON document.
 //! * [`table`], [`export`], [`compare`]: views of it.
+//! * [`peer`]: a real QEMU, beside ours.
 //! * [`synthetic`]: an image for people who have none.
 //! * [`scratch`]: folders that vanish.
 //!
@@ -28,6 +29,8 @@ pub mod export;
 pub mod html;
 pub mod matrix;
 pub mod measurement;
+pub mod peer;
+mod prepare;
 pub mod recommend;
 pub mod report;
 pub mod scratch;
@@ -36,7 +39,6 @@ pub mod sweep;
 pub mod synthetic;
 pub mod table;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -45,8 +47,7 @@ use crate::caps::{Capability, Caps};
 use crate::codec::Method;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
-use crate::inspect;
-use crate::inspect::report::{Contents, Pages};
+use crate::inspect::report::Pages;
 use crate::page::{Digest, PAGE_SIZE};
 use crate::params::{Params, TABLE};
 use crate::stats::{Snapshot, Status};
@@ -56,6 +57,9 @@ use budget::Plan;
 use conditions::Conditions;
 use matrix::Setting;
 use measurement::{Course, How, Run, Transport};
+use peer::{Peer, PeerReport, PeerRun, PeerSpec};
+pub use prepare::data_bytes;
+use prepare::{alone, check, page_classes, work};
 use report::{Image, Memcpy, PlanReport, Report, SettingReport};
 use scratch::Scratch;
 use statistics::Summary;
@@ -87,6 +91,8 @@ pub struct Request {
     pub params: Params,
     /// What may be used.
     pub caps: Caps,
+    /// A QEMU whose own ways of migrating are measured too.
+    pub peer: Option<PeerSpec>,
 }
 
 /// What is in hand.
@@ -146,6 +152,9 @@ pub struct Bench {
     expected: Vec<Duration>,
     runs: Vec<Vec<Run>>,
     copies: Vec<Duration>,
+    peer: Option<Peer>,
+    peer_names: Vec<String>,
+    peer_runs: Vec<Vec<PeerRun>>,
     status: Status,
     error: Option<String>,
 }
@@ -212,7 +221,18 @@ impl Bench {
                 conditions.cores
             ));
         }
+        let peer = match request.peer.clone() {
+            Some(spec) => {
+                let threads = settings.first().map_or(1, |one| one.compress_threads);
+                Some(Peer::new(spec, &request.image, digest, threads, scratch)?)
+            }
+            None => None,
+        };
+        let peer_names = peer.as_ref().map_or_else(Vec::new, Peer::names);
         Ok(Bench {
+            peer_runs: vec![Vec::new(); peer_names.len()],
+            peer,
+            peer_names,
             course: Course::new(
                 request.image.clone(),
                 request.then.clone(),
@@ -244,7 +264,15 @@ impl Bench {
 
     /// How long all of it will take, by what is known before the first run.
     pub fn expected(&self) -> Duration {
-        self.plan.expected
+        let peers = self.plan.runs.saturating_mul(self.peer_names.len() as u32);
+        self.plan
+            .expected
+            .saturating_add(self.peer_expected().saturating_mul(peers))
+    }
+
+    /// How long a run of a peer takes, about: two QEMUs start, and fault in their memory.
+    fn peer_expected(&self) -> Duration {
+        Duration::from_secs_f64(0.7 + self.data_bytes as f64 / 150e6)
     }
 
     /// How often each setting will be measured, unless more runs are needed to fill its time.
@@ -264,7 +292,7 @@ impl Bench {
 
     /// How many tasks [`Bench::measure`] has, at least.
     pub fn tasks(&self) -> usize {
-        1 + self.plan.runs as usize * (1 + self.request.settings.len())
+        1 + self.plan.runs as usize * (1 + self.request.settings.len() + self.peer_names.len())
     }
 
     /// Measures everything: a migration to warm up, which does not count, and then all runs.
@@ -336,6 +364,32 @@ impl Bench {
                 }
                 watch.counted(self)?;
             }
+            if round <= self.plan.runs {
+                self.measure_peer((&mut task, round), stop, watch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A run of each way of the peer, if there is one.
+    fn measure_peer(
+        &mut self,
+        (task, round): (&mut Task, u32),
+        stop: &AtomicBool,
+        watch: &mut dyn Watch,
+    ) -> Result<()> {
+        for mode in 0..self.peer_names.len() {
+            let Some(peer) = &self.peer else { break };
+            let name = &self.peer_names[mode];
+            next(task, name, round, self.peer_expected(), stop)?;
+            watch.begin(task);
+            let run = peer
+                .migrate(mode)
+                .map_err(|error| of_setting(error, name))?;
+            let time = Duration::try_from_secs_f64(run.time / 1e3).unwrap_or_default();
+            self.peer_runs[mode].push(run);
+            watch.end(task, time);
+            watch.counted(self)?;
         }
         Ok(())
     }
@@ -391,7 +445,7 @@ impl Bench {
                 runs: self.plan.runs,
                 min_time: milliseconds(&self.request.min_time),
                 max_time: self.request.max_time.as_ref().map(milliseconds),
-                expected_time: milliseconds(&self.plan.expected),
+                expected_time: milliseconds(&self.expected()),
                 dropped: self.dropped.clone(),
                 notes: self.request.notes.clone(),
                 goal: self.request.goal,
@@ -425,6 +479,12 @@ impl Bench {
                         self.conditions.cores,
                     )
                 })
+                .collect(),
+            peers: self
+                .peer_names
+                .iter()
+                .zip(&self.peer_runs)
+                .map(|(name, runs)| PeerReport::new(name.clone(), runs, self.ram_bytes))
                 .collect(),
             links: Vec::new(),
         };
@@ -471,59 +531,6 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// What the codec of each setting does alone; equal ones are tried once.
-fn alone(request: &Request, sample: &Sample) -> Result<Vec<Option<Alone>>> {
-    let mut known = HashMap::new();
-    let mut all = Vec::new();
-    for setting in &request.settings {
-        let params = setting.apply(&request.params);
-        let key = (
-            setting.compression,
-            setting.zlib_engine,
-            params.batch_pages(),
-        );
-        let alone = match known.get(&key) {
-            Some(alone) => *alone,
-            None => sample.run(params.codec_settings(), params.batch_pages())?,
-        };
-        known.insert(key, alone);
-        all.push(alone);
-    }
-    Ok(all)
-}
-
-/// What a setting has to do.
-fn work(setting: &Setting, alone: Option<Alone>, data_bytes: f64, cores: usize) -> budget::Work {
-    budget::Work {
-        data_bytes,
-        alone,
-        bits_per_second: setting.link.map(|link| link.bits_per_second() as f64),
-        delay: setting.link.map_or(0.0, |link| link.delay().as_secs_f64()),
-        compress_threads: usize::from(setting.compress_threads),
-        decompress_threads: usize::from(setting.decompress_threads),
-        cores,
-    }
-}
-
-/// An image's pages by what they hold.
-fn page_classes(image: &Path) -> Result<Pages> {
-    let found = inspect::inspect(image, &|_, _| {})?;
-    let blocks = match found.contents {
-        Contents::RawImage(image) => image.blocks,
-        Contents::GuestFolder(folder) => folder.image.blocks,
-        _ => Vec::new(),
-    };
-    let mut pages = Pages::default();
-    for block in blocks {
-        let of_block = block.census.pages;
-        pages.zero += of_block.zero;
-        pages.one_byte += of_block.one_byte;
-        pages.duplicate += of_block.duplicate;
-        pages.other += of_block.other;
-    }
-    Ok(pages)
-}
-
 /// Which setting was in hand.
 #[derive(Debug, thiserror::Error)]
 #[error("with {setting}")]
@@ -545,38 +552,6 @@ fn of_setting(error: Error, setting: &str) -> Error {
             },
         ),
     }
-}
-
-/// Whether what was asked for makes sense.
-fn check(request: &Request) -> Result<()> {
-    let usage = |why: &str| Err(Error::new(Kind::Usage, why));
-    if request.settings.is_empty() || request.runs == 0 {
-        return usage("there is nothing to measure");
-    }
-    let compresses = |setting: &Setting| setting.compression.method != Method::None;
-    if !request.caps.has(Capability::Compress) && request.settings.iter().any(compresses) {
-        return usage("without the capability compress only the method none can be measured");
-    }
-    for setting in &request.settings {
-        setting
-            .apply(&request.params)
-            .validate()
-            .map_err(|error| Error::new(Kind::Usage, error))?;
-    }
-    Ok(())
-}
-
-/// The bytes that lie in data extents.
-///
-/// # Errors
-/// When an image can no longer be examined.
-pub fn data_bytes(guest: &Guest) -> Result<u64> {
-    let mut pages = 0;
-    for block in guest.blocks() {
-        let ranges = block.image().data_ranges()?;
-        pages += ranges.iter().map(|range| range.count).sum::<u64>();
-    }
-    Ok(pages * PAGE_SIZE as u64)
 }
 
 #[cfg(test)]

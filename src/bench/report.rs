@@ -18,6 +18,7 @@
 //! | `plan` | [`PlanReport`]: what was to be measured, and what was left out |
 //! | `memcpy` | [`Memcpy`]: the plain copy of the image |
 //! | `settings` | [`SettingReport`] each: parameters, runs, summaries |
+//! | `peers` | [`PeerReport`] each: a QEMU's own ways, if there is one |
 //! | `links` | [`LinkReport`](super::recommend::LinkReport) each: the best settings and the recommendation |
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use super::alone::Alone;
 use super::conditions::Conditions;
 use super::matrix::{Setting, link_name};
 use super::measurement::{Run, Transport};
+use super::peer::PeerReport;
 use super::recommend::{self, LinkReport};
 use super::statistics::{Summary, Suspicion};
 use crate::inspect::report::Pages;
@@ -70,6 +72,8 @@ pub struct Report {
     pub memcpy: Memcpy,
     /// The migrations.
     pub settings: Vec<SettingReport>,
+    /// A QEMU's own ways of migrating the same image.
+    pub peers: Vec<PeerReport>,
     /// What is best over each link.
     pub links: Vec<LinkReport>,
 }

@@ -24,6 +24,7 @@ fn request(folder: &Path, settings: &str) -> Request {
         transport: Transport::Unix,
         params: Params::default(),
         caps: Caps::default(),
+        peer: None,
     }
 }
 

@@ -16,6 +16,7 @@ use crate::bench::advice::Goal;
 use crate::bench::export::{Exports, Form};
 use crate::bench::matrix::{Axes, Matrix, Preset};
 use crate::bench::measurement::{Transport, copy_threads};
+use crate::bench::peer::{self, PeerSpec};
 use crate::bench::scratch::{self, Scratch};
 use crate::bench::table::{self, Sort};
 use crate::bench::{self, Bench, compare, sweep, synthetic};
@@ -51,6 +52,9 @@ pub(super) struct BenchArgs {
     matrix: MatrixArgs,
     #[command(flatten)]
     effort: EffortArgs,
+    /// A QEMU whose own ways are measured beside: qemu[:BINARY[,DATADIR]]
+    #[arg(long, value_name = "PEER", conflicts_with = "then", value_parser = Checked(word::<PeerSpec>))]
+    peer: Option<PeerSpec>,
     /// What joins the two ends: unix or tcp
     #[arg(long, value_name = "KIND", default_value_t = Transport::Unix)]
     transport: Transport,
@@ -364,6 +368,7 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
         transport: args.transport,
         params,
         caps,
+        peer: args.peer,
     };
     let mut bench = Bench::prepare(request, &scratch)?;
     if !quiet {
@@ -460,6 +465,7 @@ fn interrupt_on_signal() -> Result<Arc<AtomicBool>> {
         .spawn(move || {
             for _ in signals.forever() {
                 if flag.swap(true, Ordering::Relaxed) {
+                    peer::kill_all();
                     scratch::remove_all();
                     std::process::exit(i32::from(Kind::Interrupted.exit_code()));
                 }
@@ -537,6 +543,7 @@ mod tests {
             &["--preset=slow"],
             &["--goal=speed"],
             &["--sort=size"],
+            &["--peer=xen"],
             &["--compare", "x.json"],
             &["--fail-if-slower=5%"],
             &["--max-time=soon"],

@@ -59,6 +59,11 @@ pub fn page(report: &Report, sort: Sort) -> Result<String, minijinja::Error> {
             }
         })
         .collect();
+    let peers: Vec<Vec<String>> = report
+        .peers
+        .iter()
+        .map(|peer| table::peer_cells(peer).into_iter().take(columns).collect())
+        .collect();
     let links: Vec<Value> = report
         .links
         .iter()
@@ -90,6 +95,7 @@ pub fn page(report: &Report, sort: Sort) -> Result<String, minijinja::Error> {
         headings,
         memcpy,
         rows,
+        peers,
         conditions => conditions(report),
         version => report.version,
     })

@@ -83,6 +83,11 @@ pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> Report {
             .into_iter()
             .map(|(setting, runs)| SettingReport::new(setting, setting.name(&all), &runs, None, 2))
             .collect(),
+        peers: vec![PeerReport::new(
+            "QEMU 7.2.22 multifd zlib:1".to_owned(),
+            &[],
+            1 << 30,
+        )],
         links: vec![],
     };
     compare_settings(&mut report);
@@ -117,7 +122,7 @@ fn the_document_has_every_run_and_what_is_made_of_them_under_stable_names() {
     );
     assert_eq!(
         names(&json).join(" "),
-        "conditions error-desc image links memcpy plan schema schema-version settings status version"
+        "conditions error-desc image links memcpy peers plan schema schema-version settings status version"
     );
     assert_eq!(
         names(&json["conditions"]).join(" "),
@@ -153,6 +158,11 @@ fn the_document_has_every_run_and_what_is_made_of_them_under_stable_names() {
     assert_eq!(
         names(&json["links"][0]).join(" "),
         "best break-even link measured recommended times"
+    );
+    assert_eq!(
+        names(&json["peers"][0]).join(" "),
+        "cpu-seconds-per-gib destination-cpu-seconds name outliers ram-bytes-per-second ratio runs \
+         slow-first-run source-cpu-seconds time wire-bytes"
     );
     assert_eq!(names(&setting["time"]).join(" "), "mad max median min");
     assert_eq!(setting["time"]["median"], 1000.0);

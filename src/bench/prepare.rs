@@ -1,0 +1,109 @@
+//! What has to be known before the first run: whether it makes sense, what the image holds, what
+//! each codec does alone.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::alone::{Alone, Sample};
+use super::matrix::Setting;
+use super::{Request, budget};
+use crate::caps::Capability;
+use crate::codec::Method;
+use crate::error::{Error, Kind, Result};
+use crate::image::Guest;
+use crate::inspect;
+use crate::inspect::report::{Contents, Pages};
+use crate::page::PAGE_SIZE;
+
+/// Whether what was asked for makes sense.
+pub(super) fn check(request: &Request) -> Result<()> {
+    let usage = |why: &str| Err(Error::new(Kind::Usage, why));
+    if request.settings.is_empty() || request.runs == 0 {
+        return usage("there is nothing to measure");
+    }
+    let compresses = |setting: &Setting| setting.compression.method != Method::None;
+    if !request.caps.has(Capability::Compress) && request.settings.iter().any(compresses) {
+        return usage("without the capability compress only the method none can be measured");
+    }
+    if request.peer.is_some() && !request.then.is_empty() {
+        return usage("a peer has no later images: give --peer or --then");
+    }
+    for setting in &request.settings {
+        setting
+            .apply(&request.params)
+            .validate()
+            .map_err(|error| Error::new(Kind::Usage, error))?;
+    }
+    Ok(())
+}
+
+/// The bytes that lie in data extents.
+///
+/// # Errors
+/// When an image can no longer be examined.
+pub fn data_bytes(guest: &Guest) -> Result<u64> {
+    let mut pages = 0;
+    for block in guest.blocks() {
+        let ranges = block.image().data_ranges()?;
+        pages += ranges.iter().map(|range| range.count).sum::<u64>();
+    }
+    Ok(pages * PAGE_SIZE as u64)
+}
+
+/// What the codec of each setting does alone; equal ones are tried once.
+pub(super) fn alone(request: &Request, sample: &Sample) -> Result<Vec<Option<Alone>>> {
+    let mut known = HashMap::new();
+    let mut all = Vec::new();
+    for setting in &request.settings {
+        let params = setting.apply(&request.params);
+        let key = (
+            setting.compression,
+            setting.zlib_engine,
+            params.batch_pages(),
+        );
+        let alone = match known.get(&key) {
+            Some(alone) => *alone,
+            None => sample.run(params.codec_settings(), params.batch_pages())?,
+        };
+        known.insert(key, alone);
+        all.push(alone);
+    }
+    Ok(all)
+}
+
+/// What a setting has to do.
+pub(super) fn work(
+    setting: &Setting,
+    alone: Option<Alone>,
+    data_bytes: f64,
+    cores: usize,
+) -> budget::Work {
+    budget::Work {
+        data_bytes,
+        alone,
+        bits_per_second: setting.link.map(|link| link.bits_per_second() as f64),
+        delay: setting.link.map_or(0.0, |link| link.delay().as_secs_f64()),
+        compress_threads: usize::from(setting.compress_threads),
+        decompress_threads: usize::from(setting.decompress_threads),
+        cores,
+    }
+}
+
+/// An image's pages by what they hold.
+pub(super) fn page_classes(image: &Path) -> Result<Pages> {
+    let found = inspect::inspect(image, &|_, _| {})?;
+    let blocks = match found.contents {
+        Contents::RawImage(image) => image.blocks,
+        Contents::GuestFolder(folder) => folder.image.blocks,
+        _ => Vec::new(),
+    };
+    let mut pages = Pages::default();
+    for block in blocks {
+        let of_block = block.census.pages;
+        pages.zero += of_block.zero;
+        pages.one_byte += of_block.one_byte;
+        pages.duplicate += of_block.duplicate;
+        pages.other += of_block.other;
+    }
+    Ok(pages)
+}
