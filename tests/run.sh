@@ -15,6 +15,11 @@ if ! command -v "$qemu" >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 &&
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends qemu-system-x86; } || true
 fi
 
+if ! command -v chromium >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+    echo "installing chromium, which the benchmark's page is opened with" >&2
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || true
+fi
+
 if cargo fmt --version >/dev/null 2>&1; then
     cargo fmt --check
 else
@@ -27,6 +32,9 @@ else
 fi
 RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
 cargo test
+if ! command -v chromium >/dev/null 2>&1; then
+    echo "SKIPPED: the benchmark's page in a browser (apt-get install chromium)" >&2
+fi
 if ! "$qemu" --version >/dev/null 2>&1; then
     echo "SKIPPED: every test with a real QEMU: $qemu cannot be run (apt-get install qemu-system-x86)" >&2
 fi

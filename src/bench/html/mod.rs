@@ -216,11 +216,7 @@ mod tests {
                 "{title}"
             );
             assert_eq!(chart.rows.len(), points, "{title}");
-            assert_eq!(
-                chart.svg.matches("<title>").count() >= points,
-                true,
-                "{title}"
-            );
+            assert!(chart.svg.matches("<title>").count() >= points, "{title}");
             assert!(
                 !chart.legend.is_empty() && !chart.svg.contains("NaN"),
                 "{title}"
