@@ -93,24 +93,31 @@ impl Setting {
         ]
     }
 
-    /// Its name among others: the method, and whatever else not all of them have in common.
-    pub fn name(&self, among: &[Setting]) -> String {
-        let own = self.words();
-        let mut name = self.compression.to_string();
-        for (axis, word) in own.iter().enumerate() {
-            if among.iter().any(|other| other.words()[axis] != *word) {
-                name.push_str(", ");
-                name.push_str(word);
-            }
-        }
-        name
-    }
-
     /// The same over another link.
     #[must_use]
     pub fn over(self, link: Option<LinkSpec>) -> Setting {
         Setting { link, ..self }
     }
+}
+
+/// The names of settings among each other: the method, and whatever else not all of them have in
+/// common.
+pub fn names(settings: &[Setting]) -> Vec<String> {
+    let words: Vec<[String; 8]> = settings.iter().map(Setting::words).collect();
+    let Some(first) = words.first() else {
+        return Vec::new();
+    };
+    let differs = |axis: &usize| words.iter().any(|other| other[*axis] != first[*axis]);
+    let axes: Vec<usize> = (0..first.len()).filter(differs).collect();
+    let name = |(setting, words): (&Setting, &[String; 8])| {
+        let mut name = setting.compression.to_string();
+        for axis in &axes {
+            name.push_str(", ");
+            name.push_str(&words[*axis]);
+        }
+        name
+    };
+    settings.iter().zip(&words).map(name).collect()
 }
 
 /// An emulated link's name, or `unlimited`.
@@ -250,7 +257,7 @@ impl Axes {
             );
         }
         if let Some(why) = left_out.first().and_then(impossible) {
-            let names: Vec<String> = left_out.iter().map(|one| one.name(&left_out)).collect();
+            let names = names(&left_out);
             let what = format!("{} ({why})", names.join("; "));
             if settings.is_empty() {
                 return Err(AxisError::Empty(format!(": {what}")));

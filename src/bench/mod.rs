@@ -47,7 +47,7 @@ use crate::caps::{Capability, Caps};
 use crate::codec::Method;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
-use crate::inspect::report::Pages;
+use crate::inspect::Pages;
 use crate::page::{Digest, PAGE_SIZE};
 use crate::params::{Params, TABLE};
 use crate::stats::{Snapshot, Status};
@@ -207,9 +207,11 @@ impl Bench {
         let all = request.settings.clone();
         let kept = |index: &usize| plan.kept.get(*index).copied().unwrap_or(false);
         let indexes: Vec<usize> = (0..all.len()).filter(kept).collect();
-        let dropped = (0..all.len())
-            .filter(|index| !kept(index))
-            .map(|index| all[index].name(&all))
+        let dropped = matrix::names(&all)
+            .into_iter()
+            .enumerate()
+            .filter(|(index, _)| !kept(index))
+            .map(|(_, name)| name)
             .collect();
         request.settings = indexes.iter().map(|index| all[*index]).collect();
         let settings = &request.settings;
@@ -245,11 +247,7 @@ impl Bench {
             pages: page_classes(&request.image)?,
             digest,
             dropped,
-            names: request
-                .settings
-                .iter()
-                .map(|setting| setting.name(&request.settings))
-                .collect(),
+            names: matrix::names(&request.settings),
             alone: indexes.iter().map(|index| alone[*index]).collect(),
             expected: indexes.iter().map(|index| each[*index]).collect(),
             runs: vec![Vec::new(); request.settings.len()],

@@ -12,7 +12,7 @@ use crate::codec::Method;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::inspect;
-use crate::inspect::report::{Contents, Pages};
+use crate::inspect::{Contents, Pages};
 use crate::page::PAGE_SIZE;
 
 /// Whether what was asked for makes sense.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::advice::{self, BreakEven, Cost, Goal, Limit};
-use super::matrix::{Setting, UNLIMITED};
+use super::matrix::{Setting, UNLIMITED, names};
 use super::report::SettingReport;
 use crate::codec::{Method, ZlibEngine};
 use crate::units::format_duration;
@@ -105,17 +105,17 @@ pub fn links(
     } else {
         quoted(image)
     };
-    let mut names: Vec<String> = Vec::new();
+    let mut links: Vec<String> = Vec::new();
     for row in settings {
-        if !names.contains(&row.link()) {
-            names.push(row.link());
+        if !links.contains(&row.link()) {
+            links.push(row.link());
         }
     }
     let mut reports = Vec::new();
-    for name in &names {
+    for name in &links {
         let rows = settings.iter().filter(|row| row.link() == *name);
         let candidates: Vec<Candidate<'_>> = rows.filter_map(candidate).collect();
-        let fastest = names.first() == Some(name) || name == UNLIMITED;
+        let fastest = links.first() == Some(name) || name == UNLIMITED;
         reports.extend(about(
             name.clone(),
             true,
@@ -125,7 +125,7 @@ pub fn links(
         ));
     }
     for (name, rate) in COMPUTED {
-        if names.iter().any(|measured| measured == name) {
+        if links.iter().any(|measured| measured == name) {
             continue;
         }
         let rows = settings.iter().filter(|row| row.link() == UNLIMITED);
@@ -179,7 +179,7 @@ fn about(
         .iter()
         .map(|one| one.row.setting.over(None))
         .collect();
-    let names: Vec<String> = settings.iter().map(|one| one.name(&settings)).collect();
+    let names = names(&settings);
     let chosen = advice::best(&costs, goal)?;
     let best = Goal::ALL
         .into_iter()

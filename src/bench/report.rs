@@ -19,7 +19,7 @@
 //! | `memcpy` | [`Memcpy`]: the plain copy of the image |
 //! | `settings` | [`SettingReport`] each: parameters, runs, summaries |
 //! | `peers` | [`PeerReport`] each: a QEMU's own ways, if there is one |
-//! | `links` | [`LinkReport`](super::recommend::LinkReport) each: the best settings and the recommendation |
+//! | `links` | [`LinkReport`] each: the best settings and the recommendation |
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ use super::measurement::{Run, Transport};
 use super::peer::PeerReport;
 use super::recommend::{self, LinkReport};
 use super::statistics::{Summary, Suspicion};
-use crate::inspect::report::Pages;
+use crate::inspect::Pages;
 use crate::page::Digest;
 use crate::params::Value;
 use crate::stats::Status;
@@ -310,23 +310,19 @@ fn rate(bytes: u64, milliseconds: f64) -> f64 {
 
 /// Fills in what only a comparison with the other settings says, and the recommendations.
 pub fn compare_settings(report: &mut Report) {
-    let links: Vec<String> = report.settings.iter().map(SettingReport::link).collect();
-    let measured: Vec<(usize, Cost)> = (0..)
-        .zip(&report.settings)
-        .filter_map(|(index, setting)| Some((index, setting.cost()?)))
-        .collect();
-    for (index, _) in &measured {
-        let same: Vec<&(usize, Cost)> = measured
-            .iter()
-            .filter(|(other, _)| links[*other] == links[*index])
-            .collect();
+    let mut links: BTreeMap<String, Vec<(usize, Cost)>> = BTreeMap::new();
+    for (index, setting) in report.settings.iter().enumerate() {
+        if let Some(cost) = setting.cost() {
+            let same = links.entry(setting.link()).or_default();
+            same.push((index, cost));
+        }
+    }
+    for same in links.values() {
         let costs: Vec<Cost> = same.iter().map(|(_, cost)| *cost).collect();
-        let by = same
-            .iter()
-            .position(|(other, _)| other == index)
-            .and_then(|at| advice::dominated_by(&costs)[at]);
-        let name = by.map(|by| report.settings[same[by].0].name.clone());
-        report.settings[*index].dominated_by = name;
+        for ((index, _), by) in same.iter().zip(advice::dominated_by(&costs)) {
+            let name = by.map(|by| report.settings[same[by].0].name.clone());
+            report.settings[*index].dominated_by = name;
+        }
     }
     report.links = recommend::links(
         &report.settings,

@@ -110,7 +110,7 @@ pub const HEADINGS: [(&str, &str); 11] = [
     ("min to max", "ms"),
     ("RAM", "MiB/s"),
     ("wire", "MiB/s"),
-    ("on the wire", "MiB"),
+    ("sent", "MiB"),
     ("ratio", ""),
     ("source", "CPU s"),
     ("dest.", "CPU s"),

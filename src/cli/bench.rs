@@ -568,7 +568,7 @@ mod tests {
         };
         let settings = of(&["--preset=links", "--links=1Gbit", "--methods=lz4,zstd:1,3"]);
         let settings = settings.expect("settings");
-        let names: Vec<_> = settings.iter().map(|one| one.name(&settings)).collect();
+        let names = crate::bench::matrix::names(&settings);
         assert_eq!(names, ["lz4", "zstd:1", "zstd:3"]);
         assert_eq!(settings[0].link, "1Gbit".parse().ok());
         assert_eq!(

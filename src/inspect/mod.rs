@@ -19,7 +19,7 @@ mod image;
 mod input;
 mod native;
 mod qemu;
-pub mod report;
+mod report;
 
 pub use report::{
     Block, Census, Contents, Count, Damage, DamageSort, Device, FrameCount, GuestFolder,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::svg::{BOTTOM, LEFT, RIGHT, Scale, Svg, TOP, WIDTH, short};
 use crate::bench::advice;
-use crate::bench::matrix::{Setting, UNLIMITED, link_name};
+use crate::bench::matrix::{self, Setting, UNLIMITED, link_name};
 use crate::bench::measurement::Run;
 use crate::bench::recommend::bit_rate;
 use crate::bench::report::{MIB, Report, SettingReport};
@@ -91,7 +91,7 @@ fn time_and_bytes(report: &Report, link: &str) -> Option<Chart> {
     }
     // The link is the same for all of them.
     let settings: Vec<Setting> = rows.iter().map(|row| row.setting.over(None)).collect();
-    let names: Vec<String> = settings.iter().map(|one| one.name(&settings)).collect();
+    let names = matrix::names(&settings);
     let title = format!("Time against bytes, link {link}");
     let mut svg = Svg::new(&title, HEIGHT);
     let x = Scale::linear(greatest(|point| point.0) * 1.05, LEFT, WIDTH - RIGHT);
@@ -193,7 +193,7 @@ fn link_rates(report: &Report) -> Option<Chart> {
     svg.y_axis(&y, "time [ms], logarithmic", short);
     let mut seen = [0_usize; Method::ALL.len()];
     let settings: Vec<Setting> = free.iter().map(|row| row.setting).collect();
-    for row in &free {
+    for (row, name) in free.iter().zip(matrix::names(&settings)) {
         let method = row.setting.compression.method as usize;
         let dash = DASHES[seen[method] % DASHES.len()];
         seen[method] += 1;
@@ -205,7 +205,6 @@ fn link_rates(report: &Report) -> Option<Chart> {
                 Some((x.at(rate), y.at(cost_at(row, rate)?)))
             })
             .collect();
-        let name = row.setting.name(&settings);
         svg.line(colour(row), dash, &line, &format!("{name} (computed)"));
         if let Some(end) = line.first() {
             svg.name(*end, &name);

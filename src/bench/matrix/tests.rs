@@ -9,8 +9,7 @@ fn axes(methods: &str) -> Axes {
 }
 
 fn names(matrix: &Matrix) -> Vec<String> {
-    let settings = &matrix.settings;
-    settings.iter().map(|one| one.name(settings)).collect()
+    super::names(&matrix.settings)
 }
 
 #[test]

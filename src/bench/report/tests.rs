@@ -81,7 +81,8 @@ pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> Report {
         },
         settings: rows
             .into_iter()
-            .map(|(setting, runs)| SettingReport::new(setting, setting.name(&all), &runs, None, 2))
+            .zip(crate::bench::matrix::names(&all))
+            .map(|((setting, runs), name)| SettingReport::new(setting, name, &runs, None, 2))
             .collect(),
         peers: vec![PeerReport::new(
             "QEMU 7.2.22 multifd zlib:1".to_owned(),

@@ -2,7 +2,7 @@
 //! elsewhere; and the files that are written as results come in.
 
 use std::io::{self, IsTerminal};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -16,11 +16,16 @@ use crate::units::{format_bytes, format_duration};
 
 use super::tell;
 
+/// Files are not written more often: a page of a thousand settings takes a while.
+const BETWEEN: Duration = Duration::from_secs(1);
+
 /// Shows a comparison and writes its files.
 pub(super) struct View<'a> {
     bar: Option<ProgressBar>,
     quiet: bool,
     exports: &'a Exports,
+    /// When the files were written last.
+    written: Option<Instant>,
     tasks: usize,
     runs: u32,
     /// The expected milliseconds before the task in hand, and of it.
@@ -44,6 +49,7 @@ impl<'a> View<'a> {
             bar,
             quiet,
             exports,
+            written: None,
             tasks: bench.tasks(),
             runs: bench.runs(),
             base: 0,
@@ -110,9 +116,11 @@ impl bench::Watch for View<'_> {
     }
 
     fn counted(&mut self, bench: &Bench) -> Result<()> {
-        if self.exports.is_empty() {
+        let lately = |written: Instant| written.elapsed() < BETWEEN;
+        if self.exports.is_empty() || self.written.is_some_and(lately) {
             return Ok(());
         }
+        self.written = Some(Instant::now());
         self.exports.write(&bench.report(), false)
     }
 }
