@@ -76,13 +76,13 @@ impl Setting {
     /// What it has on each axis but the method's, in words.
     fn words(&self) -> [String; 8] {
         [
-            format!("{} threads", self.compress_threads),
+            counted(self.compress_threads, "thread"),
             format!("{} decompressing", self.decompress_threads),
             match self.batch_pages {
-                Some(pages) => format!("{pages} pages"),
+                Some(pages) => counted(pages, "page"),
                 None => "auto pages".to_owned(),
             },
-            format!("{} connections", self.connections),
+            counted(self.connections, "connection"),
             match self.xbzrle {
                 Some(bytes) => format!("xbzrle {}", format_bytes(bytes)),
                 None => "xbzrle off".to_owned(),
@@ -97,6 +97,14 @@ impl Setting {
     #[must_use]
     pub fn over(self, link: Option<LinkSpec>) -> Setting {
         Setting { link, ..self }
+    }
+}
+
+/// A number of things.
+fn counted(count: impl Into<u16>, what: &str) -> String {
+    match count.into() {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
     }
 }
 

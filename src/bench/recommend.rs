@@ -298,7 +298,7 @@ fn reason(
         }
         Some(_) => {
             let next = (0..candidates.len())
-                .filter(|index| *index != chosen)
+                .filter(|index| candidates[*index].row.setting.compression.method != Method::None)
                 .min_by(|a, b| {
                     let (a, b) = (candidates[*a].cost, candidates[*b].cost);
                     a.time.total_cmp(&b.time)

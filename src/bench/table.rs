@@ -318,9 +318,12 @@ pub fn recommendations(report: &Report) -> String {
         for command in &chosen.qmp {
             text.push_str(&format!("  {command}\n"));
         }
-        text.push_str(
-            "  (QMP for both ends. QEMU 7.2 takes multifd's levels only as -global migration.NAME=LEVEL.)\n",
-        );
+        let levels = chosen.qmp.len() > 1;
+        text.push_str(if levels {
+            "  (QMP for both ends. QEMU 7.2 takes multifd's levels only as -global migration.NAME=LEVEL.)\n"
+        } else {
+            "  (QMP for both ends.)\n"
+        });
     }
     text
 }

@@ -21,12 +21,12 @@ fn every_combination_is_there_once_and_named_by_what_differs() {
     assert_eq!(
         names(&matrix),
         [
-            "zstd:1, 1 threads, unlimited",
-            "none, 1 threads, unlimited",
+            "zstd:1, 1 thread, unlimited",
+            "none, 1 thread, unlimited",
             "zstd:1, 2 threads, unlimited",
             "none, 2 threads, unlimited",
-            "zstd:1, 1 threads, 200Mbit/20ms",
-            "none, 1 threads, 200Mbit/20ms",
+            "zstd:1, 1 thread, 200Mbit/20ms",
+            "none, 1 thread, 200Mbit/20ms",
             "zstd:1, 2 threads, 200Mbit/20ms",
             "none, 2 threads, 200Mbit/20ms",
         ]

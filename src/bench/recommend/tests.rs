@@ -85,6 +85,23 @@ fn a_measured_link_is_not_computed_again() {
 }
 
 #[test]
+fn plain_is_compared_with_what_compresses_and_not_with_itself() {
+    let mut rows = report_with(&[
+        ("none", 500.0, 900),
+        ("none", 510.0, 900),
+        ("lz4", 700.0, 400),
+    ]);
+    rows.settings[1].setting.compress_threads = 1;
+    let rows = rows.settings.into_iter().map(|row| (row.setting, row.runs));
+    let links = report_of(rows.collect()).links;
+    let reason = &links[0].recommended.reason;
+    assert!(
+        reason.contains("lz4, 8 threads takes 700.00 ms"),
+        "{reason}"
+    );
+}
+
+#[test]
 fn the_commands_set_what_was_measured() {
     let mut setting = report_with(&[("zlib:6", 1.0, 1)]).settings[0].setting;
     setting.compress_threads = 3;
