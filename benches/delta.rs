@@ -60,9 +60,13 @@ fn kinds() -> Vec<(&'static str, Vec<(Page, Page)>)> {
             pairs(|_, page| bump(&mut page[1500..2500])),
         ),
         (
-            "8 bytes",
+            "1 byte",
+            pairs(|next, page| bump(&mut page[next() as usize % PAGE_SIZE..][..1])),
+        ),
+        (
+            "16 bytes",
             pairs(|next, page| {
-                for _ in 0..8 {
+                for _ in 0..16 {
                     bump(&mut page[next() as usize % PAGE_SIZE..][..1]);
                 }
             }),

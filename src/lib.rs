@@ -42,11 +42,13 @@
 //! | round | one walk over the dirty pages. Round 1 is the bulk stage (every page), later ones are delta rounds |
 //! | method | `zlib`, `gzip`, `lz4`, `zstd`, `none`: what compresses. XBZRLE is the delta encoding, and no method |
 //! | source, destination | the two ends; the commands are `send` and `receive` |
-//! | downtime | from the last round's beginning to the proof |
+//! | downtime | how long the writer of a live guest stands still: from stopping it to the proof |
 //!
 //! # Where to read
 //! The way of a page is [`source`]'s `pipeline.rs` and then [`destination`]'s, its mirror. What goes
-//! over the wire is specified in [`wire::native`], the digest that proves it in [`page`].
+//! over the wire is specified in [`wire::native`] and, where a QEMU is at the other end, in
+//! [`wire::qemu`]; the digest that proves it in [`page`]. The rounds of a guest that is being
+//! written meanwhile are in [`source`]'s `live.rs`.
 //!
 //! | module | what lives there |
 //! |---|---|
