@@ -31,7 +31,8 @@ else
     echo "SKIPPED: lints (rustup component add clippy)" >&2
 fi
 RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
-cargo test
+# Many tests wait for something most of the time: more of them at once than there are cores.
+RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test
 if ! command -v chromium >/dev/null 2>&1; then
     echo "SKIPPED: the benchmark's page in a browser (apt-get install chromium)" >&2
 fi
