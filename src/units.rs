@@ -102,6 +102,9 @@ const BYTES: &[Unit] = &[
     unit("t", 1 << 40),
     unit("T", 1 << 40),
     unit("TiB", 1 << 40),
+    // As far as sizes are printed.
+    unit("PiB", 1 << 50),
+    unit("EiB", 1 << 60),
     unit("kB", 1000),
     unit("KB", 1000),
     unit("MB", 1_000_000),
@@ -137,7 +140,7 @@ const TIMES: &[Unit] = &[
 
 /// Reads a size.
 ///
-/// A bare number is bytes. `K`, `M`, `G` and `T` (of either case) and `KiB` to `TiB` are powers
+/// A bare number is bytes. `K`, `M`, `G` and `T` (of either case) and `KiB` to `EiB` are powers
 /// of 1024, `kB` to `TB` powers of 1000. A number with a unit may have a fraction; the result is
 /// rounded down to whole bytes. One space before the unit is allowed.
 ///
