@@ -128,8 +128,9 @@ fn deltas_arrive(link: Link, compress: bool) {
         (statistics, destination.handle.wait().unwrap())
     };
     let hits = statistics["xbzrle-cache"]["pages"].as_u64().unwrap();
-    // Of a page that it finds unchanged QEMU sends nothing.
-    assert!((100..=hits).contains(&deltas(&report)), "{statistics}");
+    // Of a page that it finds unchanged QEMU sends nothing: how many are left is a matter of when
+    // they were written.
+    assert!((1..=hits).contains(&deltas(&report)), "{statistics}");
     assert_eq!(compressed(&report) > 1000, compress);
     assert_same(&ram_in(&output), source.ram());
 }
