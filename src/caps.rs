@@ -19,15 +19,27 @@ pub enum Capability {
     ReturnPath,
     /// A writer that outruns the link is slowed down.
     AutoConverge,
+    /// A monitor tells of a migration's states and rounds as they come.
+    Events,
+    /// Before the last round, with the writer standing still, a migration waits for leave.
+    PauseBeforeSwitchover,
+    /// QEMU's, for storage, which is not moved here.
+    ZeroBlocks,
+    /// QEMU's, for RDMA, which is not spoken here.
+    RdmaPinAll,
 }
 
 impl Capability {
     /// Every capability, in the order in which they are listed.
-    pub const ALL: [Capability; 4] = [
+    pub const ALL: [Capability; 8] = [
         Capability::Compress,
         Capability::Xbzrle,
         Capability::ReturnPath,
         Capability::AutoConverge,
+        Capability::Events,
+        Capability::PauseBeforeSwitchover,
+        Capability::ZeroBlocks,
+        Capability::RdmaPinAll,
     ];
 
     /// The name that people and the wire use.
@@ -37,6 +49,10 @@ impl Capability {
             Capability::Xbzrle => "xbzrle",
             Capability::ReturnPath => "return-path",
             Capability::AutoConverge => "auto-converge",
+            Capability::Events => "events",
+            Capability::PauseBeforeSwitchover => "pause-before-switchover",
+            Capability::ZeroBlocks => "zero-blocks",
+            Capability::RdmaPinAll => "rdma-pin-all",
         }
     }
 
@@ -53,6 +69,14 @@ impl Capability {
             Capability::AutoConverge => {
                 "In a live migration, slow down a writer that changes more than the link carries"
             }
+            Capability::Events => "Have a monitor tell of each state and each round as it comes",
+            Capability::PauseBeforeSwitchover => {
+                "Before the last round, with the writer standing still, wait for migrate-continue"
+            }
+            Capability::ZeroBlocks => {
+                "Storage's, in QEMU: taken as it is given, and without effect, as only RAM is moved"
+            }
+            Capability::RdmaPinAll => "RDMA's, in QEMU: never available here",
         }
     }
 
@@ -60,7 +84,11 @@ impl Capability {
     pub fn default_state(self) -> bool {
         match self {
             Capability::Compress | Capability::Xbzrle | Capability::ReturnPath => true,
-            Capability::AutoConverge => false,
+            Capability::AutoConverge
+            | Capability::Events
+            | Capability::PauseBeforeSwitchover
+            | Capability::ZeroBlocks
+            | Capability::RdmaPinAll => false,
         }
     }
 
@@ -70,7 +98,11 @@ impl Capability {
             Capability::Compress
             | Capability::Xbzrle
             | Capability::ReturnPath
-            | Capability::AutoConverge => true,
+            | Capability::AutoConverge
+            | Capability::Events
+            | Capability::PauseBeforeSwitchover
+            | Capability::ZeroBlocks => true,
+            Capability::RdmaPinAll => false,
         }
     }
 }
@@ -218,7 +250,7 @@ mod tests {
             let words = caps.set_text(text).map_err(|error| error.to_string());
             let words = words.expect_err(text);
             assert!(
-                words.ends_with("known are compress, xbzrle, return-path, auto-converge"),
+                words.ends_with("known are compress, xbzrle, return-path, auto-converge, events, pause-before-switchover, zero-blocks, rdma-pin-all"),
                 "{words}"
             );
         }

@@ -15,9 +15,11 @@ use crate::units::Quoted;
 
 mod link;
 mod table;
+mod typed;
 
 pub use link::LinkSpec;
 pub use table::TABLE;
+pub use typed::{TypedParam, TypedValue};
 
 /// How many pages a batch has when `batch-pages` is `auto`.
 ///
@@ -212,6 +214,12 @@ pub enum ParamError {
         value: String,
         /// What is allowed, to follow the words "is not".
         allowed: String,
+    },
+    /// It is for migrations that have not begun.
+    #[error("{name} cannot change while a migration runs")]
+    Fixed {
+        /// The parameter's name.
+        name: &'static str,
     },
     /// The level is not one that the method has.
     #[error(

@@ -9,6 +9,8 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
+
 use crate::caps::{Capability, Caps};
 use crate::codec::Method;
 use crate::error::{Error, Kind};
@@ -39,6 +41,8 @@ pub struct Context {
     pub stats: Stats,
     /// What all its connections share, if a link is emulated.
     pub link: Option<Arc<EmulatedLink>>,
+    /// Where it waits for leave to switch over.
+    pub(crate) gate: Gate,
     /// Faults that tests inject.
     pub(crate) faults: crate::fault::Faults,
 }
@@ -54,12 +58,21 @@ impl Context {
             link: params.link.map(|spec| Arc::new(EmulatedLink::new(spec))),
             tuning: Tuning(RwLock::new(Arc::new(params))),
             stats: Stats::default(),
+            gate: Gate::default(),
             faults: crate::fault::Faults::default(),
         })
     }
 }
 
 impl Context {
+    /// Ends it as soon as possible; not what it is when it is over.
+    pub fn cancel(&self) {
+        self.stats.cancelling();
+        self.abort.raise();
+        // Whoever waits there looks at the abort next.
+        self.gate.open();
+    }
+
     /// Has a connection emulate the link, if one is to be.
     pub(crate) fn emulate_link(&self, stream: &mut Stream) -> Result<(), TransportError> {
         match &self.link {
@@ -73,6 +86,33 @@ impl Context {
         if outcome.is_err() {
             self.abort.raise();
         }
+    }
+}
+
+/// Where a migration waits until somebody lets it through.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    open: Sender<()>,
+    opened: Receiver<()>,
+}
+
+impl Default for Gate {
+    fn default() -> Gate {
+        let (open, opened) = bounded(1);
+        Gate { open, opened }
+    }
+}
+
+impl Gate {
+    /// Lets it through, now or when it comes.
+    pub(crate) fn open(&self) {
+        // Full is open already.
+        let _ = self.open.try_send(());
+    }
+
+    /// Hears when it is opened.
+    pub(crate) fn opened(&self) -> &Receiver<()> {
+        &self.opened
     }
 }
 

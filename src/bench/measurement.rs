@@ -297,7 +297,7 @@ fn both_ends(
         |_| {},
     )?;
     let address = listening_at(&address, &mut destination, interrupted)?;
-    let mut source = Handle::send(
+    let source = Handle::send(
         source::Request {
             then: course.then.clone(),
             caps: how.caps,

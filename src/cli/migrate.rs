@@ -206,7 +206,7 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
     let waiting = format!("connecting to {}", request.address);
     let signals = catch_signals()?;
     let migration = Handle::send(request, params)?;
-    finish(migration, signals, &args.show, (waiting, &end))
+    finish(&migration, signals, &args.show, (waiting, &end))
 }
 
 pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
@@ -236,7 +236,7 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
     let signals = catch_signals()?;
     let migration = Handle::receive(request, params, listening, dropped)?;
     finish(
-        migration,
+        &migration,
         signals,
         &args.show,
         (waiting, "arrived and proven"),
@@ -245,14 +245,14 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
 
 /// Shows the migration while it runs, and what became of it.
 fn finish(
-    mut migration: Handle,
+    migration: &Handle,
     signals: Signals,
     show: &ShowArgs,
     (waiting, end): (String, &str),
 ) -> Result<()> {
-    cancel_on_signal(&migration, signals)?;
+    cancel_on_signal(migration, signals)?;
     if !show.quiet {
-        Progress::new(waiting).follow(&migration);
+        Progress::new(waiting).follow(migration);
     }
     let outcome = migration.join();
     let report = migration.report();

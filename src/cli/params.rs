@@ -308,7 +308,7 @@ mod tests {
             ),
             (
                 ["send", "--capability", "xbzlre=on"],
-                "error: there is no capability xbzlre: known are compress, xbzrle, return-path, auto-converge\n",
+                "error: there is no capability xbzlre: known are compress, xbzrle, return-path, auto-converge, events, pause-before-switchover, zero-blocks, rdma-pin-all\n",
             ),
         ] {
             let error = Send::try_parse_from(args).expect_err("refused");

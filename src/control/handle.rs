@@ -1,6 +1,6 @@
 //! A migration that runs in threads of its own, and what its owner can do with it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -8,11 +8,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
-use crate::params::{self, ParamError, Params};
+use crate::params::{self, ParamError, Params, TypedParam};
 use crate::session::Context;
-use crate::stats::{Report, Snapshot, Status};
+use crate::stats::{Observer, Report, Snapshot, Status};
 use crate::transport::Address;
 use crate::{destination, source};
+
+use super::ControlError;
 
 /// A migration under way. Dropping the handle cancels it and waits for its end.
 ///
@@ -34,7 +36,7 @@ pub struct Handle {
     context: Arc<Context>,
     /// What a source may use; `None` at a destination.
     caps: Option<Caps>,
-    thread: Option<JoinHandle<Result<()>>>,
+    thread: Mutex<Option<JoinHandle<Result<()>>>>,
     /// Disconnected when the thread has done its work.
     done: Receiver<()>,
 }
@@ -46,11 +48,24 @@ impl Handle {
     /// Parameters that contradict each other, and a system without threads or descriptors left.
     /// Everything else is [`Handle::wait`]'s to report.
     pub fn send(request: source::Request, params: Params) -> Result<Handle> {
+        Handle::send_observed(request, params, None)
+    }
+
+    /// Starts sending, and has `observer` told of every event.
+    ///
+    /// # Errors
+    /// As [`Handle::send`].
+    pub fn send_observed(
+        request: source::Request,
+        params: Params,
+        observer: Option<Observer>,
+    ) -> Result<Handle> {
         if let Some(conflict) = request.caps.conflicts() {
             return Err(Error::new(Kind::Usage, conflict));
         }
         let caps = request.caps;
-        Handle::start(params, Some(caps), "source", move |context| {
+        let named = (Some(caps), "source");
+        Handle::start(params, named, observer, move |context| {
             source::run(&request, context)
         })
     }
@@ -65,15 +80,30 @@ impl Handle {
         listening: impl Fn(&Address) + Send + 'static,
         dropped: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Handle> {
-        Handle::start(params, None, "destination", move |context| {
+        Handle::receive_observed(request, params, listening, dropped, None)
+    }
+
+    /// Starts receiving, and has `observer` told of every event.
+    ///
+    /// # Errors
+    /// As [`Handle::send`].
+    pub fn receive_observed(
+        request: destination::Request,
+        params: Params,
+        listening: impl Fn(&Address) + Send + 'static,
+        dropped: impl Fn(&str) + Send + Sync + 'static,
+        observer: Option<Observer>,
+    ) -> Result<Handle> {
+        let named = (None, "destination");
+        Handle::start(params, named, observer, move |context| {
             destination::run(&request, context, &listening, &dropped)
         })
     }
 
     fn start(
         params: Params,
-        caps: Option<Caps>,
-        name: &str,
+        (caps, name): (Option<Caps>, &str),
+        observer: Option<Observer>,
         work: impl FnOnce(&Context) -> Result<()> + Send + 'static,
     ) -> Result<Handle> {
         params
@@ -81,6 +111,9 @@ impl Handle {
             .map_err(|error| Error::new(Kind::Usage, error))?;
         let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
         let context = Arc::new(Context::new(params).map_err(failed)?);
+        if let Some(observer) = observer {
+            context.stats.observe(observer);
+        }
         context.stats.start();
         let own = Arc::clone(&context);
         let (working, done) = bounded::<()>(0);
@@ -89,6 +122,9 @@ impl Handle {
             .spawn(move || {
                 let _working = working;
                 let outcome = work(&own);
+                if let Err(error) = &outcome {
+                    own.stats.error(error.one_line());
+                }
                 own.stats.end(match &outcome {
                     Ok(()) => Status::Completed,
                     Err(error) if error.kind() == Kind::Interrupted => Status::Cancelled,
@@ -100,7 +136,7 @@ impl Handle {
         Ok(Handle {
             context,
             caps,
-            thread: Some(thread),
+            thread: Mutex::new(Some(thread)),
             done,
         })
     }
@@ -121,35 +157,59 @@ impl Handle {
     /// A parameter that is unknown or cannot change while a migration runs, and a value that is
     /// not allowed.
     pub fn change(&self, values: &[(&str, &str)]) -> Result<()> {
-        for (name, _) in values {
-            if let Some(parameter) = params::TABLE.iter().find(|row| row.name == *name)
-                && !parameter.runtime
-            {
-                return Err(Error::new(
-                    Kind::Usage,
-                    format!("{name} cannot change while a migration runs"),
-                ));
-            }
-        }
-        let changed = |params: &mut Params| -> Result<(), ParamError> {
-            params.set_all(values)?;
-            params.validate()
+        self.update(values.iter().map(|(name, _)| *name), |params| {
+            params.set_all(values)
+        })
+    }
+
+    /// As [`Handle::change`], from a typed list.
+    ///
+    /// # Errors
+    /// As [`Handle::change`], and those of a typed list.
+    pub fn set(&self, list: &[TypedParam]) -> Result<()> {
+        self.update(list.iter().map(|param| param.name.as_str()), |params| {
+            params.set_typed(list)
+        })
+    }
+
+    fn update<'a>(
+        &self,
+        mut names: impl Iterator<Item = &'a str>,
+        change: impl FnOnce(&mut Params) -> Result<(), ParamError>,
+    ) -> Result<()> {
+        let fixed = |name| {
+            let mut rows = params::TABLE.iter();
+            rows.find(|row| row.name == name && !row.runtime)
         };
-        self.context
-            .tuning
-            .update(changed)
-            .map_err(|error| Error::new(Kind::Usage, error))
+        let usage = |error| Error::new(Kind::Usage, error);
+        if let Some(row) = names.find_map(fixed) {
+            return Err(usage(ParamError::Fixed { name: row.name }));
+        }
+        self.context.tuning.update(change).map_err(usage)
     }
 
     /// Ends the migration as soon as possible. Before Commit the source stays in charge.
     pub fn cancel(&self) {
-        self.context.abort.raise();
+        self.context.cancel();
     }
 
     /// What cancels the migration from a place that cannot hold the handle.
     pub fn canceller(&self) -> impl Fn() + Send + Sync + 'static + use<> {
-        let abort = Arc::clone(&self.context.abort);
-        move || abort.raise()
+        let context = Arc::clone(&self.context);
+        move || context.cancel()
+    }
+
+    /// Lets a migration with the capability `pause-before-switchover` go on from where it waits.
+    ///
+    /// # Errors
+    /// [`ControlError::NotInState`] when it does not wait there.
+    pub fn proceed(&self) -> Result<()> {
+        let status = self.query().status;
+        if status == Status::PreSwitchover {
+            self.context.gate.open();
+            return Ok(());
+        }
+        Err(Error::new(Kind::Usage, ControlError::NotInState(status)))
     }
 
     /// Whether it is over, or becomes so within `limit`.
@@ -170,9 +230,10 @@ impl Handle {
     /// Waits for the end, and keeps the handle for a last look at it.
     ///
     /// # Errors
-    /// What ended the migration before its time.
-    pub fn join(&mut self) -> Result<()> {
-        match self.thread.take() {
+    /// What ended the migration before its time, the first time that it is asked for.
+    pub fn join(&self) -> Result<()> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        match thread.take() {
             None => Ok(()),
             Some(thread) => thread
                 .join()
@@ -184,7 +245,7 @@ impl Handle {
     ///
     /// # Errors
     /// What ended the migration before its time.
-    pub fn wait(mut self) -> Result<Report> {
+    pub fn wait(self) -> Result<Report> {
         self.join()?;
         Ok(self.report())
     }
@@ -192,9 +253,9 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if self.thread.is_some() {
+        if !self.ends_within(Duration::ZERO) {
             self.cancel();
-            let _ = self.join();
         }
+        let _ = self.join();
     }
 }

@@ -1,7 +1,118 @@
 //! Control of a migration from outside: start it, look at it, change it, cancel it.
+//!
+//! [`Handle`] is one migration. A [`Controller`] holds the settings of the next one and at most one
+//! that is under way; a monitor drives it through [`Control`], and knows nothing else.
 
+mod controller;
 mod handle;
 #[cfg(test)]
 mod tests;
 
+use crate::caps::Caps;
+use crate::error::Result;
+use crate::params::{Params, TypedParam};
+use crate::stats::{Event, Report, Status};
+use crate::{destination, source};
+
+pub use controller::Controller;
 pub use handle::Handle;
+
+/// What a monitor may do.
+///
+/// Nothing here waits for a migration's network or disk: each call returns at once.
+pub trait Control: Send + Sync {
+    /// The parameters in force, or those of the next migration.
+    fn params(&self) -> Params;
+
+    /// Changes parameters, all or none: those in force if a migration runs, and those of the next.
+    ///
+    /// # Errors
+    /// Of [`Kind::Usage`](crate::Kind::Usage): a [`ParamError`](crate::params::ParamError), which is
+    /// the error's cause.
+    fn set_params(&self, values: &[TypedParam]) -> Result<()>;
+
+    /// The capabilities in force, or those of the next migration.
+    fn caps(&self) -> Caps;
+
+    /// Switches capabilities, all or none.
+    ///
+    /// # Errors
+    /// Of [`Kind::Usage`](crate::Kind::Usage): names that are unknown, states that conflict; and a
+    /// migration that is under way.
+    fn set_caps(&self, values: &[(String, bool)]) -> Result<()>;
+
+    /// Starts sending, with the parameters and capabilities that are set (those in `request` do
+    /// not count).
+    ///
+    /// # Errors
+    /// [`ControlError::InProgress`], and [`Handle::send`]'s.
+    fn migrate(&self, request: source::Request) -> Result<()>;
+
+    /// Starts receiving; otherwise as [`Control::migrate`].
+    ///
+    /// # Errors
+    /// [`ControlError::InProgress`], and [`Handle::receive`]'s.
+    fn receive(&self, request: destination::Request) -> Result<()>;
+
+    /// Ends the migration as soon as possible; harmless if none runs.
+    fn cancel(&self);
+
+    /// Goes on from a state that waits for this: [`Status::PreSwitchover`].
+    ///
+    /// # Errors
+    /// [`ControlError::NotInState`].
+    fn proceed(&self, from: Status) -> Result<()>;
+
+    /// The migration that runs, or the last one; `None` if none ever ran.
+    fn report(&self) -> Option<Report>;
+
+    /// What the guest does.
+    fn run_state(&self) -> RunState;
+
+    /// Ends the program, after a migration that runs is cancelled.
+    fn quit(&self);
+
+    /// Has `observer` told of every event from now on, from whatever thread it happens in. It must
+    /// not wait, and not call back.
+    fn observe(&self, observer: Box<dyn Fn(Event) + Send + Sync>);
+}
+
+/// Why something could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// One at a time. The words are QEMU's.
+    #[error("There's a migration process in progress")]
+    InProgress,
+    /// It waits for nothing, or for something else. The words are QEMU's.
+    #[error("Migration not in expected state: {}", .0.name())]
+    NotInState(Status),
+}
+
+/// What the guest does; the names are QEMU's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunState {
+    /// An image at rest.
+    Paused,
+    /// Its writer runs.
+    Running,
+    /// Its writer stands still for the last round.
+    FinishMigrate,
+    /// It was sent, and is somebody else's now.
+    PostMigrate,
+    /// It is being received.
+    InMigrate,
+}
+
+impl RunState {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunState::Paused => "paused",
+            RunState::Running => "running",
+            RunState::FinishMigrate => "finish-migrate",
+            RunState::PostMigrate => "postmigrate",
+            RunState::InMigrate => "inmigrate",
+        }
+    }
+}

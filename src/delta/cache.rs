@@ -69,6 +69,20 @@ struct Shard {
     scratch: Vec<u8>,
 }
 
+impl Shard {
+    /// Makes sure that there is this slot; `false` if there is no memory for it.
+    fn reach(&mut self, slot: usize) -> bool {
+        if slot >= self.entries.len() {
+            let missing = slot + 1 - self.entries.len();
+            if self.entries.try_reserve(missing).is_err() {
+                return false;
+            }
+            self.entries.resize_with(slot + 1, Entry::default);
+        }
+        true
+    }
+}
+
 /// A direct-mapped cache of pages as they were sent. See the module's description for what its
 /// callers owe it.
 pub struct Cache {
@@ -109,12 +123,8 @@ impl Cache {
             return false;
         };
         let (mut shard, slot) = self.shard(key);
-        if slot >= shard.entries.len() {
-            let missing = slot + 1 - shard.entries.len();
-            if shard.entries.try_reserve(missing).is_err() {
-                return false;
-            }
-            shard.entries.resize_with(slot + 1, Entry::default);
+        if !shard.reach(slot) {
+            return false;
         }
         let entry = &mut shard.entries[slot];
         if entry.valid && entry.key != key && entry.is_protected_in(generation) {
@@ -181,7 +191,43 @@ impl Cache {
         }
     }
 
-    /// Bytes allocated for pages. Never shrinks: a forgotten page's storage is used again.
+    /// Makes it hold so many bytes, and keeps what finds room: of two pages that now share a slot the
+    /// one that was used last.
+    ///
+    /// # Errors
+    /// As [`Cache::new`]; nothing is changed then.
+    pub fn resize(&mut self, bytes: u64) -> Result<(), CacheError> {
+        let mut resized = Cache::new(bytes)?;
+        for shard in &mut self.shards {
+            let shard = shard.get_mut().unwrap_or_else(PoisonError::into_inner);
+            for entry in std::mem::take(&mut shard.entries) {
+                resized.take_in(entry);
+            }
+        }
+        *self = resized;
+        Ok(())
+    }
+
+    /// Takes over another cache's entry, unless a younger one is in its place.
+    fn take_in(&mut self, entry: Entry) {
+        if !entry.valid {
+            return;
+        }
+        let (mut shard, slot) = self.shard(entry.key);
+        if !shard.reach(slot) {
+            return;
+        }
+        let place = &mut shard.entries[slot];
+        if place.valid && place.generation >= entry.generation {
+            return;
+        }
+        if place.page.is_none() {
+            self.used.fetch_add(PAGE_SIZE as u64, Ordering::Relaxed);
+        }
+        *place = entry;
+    }
+
+    /// Bytes allocated for pages. Never shrinks by itself: a forgotten page's storage is used again.
     pub fn used_bytes(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
@@ -370,6 +416,37 @@ mod tests {
         assert_eq!(cache.delta(3, &page(1), 8, &mut Vec::new()), Lookup::Miss);
         assert!(cache.remember(7, &page(2), 8));
         assert!(holds(&cache, 7, 2, 8));
+    }
+
+    #[test]
+    fn a_resized_cache_keeps_what_finds_room_and_of_two_the_younger() {
+        let mut cache = cache(8);
+        for key in 0..8 {
+            assert!(cache.remember(key, &page(key as u8), 2 + key as u32));
+        }
+        cache.resize(4 * PAGE_SIZE as u64).expect("a power of two");
+        assert_eq!(cache.capacity(), 4 * PAGE_SIZE as u64);
+        assert_eq!(cache.used_bytes(), 4 * PAGE_SIZE as u64);
+        for key in 0..4 {
+            assert!(!holds(&cache, key, key as u8, 9));
+            assert!(holds(&cache, key + 4, key as u8 + 4, 9));
+        }
+        cache
+            .resize(256 * PAGE_SIZE as u64)
+            .expect("a power of two");
+        for key in 4..8 {
+            assert!(holds(&cache, key, key as u8, 10));
+        }
+        assert!(cache.remember(0, &page(9), 10), "there is room again");
+        assert_eq!(cache.used_bytes(), 5 * PAGE_SIZE as u64);
+        let refused = cache.resize(3 * PAGE_SIZE as u64);
+        assert_eq!(
+            refused,
+            Err(CacheError::Size {
+                given: 3 * PAGE_SIZE as u64
+            })
+        );
+        assert!(holds(&cache, 4, 4, 10));
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub static TABLE: &[Parameter] = &[
         unit: Some("bytes"),
         meaning: "Memory for copies of sent pages, which deltas are taken against",
         side: Side::Source,
-        runtime: false,
+        runtime: true,
         since: "0.1.0",
         set: |params, text| {
             params.xbzrle_cache_size = parse_size(text)

@@ -22,7 +22,7 @@ use crate::page::{Digest, PAGE_SIZE, Round};
 use crate::params::TimeoutAction;
 use crate::pool::analysis_pool;
 use crate::session::Context;
-use crate::stats::{LiveStats, Stage};
+use crate::stats::{Event, LiveStats, Stage, Teller};
 use crate::units::format_duration;
 use crate::writer::{Commands, Processes, Stopped, Writer, uses};
 
@@ -89,7 +89,7 @@ impl WriterChoice {
     /// Gets hold of the writer; `None` if nobody is to be stopped.
     pub(super) fn open(&self, guest: &Guest, context: &Context) -> Result<Option<Box<dyn Writer>>> {
         let abort = Arc::clone(&context.abort);
-        Ok(Some(match self {
+        let writer: Box<dyn Writer> = match self {
             WriterChoice::Processes { pids, guard } => {
                 let processes = Processes::open(pids, guard, abort)?;
                 // The shell, timeout or sudo in front of the writer is stopped as easily, to no avail.
@@ -115,7 +115,45 @@ impl WriterChoice {
             }
             WriterChoice::Own(writer) => Box::new(Shared(Arc::clone(writer))),
             WriterChoice::Fuzzy => return Ok(None),
-        }))
+        };
+        let told = Told {
+            writer,
+            teller: context.stats.teller(),
+            stopped: false,
+        };
+        Ok(Some(Box::new(told)))
+    }
+}
+
+/// A writer whose stopping and going on is told.
+struct Told {
+    writer: Box<dyn Writer>,
+    teller: Teller,
+    stopped: bool,
+}
+
+impl Writer for Told {
+    fn stop(&mut self, limit: Duration) -> Result<()> {
+        self.writer.stop(limit)?;
+        self.stopped = true;
+        self.teller.tell(Event::Stop);
+        Ok(())
+    }
+    fn resume(&mut self) -> Result<()> {
+        self.writer.resume()?;
+        if std::mem::take(&mut self.stopped) {
+            self.teller.tell(Event::Resume);
+        }
+        Ok(())
+    }
+    fn release(&mut self) {
+        self.writer.release();
+    }
+    fn throttle(&mut self, percent: u8) -> Result<bool> {
+        self.writer.throttle(percent)
+    }
+    fn describe(&self) -> String {
+        self.writer.describe()
     }
 }
 
@@ -192,6 +230,7 @@ pub(super) fn walk<'w>(
     let stopped = writer
         .map(|writer| Stopped::stop(writer.as_mut(), limit))
         .transpose()?;
+    walk.pipeline.wait_for_leave()?;
     walk.round(last, true, None)?;
     Ok((walk.pipeline.digest(), stopped))
 }

@@ -21,7 +21,7 @@
 //! worker another while it compresses: (packets in the channel + K + 2 N) buffers, whatever the
 //! size of the image.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::{self, Scope};
 use std::time::Duration;
 
@@ -98,8 +98,9 @@ pub(super) struct Shared<'a> {
     pub(super) caps: &'a Caps,
     /// Whether a later round may come.
     pub(super) more_rounds: bool,
-    /// What the destination holds of the pages that may be sent again.
-    pub(super) cache: Option<Cache>,
+    /// What the destination holds of the pages that may be sent again. Workers look pages up
+    /// together; locked against them only while its size changes.
+    cache: Option<RwLock<Cache>>,
     /// The hash of each page as it was sent, if a later round may come.
     pub(super) sent: Option<PageHashes>,
     pub(super) buffers: Buffers,
@@ -126,7 +127,7 @@ impl<'a> Shared<'a> {
             caps: &request.caps,
             more_rounds,
             cache: (more_rounds && request.caps.has(Capability::Xbzrle))
-                .then(|| Cache::new(params.xbzrle_cache_size))
+                .then(|| Cache::new(params.xbzrle_cache_size).map(RwLock::new))
                 .transpose()
                 .map_err(|error| Error::new(Kind::Usage, error))?,
             sent: more_rounds.then(|| PageHashes::new(pages)),
@@ -136,6 +137,31 @@ impl<'a> Shared<'a> {
             throttle: Throttle::new(),
             encoders: Workers::default(),
         })
+    }
+}
+
+impl Shared<'_> {
+    /// The cache, of one size for as long as this is held.
+    pub(super) fn cache(&self) -> Option<RwLockReadGuard<'_, Cache>> {
+        let cache = self.cache.as_ref()?;
+        // Whoever panicked while it held the lock left an entry that is at worst a miss.
+        Some(cache.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives the cache the size that is wanted now.
+    fn resize_cache(&self) -> Result<()> {
+        let wanted = self.context.tuning.get().xbzrle_cache_size;
+        let (Some(cache), Some(now)) = (&self.cache, self.cache()) else {
+            return Ok(());
+        };
+        if now.capacity() == wanted {
+            return Ok(());
+        }
+        drop(now);
+        let mut cache = cache.write().unwrap_or_else(PoisonError::into_inner);
+        cache
+            .resize(wanted)
+            .map_err(|error| Error::new(Kind::Usage, error))
     }
 }
 
@@ -239,6 +265,7 @@ impl<'scope> Pipeline<'scope, '_> {
             return Err(Error::interrupted());
         }
         self.grow()?;
+        self.shared.resize_cache()?;
         while let Ok(answer) = self.answers.try_recv() {
             self.take(&answer);
         }
@@ -342,6 +369,24 @@ impl<'scope> Pipeline<'scope, '_> {
             let answer = self.wait_for_answer()?;
             open -= usize::from(matches!(answer, Answer::RoundEnded));
         }
+        Ok(())
+    }
+
+    /// With `pause-before-switchover`, waits until somebody lets it go on; the links stay warm.
+    pub(super) fn wait_for_leave(&self) -> Result<()> {
+        let Shared { context, caps, .. } = self.shared;
+        if !caps.has(Capability::PauseBeforeSwitchover) {
+            return Ok(());
+        }
+        context.stats.pre_switchover();
+        select! {
+            recv(context.gate.opened()) -> _ => {}
+            recv(self.failures) -> error => return Err(error.unwrap_or_else(|_| gone("send"))),
+        }
+        if context.abort.is_raised() {
+            return Err(Error::interrupted());
+        }
+        context.stats.proving();
         Ok(())
     }
 

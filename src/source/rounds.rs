@@ -36,6 +36,7 @@ pub(super) fn walk(
             .map_err(|error| error.in_round(round.0))?;
         pipeline.end_round(round, last)?;
     }
+    pipeline.wait_for_leave()?;
     Ok((pipeline.digest(), now))
 }
 

@@ -4,8 +4,11 @@
 //! it is added to the whole only when the batch is done. So counters are exact and nobody waits
 //! for a lock while there is work.
 
+mod event;
 mod report;
 
+pub(crate) use event::Teller;
+pub use event::{Event, Observer};
 pub use report::{Report, RoundReport};
 
 use std::ops::AddAssign;
@@ -186,14 +189,47 @@ pub enum Status {
     Setup,
     /// Rounds are under way.
     Active,
+    /// The writer stands still; what is left is sent when somebody says so.
+    PreSwitchover,
     /// Everything is sent; the destination proves and commits.
     Device,
     /// Done.
     Completed,
     /// It did not work.
     Failed,
+    /// It is being cancelled.
+    Cancelling,
     /// It was cancelled.
     Cancelled,
+}
+
+impl Status {
+    /// Its name, as QEMU has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::None => "none",
+            Status::Setup => "setup",
+            Status::Active => "active",
+            Status::PreSwitchover => "pre-switchover",
+            Status::Device => "device",
+            Status::Completed => "completed",
+            Status::Failed => "failed",
+            Status::Cancelling => "cancelling",
+            Status::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether there is a migration that goes on.
+    pub fn is_running(self) -> bool {
+        match self {
+            Status::Setup
+            | Status::Active
+            | Status::PreSwitchover
+            | Status::Device
+            | Status::Cancelling => true,
+            Status::None | Status::Completed | Status::Failed | Status::Cancelled => false,
+        }
+    }
 }
 
 /// One round.
@@ -258,6 +294,8 @@ pub struct Snapshot {
     pub let_go: bool,
     /// What somebody should know who looks at the outcome, a line each.
     pub notices: Vec<String>,
+    /// Why it did not work, in a line.
+    pub error: Option<String>,
     /// The CPU time of what belongs to no batch.
     pub cpu: StageTimes,
     /// What the guest's memory is sent through, at the source.
@@ -291,33 +329,57 @@ struct Inner {
 
 /// The counters of one migration, at one end.
 #[derive(Debug)]
-pub struct Stats(Mutex<Inner>);
+pub struct Stats {
+    inner: Mutex<Inner>,
+    observed: Teller,
+}
 
 impl Default for Stats {
     fn default() -> Stats {
         let now = Instant::now();
-        Stats(Mutex::new(Inner {
-            snapshot: Snapshot::default(),
-            started: now,
-            round_started: now,
-            round_wire: 0,
-            stopping: None,
-            ended: None,
-        }))
+        Stats {
+            inner: Mutex::new(Inner {
+                snapshot: Snapshot::default(),
+                started: now,
+                round_started: now,
+                round_wire: 0,
+                stopping: None,
+                ended: None,
+            }),
+            observed: Teller::default(),
+        }
     }
 }
 
 impl Stats {
     /// Counters are plain numbers: whoever panicked while holding them left none half written.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `observer` told of every event; to be called before the start, and once.
+    pub(crate) fn observe(&self, observer: Observer) {
+        self.observed.set(observer);
+    }
+
+    /// For events that are not the counters' own.
+    pub(crate) fn teller(&self) -> Teller {
+        self.observed.clone()
+    }
+
+    /// Told while the counters are locked: events are heard in the order in which they happened.
+    fn enter(&self, inner: &mut Inner, status: Status) {
+        if inner.snapshot.status != status {
+            inner.snapshot.status = status;
+            self.observed.tell(Event::Migration(status));
+        }
     }
 
     /// The clock starts.
     pub(crate) fn start(&self) {
         let mut inner = self.lock();
         inner.started = Instant::now();
-        inner.snapshot.status = Status::Setup;
+        self.enter(&mut inner, Status::Setup);
     }
 
     /// What will be moved is known.
@@ -331,8 +393,9 @@ impl Stats {
     pub(crate) fn begin_round(&self, round: Round, wire_bytes: u64) {
         let mut inner = self.lock();
         let now = Instant::now();
+        self.observed.tell(Event::Pass(round.0));
         if inner.snapshot.status == Status::Setup {
-            inner.snapshot.status = Status::Active;
+            self.enter(&mut inner, Status::Active);
             inner.snapshot.setup_time = now - inner.started;
         }
         inner.round_started = now;
@@ -398,9 +461,32 @@ impl Stats {
         self.lock().snapshot.notices.push(line);
     }
 
+    /// It waits for somebody to say that it may go on.
+    pub(crate) fn pre_switchover(&self) {
+        self.enter_running(Status::PreSwitchover);
+    }
+
     /// Everything is sent and is to be proven.
     pub(crate) fn proving(&self) {
-        self.lock().snapshot.status = Status::Device;
+        self.enter_running(Status::Device);
+    }
+
+    /// It is to end as soon as possible.
+    pub(crate) fn cancelling(&self) {
+        self.enter_running(Status::Cancelling);
+    }
+
+    /// What is over, or being cancelled, stays so.
+    fn enter_running(&self, status: Status) {
+        let mut inner = self.lock();
+        if inner.snapshot.status.is_running() && inner.snapshot.status != Status::Cancelling {
+            self.enter(&mut inner, status);
+        }
+    }
+
+    /// Why it did not work, in a line.
+    pub(crate) fn error(&self, line: String) {
+        self.lock().snapshot.error = Some(line);
     }
 
     /// It arrived.
@@ -416,7 +502,7 @@ impl Stats {
     /// The clock stops, the first time that this is said.
     pub(crate) fn end(&self, status: Status) {
         let mut inner = self.lock();
-        inner.snapshot.status = status;
+        self.enter(&mut inner, status);
         inner.ended.get_or_insert_with(Instant::now);
     }
 

@@ -283,7 +283,7 @@ impl Report {
                 .map(|live| live.cpu_throttle_percentage)
                 .filter(|percent| *percent > 0),
             notices: snapshot.notices.clone(),
-            error_desc: None,
+            error_desc: snapshot.error.clone(),
             ram: Ram {
                 transferred: snapshot.wire_bytes,
                 remaining: if completed {

@@ -79,7 +79,7 @@ impl Scene {
     fn run(&self, cut: Cut) -> Run {
         let (near, far) = (self.folder.path("near"), self.folder.path("far"));
         let _ = std::fs::remove_file(&near);
-        let mut destination = Destination::start(&unix(&far), &self.output, params(&[]));
+        let destination = Destination::start(&unix(&far), &self.output, params(&[]));
         destination.address();
         let relay = CuttingRelay::start(&near, &far, cut);
         let settings = params(&[("compress-threads", "1"), ("batch-pages", "16")]);

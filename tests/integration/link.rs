@@ -87,7 +87,7 @@ fn a_cancelled_migration_does_not_wait_for_a_slow_link() {
     let settings = params(&[("link", "10kbit/100ms"), ("compress-method", "none")]);
     let destination = Destination::start(&any_port(), &folder.path("out"), settings.clone());
     let request = source::Request::new(&image, destination.address());
-    let mut sending = Handle::send(request, settings).unwrap();
+    let sending = Handle::send(request, settings).unwrap();
     crate::support::until(|| sending.query().round > 0);
     let begin = std::time::Instant::now();
     sending.cancel();

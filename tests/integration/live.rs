@@ -134,7 +134,7 @@ fn the_bandwidth_is_obeyed_and_lifted_at_once() {
 #[test]
 fn a_change_that_is_not_allowed_is_refused_by_name_and_changes_nothing() {
     let _limit = watchdog();
-    let mut scene = Scene::start(&[("compress-method", "zlib")]);
+    let scene = Scene::start(&[("compress-method", "zlib")]);
     scene.proceed(1);
     let before = scene.source.params();
     for row in ramferry::params::TABLE.iter().filter(|row| !row.runtime) {

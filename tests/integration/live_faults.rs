@@ -95,9 +95,9 @@ impl Scene {
         act: impl FnMut() -> Then + Send + 'static,
         during: impl FnOnce(&Handle, &Destination),
     ) -> Ended {
-        let mut destination = self.destination();
+        let destination = self.destination();
         let relay = Relay::at(&self.near(), &self.far(), when, act);
-        let mut source = self.source(&unix(&self.near()), self.own.choice());
+        let source = self.source(&unix(&self.near()), self.own.choice());
         during(&source, &destination);
         let outcome = source.join();
         // One that was never greeted listens for another source.
@@ -422,7 +422,7 @@ fn on_the_qemu_wire_too_the_outcome_is_unknown_once_the_writer_was_let_go() {
         let mut params = three_rounds();
         params.set("compress-method", "none").unwrap();
         let (caps, to) = (Caps::for_qemu(), unix(&scene.near()));
-        let mut source = send_live_as(Format::Qemu, &scene.image, &to, writer, caps, params);
+        let source = send_live_as(Format::Qemu, &scene.image, &to, writer, caps, params);
         let (peer, _) = listener.accept().unwrap();
         let reading = peer.try_clone().unwrap();
         let reader = thread::spawn(move || std::io::copy(&mut &reading, &mut std::io::sink()));

@@ -107,7 +107,7 @@ impl Scene {
         let record = dice.below(RECORDS);
         let what = format!("{what}: {fault:?} at {record}, {settings:?}");
         let (near, far) = (self.folder.path("near"), self.folder.path("far"));
-        let mut destination = Destination::start(&unix(&far), &self.output, Params::default());
+        let destination = Destination::start(&unix(&far), &self.output, Params::default());
         destination.address();
         let (mut hold, comes) = moment();
         let mut number = 0;
@@ -122,7 +122,7 @@ impl Scene {
                 _ => Then::Pass,
             }
         });
-        let mut source = send_live(
+        let source = send_live(
             &self.image,
             &unix(&near),
             self.writing.choice(fault == Fault::Refusal),

@@ -109,7 +109,7 @@ impl<'a> Encode<'a> {
         for &range in &job.ranges {
             self.set.push_range(range, Class::Zero);
             tally.zero += range.count;
-            if let (Some(cache), false) = (&self.shared.cache, job.round.is_bulk()) {
+            if let (Some(cache), false) = (self.shared.cache(), job.round.is_bulk()) {
                 range.pages().for_each(|page| cache.forget(block.key(page)));
             }
         }
@@ -147,7 +147,7 @@ impl<'a> Encode<'a> {
         len: usize,
         tally: &mut Tally,
     ) -> usize {
-        let Some(cache) = &self.shared.cache else {
+        let Some(cache) = self.shared.cache() else {
             return len;
         };
         let generation = job.round.0;

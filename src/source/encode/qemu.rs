@@ -139,7 +139,7 @@ impl<'a> Encode<'a> {
 
     /// A zero page is to be sent: once deltas are made, the cache takes it in as well.
     fn zero(&self, block: &Block, page: PageIndex, plan: Plan, job: &Job) {
-        if let (Some(cache), true) = (&self.shared.cache, plan.delta) {
+        if let (Some(cache), true) = (self.shared.cache(), plan.delta) {
             // Refused means that the slot holds another page, and no older copy of this one.
             cache.remember(block.key(page), &ZERO_PAGE, job.round.0);
         }
@@ -156,7 +156,7 @@ impl<'a> Encode<'a> {
         job: &Job,
         tally: &mut Tally,
     ) -> Lookup {
-        let Some(cache) = &self.shared.cache else {
+        let Some(cache) = self.shared.cache() else {
             return Lookup::Miss;
         };
         let key = block.key(page);
