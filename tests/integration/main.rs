@@ -4,6 +4,7 @@
 mod bench;
 mod churn;
 mod cli;
+mod control;
 mod cuts;
 mod folder;
 mod golden;
