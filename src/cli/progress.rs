@@ -117,6 +117,10 @@ impl Progress {
     fn line(&self, now: &Snapshot) -> String {
         match now.status {
             Status::None | Status::Setup => return self.waiting.clone(),
+            Status::PreSwitchover => {
+                return "everything is ready to switch over: waiting for migrate-continue"
+                    .to_owned();
+            }
             Status::Device => {
                 return format!("proving what arrived ({})", format_bytes(now.ram_bytes));
             }
@@ -146,7 +150,7 @@ impl Progress {
             format_bytes(left.saturating_mul(PAGE_SIZE as u64)),
             format_rate((bytes as f64 / seconds) as u64),
             format_bytes(now.wire_bytes),
-            format_rate((now.wire_bytes as f64 / seconds) as u64),
+            format_rate(now.wire_rate as u64),
             bytes as f64 / now.wire_bytes.max(1) as f64,
         )
     }
@@ -167,6 +171,7 @@ mod tests {
             round_pages: 512,
             elapsed: Duration::from_secs(1),
             wire_bytes: 1 << 19,
+            wire_rate: 524_288.0,
             current: Tally {
                 plain: 256,
                 ..Tally::default()

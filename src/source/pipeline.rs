@@ -453,6 +453,7 @@ fn send(
     let Context {
         abort,
         tuning,
+        stats,
         faults,
         ..
     } = shared.context;
@@ -468,7 +469,8 @@ fn send(
                     let mut clock = StageClock::start();
                     let frame = (&packet.head[..], &packet.body[..packet.body_len]);
                     shared.links.in_frame(connection, || {
-                        shared.throttle.write(stream, frame, tuning, abort)
+                        let count = || stats.bytes(shared.links.sent(), shared.links.received());
+                        shared.throttle.write(stream, frame, (tuning, abort), count)
                     })?;
                     frames += 1;
                     pages += packet.tally.pages_on_the_wire();

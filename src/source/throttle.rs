@@ -24,13 +24,14 @@ impl Throttle {
         }
     }
 
-    /// Writes `head` and `body`, no faster than allowed.
+    /// Writes `head` and `body`, no faster than allowed, and says after each slice that it did: a
+    /// whole frame may take long.
     pub(super) fn write(
         &self,
         stream: &Stream,
         (head, body): (&[u8], &[u8]),
-        tuning: &Tuning,
-        abort: &Abort,
+        (tuning, abort): (&Tuning, &Abort),
+        written: impl Fn(),
     ) -> Result<(), TransportError> {
         if tuning.get().max_bandwidth == 0 {
             return stream.write(head, body);
@@ -49,6 +50,7 @@ impl Throttle {
                 abort.wait(wait).map_err(TransportError::Link)?;
             }
             stream.write(&rest[0][..of_head], &rest[1][..of_body])?;
+            written();
             rest = [&rest[0][of_head..], &rest[1][of_body..]];
         }
         Ok(())

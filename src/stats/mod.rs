@@ -5,6 +5,7 @@
 //! for a lock while there is work.
 
 mod event;
+mod rate;
 mod report;
 
 pub(crate) use event::Teller;
@@ -16,6 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+
+use rate::WireRate;
 
 use crate::page::{Digest, Round};
 
@@ -284,6 +287,8 @@ pub struct Snapshot {
     pub rounds: Vec<RoundStats>,
     /// Bytes from source to destination, on all connections.
     pub wire_bytes: u64,
+    /// Bytes a second on the wire: now, while it runs; on average, once it is over.
+    pub wire_rate: f64,
     /// Bytes from destination to source.
     pub return_bytes: u64,
     /// The digest, once known.
@@ -322,6 +327,7 @@ struct Inner {
     started: Instant,
     round_started: Instant,
     round_wire: u64,
+    rate: WireRate,
     /// When the writer was told to stop.
     stopping: Option<Instant>,
     ended: Option<Instant>,
@@ -343,6 +349,7 @@ impl Default for Stats {
                 started: now,
                 round_started: now,
                 round_wire: 0,
+                rate: WireRate::new(now),
                 stopping: None,
                 ended: None,
             }),
@@ -379,6 +386,7 @@ impl Stats {
     pub(crate) fn start(&self) {
         let mut inner = self.lock();
         inner.started = Instant::now();
+        inner.rate = WireRate::new(inner.started);
         self.enter(&mut inner, Status::Setup);
     }
 
@@ -425,8 +433,11 @@ impl Stats {
     /// The bytes on the links so far.
     pub(crate) fn bytes(&self, wire: u64, back: u64) {
         let mut inner = self.lock();
+        // Told by several threads, of which one may have looked long before it tells.
+        let wire = wire.max(inner.snapshot.wire_bytes);
         inner.snapshot.wire_bytes = wire;
-        inner.snapshot.return_bytes = back;
+        inner.snapshot.return_bytes = back.max(inner.snapshot.return_bytes);
+        inner.rate.at(wire, Instant::now());
     }
 
     /// The round in hand is over.
@@ -508,9 +519,18 @@ impl Stats {
 
     /// The counters as they are now.
     pub fn snapshot(&self) -> Snapshot {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        let now = Instant::now();
+        let bytes = inner.snapshot.wire_bytes;
+        let elapsed = inner.ended.unwrap_or(now) - inner.started;
+        let wire_rate = match inner.ended {
+            None => inner.rate.at(bytes, now),
+            Some(_) if elapsed.is_zero() => 0.0,
+            Some(_) => bytes as f64 / elapsed.as_secs_f64(),
+        };
         Snapshot {
-            elapsed: inner.ended.unwrap_or_else(Instant::now) - inner.started,
+            elapsed,
+            wire_rate,
             ..inner.snapshot.clone()
         }
     }

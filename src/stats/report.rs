@@ -93,7 +93,7 @@ pub struct Ram {
     pub normal: u64,
     /// Their bytes.
     pub normal_bytes: u64,
-    /// Average rate on the wire in Mbit/s.
+    /// Rate on the wire in Mbit/s: that of the last moments while it runs, the average in the end.
     pub mbps: f64,
     /// Rounds so far.
     pub dirty_sync_count: u64,
@@ -295,7 +295,7 @@ impl Report {
                 duplicate: tally.zero,
                 normal: tally.plain,
                 normal_bytes: tally.plain * PAGE_SIZE as u64,
-                mbps: per(snapshot.wire_bytes as f64 * 8.0 / 1e6, seconds),
+                mbps: snapshot.wire_rate * 8.0 / 1e6,
                 dirty_sync_count: snapshot.round.into(),
                 dirty_pages_rate: snapshot.live.map(|live| live.dirty_pages_rate),
                 page_size: PAGE_SIZE as u64,
