@@ -326,6 +326,38 @@ pub fn decoder(method: Method) -> Box<dyn Decoder> {
     }
 }
 
+/// The decoders that a thread has had use for so far, when what comes decides.
+#[derive(Debug, Default)]
+pub struct Decoders(Vec<(Method, Box<dyn Decoder>)>);
+
+impl Decoders {
+    /// The body as it was before compression, `len` bytes: itself with [`Method::None`], or in
+    /// `plain`, which only ever grows.
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub fn decode<'a>(
+        &mut self,
+        (method, body): (Method, &'a [u8]),
+        len: usize,
+        plain: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], CodecError> {
+        if method == Method::None && body.len() == len {
+            return Ok(body);
+        }
+        let at = self.0.iter().position(|(of, _)| *of == method);
+        let at = at.unwrap_or_else(|| {
+            self.0.push((method, decoder(method)));
+            self.0.len() - 1
+        });
+        if plain.len() < len {
+            plain.resize(len, 0);
+        }
+        self.0[at].1.decode(body, &mut plain[..len])?;
+        Ok(&plain[..len])
+    }
+}
+
 /// The method `none`.
 #[derive(Debug, Clone, Copy)]
 struct Store;

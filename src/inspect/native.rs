@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::codec::{self, Decoder, Method};
+use crate::codec::{CodecError, Decoders, Method};
 use crate::page::{BlockSeed, Digest, PAGE_SIZE};
 use crate::session::CAPABILITY_GUEST_FOLDER;
 use crate::wire::WireError;
@@ -321,7 +321,7 @@ enum FrameError {
     #[error(transparent)]
     Wire(#[from] WireError),
     #[error(transparent)]
-    Codec(#[from] codec::CodecError),
+    Codec(#[from] CodecError),
     #[error("the source gave up: {0}")]
     GaveUp(String),
 }
@@ -374,7 +374,7 @@ fn describe(hello: Hello) -> NativeHello {
 #[derive(Default)]
 struct Checker {
     set: PageSet,
-    decoders: Vec<(Method, Box<dyn Decoder>)>,
+    decoders: Decoders,
     plain: Vec<u8>,
     hashes: Vec<u8>,
 }
@@ -427,7 +427,11 @@ impl Checker {
             .checked_sub(stored)
             .and_then(|at| body.split_at_checked(at))
             .ok_or_else(|| body_length(body.len(), stored))?;
-        let plain = decompress(&mut self.decoders, header, body, &mut self.plain)?;
+        let len = header.decoded_len as usize;
+        if header.codec == Method::None && body.len() != len {
+            return Err(body_length(body.len(), len).into());
+        }
+        let plain = (self.decoders).decode((header.codec, body), len, &mut self.plain)?;
         let whole = self.set.count(Class::Whole) as usize * PAGE_SIZE;
         let (lengths, plain) = plain
             .split_at_checked(2 * deltas)
@@ -499,31 +503,4 @@ fn check_hash(header: &Header, set: &[u8], hashes: &[u8]) -> Result<(), WireErro
             expected: header.hash,
         })
     }
-}
-
-/// The body as it was before compression, `header.decoded_len` bytes that have been bounded.
-fn decompress<'a>(
-    decoders: &mut Vec<(Method, Box<dyn Decoder>)>,
-    header: &Header,
-    body: &'a [u8],
-    plain: &'a mut Vec<u8>,
-) -> Result<&'a [u8], FrameError> {
-    let len = header.decoded_len as usize;
-    if header.codec == Method::None {
-        return if body.len() == len {
-            Ok(body)
-        } else {
-            Err(body_length(body.len(), len).into())
-        };
-    }
-    let at = decoders
-        .iter()
-        .position(|(method, _)| *method == header.codec)
-        .unwrap_or_else(|| {
-            decoders.push((header.codec, codec::decoder(header.codec)));
-            decoders.len() - 1
-        });
-    plain.resize(len, 0);
-    decoders[at].1.decode(body, plain)?;
-    Ok(plain)
 }

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use crate::codec::{self, Decoder, Method};
+use crate::codec::{Decoders, Method};
 use crate::delta;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
@@ -30,7 +30,7 @@ pub(in super::super) struct DecodeWorker<'a> {
     context: &'a Context,
     output: &'a Output,
     proof: &'a Proof,
-    decoders: Vec<(Method, Box<dyn Decoder>)>,
+    decoders: Decoders,
     set: PageSet,
     plain: Vec<u8>,
     /// Pages that deltas were applied to.
@@ -48,7 +48,7 @@ impl<'a> DecodeWorker<'a> {
             context,
             output,
             proof,
-            decoders: Vec::new(),
+            decoders: Decoders::default(),
             set: PageSet::default(),
             plain: Vec::new(),
             patched: Vec::new(),
@@ -118,7 +118,13 @@ impl<'a> DecodeWorker<'a> {
                 .into());
             }
             let (body, stored) = split_stored(&self.set, body)?;
-            let plain = decompress(&mut self.decoders, header, body, &mut self.plain)?;
+            let len = header.decoded_len as usize;
+            if header.codec == Method::None && body.len() != len {
+                return Err(contradiction(body.len(), len));
+            }
+            let plain = (self.decoders)
+                .decode((header.codec, body), len, &mut self.plain)
+                .map_err(|error| Error::new(Kind::Failed, error))?;
             clock.cut(&mut tally.cpu, Stage::Codec);
             let whole = self
                 .set
@@ -192,38 +198,6 @@ fn contradiction(given: usize, expected: usize) -> Error {
         expected: expected as u64,
     }
     .into()
-}
-
-/// The body as it was before compression, `header.decoded_len` bytes that have been bounded.
-fn decompress<'a>(
-    decoders: &mut Vec<(Method, Box<dyn Decoder>)>,
-    header: &Header,
-    body: &'a [u8],
-    plain: &'a mut Vec<u8>,
-) -> Result<&'a [u8]> {
-    if header.codec == Method::None {
-        return if body.len() == header.decoded_len as usize {
-            Ok(body)
-        } else {
-            Err(contradiction(body.len(), header.decoded_len as usize))
-        };
-    }
-    let at = decoders
-        .iter()
-        .position(|(method, _)| *method == header.codec)
-        .unwrap_or_else(|| {
-            decoders.push((header.codec, codec::decoder(header.codec)));
-            decoders.len() - 1
-        });
-    let len = header.decoded_len as usize;
-    if plain.len() < len {
-        plain.resize(len, 0);
-    }
-    decoders[at]
-        .1
-        .decode(body, &mut plain[..len])
-        .map_err(|error| Error::new(Kind::Failed, error))?;
-    Ok(&plain[..len])
 }
 
 /// Applies all deltas to what the block holds, into `patched`. Returns the bytes of deltas.
