@@ -2,6 +2,7 @@
 //! and what arrives is what was sent all the same.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ramferry::stats::Status;
 use ramferry::{Caps, Handle, Kind};
@@ -164,4 +165,31 @@ fn a_change_that_is_not_allowed_is_refused_by_name_and_changes_nothing() {
     assert_eq!(scene.source.params(), before);
     scene.source.cancel();
     scene.source.join().unwrap_err();
+}
+
+/// What QEMU's own threads could not do.
+#[test]
+fn threads_that_come_and_go_at_both_ends_all_the_time_lose_nothing() {
+    let _limit = watchdog();
+    for connections in ["1", "4"] {
+        let scene = Scene::start(&[
+            ("max-bandwidth", "8MiB"),
+            ("batch-pages", "1"),
+            ("connections", connections),
+        ]);
+        let mut counts = ["1", "40", "3", "255", "2", "8"].iter().cycle();
+        while !scene.source.ends_within(Duration::from_millis(1)) {
+            let count = *counts.next().unwrap();
+            scene.change(&[("compress-threads", count)]);
+            scene
+                .destination
+                .handle
+                .change(&[("decompress-threads", count)])
+                .unwrap();
+        }
+        let sent = scene.source.wait().unwrap();
+        let received = scene.destination.handle.wait().unwrap();
+        assert_eq!(sent.digest, received.digest);
+        assert_same(&scene.folder.path("out"), &scene.states[1]);
+    }
 }
