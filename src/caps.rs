@@ -175,9 +175,13 @@ impl Caps {
     /// # Errors
     /// [`CapError::Unknown`], with the list of names.
     pub fn set(&mut self, name: &str, on: bool) -> Result<(), CapError> {
-        let capability: Capability = name.parse()?;
-        self.on[capability as usize] = on;
+        self.switch(name.parse()?, on);
         Ok(())
+    }
+
+    /// Turns a capability on or off.
+    pub fn switch(&mut self, capability: Capability, on: bool) {
+        self.on[capability as usize] = on;
     }
 
     /// Sets from the text `NAME=on|off`, where `true`, `yes` and `1`, and `false`, `no` and `0`

@@ -1,9 +1,13 @@
 //! The one table of parameters: the command line's options, `ramferry parameters` and a monitor
 //! all read [`TABLE`], so a parameter is added, named and explained in one place.
 //!
-//! Names are QEMU's wherever the meaning is QEMU's; types are those of libvirt's typed parameters.
-//! A row knows how to read its value from text into [`Params`] and how to give it back
-//! ([`Value`]). Rules between parameters are in [`Params::validate`] alone.
+//! Names are QEMU's wherever the meaning is QEMU's, libvirt's where it is libvirt's; types are those of libvirt's typed parameters.
+//! A row knows how to read its value into [`Params`], from text ([`Params::set_text`]) as from a
+//! [typed list](typed) ([`Params::set`]), and how to give it back ([`Value`]). Rules between
+//! parameters are in [`Params::validate`] alone.
+//!
+//! # The table
+#![doc = include_str!("../docs/parameters.md")]
 
 use std::fmt;
 use std::time::Duration;
@@ -11,13 +15,17 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::codec::{Method, Settings, ZlibEngine};
-use crate::units::Quoted;
 
+mod compression;
+mod error;
 mod link;
+mod read;
 mod table;
-mod typed;
+pub mod typed;
 
+pub use error::ParamError;
 pub use link::LinkSpec;
+use read::Given;
 pub use table::TABLE;
 pub use typed::{TypedParam, TypedValue};
 
@@ -125,7 +133,7 @@ impl fmt::Display for Side {
 }
 
 /// A parameter's value on its way out: shown to people by `Display`, in a form that
-/// [`Params::set`] takes back, and to programs as a JSON number, boolean, string or null.
+/// [`Params::set_text`] takes back, and to programs as a JSON number, boolean, string or null.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Value {
     /// Of a [`Kind::Int`], [`Kind::Uint`] or [`Kind::Ullong`] parameter.
@@ -174,7 +182,7 @@ pub struct Parameter {
     pub name: &'static str,
     /// The type of its value.
     pub kind: Kind,
-    /// The default, as text that [`Params::set`] takes.
+    /// The default, as text that [`Params::set_text`] takes.
     pub default: &'static str,
     /// What values there are, in words for people.
     pub range: &'static str,
@@ -188,50 +196,28 @@ pub struct Parameter {
     pub runtime: bool,
     /// The version of this crate that first had it.
     pub since: &'static str,
-    /// Reads a value into its field.
-    ///
-    /// # Errors
-    /// What is allowed, to follow the words "VALUE is not"; the field is unchanged then.
-    pub set: fn(&mut Params, &str) -> Result<(), String>,
+    /// Whether it may be given several times, with a value each. Such a parameter stores nothing
+    /// of its own, and its default lists several values.
+    pub repeatable: bool,
+    /// The word that stands for no value at all: a typed value may be this word as a
+    /// [`Kind::String`] whatever the parameter's type.
+    pub unset: Option<&'static str>,
+    /// Reads a value into its field. The error is what is allowed, to follow the words "VALUE is
+    /// not"; the field is unchanged then.
+    set: fn(&mut Params, Given<'_>) -> Result<(), String>,
     /// The value of its field.
     pub get: fn(&Params) -> Value,
 }
 
-/// What can be wrong with a parameter. Each is told in one line that names the value given and
-/// what is allowed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ParamError {
-    /// No parameter has this name.
-    #[error("there is no parameter {}", Quoted(.0))]
-    UnknownParameter(String),
-    /// The value is not one that the parameter can have.
-    #[error("{name} {} is not {allowed}", Quoted(.value))]
-    BadValue {
-        /// The parameter's name.
-        name: &'static str,
-        /// The value given.
-        value: String,
-        /// What is allowed, to follow the words "is not".
-        allowed: String,
-    },
-    /// It is for migrations that have not begun.
-    #[error("{name} cannot change while a migration runs")]
-    Fixed {
-        /// The parameter's name.
-        name: &'static str,
-    },
-    /// The level is not one that the method has.
-    #[error(
-        "compress-level {level} is not a level of {method}: {} to {} (0: the method's own default, {})",
-        .method.levels().start(), .method.levels().end(), .method.default_level()
-    )]
-    BadLevel {
-        /// The method that is set.
-        method: Method,
-        /// The level that is set.
-        level: u8,
-    },
+impl Parameter {
+    /// Reads a value into the row's field.
+    fn put(&self, params: &mut Params, given: Given<'_>) -> Result<(), ParamError> {
+        (self.set)(params, given).map_err(|allowed| ParamError::BadValue {
+            name: self.name,
+            value: given.to_string(),
+            allowed,
+        })
+    }
 }
 
 /// The value of every parameter. The fields are typed; the ranges are those of [`TABLE`], which
@@ -322,24 +308,19 @@ impl Params {
     ///
     /// # Errors
     /// An unknown name or a value out of the parameter's range; nothing is changed then.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<(), ParamError> {
-        let row = find(name)?;
-        (row.set)(self, value).map_err(|allowed| ParamError::BadValue {
-            name: row.name,
-            value: value.to_owned(),
-            allowed,
-        })
+    pub fn set_text(&mut self, name: &str, value: &str) -> Result<(), ParamError> {
+        find(name)?.put(self, Given::Text(value))
     }
 
-    /// Sets several parameters, all or none, and checks that the result fits together. Of a name
+    /// Sets several parameters from text, all or none, and checks that the result fits together. Of a name
     /// given twice the later value counts.
     ///
     /// # Errors
-    /// As [`Params::set`] and [`Params::validate`]; nothing is changed then.
+    /// As [`Params::set_text`] and [`Params::validate`]; nothing is changed then.
     pub fn set_all(&mut self, values: &[(&str, &str)]) -> Result<(), ParamError> {
         let mut changed = self.clone();
         for (name, value) in values {
-            changed.set(name, value)?;
+            changed.set_text(name, value)?;
         }
         changed.validate()?;
         *self = changed;
@@ -353,10 +334,7 @@ impl Params {
     /// # Errors
     /// The first rule that is broken.
     pub fn validate(&self) -> Result<(), ParamError> {
-        let mut scratch = self.clone();
-        for row in TABLE {
-            scratch.set(row.name, &(row.get)(self).to_string())?;
-        }
+        typed::check_each(self)?;
         let (method, level) = (self.compress_method, self.compress_level);
         if method != Method::None && !method.levels().contains(&level) {
             return Err(ParamError::BadLevel { method, level });

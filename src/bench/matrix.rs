@@ -358,7 +358,7 @@ pub enum AxisError {
 /// What `get` finds after a parameter was set to `value`.
 fn one<T>(name: &str, value: &str, get: impl Fn(&Params) -> T) -> Result<T, AxisError> {
     let mut params = Params::default();
-    params.set(name, value)?;
+    params.set_text(name, value)?;
     Ok(get(&params))
 }
 

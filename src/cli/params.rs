@@ -9,19 +9,24 @@ use std::ffi::OsStr;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use crate::caps::{Capability, Caps};
 use crate::error::{Error, Kind};
-use crate::params::{self, Parameter, Params, Side, TABLE};
+use crate::params::{self, ParamError, Parameter, Params, Side, TABLE, TypedParam, typed};
 
 const CAPABILITY: &str = "capability";
+/// The parameter that `compression` may contradict.
+const METHOD: &str = "compress-method";
 
 /// The options of one side's parameters, or of both sides', and what they were set to.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ParamArgs<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool = false>
 {
     params: Params,
+    /// What is to be used, if that was given at all at once, and the method if it was given too.
+    compression: Vec<TypedParam>,
     /// As they were given, and checked.
     settings: Vec<String>,
 }
@@ -47,29 +52,33 @@ const LISTS: [&str; 7] = [
 impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool>
     ParamArgs<SOURCE, DESTINATION, LISTED>
 {
-    /// What was set, capabilities over those in `caps`, checked as a whole. Each value on its own was checked when it was read, but
-    /// clap cannot report what does not fit together without also printing its usage text.
+    /// What was set, capabilities over those in `caps`, checked as a whole. Each value on its own
+    /// was checked when it was read, but clap cannot report what does not fit together without
+    /// also printing its usage text.
     ///
     /// # Errors
     /// Of kind [`Kind::Usage`] if parameters or capabilities do not fit together.
     pub(super) fn into_parts(self, mut caps: Caps) -> Result<(Params, Caps), Error> {
-        let usage = |error| Error::new(Kind::Usage, error);
-        self.params
-            .validate()
+        let mut params = self.params;
+        typed::apply(&self.compression, &mut params, &mut caps)
             .map_err(|error| Error::new(Kind::Usage, error))?;
+        let chosen = caps;
         for setting in &self.settings {
             caps.set_text(setting)
                 .map_err(|error| Error::new(Kind::Usage, error))?;
         }
+        if typed::switches_caps(&self.compression) {
+            check_agreement(&self.compression, chosen, caps)?;
+        }
         match caps.conflicts() {
-            Some(conflict) => Err(usage(conflict)),
-            None => Ok((self.params, caps)),
+            Some(conflict) => Err(Error::new(Kind::Usage, conflict)),
+            None => Ok((params, caps)),
         }
     }
 
     /// The rows that become options.
     fn rows() -> impl Iterator<Item = &'static Parameter> {
-        let listed = |row: &&Parameter| LISTED && LISTS.contains(&row.name);
+        let listed = |row: &&Parameter| LISTED && (LISTS.contains(&row.name) || row.repeatable);
         let rows = TABLE.iter().filter(move |row| !listed(row));
         rows.filter(|row| match row.side {
             Side::Source => SOURCE,
@@ -103,10 +112,22 @@ impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool> FromArgMat
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        let is_given = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
         for row in Self::rows() {
-            if let Some(value) = matches.get_one::<String>(row.name) {
-                self.params.set(row.name, value).map_err(refusal)?;
+            let values = matches.get_many::<String>(row.name).into_iter().flatten();
+            for value in values {
+                if !row.repeatable {
+                    self.params.set_text(row.name, value).map_err(refusal)?;
+                } else if is_given(row.name) {
+                    let param = TypedParam::from_text(row.name, value).map_err(refusal)?;
+                    self.compression.push(param);
+                }
             }
+        }
+        if is_given(METHOD) {
+            let method = self.params.compress_method.name();
+            let param = TypedParam::from_text(METHOD, method).map_err(refusal)?;
+            self.compression.push(param);
         }
         for setting in matches.get_many::<String>(CAPABILITY).into_iter().flatten() {
             self.settings.push(setting.clone());
@@ -123,20 +144,55 @@ fn option(row: &'static Parameter) -> Arg {
     } else {
         "It stays as it is while a migration runs."
     };
+    let (action, defaults) = if row.repeatable {
+        (ArgAction::Append, row.default.split(' ').collect())
+    } else {
+        (ArgAction::Set, vec![row.default])
+    };
     Arg::new(row.name)
         .long(row.name)
         .value_name(value_name(row))
+        .action(action)
         .value_parser(Checked(move |value: &str| {
-            Params::default()
-                .set(row.name, value)
+            check(row, value)
                 .map(|()| value.to_owned())
                 .map_err(|error| error.to_string())
         }))
-        .default_value(row.default)
+        .default_values(defaults)
         .allow_negative_numbers(true)
         .help_heading("Parameters")
         .help(row.meaning)
         .long_help(format!("{}.\n\nAllowed: {range}. {running}", row.meaning))
+}
+
+/// Whether the value is one that the row can have.
+fn check(row: &Parameter, value: &str) -> Result<(), ParamError> {
+    let mut params = Params::default();
+    if row.repeatable {
+        let one = [TypedParam::from_text(row.name, value)?];
+        return typed::apply(&one, &mut params, &mut Caps::default());
+    }
+    params.set_text(row.name, value)
+}
+
+/// Refuses capabilities that were switched otherwise than `compression` says.
+fn check_agreement(compression: &[TypedParam], chosen: Caps, caps: Caps) -> Result<(), Error> {
+    let differs = |capability: &Capability| chosen.has(*capability) != caps.has(*capability);
+    let both = [Capability::Compress, Capability::Xbzrle];
+    let Some(capability) = both.into_iter().find(differs) else {
+        return Ok(());
+    };
+    let state = if caps.has(capability) { "on" } else { "off" };
+    let names: Vec<_> = compression
+        .iter()
+        .filter(|param| param.name != METHOD)
+        .map(|param| param.value.to_string())
+        .collect();
+    let what = format!(
+        "capability {capability}={state} contradicts compression {}: give one of them",
+        names.join(" ")
+    );
+    Err(Error::new(Kind::Usage, what))
 }
 
 /// What stands for the value in the help text.
@@ -248,7 +304,8 @@ mod tests {
         for row in TABLE {
             assert_eq!(has(&send, row.name), row.side != Side::Destination);
             assert_eq!(has(&receive, row.name), row.side != Side::Source);
-            assert_eq!(has(&bench, row.name), !LISTS.contains(&row.name));
+            let listed = LISTS.contains(&row.name) || row.repeatable;
+            assert_eq!(has(&bench, row.name), !listed);
         }
         for command in [send, receive, bench] {
             assert!(has(&command, CAPABILITY));
@@ -330,6 +387,45 @@ mod tests {
     }
 
     #[test]
+    fn compression_is_all_that_is_used_unless_something_else_was_given_as_well() {
+        let parts = |args: &[&str], caps| {
+            let args = [&["send"], args].concat();
+            let parts = Send::parse_from(args).args.into_parts(caps);
+            parts.map_err(|error| {
+                assert_eq!(error.kind(), Kind::Usage);
+                error.one_line()
+            })
+        };
+        let both = ["--compression", "zstd", "--compression", "xbzrle"];
+        let (params, caps) = parts(&both, Caps::for_qemu()).expect("they fit together");
+        assert_eq!(params.compress_method, crate::codec::Method::Zstd);
+        assert!(caps.has(Capability::Compress) && caps.has(Capability::Xbzrle));
+        let none = ["--compression", "none", "--compress-method", "none"];
+        let (_, caps) = parts(&none, Caps::default()).expect("they say the same");
+        assert!(!caps.has(Capability::Compress) && !caps.has(Capability::Xbzrle));
+        for (more, expected) in [
+            (
+                ["--compress-method", "lz4"],
+                "compress-method lz4 contradicts compression zstd xbzrle: allowed is one of the two, \
+                 or the same in both",
+            ),
+            (
+                ["--capability", "xbzrle=off"],
+                "capability xbzrle=off contradicts compression zstd xbzrle: give one of them",
+            ),
+            (
+                ["--compression", "mt"],
+                "compression zstd and mt exclude each other: allowed is one method, and xbzrle besides",
+            ),
+        ] {
+            let refused = parts(&[&both[..], &more].concat(), Caps::default());
+            assert_eq!(refused.expect_err(expected), expected);
+        }
+        let same = ["--capability", "xbzrle=on"];
+        assert!(parts(&[&both[..], &same].concat(), Caps::default()).is_ok());
+    }
+
+    #[test]
     fn an_option_of_the_other_side_is_unknown() {
         let args = ["receive", "--compress-threads", "4"];
         let error = Receive::try_parse_from(args).expect_err("the source's option");
@@ -343,7 +439,7 @@ mod tests {
             .term_width(0)
             .render_long_help()
             .to_string();
-        for row in TABLE.iter().filter(|row| !LISTS.contains(&row.name)) {
+        for row in BenchParams::rows() {
             assert!(help.contains(row.meaning), "{}", row.name);
             assert!(help.contains(row.range), "{}", row.name);
             assert!(help.contains(&format!("[default: {}]", row.default)));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::caps::{Capability, Caps};
 use crate::error::{Error, Kind, Result};
-use crate::params::{Params, TypedParam};
+use crate::params::{Params, TypedParam, typed};
 use crate::stats::{Event, Observer, Report, Status};
 use crate::wire::Format;
 use crate::{destination, source};
@@ -84,6 +84,15 @@ impl Migration {
 }
 
 impl Inner {
+    /// Somebody chose how these are, whatever their default.
+    fn choose(&mut self, capabilities: impl IntoIterator<Item = Capability>) {
+        for capability in capabilities {
+            if !self.chosen.contains(&capability) {
+                self.chosen.push(capability);
+            }
+        }
+    }
+
     /// Refuses what cannot be done while a migration runs.
     fn check_idle(&self) -> Result<()> {
         if self.migration.as_ref().is_some_and(Migration::is_running) {
@@ -164,14 +173,17 @@ impl Control for Controller {
 
     fn set_params(&self, values: &[TypedParam]) -> Result<()> {
         let mut inner = lock(&self.inner);
-        let mut params = inner.params.clone();
-        params
-            .set_typed(values)
+        let (mut params, mut caps) = (inner.params.clone(), inner.caps);
+        typed::apply(values, &mut params, &mut caps)
             .map_err(|error| Error::new(Kind::Usage, error))?;
         if let Some(migration) = inner.migration.as_ref().filter(|last| last.is_running()) {
+            // It also refuses what would switch a capability: that is for the next one.
             migration.handle.set(values)?;
         }
-        inner.params = params;
+        (inner.params, inner.caps) = (params, caps);
+        if typed::switches_caps(values) {
+            inner.choose([Capability::Compress, Capability::Xbzrle]);
+        }
         Ok(())
     }
 
@@ -183,18 +195,16 @@ impl Control for Controller {
         let usage = |error| Error::new(Kind::Usage, error);
         let mut inner = lock(&self.inner);
         inner.check_idle()?;
-        let (mut caps, mut chosen) = (inner.caps, inner.chosen.clone());
+        let mut caps = inner.caps;
         for (name, on) in values {
             caps.set(name, *on)
                 .map_err(|error| Error::new(Kind::Usage, error))?;
-            chosen.extend(name.parse::<Capability>());
         }
         if let Some(conflict) = caps.conflicts() {
             return Err(usage(conflict));
         }
-        chosen.sort_unstable_by_key(|capability| *capability as usize);
-        chosen.dedup();
-        (inner.caps, inner.chosen) = (caps, chosen);
+        inner.caps = caps;
+        inner.choose(values.iter().flat_map(|(name, _)| name.parse()));
         Ok(())
     }
 
@@ -207,8 +217,7 @@ impl Control for Controller {
             let suits = Caps::for_qemu();
             for capability in Capability::ALL {
                 if !inner.chosen.contains(&capability) {
-                    caps.set(capability.name(), suits.has(capability))
-                        .map_err(|error| Error::new(Kind::Usage, error))?;
+                    caps.switch(capability, suits.has(capability));
                 }
             }
         }

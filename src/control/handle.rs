@@ -22,7 +22,7 @@ use super::ControlError;
 /// use ramferry::{Handle, Params, source};
 ///
 /// let mut params = Params::default();
-/// params.set("compress-method", "zstd")?;
+/// params.set_text("compress-method", "zstd")?;
 /// let request = source::Request::new("guest.ram", "tcp:10.0.0.2:4444".parse()?);
 /// let migration = Handle::send(request, params)?;
 /// migration.change(&[("max-bandwidth", "200MiB"), ("compress-threads", "4")])?;
@@ -168,7 +168,7 @@ impl Handle {
     /// As [`Handle::change`], and those of a typed list.
     pub fn set(&self, list: &[TypedParam]) -> Result<()> {
         self.update(list.iter().map(|param| param.name.as_str()), |params| {
-            params.set_typed(list)
+            params.set(list)
         })
     }
 

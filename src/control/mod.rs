@@ -25,6 +25,7 @@ pub trait Control: Send + Sync {
     fn params(&self) -> Params;
 
     /// Changes parameters, all or none: those in force if a migration runs, and those of the next.
+    /// `compression` switches capabilities as well, and that only while no migration runs.
     ///
     /// # Errors
     /// Of [`Kind::Usage`](crate::Kind::Usage): a [`ParamError`](crate::params::ParamError), which is

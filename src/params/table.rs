@@ -1,14 +1,18 @@
 //! The rows of [`TABLE`]: every parameter's name, type, default, range and words, how it is read
-//! from text and how it is given back.
+//! and how it is given back.
 
-use std::fmt;
-use std::time::Duration;
-
-use super::{Kind, LONGEST_TIMEOUT, Parameter, Side, TimeoutAction, Value};
-use crate::page::PAGE_SIZE;
-use crate::units::{RATE_ALLOWED, parse_duration, parse_rate, parse_size, parse_switch};
+use super::compression::{self, Compression};
+use super::read::{cache_size, downtime, integer, limit, rate, switch, word};
+use super::{Kind, Parameter, Side, TimeoutAction, Value};
 
 /// Every parameter, in the order in which they are listed.
+///
+/// This is the one place to add a parameter: a row here, with a field of [`Params`](super::Params) that its `set`
+/// and `get` go to. Setting it from text and from a typed list, its option on the command line and
+/// the help for it, `ramferry parameters`, a monitor's queries and the table that stands in this
+/// documentation all follow from the row. Once that is done,
+/// `RAMFERRY_BLESS=1 cargo test --lib params` writes `docs/parameters.md` anew, and
+/// everything that reads the table is tested with the new row, too.
 pub static TABLE: &[Parameter] = &[
     Parameter {
         name: "compress-method",
@@ -20,11 +24,35 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.compress_method = text.parse()?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.compress_method = word(given)?;
             Ok(())
         },
         get: |params| Value::Word(params.compress_method.name()),
+    },
+    Parameter {
+        name: compression::NAME,
+        kind: Kind::String,
+        default: "zlib xbzrle",
+        range: compression::RANGE,
+        unit: None,
+        meaning: "All that makes the stream smaller, given once for each: at most one method, which \
+                  becomes compress-method, and xbzrle. The capabilities compress and xbzrle are \
+                  switched to just what is named",
+        side: Side::Source,
+        runtime: false,
+        since: "0.1.0",
+        repeatable: true,
+        unset: None,
+        set: |params, given| {
+            let named = Compression::of_one(given.word().unwrap_or_default())?;
+            named.without_caps()?.set_method(params);
+            Ok(())
+        },
+        // What it was can be seen in what it sets.
+        get: |_| Value::Unset("unset"),
     },
     Parameter {
         name: "compress-level",
@@ -37,9 +65,11 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
             // The method may be set after the level: which levels it has is for validate().
-            params.compress_level = integer(text, 0, HIGHEST_LEVEL)?;
+            params.compress_level = integer(given, 0, HIGHEST_LEVEL)?;
             Ok(())
         },
         get: |params| Value::Number(params.compress_level.into()),
@@ -54,8 +84,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.compress_threads = integer(text, 1, u8::MAX)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.compress_threads = integer(given, 1, u8::MAX)?;
             Ok(())
         },
         get: |params| Value::Number(params.compress_threads.into()),
@@ -70,8 +102,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Destination,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.decompress_threads = integer(text, 1, u8::MAX)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.decompress_threads = integer(given, 1, u8::MAX)?;
             Ok(())
         },
         get: |params| Value::Number(params.decompress_threads.into()),
@@ -87,8 +121,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: false,
         since: "0.1.0",
-        set: |params, text| {
-            params.compress_wait_thread = switch(text)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.compress_wait_thread = switch(given)?;
             Ok(())
         },
         get: |params| Value::Boolean(params.compress_wait_thread),
@@ -103,11 +139,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.xbzrle_cache_size = parse_size(text)
-                .ok()
-                .filter(|&size| is_cache_size(size))
-                .ok_or(CACHE_ALLOWED)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.xbzrle_cache_size = cache_size(given)?;
             Ok(())
         },
         get: |params| Value::Number(params.xbzrle_cache_size),
@@ -122,8 +157,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.max_bandwidth = parse_rate(text).map_err(|_| RATE_ALLOWED)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.max_bandwidth = rate(given)?;
             Ok(())
         },
         get: |params| Value::Number(params.max_bandwidth),
@@ -138,8 +175,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: false,
         since: "0.1.0",
-        set: |params, text| {
-            params.connections = integer(text, 1, MOST_CONNECTIONS)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.connections = integer(given, 1, MOST_CONNECTIONS)?;
             Ok(())
         },
         get: |params| Value::Number(params.connections.into()),
@@ -154,11 +193,13 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: false,
         since: "0.1.0",
-        set: |params, text| {
-            params.batch_pages = match text {
-                AUTO => None,
+        repeatable: false,
+        unset: Some(AUTO),
+        set: |params, given| {
+            params.batch_pages = match given {
+                _ if given.is(AUTO) => None,
                 _ => Some(
-                    integer(text, 1, MOST_BATCH_PAGES)
+                    integer(given, 1, MOST_BATCH_PAGES)
                         .map_err(|what| format!("{AUTO} or {what}"))?,
                 ),
             };
@@ -179,8 +220,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.zlib_engine = text.parse()?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.zlib_engine = word(given)?;
             Ok(())
         },
         get: |params| Value::Word(params.zlib_engine.name()),
@@ -195,8 +238,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.delta_compress = switch(text)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.delta_compress = switch(given)?;
             Ok(())
         },
         get: |params| Value::Boolean(params.delta_compress),
@@ -211,8 +256,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.downtime_limit = downtime(text)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.downtime_limit = downtime(given)?;
             Ok(())
         },
         get: |params| Value::Number(params.downtime_limit.as_millis() as u64),
@@ -227,8 +274,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.max_rounds = integer(text, 1, MOST_ROUNDS)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.max_rounds = integer(given, 1, MOST_ROUNDS)?;
             Ok(())
         },
         get: |params| Value::Number(params.max_rounds.into()),
@@ -236,17 +285,19 @@ pub static TABLE: &[Parameter] = &[
     Parameter {
         name: "max-time",
         kind: Kind::Double,
-        default: "none",
+        default: NO_LIMIT,
         range: "more than 0, up to 1 day, such as 30, 500ms or 2min; or none: no limit",
         unit: Some("seconds"),
         meaning: "How long the rounds of a live migration may take before the last",
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.max_time = match text {
-                NO_LIMIT => None,
-                _ => Some(limit(text).map_err(|what| format!("{NO_LIMIT} or {what}"))?),
+        repeatable: false,
+        unset: Some(NO_LIMIT),
+        set: |params, given| {
+            params.max_time = match given {
+                _ if given.is(NO_LIMIT) => None,
+                _ => Some(limit(given).map_err(|what| format!("{NO_LIMIT} or {what}"))?),
             };
             Ok(())
         },
@@ -265,10 +316,12 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.timeout_action = match text {
-                "suspend" => TimeoutAction::Suspend,
-                "abort" => TimeoutAction::Abort,
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.timeout_action = match given.word() {
+                Some("suspend") => TimeoutAction::Suspend,
+                Some("abort") => TimeoutAction::Abort,
                 _ => return Err("suspend or abort".to_owned()),
             };
             Ok(())
@@ -285,8 +338,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.throttle_trigger_threshold = integer(text, 1, 100)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.throttle_trigger_threshold = integer(given, 1, 100)?;
             Ok(())
         },
         get: |params| Value::Number(params.throttle_trigger_threshold.into()),
@@ -301,8 +356,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.cpu_throttle_initial = integer(text, 1, 99)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.cpu_throttle_initial = integer(given, 1, 99)?;
             Ok(())
         },
         get: |params| Value::Number(params.cpu_throttle_initial.into()),
@@ -317,8 +374,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.cpu_throttle_increment = integer(text, 1, 99)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.cpu_throttle_increment = integer(given, 1, 99)?;
             Ok(())
         },
         get: |params| Value::Number(params.cpu_throttle_increment.into()),
@@ -333,8 +392,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: true,
         since: "0.1.0",
-        set: |params, text| {
-            params.max_cpu_throttle = integer(text, 1, 99)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.max_cpu_throttle = integer(given, 1, 99)?;
             Ok(())
         },
         get: |params| Value::Number(params.max_cpu_throttle.into()),
@@ -350,8 +411,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Both,
         runtime: false,
         since: "0.1.0",
-        set: |params, text| {
-            params.timeout = limit(text)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.timeout = limit(given)?;
             Ok(())
         },
         get: |params| Value::Double(params.timeout.as_secs_f64()),
@@ -366,8 +429,10 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Source,
         runtime: false,
         since: "0.1.0",
-        set: |params, text| {
-            params.connect_timeout = limit(text)?;
+        repeatable: false,
+        unset: None,
+        set: |params, given| {
+            params.connect_timeout = limit(given)?;
             Ok(())
         },
         get: |params| Value::Double(params.connect_timeout.as_secs_f64()),
@@ -382,10 +447,12 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Destination,
         runtime: false,
         since: "0.1.0",
-        set: |params, text| {
-            params.accept_timeout = match text {
-                NO_LIMIT => None,
-                _ => Some(limit(text).map_err(|what| format!("{NO_LIMIT} or {what}"))?),
+        repeatable: false,
+        unset: Some(NO_LIMIT),
+        set: |params, given| {
+            params.accept_timeout = match given {
+                _ if given.is(NO_LIMIT) => None,
+                _ => Some(limit(given).map_err(|what| format!("{NO_LIMIT} or {what}"))?),
             };
             Ok(())
         },
@@ -405,13 +472,12 @@ pub static TABLE: &[Parameter] = &[
         side: Side::Both,
         runtime: false,
         since: "0.1.0",
-        set: |params, text| {
-            params.link = match text {
-                NO_LINK => None,
-                _ => Some(
-                    text.parse()
-                        .map_err(|what: String| format!("{NO_LINK} or {what}"))?,
-                ),
+        repeatable: false,
+        unset: Some(NO_LINK),
+        set: |params, given| {
+            params.link = match given {
+                _ if given.is(NO_LINK) => None,
+                _ => Some(word(given).map_err(|what| format!("{NO_LINK} or {what}"))?),
             };
             Ok(())
         },
@@ -431,56 +497,7 @@ pub(super) const HIGHEST_LEVEL: u8 = 19;
 const MOST_CONNECTIONS: u8 = 64;
 /// The wire's limit of rounds, without the last.
 const MOST_ROUNDS: u32 = 65_535;
-/// The longest downtime that can be allowed, as QEMU has it.
-const LONGEST_DOWNTIME: Duration = Duration::from_secs(2000);
 /// The wire's limit of pages in a batch.
 const MOST_BATCH_PAGES: u16 = 256;
 const CACHE_RANGE: &str = "a power of two no less than 4096, such as 64MiB";
-const CACHE_ALLOWED: &str = "a power of two no less than 4096 bytes, such as 64MiB";
 const TIMEOUT_RANGE: &str = "more than 0, up to 1 day, such as 30, 500ms or 2min";
-
-/// A decimal integer within bounds, digits only.
-fn integer<T>(text: &str, lowest: T, highest: T) -> Result<T, String>
-where
-    T: Copy + fmt::Display + PartialOrd + std::str::FromStr,
-{
-    // The standard parser would also take a plus sign.
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse()
-        .ok()
-        .filter(|number| digits && (lowest..=highest).contains(number))
-        .ok_or_else(|| format!("an integer from {lowest} to {highest}"))
-}
-
-fn switch(text: &str) -> Result<bool, String> {
-    parse_switch(text).ok_or_else(|| "on or off".to_owned())
-}
-
-fn is_cache_size(size: u64) -> bool {
-    size.is_power_of_two() && size >= PAGE_SIZE as u64
-}
-
-/// A downtime: a plain number is milliseconds, as it is in QEMU.
-fn downtime(text: &str) -> Result<Duration, String> {
-    let time = match text.parse() {
-        Ok(number) => Some(Duration::from_millis(number)),
-        // Fractions need a unit, so that nobody takes them for seconds.
-        Err(_) if text.parse::<f64>().is_ok() => None,
-        Err(_) => parse_duration(text).ok(),
-    };
-    time.filter(|time| *time <= LONGEST_DOWNTIME)
-        .ok_or_else(|| {
-            "0 to 2000000 milliseconds, such as 300, or a time with its unit, such as 1.5s"
-                .to_owned()
-        })
-}
-
-/// A time limit within its bounds.
-fn limit(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
-        .ok()
-        .filter(|time| !time.is_zero() && *time <= LONGEST_TIMEOUT)
-        .ok_or_else(|| {
-            "a time of more than 0 and up to 1 day, such as 30 (seconds), 500ms or 2min".to_owned()
-        })
-}

@@ -10,9 +10,14 @@ fn words(result: Result<(), ParamError>) -> String {
 
 #[test]
 fn every_default_in_the_table_is_what_default_gives() {
-    for row in TABLE {
+    for row in TABLE.iter().filter(|row| !row.repeatable) {
         let mut params = Params::default();
-        assert_eq!(params.set(row.name, row.default), Ok(()), "{}", row.name);
+        assert_eq!(
+            params.set_text(row.name, row.default),
+            Ok(()),
+            "{}",
+            row.name
+        );
         assert_eq!(params, Params::default(), "{}", row.name);
     }
     assert_eq!(Params::default().validate(), Ok(()));
@@ -36,7 +41,8 @@ fn every_value_is_of_the_type_that_the_table_tells() {
             Value::Double(_) => row.kind == Kind::Double,
             Value::Boolean(_) => row.kind == Kind::Boolean,
             Value::Word(_) | Value::Link(_) => row.kind == Kind::String,
-            Value::Unset(word) => word == row.default,
+            Value::Unset(_) if row.repeatable => true,
+            Value::Unset(word) => word == row.default && row.unset == Some(word),
         };
         assert!(fits, "{}", row.name);
     }
@@ -45,7 +51,9 @@ fn every_value_is_of_the_type_that_the_table_tells() {
 #[test]
 fn the_level_is_checked_against_the_method() {
     let mut params = Params::default();
-    params.set("compress-level", "12").expect("zstd has it");
+    params
+        .set_text("compress-level", "12")
+        .expect("zstd has it");
     assert_eq!(
         words(params.validate()),
         "compress-level 12 is not a level of zlib: 0 to 9 (0: the method's own default, 6)"
@@ -126,8 +134,18 @@ fn each_refusal_names_the_value_and_what_is_allowed() {
             "+1",
             "compress-threads +1 is not an integer from 1 to 255",
         ),
+        (
+            "compress-threads",
+            "1e3",
+            "compress-threads 1e3 is not an integer from 1 to 255",
+        ),
+        (
+            "compression",
+            "lzma",
+            "compression lzma is not zlib, gzip, lz4, zstd, none, mt (libvirt's word for zlib) or xbzrle",
+        ),
     ] {
-        assert_eq!(words(params.set(name, value)), expected);
+        assert_eq!(words(params.set_text(name, value)), expected);
     }
     for (name, value) in [
         ("xbzrle-cache-size", "5000"),
@@ -140,7 +158,7 @@ fn each_refusal_names_the_value_and_what_is_allowed() {
         ("connect-timeout", "none"),
         ("accept-timeout", "never"),
     ] {
-        let words = words(params.set(name, value));
+        let words = words(params.set_text(name, value));
         assert!(
             words.starts_with(&format!("{name} {value} is not ")),
             "{words}"
@@ -148,8 +166,13 @@ fn each_refusal_names_the_value_and_what_is_allowed() {
         assert!(words.contains("such as"), "{words}");
     }
     assert_eq!(
-        words(params.set("compress_level", "1")),
-        "there is no parameter compress_level"
+        words(params.set_text("compress_level", "1")),
+        "parameter 'compress_level' not supported: known are compress-method, compression, \
+         compress-level, compress-threads, decompress-threads, compress-wait-thread, \
+         xbzrle-cache-size, max-bandwidth, connections, batch-pages, zlib-engine, delta-compress, \
+         downtime-limit, max-rounds, max-time, timeout-action, throttle-trigger-threshold, \
+         cpu-throttle-initial, cpu-throttle-increment, max-cpu-throttle, timeout, connect-timeout, \
+         accept-timeout, link"
     );
     assert_eq!(params, Params::default(), "a refused value changes nothing");
 }
@@ -188,17 +211,23 @@ fn a_batch_is_as_large_as_asked_for_or_as_suits_the_method() {
         params.compress_method = method;
         assert_eq!(params.batch_pages(), pages);
     }
-    params.set("batch-pages", "7").expect("within its range");
+    params
+        .set_text("batch-pages", "7")
+        .expect("within its range");
     assert_eq!(params.batch_pages(), 7);
-    params.set("batch-pages", AUTO).expect("a word it knows");
+    params
+        .set_text("batch-pages", AUTO)
+        .expect("a word it knows");
     assert_eq!(params.batch_pages, None);
 }
 
 #[test]
 fn programs_get_numbers_and_null_and_people_get_words() {
     let mut params = Params::default();
-    params.set("timeout", "500ms").expect("within its range");
-    params.set("link", "1Gbit/20ms").expect("a link");
+    params
+        .set_text("timeout", "500ms")
+        .expect("within its range");
+    params.set_text("link", "1Gbit/20ms").expect("a link");
     let json = |name| {
         let value = params.get(name).expect("a known name");
         (
@@ -222,14 +251,62 @@ proptest! {
         text in prop_oneof![any::<String>(), "[0-9]{1,5}", "[0-9]{1,3}(ms|s|min|KiB|MiB)", "[0-9]{1,4}[kMG]bit(/[0-9]{1,3}[mu]s)?"],
     ) {
         let name = TABLE[row].name;
+        prop_assume!(!TABLE[row].repeatable);
         let mut params = Params::default();
-        if params.set(name, &text).is_ok() {
+        if params.set_text(name, &text).is_ok() {
             let shown = (TABLE[row].get)(&params).to_string();
             let mut again = Params::default();
-            prop_assert_eq!(again.set(name, &shown), Ok(()));
+            prop_assert_eq!(again.set_text(name, &shown), Ok(()));
             prop_assert_eq!(again, params);
         } else {
             prop_assert_eq!(params, Params::default());
         }
     }
+}
+
+/// The table as Markdown, for the documentation.
+fn markdown() -> String {
+    let escaped = |text: &str| {
+        text.replace('|', "\\|")
+            .replace('[', "\\[")
+            .replace(']', "\\]")
+    };
+    let mut text =
+        "| name | type | default | range | unit | side | while it runs | since | meaning |\n\
+                    |---|---|---|---|---|---|---|---|---|\n"
+            .to_owned();
+    for row in TABLE {
+        let kind = match row.repeatable {
+            true => format!("{}, repeatable", row.kind),
+            false => row.kind.to_string(),
+        };
+        let name = format!("`{}`", row.name);
+        let cells = [
+            name.as_str(),
+            &kind,
+            row.default,
+            row.range,
+            row.unit.unwrap_or("-"),
+            row.side.name(),
+            if row.runtime { "may change" } else { "stays" },
+            row.since,
+            row.meaning,
+        ];
+        text += &format!("| {} |\n", cells.map(escaped).join(" | "));
+    }
+    text
+}
+
+#[test]
+fn the_table_in_the_documentation_is_this_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/parameters.md");
+    if std::env::var_os("RAMFERRY_BLESS").is_some() {
+        std::fs::write(path, markdown()).expect("a place to write to");
+    }
+    let stored = std::fs::read_to_string(path).expect("docs/parameters.md");
+    assert_eq!(
+        stored,
+        markdown(),
+        "RAMFERRY_BLESS=1 cargo test --lib params writes it anew"
+    );
 }

@@ -420,7 +420,7 @@ fn on_the_qemu_wire_too_the_outcome_is_unknown_once_the_writer_was_let_go() {
             Ok(())
         });
         let mut params = three_rounds();
-        params.set("compress-method", "none").unwrap();
+        params.set_text("compress-method", "none").unwrap();
         let (caps, to) = (Caps::for_qemu(), unix(&scene.near()));
         let source = send_live_as(Format::Qemu, &scene.image, &to, writer, caps, params);
         let (peer, _) = listener.accept().unwrap();

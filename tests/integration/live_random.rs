@@ -215,7 +215,7 @@ fn settings(dice: &mut Dice) -> (Caps, Params) {
         ("max-time", pick(&["none", "20ms"])),
     ]);
     let method = methods[dice.below(methods.len() as u64) as usize];
-    params.set("compress-method", method.name()).unwrap();
+    params.set_text("compress-method", method.name()).unwrap();
     (caps, params)
 }
 

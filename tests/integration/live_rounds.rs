@@ -150,7 +150,7 @@ fn a_writer_of_this_process_is_stopped_once_and_released() {
     ];
     for (method, (values, least, most)) in Method::ALL.into_iter().zip(limits.iter().cycle()) {
         let mut params = params(values);
-        params.set("compress-method", method.name()).unwrap();
+        params.set_text("compress-method", method.name()).unwrap();
         let (sent, received) = scene.migrate(own.choice(), Caps::default(), params);
         assert!((least..=most).contains(&&sent.rounds.len()), "{values:?}");
         assert_eq!(sent.rounds.len(), received.rounds.len());
@@ -230,7 +230,7 @@ fn a_live_guest_crosses_the_qemu_wire() {
         caps.set("compress", compress).unwrap();
         let mut params = params(&three_rounds());
         if compress {
-            params.set("compress-method", method).unwrap();
+            params.set_text("compress-method", method).unwrap();
         }
         let socket = unix(&scene.folder.path("socket"));
         let destination = Destination::start(&socket, &scene.output, Params::default());
