@@ -92,8 +92,9 @@ impl Capability {
         }
     }
 
-    /// Whether this build, on this machine, can do it.
-    pub fn available(self) -> bool {
+    /// Why this program cannot do it, to follow the words "not available here: "; `None` if it
+    /// can.
+    pub fn unavailable(self) -> Option<&'static str> {
         match self {
             Capability::Compress
             | Capability::Xbzrle
@@ -101,9 +102,14 @@ impl Capability {
             | Capability::AutoConverge
             | Capability::Events
             | Capability::PauseBeforeSwitchover
-            | Capability::ZeroBlocks => true,
-            Capability::RdmaPinAll => false,
+            | Capability::ZeroBlocks => None,
+            Capability::RdmaPinAll => Some("there is no RDMA to pin memory for"),
         }
+    }
+
+    /// Whether this program can do it.
+    pub fn available(self) -> bool {
+        self.unavailable().is_none()
     }
 }
 
@@ -199,76 +205,20 @@ impl Caps {
 
     /// Says in a sentence why this set of capabilities cannot be used; `None` if it can.
     ///
-    /// The one place for rules between capabilities.
+    /// The one place for rules between capabilities, whoever switched them. None of those that
+    /// there are excludes another: where one needs what only the request tells (a writer, a way
+    /// back, somebody who gives leave), it is without effect otherwise, or the command that was
+    /// given says so.
     pub fn conflicts(&self) -> Option<String> {
-        Capability::ALL
-            .into_iter()
-            .find(|&capability| self.has(capability) && !capability.available())
-            .map(|capability| format!("the capability {capability} is not available here"))
+        let on = Capability::ALL.into_iter().filter(|&one| self.has(one));
+        on.into_iter().find_map(|capability| {
+            let reason = capability.unavailable()?;
+            Some(format!(
+                "capability {capability} is not available here: {reason}"
+            ))
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_capability_is_found_by_its_name_and_starts_at_its_default() {
-        let caps = Caps::default();
-        for (index, capability) in Capability::ALL.into_iter().enumerate() {
-            assert_eq!(capability.name().parse(), Ok(capability));
-            assert_eq!(caps.has(capability), capability.default_state());
-            assert_eq!(capability as usize, index, "states are kept by this index");
-        }
-    }
-
-    #[test]
-    fn the_defaults_do_not_conflict() {
-        assert_eq!(Caps::default().conflicts(), None);
-    }
-
-    #[test]
-    fn every_way_to_write_on_and_off_is_understood() {
-        for (text, on) in [
-            ("xbzrle=on", true),
-            ("xbzrle=true", true),
-            ("xbzrle=yes", true),
-            ("xbzrle=1", true),
-            ("xbzrle=off", false),
-            ("xbzrle=false", false),
-            ("xbzrle=no", false),
-            ("xbzrle=0", false),
-        ] {
-            let mut caps = Caps::default();
-            caps.set("xbzrle", !on).expect("a known name");
-            assert_eq!(caps.set_text(text), Ok(()));
-            assert_eq!(caps.has(Capability::Xbzrle), on, "{text}");
-            assert!(caps.has(Capability::Compress), "others stay as they are");
-        }
-    }
-
-    #[test]
-    fn unknown_names_are_refused_with_the_list() {
-        let mut caps = Caps::default();
-        for text in ["xbzlre=on", "=on", "XBZRLE=on"] {
-            let words = caps.set_text(text).map_err(|error| error.to_string());
-            let words = words.expect_err(text);
-            assert!(
-                words.ends_with("known are compress, xbzrle, return-path, auto-converge, events, pause-before-switchover, zero-blocks, rdma-pin-all"),
-                "{words}"
-            );
-        }
-        assert!(caps.set("", true).is_err());
-        assert_eq!(caps, Caps::default());
-    }
-
-    #[test]
-    fn a_text_of_another_form_is_refused_and_changes_nothing() {
-        let mut caps = Caps::default();
-        for text in ["xbzrle", "xbzrle=", "xbzrle=maybe", "xbzrle=off=off", ""] {
-            let refused = CapError::Malformed(text.to_owned());
-            assert_eq!(caps.set_text(text), Err(refused));
-        }
-        assert_eq!(caps, Caps::default());
-    }
-}
+mod tests;

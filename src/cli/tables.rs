@@ -8,9 +8,6 @@ use serde::Serialize;
 use crate::caps::Capability;
 use crate::params::{Parameter, TABLE};
 
-/// How wide a table may be where there is no terminal to ask.
-const WIDTH_WITHOUT_TERMINAL: u16 = 100;
-
 /// A row of `ramferry parameters --json`. The names of the fields are stable.
 #[derive(Serialize)]
 struct ParameterRow {
@@ -23,6 +20,7 @@ struct ParameterRow {
     side: &'static str,
     runtime: bool,
     since: &'static str,
+    repeatable: bool,
     meaning: &'static str,
 }
 
@@ -32,6 +30,8 @@ struct CapabilityRow {
     name: &'static str,
     default: bool,
     available: bool,
+    /// Why it is not available.
+    reason: Option<&'static str>,
     meaning: &'static str,
 }
 
@@ -43,19 +43,78 @@ pub(super) fn parameters(json: bool) -> io::Result<()> {
     print(&if json {
         document(&parameter_rows())?
     } else {
-        let mut table = table(["name", "type", "default", "range", "side", "meaning"]);
-        table.add_rows(parameter_rows().iter().map(|row| {
+        parameter_table(Table::new().width())
+    })
+}
+
+/// What was found out of a parameter in words of their own.
+impl ParameterRow {
+    fn full_kind(&self) -> String {
+        let unit = self
+            .unit
+            .map_or_else(String::new, |unit| format!(", {unit}"));
+        let repeatable = if self.repeatable { ", repeatable" } else { "" };
+        format!("{}{unit}{repeatable}", self.kind)
+    }
+
+    fn running(&self) -> &'static str {
+        if self.runtime { "may change" } else { "stays" }
+    }
+}
+
+/// The parameters for people: in a terminal as wide as that is, with what would make it too wide
+/// below each other; elsewhere one line for each, however long.
+fn parameter_table(width: Option<u16>) -> String {
+    let rows = parameter_rows();
+    if width.is_none() {
+        let mut table = table(
+            [
+                "name",
+                "type",
+                "default",
+                "range",
+                "side",
+                "while it runs",
+                "since",
+                "meaning",
+            ],
+            None,
+        );
+        table.add_rows(rows.iter().map(|row| {
             [
                 row.name,
-                row.kind,
+                &row.full_kind(),
                 row.default,
                 row.range,
                 row.side,
+                row.running(),
+                row.since,
                 row.meaning,
             ]
+            .map(str::to_owned)
         }));
-        text(&mut table)
-    })
+        return text(&mut table);
+    }
+    let header = [
+        "name, type\nside; while it runs; since",
+        "default",
+        "range",
+        "meaning",
+    ];
+    let mut table = table(header, width);
+    table.add_rows(rows.iter().map(|row| {
+        let (kind, running) = (row.full_kind(), row.running());
+        [
+            format!(
+                "{}\n{kind}\n{}; {running}; {}",
+                row.name, row.side, row.since
+            ),
+            row.default.to_owned(),
+            row.range.to_owned(),
+            row.meaning.to_owned(),
+        ]
+    }));
+    text(&mut table)
 }
 
 fn parameter_rows() -> Vec<ParameterRow> {
@@ -68,6 +127,7 @@ fn parameter_rows() -> Vec<ParameterRow> {
         side: row.side.name(),
         runtime: row.runtime,
         since: row.since,
+        repeatable: row.repeatable,
         meaning: row.meaning,
     };
     TABLE.iter().map(row).collect()
@@ -82,38 +142,44 @@ pub(super) fn capabilities(json: bool) -> io::Result<()> {
         let row = |capability: Capability| CapabilityRow {
             name: capability.name(),
             default: capability.default_state(),
-            available: capability.available(),
+            available: capability.unavailable().is_none(),
+            reason: capability.unavailable(),
             meaning: capability.meaning(),
         };
         document(&Capability::ALL.map(row))?
     } else {
-        let mut table = table(["name", "default", "available", "meaning"]);
+        let width = Table::new().width();
+        let mut table = table(["name", "default", "available", "meaning"], width);
         table.add_rows(Capability::ALL.map(|capability| {
-            [
-                capability.name(),
-                if capability.default_state() {
-                    "on"
-                } else {
-                    "off"
-                },
-                if capability.available() { "yes" } else { "no" },
-                capability.meaning(),
-            ]
+            let available = match capability.unavailable() {
+                None => "yes".to_owned(),
+                Some(reason) => format!("no: {reason}"),
+            };
+            let default = if capability.default_state() {
+                "on"
+            } else {
+                "off"
+            };
+            [capability.name(), default, &available, capability.meaning()].map(str::to_owned)
         }));
         text(&mut table)
     })
 }
 
-/// An empty table, as wide as the terminal.
-fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
+/// An empty table, as wide as this, or with lines as long as they are.
+fn table<const COLUMNS: usize>(header: [&str; COLUMNS], width: Option<u16>) -> Table {
     let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(header);
-    if table.width().is_none() {
-        table.set_width(WIDTH_WITHOUT_TERMINAL);
-    }
+    table.set_header(header);
+    match width {
+        Some(width) => table
+            .load_style(presets::UTF8_HORIZONTAL_ONLY)
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(width),
+        // Rules between lines would only be in a program's way.
+        None => table
+            .load_style(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled),
+    };
     table
 }
 
@@ -168,15 +234,29 @@ mod tests {
 
     #[test]
     fn no_line_is_wider_than_the_table_may_be() {
-        let mut table = table(["name", "meaning"]);
-        table.set_width(40);
-        table.add_rows(TABLE.iter().map(|row| [row.name, row.meaning]));
-        let text = text(&mut table);
-        for row in TABLE {
-            assert!(text.contains(row.name), "names stay whole");
+        for width in [80, 100, 200] {
+            let text = parameter_table(Some(width));
+            for row in TABLE {
+                assert!(text.contains(row.name), "names stay whole");
+            }
+            for line in text.lines() {
+                assert!(line.chars().count() <= width.into(), "{line}");
+            }
         }
-        for line in text.lines() {
-            assert!(line.chars().count() <= 40, "{line}");
+    }
+
+    #[test]
+    fn without_a_terminal_each_parameter_is_one_whole_line() {
+        let text = parameter_table(None);
+        for row in TABLE {
+            let mut lines = text.lines();
+            let line = lines.find(|line| line.trim_start().starts_with(&format!("{} ", row.name)));
+            let line = line.expect(row.name);
+            let rest = [row.kind.name(), row.default, row.range, row.side.name()];
+            for what in rest.into_iter().chain([row.since, row.meaning]) {
+                assert!(line.contains(what), "{what} in {line}");
+            }
+            assert!(row.unit.is_none_or(|unit| line.contains(unit)), "{line}");
         }
     }
 
@@ -186,7 +266,11 @@ mod tests {
         let rows: Vec<serde_json::Map<_, _>> = serde_json::from_str(&json).expect("an array");
         assert_eq!(rows.len(), TABLE.len());
         for row in &rows {
-            assert_eq!(row.len(), 9, "a unit that is not set is null, not left out");
+            assert_eq!(
+                row.len(),
+                10,
+                "a unit that is not set is null, not left out"
+            );
         }
         assert_eq!(rows[0]["name"], "compress-method");
         assert_eq!(rows[0]["type"], "string");

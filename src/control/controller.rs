@@ -283,3 +283,6 @@ impl Control for Controller {
         lock(&self.hub.observers).push(observer);
     }
 }
+
+#[cfg(test)]
+mod tests;

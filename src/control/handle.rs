@@ -94,6 +94,9 @@ impl Handle {
         dropped: impl Fn(&str) + Send + Sync + 'static,
         observer: Option<Observer>,
     ) -> Result<Handle> {
+        if let Some(conflict) = request.caps.conflicts() {
+            return Err(Error::new(Kind::Usage, conflict));
+        }
         let named = (None, "destination");
         Handle::start(params, named, observer, move |context| {
             destination::run(&request, context, &listening, &dropped)

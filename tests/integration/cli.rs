@@ -1137,14 +1137,24 @@ fn tables_for_programs_have_a_row_for_everything() {
         assert_eq!(
             keys(row),
             [
-                "default", "meaning", "name", "range", "runtime", "side", "since", "type", "unit"
+                "default",
+                "meaning",
+                "name",
+                "range",
+                "repeatable",
+                "runtime",
+                "side",
+                "since",
+                "type",
+                "unit"
             ]
         );
     }
     let rows = run(&["capabilities", "--json"]).json();
     for (row, name) in rows.as_array().unwrap().iter().zip(["compress", "xbzrle"]) {
         assert_eq!(row["name"], name);
-        assert_eq!(keys(row), ["available", "default", "meaning", "name"]);
+        let expected = ["available", "default", "meaning", "name", "reason"];
+        assert_eq!(keys(row), expected);
     }
     for table in ["parameters", "capabilities"] {
         let shown = run(&[table]);

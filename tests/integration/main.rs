@@ -23,4 +23,5 @@ mod migrate;
 mod qemu;
 mod qemu_hostile;
 mod support;
+mod tables;
 mod writer;

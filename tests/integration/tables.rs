@@ -1,0 +1,81 @@
+//! The table of parameters is the same wherever a user meets it: in `--help` and in
+//! `ramferry parameters`.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::support::{run, watchdog};
+
+/// A command's options under "Parameters", each with its help in one line.
+fn options(command: &str) -> BTreeMap<String, String> {
+    let help = run(&[command, "--help"]);
+    help.succeeded();
+    let (_, section) = help.out.split_once("\nParameters:\n").unwrap();
+    let mut options = BTreeMap::new();
+    let mut name = None;
+    for line in section.lines() {
+        // A heading, or the end.
+        if line.starts_with(|c: char| !c.is_whitespace()) {
+            break;
+        }
+        if let Some(option) = line.strip_prefix("      --") {
+            let option = option.split_whitespace().next().unwrap();
+            name = Some(option.to_owned());
+        } else if let Some(name) = &name {
+            let text: &mut String = options.entry(name.clone()).or_default();
+            for word in line.split_whitespace() {
+                if !text.is_empty() {
+                    text.push(' ');
+                }
+                text.push_str(word);
+            }
+        }
+    }
+    options.remove("capability").expect("it is there, too");
+    options
+}
+
+#[test]
+fn the_help_and_the_table_tell_the_same_row_by_row() {
+    let _limit = watchdog();
+    let rows = run(&["parameters", "--json"]).json();
+    let rows = rows.as_array().unwrap();
+    for (command, other_side) in [("send", "destination"), ("receive", "source")] {
+        let mut options = options(command);
+        for row in rows.iter().filter(|row| row["side"] != other_side) {
+            let text = |field: &str| row[field].as_str().unwrap();
+            let running = match &row["runtime"] {
+                Value::Bool(true) => "It may change while a migration runs.",
+                _ => "It stays as it is while a migration runs.",
+            };
+            let expected = format!(
+                "{}. Allowed: {}. {running} [default: {}]",
+                text("meaning"),
+                text("range"),
+                text("default")
+            );
+            assert_eq!(options.remove(text("name")), Some(expected), "{command}");
+        }
+        let none: BTreeMap<String, String> = BTreeMap::new();
+        assert_eq!(options, none, "{command} has what is not in the table");
+    }
+}
+
+#[test]
+fn without_a_terminal_each_row_is_one_whole_line() {
+    let _limit = watchdog();
+    for table in ["parameters", "capabilities"] {
+        let shown = run(&[table]);
+        shown.succeeded();
+        let rows = run(&[table, "--json"]).json();
+        let rows = rows.as_array().unwrap();
+        let lines: Vec<&str> = shown.out.lines().collect();
+        assert_eq!(lines.len(), rows.len() + 1, "and a heading");
+        for (line, row) in lines[1..].iter().zip(rows) {
+            for text in row.as_object().unwrap().values().filter_map(Value::as_str) {
+                assert!(line.contains(text), "{text} in {line}");
+            }
+        }
+    }
+}
