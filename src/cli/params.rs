@@ -124,7 +124,7 @@ impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool> FromArgMat
                 }
             }
         }
-        if is_given(METHOD) {
+        if Self::rows().any(|row| row.name == METHOD) && is_given(METHOD) {
             let method = self.params.compress_method.name();
             let param = TypedParam::from_text(METHOD, method).map_err(refusal)?;
             self.compression.push(param);

@@ -150,7 +150,7 @@ fn a_change_that_is_not_allowed_is_refused_by_name_and_changes_nothing() {
         );
     }
     for (name, value, what) in [
-        ("compress-speed", "1", "there is no parameter"),
+        ("compress-speed", "1", "not supported"),
         ("compress-threads", "0", "1 to 255"),
         ("compress-level", "10", "0 to 9"),
     ] {
