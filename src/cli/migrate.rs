@@ -2,14 +2,11 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::caps::{Capability, Caps};
-use crate::control::Handle;
+use crate::control::Control;
 use crate::error::{Error, Kind, Result};
 use crate::source::{Live, WriterChoice};
 use crate::transport::{Address, TransportError};
@@ -17,12 +14,10 @@ use crate::wire::Format;
 use crate::writer::guard;
 use crate::{destination, source};
 
+use super::monitor::{self, Attached};
 use super::params::{Checked, DestinationArgs, SourceArgs};
 use super::progress::Progress;
-use super::{print_json, summary};
-
-/// How long a migration may take to end cleanly before a second signal ends it at once.
-const PATIENCE: Duration = Duration::from_secs(2);
+use super::{print_json, signals, summary};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -162,6 +157,9 @@ struct ShowArgs {
     /// Show neither progress nor summary
     #[arg(long, short)]
     quiet: bool,
+    /// Listen for clients that speak QMP, QEMU's protocol, and look at the migration, change or end it
+    #[arg(long, value_name = "unix:PATH", value_parser = Checked(monitor::path))]
+    monitor: Option<PathBuf>,
 }
 
 fn address(text: &str) -> Result<Address, String> {
@@ -181,6 +179,13 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
     let live = args.live.into_live()?;
     let fuzzy = (live.as_ref()).is_some_and(|live| matches!(live.writer, WriterChoice::Fuzzy));
     let (params, caps) = args.params.into_parts(caps)?;
+    if caps.has(Capability::PauseBeforeSwitchover) && args.show.monitor.is_none() {
+        return Err(Error::new(
+            Kind::Usage,
+            "with the capability pause-before-switchover, --monitor is needed: only migrate-continue, \
+             given there, lets the migration go on",
+        ));
+    }
     let request = source::Request {
         then: args.then,
         caps,
@@ -204,9 +209,10 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
         end.push_str(", though of no single instant");
     }
     let waiting = format!("connecting to {}", request.address);
-    let signals = catch_signals()?;
-    let migration = Handle::send(request, params)?;
-    finish(&migration, signals, &args.show, (waiting, &end))
+    let signals = signals::catch()?;
+    let attached = Attached::new(args.show.monitor.clone(), params, caps)?;
+    attached.controller().migrate(request)?;
+    finish(attached, signals, &args.show, (waiting, &end))
 }
 
 pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
@@ -233,10 +239,11 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
         let _ = writeln!(std::io::stderr(), "{line}");
     };
     let waiting = format!("waiting for a source at {}", request.address);
-    let signals = catch_signals()?;
-    let migration = Handle::receive(request, params, listening, dropped)?;
+    let signals = signals::catch()?;
+    let attached = Attached::new(args.show.monitor.clone(), params, caps)?;
+    (attached.controller()).receive_with(request, listening, dropped)?;
     finish(
-        &migration,
+        attached,
         signals,
         &args.show,
         (waiting, "arrived and proven"),
@@ -245,14 +252,16 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
 
 /// Shows the migration while it runs, and what became of it.
 fn finish(
-    migration: &Handle,
+    attached: Attached,
     signals: Signals,
     show: &ShowArgs,
     (waiting, end): (String, &str),
 ) -> Result<()> {
-    cancel_on_signal(migration, signals)?;
+    let migration = attached.migration()?;
+    signals::on_each(signals, migration.canceller())?;
     if !show.quiet {
-        Progress::new(waiting).follow(migration);
+        attached.announce();
+        Progress::new(waiting).follow(&migration);
     }
     let outcome = migration.join();
     let report = migration.report();
@@ -267,32 +276,6 @@ fn finish(
         };
         print_json(&report)?;
     }
+    attached.close();
     outcome
-}
-
-/// From now on SIGINT, SIGTERM and SIGHUP wait to be looked at. To be called before the migration begins:
-/// one that comes right after "listening on" must not find the program unprepared.
-fn catch_signals() -> Result<Signals> {
-    Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(|error| Error::new(Kind::Failed, error).in_stage("start"))
-}
-
-/// A signal ends the migration cleanly; another one, a while later, ends the program as it is.
-fn cancel_on_signal(migration: &Handle, mut signals: Signals) -> Result<()> {
-    let cancel = migration.canceller();
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            let mut first = None;
-            for _ in signals.forever() {
-                // Some tools send the same signal twice in a row: to the process and to its group.
-                let first = *first.get_or_insert_with(Instant::now);
-                if first.elapsed() > PATIENCE {
-                    std::process::exit(i32::from(Kind::Interrupted.exit_code()));
-                }
-                cancel();
-            }
-        })
-        .map(drop)
-        .map_err(|error| Error::new(Kind::Failed, error).in_stage("start"))
 }

@@ -5,8 +5,10 @@ mod churn;
 mod digest;
 mod inspect;
 mod migrate;
+mod monitor;
 mod params;
 mod progress;
+mod signals;
 mod summary;
 mod tables;
 
@@ -43,6 +45,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Write into an image at a steady rate, or prove what such a writer left
     Churn(churn::ChurnArgs),
+    /// Listen for clients that speak QMP, and migrate as they say
+    Monitor(monitor::MonitorArgs),
     /// Resume a stopped writer when the program that stopped it is gone
     #[command(name = guard::COMMAND, hide = true)]
     ResumeGuard {
@@ -75,6 +79,7 @@ impl Cli {
             Command::Digest(args) => digest::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             Command::Churn(args) => churn::run(args),
+            Command::Monitor(args) => monitor::run(args),
             Command::ResumeGuard { targets } => guard::serve(&targets),
             Command::Parameters(args) => tables::parameters(args.json).map_err(unprintable),
             Command::Capabilities(args) => tables::capabilities(args.json).map_err(unprintable),

@@ -5,6 +5,7 @@
 
 mod controller;
 mod handle;
+pub mod monitor;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use crate::{destination, source};
 
 pub use controller::Controller;
 pub use handle::Handle;
+pub use monitor::Monitor;
 
 /// What a monitor may do.
 ///

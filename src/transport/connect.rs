@@ -322,7 +322,7 @@ pub fn open_for_reading(
 }
 
 /// Whether somebody listens on a socket's path; if not, the path may be taken over.
-pub(super) fn is_stale(path: &Path) -> bool {
+pub(crate) fn is_stale(path: &Path) -> bool {
     let is_socket =
         std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     is_socket && unix(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)

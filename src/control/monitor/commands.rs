@@ -1,0 +1,337 @@
+//! The commands of the monitor: what each takes, what it has [`Control`] do, and what it returns.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::caps::Capability;
+use crate::control::{Control, ControlError, RunState};
+use crate::source::{Live, WriterChoice};
+use crate::stats::Status;
+use crate::transport::Address;
+use crate::wire::Format;
+use crate::{destination, source};
+
+use super::Defaults;
+use super::arguments::{Arguments, expects, missing, no_such_value};
+use super::message::{Call, QmpError, version};
+use super::{parameters, query};
+
+/// What has been agreed with a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Session {
+    /// Whether it may give commands, and hears of events.
+    pub(super) negotiated: bool,
+    /// Whether it may ask for `exec-oob`.
+    pub(super) oob: bool,
+}
+
+/// What executes commands.
+pub(super) struct Executor<'a> {
+    pub(super) control: &'a dyn Control,
+    pub(super) defaults: &'a Defaults,
+}
+
+/// What a command returns.
+type Outcome = Result<Value, QmpError>;
+
+/// What a command does.
+enum Command {
+    /// It takes no arguments.
+    Plain(fn(&Executor<'_>) -> Outcome),
+    /// It takes them to the last one before it does anything.
+    With(fn(&Executor<'_>, &mut Arguments) -> Outcome),
+}
+
+use Command::{Plain, With};
+
+/// Agrees with the client on capabilities of the protocol.
+const NEGOTIATE: &str = "qmp_capabilities";
+/// Ends the program: whoever executes it says so to [`Control::quit`] when the reply is on its way.
+pub(super) const QUIT: &str = "quit";
+
+static COMMANDS: [(&str, Command); 14] = [
+    ("migrate", With(migrate)),
+    ("migrate-continue", With(migrate_continue)),
+    ("migrate-incoming", With(migrate_incoming)),
+    ("migrate-set-capabilities", With(set_capabilities)),
+    ("migrate-set-parameters", With(set_parameters)),
+    ("migrate_cancel", Plain(cancel)),
+    (NEGOTIATE, Plain(already_negotiated)),
+    ("query-commands", Plain(query_commands)),
+    ("query-migrate", Plain(query_migrate)),
+    ("query-migrate-capabilities", Plain(query_capabilities)),
+    ("query-migrate-parameters", Plain(query_parameters)),
+    ("query-status", Plain(query_status)),
+    ("query-version", Plain(|_| Ok(version()))),
+    (QUIT, Plain(|_| done())),
+];
+
+/// The states that a client may name, which are QEMU's.
+const STATES: [&str; 15] = [
+    "none",
+    "setup",
+    "cancelling",
+    "cancelled",
+    "active",
+    "postcopy-active",
+    "postcopy-paused",
+    "postcopy-recover",
+    "completed",
+    "failed",
+    "colo",
+    "pre-switchover",
+    "device",
+    "wait-unplug",
+    "postcopy-recover-setup",
+];
+
+impl Executor<'_> {
+    /// Executes a command for the client of `session`.
+    pub(super) fn execute(&self, call: Call, session: &mut Session) -> Outcome {
+        let name = call.command.as_str();
+        let mut arguments = Arguments::new(call.arguments);
+        if !session.negotiated {
+            return match name {
+                NEGOTIATE => negotiate(&mut arguments, session),
+                _ => Err(QmpError::command_not_found(
+                    "Expecting capabilities negotiation with 'qmp_capabilities'",
+                )),
+            };
+        }
+        let Some((_, command)) = COMMANDS.iter().find(|(known, _)| *known == name) else {
+            return Err(QmpError::command_not_found(format!(
+                "The command {name} has not been found"
+            )));
+        };
+        if call.oob {
+            return Err(QmpError::generic(format!(
+                "The command {name} does not support OOB"
+            )));
+        }
+        match command {
+            Plain(command) if name == NEGOTIATE => command(self),
+            Plain(command) => arguments.end().and_then(|()| command(self)),
+            With(command) => command(self, &mut arguments),
+        }
+    }
+
+    /// The state that there is, by its name.
+    fn status(&self) -> Status {
+        self.control
+            .report()
+            .map_or(Status::None, |report| report.status)
+    }
+}
+
+/// What a command returns that returns nothing.
+fn done() -> Outcome {
+    Ok(json!({}))
+}
+
+fn negotiate(arguments: &mut Arguments, session: &mut Session) -> Outcome {
+    let enable = arguments.strings("enable")?.unwrap_or_default();
+    if let Some(unknown) = enable.iter().find(|name| *name != "oob") {
+        return Err(no_such_value("enable", unknown));
+    }
+    arguments.end()?;
+    session.negotiated = true;
+    session.oob = !enable.is_empty();
+    done()
+}
+
+fn already_negotiated(_: &Executor<'_>) -> Outcome {
+    Err(QmpError::command_not_found(
+        "Capabilities negotiation is already complete, command ignored",
+    ))
+}
+
+fn query_commands(_: &Executor<'_>) -> Outcome {
+    let names = COMMANDS.iter().map(|(name, _)| json!({"name": name}));
+    Ok(Value::Array(names.collect()))
+}
+
+fn query_status(this: &Executor<'_>) -> Outcome {
+    let state = this.control.run_state();
+    let running = state == RunState::Running;
+    Ok(json!({"status": state.name(), "singlestep": false, "running": running}))
+}
+
+fn query_migrate(this: &Executor<'_>) -> Outcome {
+    let report = this.control.report();
+    Ok(query::migrate(report.as_ref(), &this.control.params()))
+}
+
+fn query_parameters(this: &Executor<'_>) -> Outcome {
+    Ok(parameters::query(&this.control.params()))
+}
+
+fn set_parameters(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
+    let list = parameters::read(arguments.rest())?;
+    this.control
+        .set_params(&list)
+        .map_err(parameters::refusal)?;
+    done()
+}
+
+fn query_capabilities(this: &Executor<'_>) -> Outcome {
+    let caps = this.control.caps();
+    let states = Capability::ALL
+        .iter()
+        .map(|capability| json!({"capability": capability.name(), "state": caps.has(*capability)}));
+    Ok(Value::Array(states.collect()))
+}
+
+fn set_capabilities(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
+    let states = arguments.needed_objects("capabilities", |members| {
+        let name = members.needed_string("capability")?;
+        if name.parse::<Capability>().is_err() {
+            return Err(no_such_value("capability", &name));
+        }
+        Ok((name, members.needed_boolean("state")?))
+    })?;
+    arguments.end()?;
+    this.control.set_caps(&states)?;
+    done()
+}
+
+fn cancel(this: &Executor<'_>) -> Outcome {
+    this.control.cancel();
+    done()
+}
+
+fn migrate_continue(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
+    let state = arguments.needed_string("state")?;
+    if !STATES.contains(&state.as_str()) {
+        return Err(no_such_value("state", &state));
+    }
+    arguments.end()?;
+    if state != Status::PreSwitchover.name() {
+        // There is nothing else that it could wait for.
+        let error = ControlError::NotInState(this.status());
+        return Err(QmpError::generic(error.to_string()));
+    }
+    this.control.proceed(Status::PreSwitchover)?;
+    done()
+}
+
+/// Where to or from.
+fn address(uri: &str) -> Result<Address, QmpError> {
+    uri.parse()
+        .map_err(|error: crate::transport::TransportError| {
+            let scheme = uri.split_once(':').map(|(scheme, _)| scheme);
+            match scheme {
+                Some("tcp" | "unix" | "file" | "fd" | "exec") => {
+                    QmpError::generic(error.to_string())
+                }
+                _ => expects("uri", "a valid migration protocol"),
+            }
+        })
+}
+
+fn migrate_incoming(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
+    let uri = arguments.needed_string("uri")?;
+    let output = arguments.string("output")?.map(PathBuf::from);
+    let block = arguments.string("block")?;
+    let force = arguments.boolean("force")?.unwrap_or(false);
+    arguments.end()?;
+    let output = output
+        .or_else(|| this.defaults.output.clone())
+        .ok_or_else(|| missing("output"))?;
+    let request = destination::Request {
+        block,
+        force,
+        ..destination::Request::new(address(&uri)?, output)
+    };
+    this.control.receive(request)?;
+    done()
+}
+
+fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
+    let uri = arguments.needed_string("uri")?;
+    // What QEMU would do with storage, at first, and later on only with what has changed.
+    let storage = [arguments.boolean("blk")?, arguments.boolean("inc")?];
+    // QEMU's own clients never wait, whatever this says.
+    arguments.boolean("detach")?;
+    let resume = arguments.boolean("resume")?.unwrap_or(false);
+    let image = arguments.string("image")?.map(PathBuf::from);
+    let then = arguments.strings("then")?.unwrap_or_default();
+    let force = arguments.boolean("force")?.unwrap_or(false);
+    let wire = arguments.string("wire")?;
+    let block = arguments.string("block")?;
+    let machine = arguments.string("machine")?;
+    let live = live(this, arguments)?;
+    arguments.end()?;
+    if storage.contains(&Some(true)) {
+        return Err(QmpError::generic(
+            "only RAM is moved: 'blk' and 'inc' can only be false",
+        ));
+    }
+    if resume {
+        return Err(QmpError::generic(
+            "Cannot resume if there is no paused migration",
+        ));
+    }
+    let image = image
+        .or_else(|| this.defaults.image.clone())
+        .ok_or_else(|| missing("image"))?;
+    let format = match wire {
+        Some(name) => name
+            .parse::<Format>()
+            .map_err(|_| no_such_value("wire", &name))?,
+        None => Format::Native,
+    };
+    let request = source::Request {
+        then: then.into_iter().map(PathBuf::from).collect(),
+        force,
+        format,
+        block,
+        machine,
+        live,
+        ..source::Request::new(image, address(&uri)?)
+    };
+    this.control.migrate(request)?;
+    done()
+}
+
+/// Who writes the image meanwhile, and how to make it stand still.
+fn live(this: &Executor<'_>, arguments: &mut Arguments) -> Result<Option<Live>, QmpError> {
+    let live = arguments.boolean("live")?;
+    let pids = arguments.numbers("pid")?;
+    let stop = arguments.string("stop-command")?;
+    let resume = arguments.string("resume-command")?;
+    let fuzzy = arguments.boolean("fuzzy")?.unwrap_or(false);
+    let refused = |what: &str| Err(QmpError::generic(what));
+    let writer = match (pids, stop, resume, fuzzy) {
+        (None, None, None, false) if live == Some(true) => {
+            return refused(
+                "'live' needs to know how to stop the writer: 'pid', or 'stop-command' with \
+                 'resume-command'; or 'fuzzy', for a copy that is of no single instant",
+            );
+        }
+        (None, None, None, false) => return Ok(None),
+        (Some(pids), None, None, false) if pids.is_empty() => {
+            return refused("Parameter 'pid' expects at least one process");
+        }
+        (Some(pids), None, None, false) => match this.defaults.guard.clone() {
+            Some(guard) => WriterChoice::Processes { pids, guard },
+            None => return refused("'pid' is not available here: there is no program for a guard"),
+        },
+        (None, Some(stop), Some(resume), false) => WriterChoice::Commands { stop, resume },
+        (None, Some(_), None, false) => return Err(missing("resume-command")),
+        (None, None, Some(_), false) => return Err(missing("stop-command")),
+        (None, None, None, true) => WriterChoice::Fuzzy,
+        _ => {
+            return refused(
+                "only one of 'pid', 'stop-command' and 'fuzzy' says what to do with the writer",
+            );
+        }
+    };
+    if live == Some(false) {
+        return refused("'live' is false, but what writes the image is told");
+    }
+    Ok(Some(Live {
+        writer,
+        tracker: None,
+    }))
+}

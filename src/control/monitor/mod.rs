@@ -1,0 +1,175 @@
+//! A monitor: a socket where clients say what a migration is to do, in QEMU's protocol (QMP).
+//!
+//! Any client of QMP can use it: qmp-shell, the Python package `qemu.qmp`, `socat`, or
+//! `ramferry ctl`. A message is an object of JSON, one a line where the monitor writes; a client's
+//! may stand anyhow. The monitor greets, and knows but `qmp_capabilities` until it is given:
+//!
+//! ```text
+//! <- {"QMP": {"version": {...}, "capabilities": ["oob"]}}
+//! -> {"execute": "qmp_capabilities"}
+//! <- {"return": {}}
+//! -> {"execute": "migrate", "arguments": {"uri": "tcp:192.0.2.7:4444", "image": "guest.ram"}, "id": 1}
+//! <- {"return": {}, "id": 1}
+//! ```
+//!
+//! # Commands
+//! | command | arguments (* may be left out) |
+//! |---|---|
+//! | `qmp_capabilities` | *enable: `["oob"]` |
+//! | `query-version`, `query-commands`, `query-status` | |
+//! | `migrate` | uri, and as for `ramferry send`: *image, *then (a list), *force, *wire, *block, *machine, *live, *pid (a list), *stop-command, *resume-command, *fuzzy; QEMU's *detach (without effect), *resume, *blk, *inc (all three: only false) |
+//! | `migrate-incoming` | uri, and as for `ramferry receive`: *output, *block, *force |
+//! | `migrate_cancel` | |
+//! | `migrate-continue` | state: `pre-switchover` |
+//! | `migrate-set-parameters` | any of [`TABLE`](crate::params::TABLE), each with a value of its type; null for none, where there can be none |
+//! | `query-migrate-parameters` | |
+//! | `migrate-set-capabilities` | capabilities: a list of {capability, state} |
+//! | `query-migrate-capabilities` | |
+//! | `query-migrate` | |
+//! | `quit` | |
+//!
+//! Image and output are those of [`Defaults`] where they are left out, and paths are the program's.
+//!
+//! # Events
+//! `STOP` and `RESUME` when the writer of a live guest is stopped and goes on; with the
+//! capability `events` also `MIGRATION` (`status`) and `MIGRATION_PASS` (`pass`). Clients hear of what
+//! happens from their `qmp_capabilities` on.
+//!
+//! # What is not as in QEMU
+//! Words of errors, classes and shapes are those of QEMU 7.2, but:
+//! * `quit` sends no event `SHUTDOWN`, as there is no machine that is shut down.
+//! * Commands are done one after the other as they come, and none waits for anything; so none has a
+//!   reason to be executed out of band, and `exec-oob`, which can be enabled, is declined for each.
+//! * A message has up to 1 MiB and 65536 tokens (QEMU: 64 MiB and 2 million). After one that goes
+//!   beyond, or is nested deeper than 1024, the rest of the line is passed over; QEMU reads on in its midst, and
+//!   declines every bit.
+//! * Numbers that no double can hold are declined; QEMU takes them for infinity, and says `inf` in
+//!   its answer, which is no JSON.
+//! * A capability that is unknown to `qmp_capabilities` is declined as one of `enable`; QEMU 7.2
+//!   calls it one of `null`.
+//! * `migrate` and `migrate-incoming` decline an address that makes no sense with a sentence that says
+//!   what is wrong with it, unless it is the scheme. As with QEMU, that nobody is there shows later.
+//! * `migrate-set-capabilities` declines `rdma-pin-all`, which QEMU takes at first.
+//! * `query-migrate` tells more; what is not QEMU's has the name that it has in
+//!   [`Report`](crate::stats::Report).
+//! * Somebody who leaves 4 MiB of answers and events untaken is cut off, and who has 64 KiB of them
+//!   before him is not listened to until he has taken them. No client delays another, nor a migration.
+
+mod arguments;
+mod client;
+mod commands;
+mod lexer;
+mod message;
+mod parameters;
+mod parser;
+mod query;
+mod server;
+mod shared;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use self::server::Server;
+use self::shared::{Closing, Shared};
+use self::socket::Socket;
+use super::Control;
+use crate::error::{Error, Kind, Result};
+
+/// What commands mean that do not say it.
+#[derive(Debug, Clone, Default)]
+pub struct Defaults {
+    /// The image that `migrate` sends.
+    pub image: Option<PathBuf>,
+    /// What `migrate-incoming` writes.
+    pub output: Option<PathBuf>,
+    /// The ramferry program, which `migrate` with `pid` needs as a guard
+    /// ([`WriterChoice::Processes`](crate::source::WriterChoice::Processes)).
+    pub guard: Option<PathBuf>,
+}
+
+/// How a monitor ends, within a limit of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// Clients are written what they have not taken yet.
+    Flush,
+    /// They may also ask on until they hang up, such as for the end of what they watched.
+    Linger,
+}
+
+/// A monitor at work. Dropped, it ends at once.
+#[derive(Debug)]
+pub struct Monitor {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Monitor {
+    /// Listens on a socket at `path`, to which only the user may connect that this process is of, and
+    /// has `control` do what clients say. A socket there that nobody listens on is replaced.
+    ///
+    /// # Errors
+    /// Of [`Kind::Usage`] for a path of more than 107 bytes; a socket that somebody listens on,
+    /// what else is there, and what the system says.
+    pub fn bind(path: &Path, control: Arc<dyn Control>, defaults: Defaults) -> Result<Monitor> {
+        let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
+        let shared = Arc::new(Shared::new().map_err(failed)?);
+        let socket = Socket::bind(path)?;
+        // It outlives the monitor where it is told of events; nobody hears them then.
+        let observer = Arc::downgrade(&shared);
+        control.observe(Box::new(move |event| {
+            if let Some(shared) = observer.upgrade() {
+                shared.tell(event);
+            }
+        }));
+        let server = Server {
+            shared: Arc::clone(&shared),
+            socket: Some(socket),
+            control,
+            defaults,
+            clients: Vec::new(),
+            no_room: None,
+        };
+        let thread = thread::Builder::new()
+            .name("monitor".into())
+            .spawn(move || server.run())
+            .map_err(failed)?;
+        Ok(Monitor {
+            shared,
+            path: path.to_owned(),
+            thread: Some(thread),
+        })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ends it, in up to `limit`. From the beginning of that on nobody is accepted.
+    pub fn close(mut self, farewell: Farewell, limit: Duration) {
+        self.end(farewell, limit);
+    }
+
+    fn end(&mut self, farewell: Farewell, limit: Duration) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let now = Instant::now();
+        let deadline = now.checked_add(limit).unwrap_or(now);
+        self.shared.close(Closing { farewell, deadline });
+        // A thread that panicked has said so, and has closed everything.
+        let _ = thread.join();
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.end(Farewell::Flush, Duration::ZERO);
+    }
+}

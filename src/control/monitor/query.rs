@@ -1,0 +1,91 @@
+//! `query-migrate`: a [`Report`] in the shape that QEMU gives it.
+
+use serde_json::{Map, Value, json};
+
+use crate::params::Params;
+use crate::stats::{Report, Status};
+
+/// How many rounds are told of, the last ones: a client has a limit of what it takes on a line.
+const MOST_ROUNDS: usize = 64;
+/// How many notices are told.
+const MOST_NOTICES: usize = 32;
+
+/// What `query-migrate` returns; `params` are those in force.
+///
+/// As with QEMU, times are whole milliseconds here, and of a migration that has not begun to send,
+/// or did not work, there is only the status, and why. What QEMU does not have keeps the name that
+/// it has in [`Report`].
+pub(super) fn migrate(report: Option<&Report>, params: &Params) -> Value {
+    let Some(report) = report else {
+        return json!({});
+    };
+    let Ok(Value::Object(mut members)) = serde_json::to_value(report) else {
+        return json!({});
+    };
+    if let Some(Value::Array(notices)) = members.get_mut("notices") {
+        notices.truncate(MOST_NOTICES);
+    }
+    if matches!(
+        report.status,
+        Status::None | Status::Setup | Status::Failed | Status::Cancelled
+    ) {
+        let told = |name: &str| match name {
+            "status" | "notices" | "side" => true,
+            "error-desc" => report.status == Status::Failed,
+            _ => false,
+        };
+        members.retain(|name, _| told(name));
+        return Value::Object(members);
+    }
+    let source = report.side == "source";
+    let completed = report.status == Status::Completed;
+    let mut milliseconds = |name: &str, time: Option<f64>| match time {
+        // Out of range is no time that there is.
+        Some(time) => drop(members.insert(name.to_owned(), json!(time.round() as u64))),
+        None => drop(members.remove(name)),
+    };
+    milliseconds("total-time", Some(report.total_time));
+    milliseconds("setup-time", Some(report.setup_time));
+    // A guest that nobody was running has not stood still.
+    let downtime = report.downtime.or(source.then_some(0.0));
+    milliseconds("downtime", downtime.filter(|_| completed));
+    let limit = params.downtime_limit.as_secs_f64() * 1e3;
+    let expected = report.expected_downtime.unwrap_or(limit);
+    milliseconds(
+        "expected-downtime",
+        (source && !completed).then_some(expected),
+    );
+    if let Some(Value::Object(ram)) = members.get_mut("ram") {
+        add_to_ram(ram, report);
+    }
+    if let Some(Value::Array(rounds)) = members.get_mut("rounds") {
+        rounds.drain(..rounds.len().saturating_sub(MOST_ROUNDS));
+    }
+    Value::Object(members)
+}
+
+/// What QEMU tells besides.
+fn add_to_ram(ram: &mut Map<String, Value>, report: &Report) {
+    let completed = report.status == Status::Completed;
+    let last = report.rounds.last().filter(|_| report.rounds.len() > 1);
+    let in_downtime = match (report.downtime, last) {
+        (Some(_), Some(last)) => last.wire_bytes,
+        _ => 0,
+    };
+    let dirty_pages = report.ram.dirty_pages_rate.filter(|_| !completed);
+    for (name, value) in [
+        ("skipped", 0),
+        ("multifd-bytes", 0),
+        ("postcopy-requests", 0),
+        ("postcopy-bytes", 0),
+        ("dirty-sync-missed-zero-copy", 0),
+        ("downtime-bytes", in_downtime),
+        (
+            "precopy-bytes",
+            report.ram.transferred.saturating_sub(in_downtime),
+        ),
+        ("dirty-pages-rate", dirty_pages.unwrap_or(0)),
+    ] {
+        ram.insert(name.to_owned(), json!(value));
+    }
+}

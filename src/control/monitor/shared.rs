@@ -1,0 +1,109 @@
+//! What reaches a monitor's thread from other threads: events, and that it is to end.
+//!
+//! Whoever tells of an event holds the counters of a migration: nothing here waits for anybody.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::Farewell;
+use crate::stats::Event;
+
+/// Events on their way. The monitor's thread waits for nobody either, so this many are a sign of a
+/// machine that is at its end.
+const MOST_EVENTS: usize = 4096;
+
+/// How and until when to end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closing {
+    pub(super) farewell: Farewell,
+    pub(super) deadline: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    events: VecDeque<(Event, SystemTime)>,
+    lost: bool,
+    closing: Option<Closing>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shared {
+    inner: Mutex<Inner>,
+    wake: OwnedFd,
+}
+
+/// What has happened since it was last asked.
+#[derive(Debug, Default)]
+pub(super) struct Happened {
+    pub(super) events: VecDeque<(Event, SystemTime)>,
+    /// Whether there was more than could be kept.
+    pub(super) lost: bool,
+}
+
+impl Shared {
+    pub(super) fn new() -> io::Result<Shared> {
+        Ok(Shared {
+            inner: Mutex::default(),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    /// It is whole at any moment, whoever panicked meanwhile.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something happened.
+    pub(super) fn tell(&self, event: Event) {
+        let at = SystemTime::now();
+        let mut inner = self.lock();
+        if inner.events.len() < MOST_EVENTS {
+            inner.events.push_back((event, at));
+        } else {
+            inner.lost = true;
+        }
+        drop(inner);
+        self.wake();
+    }
+
+    /// The monitor is to end.
+    pub(super) fn close(&self, closing: Closing) {
+        self.lock().closing = Some(closing);
+        self.wake();
+    }
+
+    pub(super) fn closing(&self) -> Option<Closing> {
+        self.lock().closing
+    }
+
+    /// What has happened since this was last called.
+    pub(super) fn take(&self) -> Happened {
+        let mut inner = self.lock();
+        Happened {
+            events: std::mem::take(&mut inner.events),
+            lost: std::mem::take(&mut inner.lost),
+        }
+    }
+
+    fn wake(&self) {
+        // The one way for this to fail is a counter that is full: then it is readable already.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// The thread is awake, and is going to look at everything.
+    pub(super) fn is_awake(&self) {
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Shared {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
