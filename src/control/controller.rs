@@ -30,6 +30,8 @@ struct Inner {
     /// What was switched by somebody, whatever its default.
     chosen: Vec<Capability>,
     migration: Option<Migration>,
+    /// Those before it whose threads have not ended yet, and are not waited for.
+    ending: Vec<Migration>,
 }
 
 /// The migration that runs, or the last one.
@@ -78,8 +80,14 @@ impl Hub {
 }
 
 impl Migration {
+    /// Whoever hears that it is over may start the next one at once, while it is still unmapping its
+    /// image.
     fn is_running(&self) -> bool {
-        !self.handle.ends_within(Duration::ZERO)
+        self.handle.query().status.is_running() && !self.has_ended()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.handle.ends_within(Duration::ZERO)
     }
 }
 
@@ -99,6 +107,14 @@ impl Inner {
             return Err(Error::new(Kind::Usage, ControlError::InProgress));
         }
         Ok(())
+    }
+
+    /// There is a new migration.
+    fn start(&mut self, handle: Handle, side: Side) {
+        let handle = Arc::new(handle);
+        let last = self.migration.replace(Migration { handle, side });
+        self.ending.extend(last);
+        self.ending.retain(|migration| !migration.has_ended());
     }
 }
 
@@ -142,10 +158,7 @@ impl Controller {
         let params = inner.params.clone();
         let observer = Some(self.observer());
         let handle = Handle::receive_observed(request, params, listening, dropped, observer)?;
-        inner.migration = Some(Migration {
-            handle: Arc::new(handle),
-            side: Side::Destination,
-        });
+        inner.start(handle, Side::Destination);
         Ok(())
     }
 
@@ -225,10 +238,7 @@ impl Control for Controller {
         let request = source::Request { caps, ..request };
         let observer = Some(self.observer());
         let handle = Handle::send_observed(request, inner.params.clone(), observer)?;
-        inner.migration = Some(Migration {
-            handle: Arc::new(handle),
-            side: Side::Source { live },
-        });
+        inner.start(handle, Side::Source { live });
         Ok(())
     }
 
