@@ -20,6 +20,21 @@ if ! command -v chromium >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 &
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || true
 fi
 
+# QEMU's own QMP client drives the monitor in the tests; where it is already, nothing is asked of the network.
+qmp=target/qmp-clients
+if ! "$qmp/bin/python" -c 'import qemu.qmp' >/dev/null 2>&1; then
+    echo "installing qemu.qmp, which the monitor is tested with" >&2
+    rm -rf "$qmp"
+    mkdir -p target
+    if ! python3 -m venv "$qmp" >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 python3-venv; } || true
+        rm -rf "$qmp"
+        python3 -m venv "$qmp" || true
+    fi
+    # Without it those tests are skipped, or fail where they are required.
+    "$qmp/bin/python" -m pip install --quiet --requirement tests/qmp/requirements.txt || true
+fi
+
 if cargo fmt --version >/dev/null 2>&1; then
     cargo fmt --check
 else
@@ -38,4 +53,7 @@ if ! command -v chromium >/dev/null 2>&1; then
 fi
 if ! "$qemu" --version >/dev/null 2>&1; then
     echo "SKIPPED: every test with a real QEMU: $qemu cannot be run (apt-get install qemu-system-x86)" >&2
+fi
+if ! "$qmp/bin/python" -c 'import qemu.qmp' >/dev/null 2>&1; then
+    echo "SKIPPED: the monitor with QEMU's own client: qemu.qmp could not be installed (pip install qemu.qmp)" >&2
 fi

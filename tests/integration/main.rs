@@ -22,6 +22,7 @@ mod live_support;
 mod migrate;
 mod qemu;
 mod qemu_hostile;
+mod qmp_clients;
 mod support;
 mod tables;
 mod writer;
