@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -15,7 +15,7 @@ use crate::caps::{Capability, Caps};
 use crate::codec::Method;
 use crate::error::{Error, Kind};
 use crate::page::PAGE_SIZE;
-use crate::params::Params;
+use crate::params::{ParamError, Params};
 use crate::stats::Stats;
 use crate::transport::{Abort, EmulatedLink, Stream, TransportError};
 use crate::wire::WireError;
@@ -30,6 +30,10 @@ pub const CAPABILITY_XBZRLE: &str = "xbzrle";
 /// device state.
 pub const CAPABILITY_GUEST_FOLDER: &str = "guest-folder";
 
+/// The name of the capability that a hello requires which moves no guest, but asks what the
+/// destination can.
+pub const CAPABILITY_PROBE: &str = "probe";
+
 /// What a migration's threads and its owner share.
 #[derive(Debug)]
 pub struct Context {
@@ -41,6 +45,8 @@ pub struct Context {
     pub stats: Stats,
     /// What all its connections share, if a link is emulated.
     pub link: Option<Arc<EmulatedLink>>,
+    /// What both ends can do, once a destination was asked.
+    pub(crate) agreed: OnceLock<BTreeSet<String>>,
     /// Where it waits for leave to switch over.
     pub(crate) gate: Gate,
     /// Faults that tests inject.
@@ -58,6 +64,7 @@ impl Context {
             link: params.link.map(|spec| Arc::new(EmulatedLink::new(spec))),
             tuning: Tuning(RwLock::new(Arc::new(params))),
             stats: Stats::default(),
+            agreed: OnceLock::new(),
             gate: Gate::default(),
             faults: crate::fault::Faults::default(),
         })
@@ -71,6 +78,27 @@ impl Context {
         self.abort.raise();
         // Whoever waits there looks at the abort next.
         self.gate.open();
+    }
+
+    /// Refuses a method that the destination is known not to have.
+    ///
+    /// # Errors
+    /// [`ParamError::BadValue`], with those that it has.
+    pub(crate) fn check_method(&self, method: Method) -> Result<(), ParamError> {
+        let has = |method: Method| {
+            let agreed = self.agreed.get();
+            method == Method::None || agreed.is_none_or(|agreed| agreed.contains(method.name()))
+        };
+        if has(method) {
+            return Ok(());
+        }
+        let names = Method::ALL.into_iter().filter(|&one| has(one));
+        let names: Vec<&str> = names.map(Method::name).collect();
+        Err(ParamError::BadValue {
+            name: "compress-method",
+            value: method.name().to_owned(),
+            allowed: format!("what the destination has: {}", names.join(", ")),
+        })
     }
 
     /// Has a connection emulate the link, if one is to be.
@@ -191,7 +219,7 @@ pub fn folder_offer() -> Offer {
 }
 
 /// The newest version that both ranges hold.
-fn common_version(ours: RangeInclusive<u16>, theirs: (u16, u16)) -> Option<u16> {
+pub(crate) fn common_version(ours: RangeInclusive<u16>, theirs: (u16, u16)) -> Option<u16> {
     let newest = (*ours.end()).min(theirs.1);
     (newest >= (*ours.start()).max(theirs.0)).then_some(newest)
 }
@@ -287,6 +315,42 @@ pub fn answer(outcome: &Result<Agreed, String>, silence: Duration) -> Answer {
     }
 }
 
+/// The hello that asks a destination what it can. It speaks of no guest.
+///
+/// # Errors
+/// When the system has no random bytes.
+pub fn probe_hello(silence: Duration) -> io::Result<Hello> {
+    let asks = Offer {
+        name: CAPABILITY_PROBE.to_owned(),
+        required: true,
+    };
+    let session = session_id()?;
+    Ok(hello(session, (0, 1), silence, Vec::new(), vec![asks]))
+}
+
+/// Whether a hello only asks.
+pub fn is_probe(hello: &Hello) -> bool {
+    let mut offers = hello.capabilities.iter();
+    offers.any(|offer| offer.required && offer.name == CAPABILITY_PROBE)
+}
+
+/// What a destination answers that was only asked: all that it would agree to.
+pub fn answer_probe(hello: &Hello, caps: &Caps, silence: Duration) -> Answer {
+    let able = known_capabilities(caps).chain([CAPABILITY_PROBE]);
+    Answer {
+        versions: (*VERSIONS.start(), *VERSIONS.end()),
+        verdict: Verdict::Accepted,
+        version: common_version(VERSIONS, hello.versions).unwrap_or(0),
+        silence_ms: milliseconds(silence),
+        capabilities: able.map(str::to_owned).collect(),
+    }
+}
+
+/// The sentence that says what is missing.
+pub(crate) fn lacking(name: &str) -> String {
+    format!("the destination lacks the capability '{name}'")
+}
+
 /// What a source makes of the answer to its hello.
 ///
 /// # Errors
@@ -307,10 +371,7 @@ pub fn check_answer(hello: &Hello, answer: &Answer) -> Result<Agreed, Error> {
         .iter()
         .find(|offer| offer.required && !answer.capabilities.contains(&offer.name))
     {
-        return Err(refused(format!(
-            "the destination lacks the capability '{}'",
-            missing.name
-        )));
+        return Err(refused(lacking(&missing.name)));
     }
     Ok(Agreed {
         version: answer.version,
@@ -479,94 +540,4 @@ pub fn session_id() -> io::Result<[u8; 16]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn a_hello() -> Hello {
-        hello(
-            [7; 16],
-            (0, 1),
-            Duration::from_secs(30),
-            vec![BlockInfo {
-                name: "pc.ram".into(),
-                bytes: 8192,
-            }],
-            offers(Some(Method::Zstd), true),
-        )
-    }
-
-    #[test]
-    fn equals_agree_on_everything() {
-        let hello = a_hello();
-        let outcome = negotiate(&hello, &Caps::default());
-        let agreed = check_answer(&hello, &answer(&outcome, Duration::from_secs(30))).unwrap();
-        assert_eq!(Ok(agreed.clone()), outcome);
-        assert_eq!(
-            agreed.capabilities.len(),
-            hello.capabilities.len(),
-            "everything that is offered"
-        );
-        assert!(!agreed.capabilities.contains(CAPABILITY_GUEST_FOLDER));
-        assert_eq!(agreed.keepalive_interval(), Duration::from_secs(10));
-    }
-
-    #[test]
-    fn a_peer_of_another_version_is_refused_with_both_ranges() {
-        let mut hello = a_hello();
-        hello.versions = (7, 9);
-        let why = negotiate(&hello, &Caps::default()).unwrap_err();
-        assert!(why.contains("7 to 9") && why.contains("1 to 1"), "{why}");
-        hello.versions = (1, 9);
-        assert_eq!(negotiate(&hello, &Caps::default()).unwrap().version, 1);
-    }
-
-    #[test]
-    fn a_capability_that_is_missing_is_named_by_either_side() {
-        let mut hello = a_hello();
-        hello.capabilities.push(Offer {
-            name: "telepathy".into(),
-            required: false,
-        });
-        let agreed = negotiate(&hello, &Caps::default()).unwrap();
-        assert!(!agreed.capabilities.contains("telepathy"));
-        hello.capabilities.last_mut().unwrap().required = true;
-        assert!(
-            negotiate(&hello, &Caps::default())
-                .unwrap_err()
-                .contains("'telepathy'")
-        );
-
-        let error = check_answer(&hello, &answer(&Ok(agreed), Duration::from_secs(1))).unwrap_err();
-        assert_eq!(error.kind(), Kind::Refused);
-        assert!(error.to_string().contains("'telepathy'"), "{error}");
-    }
-
-    #[test]
-    fn what_a_destination_has_switched_off_it_refuses_by_name() {
-        let mut caps = Caps::default();
-        caps.set("compress", false).unwrap();
-        assert!(negotiate(&a_hello(), &caps).unwrap_err().contains("'zstd'"));
-        caps.set("compress", true).unwrap();
-        caps.set("xbzrle", false).unwrap();
-        assert!(
-            negotiate(&a_hello(), &caps)
-                .unwrap_err()
-                .contains("'xbzrle'")
-        );
-    }
-
-    #[test]
-    fn blocks_that_make_no_sense_are_refused() {
-        for bytes in [0, 4095, u64::MAX - 4095] {
-            let mut hello = a_hello();
-            hello.blocks[0].bytes = bytes;
-            assert!(negotiate(&hello, &Caps::default()).is_err(), "{bytes}");
-        }
-        let mut hello = a_hello();
-        hello.blocks.clear();
-        assert!(negotiate(&hello, &Caps::default()).is_err());
-        let mut hello = a_hello();
-        hello.connection = 1;
-        assert!(negotiate(&hello, &Caps::default()).is_err());
-    }
-}
+mod tests;

@@ -49,6 +49,10 @@ pub(super) struct SendArgs {
     /// The machine type that a raw image's stream names on the qemu wire [default: pc-i440fx-7.2]
     #[arg(long, value_name = "NAME")]
     machine: Option<String>,
+    /// Go on without what the destination lacks: with another method (zlib if it has that), without
+    /// deltas; what was left out is told
+    #[arg(long)]
+    fallback: bool,
     /// Replace the file of a file: address if it exists
     #[arg(long)]
     force: bool,
@@ -162,7 +166,7 @@ struct ShowArgs {
     monitor: Option<PathBuf>,
 }
 
-fn address(text: &str) -> Result<Address, String> {
+pub(super) fn address(text: &str) -> Result<Address, String> {
     text.parse()
         .map_err(|error: TransportError| error.to_string())
 }
@@ -189,6 +193,7 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
     let request = source::Request {
         then: args.then,
         caps,
+        fallback: args.fallback,
         force: args.force,
         format: args.wire,
         block: args.block,

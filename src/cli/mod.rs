@@ -7,6 +7,7 @@ mod inspect;
 mod migrate;
 mod monitor;
 mod params;
+mod probe;
 mod progress;
 mod signals;
 mod summary;
@@ -37,6 +38,8 @@ enum Command {
     Send(migrate::SendArgs),
     /// Receive a guest's RAM into a raw image or a guest folder
     Receive(migrate::ReceiveArgs),
+    /// Ask a listening destination what it can
+    Probe(probe::ProbeArgs),
     /// Compare compression settings by real migrations, both ends in one process
     Bench(Box<bench::BenchArgs>),
     /// Print the RAM digest of an image or a guest folder
@@ -75,6 +78,7 @@ impl Cli {
         match self.command {
             Command::Send(args) => migrate::send(args),
             Command::Receive(args) => migrate::receive(args),
+            Command::Probe(args) => probe::run(args),
             Command::Bench(args) => bench::run(*args),
             Command::Digest(args) => digest::run(&args),
             Command::Inspect(args) => inspect::run(&args),

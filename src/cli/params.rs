@@ -136,6 +136,49 @@ impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool> FromArgMat
     }
 }
 
+/// The options of the time limits, for a command that connects and moves nothing.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LimitArgs(Params);
+
+impl LimitArgs {
+    /// What was set. No two of them can contradict each other.
+    pub(super) fn into_params(self) -> Params {
+        self.0
+    }
+
+    fn rows() -> impl Iterator<Item = &'static Parameter> {
+        let names = ["timeout", "connect-timeout"];
+        TABLE.iter().filter(move |row| names.contains(&row.name))
+    }
+}
+
+impl Args for LimitArgs {
+    fn augment_args(command: Command) -> Command {
+        command.args(Self::rows().map(option))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for LimitArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self::default();
+        args.update_from_arg_matches(matches)?;
+        Ok(args)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for row in Self::rows() {
+            if let Some(value) = matches.get_one::<String>(row.name) {
+                self.0.set_text(row.name, value).map_err(refusal)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A row's option.
 fn option(row: &'static Parameter) -> Arg {
     let range = row.range;

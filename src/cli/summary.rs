@@ -69,6 +69,10 @@ fn text(report: &Report, end: &str) -> String {
             report.connections
         ),
     );
+    if !report.dropped.is_empty() {
+        let names = report.dropped.join(", ");
+        line("dropped", format!("{names}: the destination lacks it"));
+    }
     if let Some(link) = report.link {
         line("link", format!("{link}, emulated"));
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::caps::Caps;
+use crate::caps::{Capability, Caps};
 use crate::error::{Error, Kind, Result};
 use crate::params::{self, ParamError, Params, TypedParam};
 use crate::session::Context;
@@ -157,8 +157,8 @@ impl Handle {
     /// Changes parameters, all or none; batches from the next on obey.
     ///
     /// # Errors
-    /// A parameter that is unknown or cannot change while a migration runs, and a value that is
-    /// not allowed.
+    /// A parameter that is unknown or cannot change while a migration runs, a value that is not
+    /// allowed, and a method that the destination lacks.
     pub fn change(&self, values: &[(&str, &str)]) -> Result<()> {
         self.update(values.iter().map(|(name, _)| *name), |params| {
             params.set_all(values)
@@ -188,7 +188,18 @@ impl Handle {
         if let Some(row) = names.find_map(fixed) {
             return Err(usage(ParamError::Fixed { name: row.name }));
         }
-        self.context.tuning.update(change).map_err(usage)
+        let compresses = self.caps.is_some_and(|caps| caps.has(Capability::Compress));
+        self.context
+            .tuning
+            .update(|params| {
+                let before = params.compress_method;
+                change(params)?;
+                if compresses && params.compress_method != before {
+                    self.context.check_method(params.compress_method)?;
+                }
+                Ok(())
+            })
+            .map_err(usage)
     }
 
     /// Ends the migration as soon as possible. Before Commit the source stays in charge.

@@ -134,6 +134,14 @@ pub(super) fn accept(
             });
         }
     };
+    if session::is_probe(&hello) {
+        if stream.is_two_way() {
+            let answer = session::answer_probe(&hello, &request.caps, silence);
+            stream.write(&answer.to_bytes(), &[])?;
+        }
+        let what = "whoever is at the other end only asked what can be done here";
+        return Err(Error::new(Kind::Failed, what).in_stage("agree"));
+    }
     let outcome = match hello.connections {
         1 => welcome(&hello, request),
         many => Err(Error::new(
@@ -330,6 +338,11 @@ fn join(
                 // A QEMU that cannot be followed; but nobody ends what another has begun.
                 Err(error) if error.kind() == Kind::Refused && joining.is_none() => {
                     return Err(error);
+                }
+                Ok(Some(First::Hello(hello))) if session::is_probe(&hello) => {
+                    let answer = session::answer_probe(&hello, &request.caps, silence);
+                    // Whoever does not wait for it does not want it.
+                    let _ = greeting.stream.write(&answer.to_bytes(), &[]);
                 }
                 Ok(Some(First::Hello(hello))) => {
                     if let Err(why) = admit(greeting.stream, &hello, &mut joining, request, context)

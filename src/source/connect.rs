@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::caps::Capability;
-use crate::codec::Method;
+use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::page::PAGE_SIZE;
@@ -13,6 +12,7 @@ use crate::transport::connect::{Connected, Connector, Stored};
 use crate::transport::{Stream, TransportError};
 use crate::wire::{BlockInfo, Format};
 
+use super::agree;
 use super::qemu::{self, Framing};
 use super::{LAST_WORDS, Request};
 
@@ -26,6 +26,8 @@ pub(super) struct Links {
     mid_frame: AtomicBool,
     /// What the rounds stand in, on the qemu wire.
     pub(super) framing: Option<Framing>,
+    /// What is used: what was asked for, without what was left out.
+    pub(super) caps: Caps,
 }
 
 impl Links {
@@ -128,6 +130,9 @@ fn open(
 ) -> Result<Links> {
     let params = context.tuning.get();
     qemu::check(request, &params)?;
+    if request.fallback {
+        nobody_to_ask(context, "on the qemu wire nobody says what it can");
+    }
     let Connected { stream, stored } = link(connector, context)?;
     let framing = Framing::new(request, guest, stream.is_two_way())?;
     let preamble = framing.preamble();
@@ -141,6 +146,7 @@ fn open(
         stored,
         mid_frame: AtomicBool::new(false),
         framing: Some(framing),
+        caps: request.caps,
     };
     match links.streams[0].write(&preamble, &[]) {
         Ok(()) => Ok(links),
@@ -157,8 +163,6 @@ fn greet(
 ) -> Result<Links> {
     let params = context.tuning.get();
     let connections = u16::from(params.connections);
-    let compress = request.caps.has(Capability::Compress);
-    let xbzrle = request.caps.has(Capability::Xbzrle) && request.has_later_rounds();
     let mut hello = session::hello(
         session::session_id().map_err(|error| Error::new(Kind::Failed, error))?,
         (0, connections),
@@ -171,14 +175,10 @@ fn greet(
                 bytes: block.image().pages() * PAGE_SIZE as u64,
             })
             .collect(),
-        session::offers(
-            Some(params.compress_method).filter(|method| compress && *method != Method::None),
-            xbzrle,
-        ),
+        agree::offers(request, &request.caps, &params),
     );
-    if guest.description().is_some() {
-        hello.capabilities.push(session::folder_offer());
-    }
+    let folder = guest.description().map(|_| session::folder_offer());
+    hello.capabilities.extend(folder.clone());
     session::check_hello(&hello)?;
 
     let first = link(connector, context)?;
@@ -204,13 +204,21 @@ fn greet(
         stored: first.stored,
         mid_frame: AtomicBool::new(false),
         framing: None,
+        caps: request.caps,
     };
     if !links.is_two_way() {
+        if request.fallback {
+            let what = format!("at {} there is nobody to ask what it can", request.address);
+            nobody_to_ask(context, &what);
+        }
         let greeted = links.streams[0].write(&hello.to_bytes(), &[]);
         return match greeted {
             Ok(()) => Ok(links),
             Err(error) => Err(links.explain(error.into())),
         };
+    }
+    if request.fallback {
+        agree::ask_only(&mut hello.capabilities);
     }
     for connection in 0..connections {
         if connection > 0 {
@@ -222,7 +230,20 @@ fn greet(
         let stream = &links.streams[usize::from(connection)];
         stream.write(&hello.to_bytes(), &[])?;
         let answer = session::receive_answer(stream).map_err(|error| error.in_stage("agree"))?;
-        links.agreed = session::check_answer(&hello, &answer)?;
+        let agreed = session::check_answer(&hello, &answer)?;
+        if connection == 0 {
+            // Decided once; the other connections require what was decided.
+            links.caps = agree::settle(request, context, &agreed)?;
+            let offers = agree::offers(request, &links.caps, &context.tuning.get());
+            hello.capabilities = offers.into_iter().chain(folder.clone()).collect();
+            links.agreed = agreed;
+        }
     }
     Ok(links)
+}
+
+/// Says that what the destination lacks cannot be left out.
+fn nobody_to_ask(context: &Context, why: &str) {
+    let notice = format!("fallback has no effect: {why}");
+    context.stats.notice(notice);
 }

@@ -2,6 +2,7 @@
 //!
 //! Mirrors [`crate::destination`], file by file.
 
+mod agree;
 mod choose;
 mod connect;
 mod converge;
@@ -9,6 +10,7 @@ mod encode;
 mod folder;
 mod live;
 mod pipeline;
+mod probe;
 mod qemu;
 mod rounds;
 mod throttle;
@@ -35,6 +37,7 @@ pub(crate) use choose::{looks_random, sets_aside};
 use connect::Links;
 pub use live::{Live, WriterChoice};
 use pipeline::{Pipeline, Shared};
+pub use probe::{Peer, probe};
 pub use qemu::DEFAULT_MACHINE;
 use qemu::Framing;
 
@@ -55,6 +58,10 @@ pub struct Request {
     pub address: Address,
     /// What may be used.
     pub caps: Caps,
+    /// Whether it goes on without what the destination lacks: with another method (zlib if that
+    /// is there), without deltas. What was left out is in the [report](crate::stats::Report::dropped).
+    /// Without effect where there is nobody to ask, which a notice says.
+    pub fallback: bool,
     /// Whether a stored stream that is there already is replaced.
     pub force: bool,
     /// In which format.
@@ -76,6 +83,7 @@ impl Request {
             then: Vec::new(),
             address,
             caps: Caps::default(),
+            fallback: false,
             force: false,
             format: Format::Native,
             block: None,

@@ -124,9 +124,9 @@ impl<'a> Shared<'a> {
             context,
             links,
             format: links.format(),
-            caps: &request.caps,
+            caps: &links.caps,
             more_rounds,
-            cache: (more_rounds && request.caps.has(Capability::Xbzrle))
+            cache: (more_rounds && links.caps.has(Capability::Xbzrle))
                 .then(|| Cache::new(params.xbzrle_cache_size).map(RwLock::new))
                 .transpose()
                 .map_err(|error| Error::new(Kind::Usage, error))?,

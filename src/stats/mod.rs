@@ -299,6 +299,8 @@ pub struct Snapshot {
     pub let_go: bool,
     /// What somebody should know who looks at the outcome, a line each.
     pub notices: Vec<String>,
+    /// What was asked for and left out, as the destination lacks it: methods and capabilities.
+    pub dropped: Vec<&'static str>,
     /// Why it did not work, in a line.
     pub error: Option<String>,
     /// The CPU time of what belongs to no batch.
@@ -470,6 +472,11 @@ impl Stats {
     /// Something that whoever looks at the outcome should know.
     pub(crate) fn notice(&self, line: String) {
         self.lock().snapshot.notices.push(line);
+    }
+
+    /// Something that was asked for is left out.
+    pub(crate) fn dropped(&self, name: &'static str) {
+        self.lock().snapshot.dropped.push(name);
     }
 
     /// It waits for somebody to say that it may go on.

@@ -35,6 +35,9 @@ pub struct Report {
     /// What somebody should know who looks at the outcome, a line each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
+    /// What was asked for and left out, as the destination lacks it: methods and capabilities.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<&'static str>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_desc: Option<String>,
@@ -217,7 +220,9 @@ impl Report {
         let tally = &snapshot.total;
         let looked_up = (tally.delta + tally.unchanged + tally.cache_miss + tally.overflow) as f64;
         let not_zero = (tally.pages() - tally.zero) as f64;
-        let xbzrle = caps.has(Capability::Xbzrle).then(|| XbzrleCache {
+        let deltas =
+            caps.has(Capability::Xbzrle) && !snapshot.dropped.contains(&Capability::Xbzrle.name());
+        let xbzrle = deltas.then(|| XbzrleCache {
             cache_size: params.xbzrle_cache_size,
             bytes: tally.delta_bytes,
             pages: tally.delta,
@@ -283,6 +288,7 @@ impl Report {
                 .map(|live| live.cpu_throttle_percentage)
                 .filter(|percent| *percent > 0),
             notices: snapshot.notices.clone(),
+            dropped: snapshot.dropped.clone(),
             error_desc: snapshot.error.clone(),
             ram: Ram {
                 transferred: snapshot.wire_bytes,

@@ -1174,6 +1174,8 @@ fn help_says_that_tcp_is_not_encrypted_wherever_an_address_is_taken() {
         &["send", "-h"],
         &["receive", "--help"],
         &["receive", "-h"],
+        &["probe", "--help"],
+        &["probe", "-h"],
     ] {
         let help = run(args);
         help.succeeded();

@@ -72,7 +72,7 @@ fn guest(seed: u64) -> Vec<(&'static str, Vec<Page>)> {
 }
 
 /// A guest, and the same guest later, as folders.
-fn two_states(folder: &Folder) -> [PathBuf; 2] {
+pub(crate) fn two_states(folder: &Folder) -> [PathBuf; 2] {
     let first = guest(1);
     let second: Vec<_> = (2..)
         .zip(&first)

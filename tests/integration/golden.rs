@@ -24,30 +24,40 @@ use crate::support::{
     watchdog,
 };
 
-fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("fixtures/native")
         .join(name)
         .with_extension("hex")
 }
 
-fn blessing() -> bool {
+pub(crate) fn blessing() -> bool {
     std::env::var_os("RAMFERRY_BLESS").is_some()
 }
 
 /// The stored bytes of a record; `made` is stored first if that was asked for.
 fn stored(name: &str, made: &[u8]) -> Vec<u8> {
-    let path = fixture(name);
     if blessing() {
-        let mut text = String::new();
-        for line in made.chunks(32) {
-            for byte in line {
-                write!(text, "{byte:02x}").unwrap();
-            }
-            text.push('\n');
-        }
-        std::fs::write(&path, text).unwrap();
+        store(name, made);
     }
+    load(name)
+}
+
+/// Stores the bytes of a record.
+pub(crate) fn store(name: &str, made: &[u8]) {
+    let mut text = String::new();
+    for line in made.chunks(32) {
+        for byte in line {
+            write!(text, "{byte:02x}").unwrap();
+        }
+        text.push('\n');
+    }
+    std::fs::write(fixture(name), text).unwrap();
+}
+
+/// The stored bytes of a record.
+pub(crate) fn load(name: &str) -> Vec<u8> {
+    let path = fixture(name);
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let digits: Vec<u8> = text

@@ -111,6 +111,19 @@
 //! An answer's body: u8 verdict (0 accepted, 1 refused); u16 the version that both will use; u32
 //! the milliseconds of silence after which the destination gives up; u16 how many capabilities are
 //! agreed, each a string; a text: why it is refused.
+//!
+//! Capabilities of the native wire are the methods by their names, `xbzrle`, `guest-folder` and
+//! `probe`. A destination refuses a hello that requires what it does not know or has switched off,
+//! and names it; what it does not know and is not required, it leaves out of its answer. On the
+//! further connections of a session, what the first agreed on and the source uses is required.
+//!
+//! # Probing
+//! A hello that requires the capability `probe` moves no guest: it asks what the destination can.
+//! It has no blocks, and only its versions mean anything. Whoever listens answers, also while a
+//! session is joining, with verdict 0, the newest version that both speak (0 if there is none),
+//! and as capabilities `probe` and everything that it would agree to; then it closes the
+//! connection and listens on. A destination from before there was probing refuses it, as it
+//! refuses any capability that it lacks: by its name. The versions that it speaks stand in that answer, too.
 
 mod frame;
 mod guest;

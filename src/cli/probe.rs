@@ -1,0 +1,117 @@
+//! `ramferry probe`: what a listening destination can.
+
+use std::io::Write;
+
+use crate::error::{Error, Kind, Result, printable};
+use crate::session::Context;
+use crate::source::{self, Peer};
+use crate::transport::Address;
+use crate::units::format_duration;
+use crate::wire::native::VERSIONS;
+
+use super::migrate::address;
+use super::params::{Checked, LimitArgs};
+use super::{print_json, unprintable};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The destination goes on listening for its source. Examples:
+  ramferry probe tcp:192.0.2.7:4444
+  ramferry probe unix:r.sock --json
+Only a ramferry that receives answers. Do not ask a QEMU: whoever connects first is its source, and
+what it is asked it takes for a stream that is broken.
+tcp: is neither encrypted nor authenticated.")]
+pub(super) struct ProbeArgs {
+    /// Where it listens: tcp:HOST:PORT or unix:PATH
+    #[arg(value_parser = Checked(address))]
+    uri: Address,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// The names of the members are stable.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Document<'a> {
+    address: String,
+    /// The oldest and the newest version that the destination speaks, and this program.
+    protocol_versions: [u16; 2],
+    own_protocol_versions: [u16; 2],
+    /// What both would use; null if they have none in common.
+    protocol_version: Option<u16>,
+    /// Seconds of silence after which the destination gives up.
+    timeout: f64,
+    /// What it would agree to; null if it does not say.
+    capabilities: Option<Vec<&'a str>>,
+    /// What this program can and the destination cannot; null if it does not say.
+    lacks: Option<Vec<&'static str>>,
+    /// Why it does not say.
+    refusal: Option<&'a str>,
+}
+
+pub(super) fn run(args: ProbeArgs) -> Result<()> {
+    let context = Context::new(args.limits.into_params())
+        .map_err(|error| Error::new(Kind::Failed, error).in_stage("start"))?;
+    let peer = source::probe(&args.uri, &context)?;
+    if args.json {
+        return print_json(&document(&args.uri, &peer));
+    }
+    match std::io::stdout().write_all(text(&args.uri, &peer).as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(unprintable),
+    }
+}
+
+fn document<'a>(address: &Address, peer: &'a Peer) -> Document<'a> {
+    let (oldest, newest) = peer.versions;
+    let able = peer.capabilities.as_ref();
+    Document {
+        address: address.to_string(),
+        protocol_versions: [oldest, newest],
+        own_protocol_versions: [*VERSIONS.start(), *VERSIONS.end()],
+        protocol_version: peer.version,
+        timeout: peer.silence.as_secs_f64(),
+        capabilities: able
+            .ok()
+            .map(|able| able.iter().map(String::as_str).collect()),
+        lacks: peer.lacks(),
+        refusal: able.err().map(String::as_str),
+    }
+}
+
+fn text(address: &Address, peer: &Peer) -> String {
+    let (oldest, newest) = peer.versions;
+    let (own_oldest, own_newest) = (VERSIONS.start(), VERSIONS.end());
+    let list = |names: Vec<&str>| match names.is_empty() {
+        true => "nothing".to_owned(),
+        false => names.join(", "),
+    };
+    let version = match peer.version {
+        Some(version) => format!("version {version} would be used"),
+        None => format!(
+            "this program speaks {own_oldest} to {own_newest}, so a migration would be refused"
+        ),
+    };
+    let mut lines = vec![
+        format!("{address} is a ramferry that receives"),
+        format!("protocol     versions {oldest} to {newest}; {version}"),
+        format!("timeout      {} of silence", format_duration(peer.silence)),
+    ];
+    match &peer.capabilities {
+        Ok(able) => {
+            let able = able.iter().map(String::as_str).collect();
+            lines.push(format!("capabilities {}", list(able)));
+            let lacks = list(peer.lacks().unwrap_or_default());
+            lines.push(format!("lacks        {lacks} that this program can"));
+        }
+        Err(why) => {
+            lines.push(format!(
+                "capabilities not told; what it lacks, it refuses: {why}"
+            ));
+        }
+    }
+    lines.iter().map(|line| printable(line) + "\n").collect()
+}
