@@ -1,8 +1,10 @@
 //! Control of a migration from outside: start it, look at it, change it, cancel it.
 //!
 //! [`Handle`] is one migration. A [`Controller`] holds the settings of the next one and at most one
-//! that is under way; a monitor drives it through [`Control`], and knows nothing else.
+//! that is under way; a monitor drives it through [`Control`], and knows nothing else. [`client`] is
+//! the other end of a monitor, ours or a QEMU's.
 
+pub mod client;
 mod controller;
 mod handle;
 pub mod monitor;
