@@ -2,11 +2,12 @@
 //!
 //! [`Handle`] is one migration. A [`Controller`] holds the settings of the next one and at most one
 //! that is under way; a monitor drives it through [`Control`], and knows nothing else. [`client`] is
-//! the other end of a monitor, ours or a QEMU's.
+//! the other end of a monitor, ours or a QEMU's, and [`job_info`] what its users want to see.
 
 pub mod client;
 mod controller;
 mod handle;
+pub mod job_info;
 pub mod monitor;
 #[cfg(test)]
 mod tests;
