@@ -2,6 +2,7 @@
 
 mod bench;
 mod churn;
+mod ctl;
 mod digest;
 mod inspect;
 mod migrate;
@@ -50,6 +51,8 @@ enum Command {
     Churn(churn::ChurnArgs),
     /// Listen for clients that speak QMP, and migrate as they say
     Monitor(monitor::MonitorArgs),
+    /// Tell a running migration's monitor, or a QEMU's, what to do
+    Ctl(ctl::CtlArgs),
     /// Resume a stopped writer when the program that stopped it is gone
     #[command(name = guard::COMMAND, hide = true)]
     ResumeGuard {
@@ -84,6 +87,7 @@ impl Cli {
             Command::Inspect(args) => inspect::run(&args),
             Command::Churn(args) => churn::run(args),
             Command::Monitor(args) => monitor::run(args),
+            Command::Ctl(args) => ctl::run(args),
             Command::ResumeGuard { targets } => guard::serve(&targets),
             Command::Parameters(args) => tables::parameters(args.json).map_err(unprintable),
             Command::Capabilities(args) => tables::capabilities(args.json).map_err(unprintable),

@@ -1,0 +1,264 @@
+//! `ctl domjobinfo`: a migration at one moment, or until it is over.
+
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Map, Value};
+
+use crate::cli::params::Checked;
+use crate::cli::unprintable;
+use crate::control::client::{Client, ClientError};
+use crate::control::job_info::{JobInfo, JobType};
+use crate::error::{Error, Kind, Result};
+
+use super::senseless;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct JobArgs {
+    /// Print libvirt's keys and plain numbers
+    #[arg(long)]
+    rawstats: bool,
+    /// Tell again and again until the job is over: in place on a terminal, else in blocks with an
+    /// empty line between. Exit code 0 if it completed, 1 if it failed or was cancelled
+    #[arg(long)]
+    watch: bool,
+    /// How often to tell
+    #[arg(
+        long,
+        value_name = "TIME",
+        requires = "watch",
+        default_value = "1",
+        value_parser = Checked(super::time_limit)
+    )]
+    interval: Duration,
+    /// Print one JSON object with the keys of --rawstats; with --watch, one a line
+    #[arg(long, conflicts_with = "rawstats")]
+    json: bool,
+}
+
+impl JobArgs {
+    pub(super) fn run(&self, client: &mut Client) -> Result<()> {
+        if self.watch {
+            return self.watch(client);
+        }
+        let info = look(client)?;
+        super::print(&self.text(&info)?)
+    }
+
+    fn text(&self, info: &JobInfo) -> Result<String> {
+        let job = info.job_type();
+        if self.json {
+            let mut object = Map::new();
+            object.insert("job_type".to_owned(), (job as u8).into());
+            let raw = info.raw().into_iter();
+            object.extend(raw.map(|(key, value)| (key.to_owned(), value)));
+            let text = match self.watch {
+                true => serde_json::to_string(&object),
+                false => serde_json::to_string_pretty(&object),
+            };
+            return text
+                .map(|text| text + "\n")
+                .map_err(|error| Error::new(Kind::Failed, error));
+        }
+        if !self.rawstats {
+            return Ok(info.to_string());
+        }
+        let mut text = format!("Job type: {}\n\n", job as u8);
+        for (key, value) in info.raw() {
+            let value = match value {
+                Value::Bool(yes) => if yes { "yes" } else { "no" }.to_owned(),
+                Value::String(word) => word,
+                number => number.to_string(),
+            };
+            text.push_str(&format!("{key}: {value}\n"));
+        }
+        Ok(text)
+    }
+
+    fn watch(&self, client: &mut Client) -> Result<()> {
+        let mut screen = Screen::new(!self.json);
+        let mut told = Told::default();
+        let mut before: Option<(JobInfo, Instant)> = None;
+        loop {
+            let mut info = match told.look(client)? {
+                Some(info) => info,
+                // It ended, and its monitor with it.
+                None => return told.conclude(),
+            };
+            let now = Instant::now();
+            if let Some((earlier, then)) = &before
+                && info.job_type() == JobType::Unbounded
+            {
+                info = info.since(earlier, now.duration_since(*then));
+            }
+            let job = info.job_type();
+            let shown = screen.show(&self.text(&info)?, job != JobType::Unbounded)?;
+            if !shown || job == JobType::Completed {
+                return Ok(());
+            }
+            match job {
+                JobType::None => return Err(Error::new(Kind::Failed, "there is no job to watch")),
+                JobType::Failed => return Err(failed(info.error())),
+                JobType::Cancelled => return Err(cancelled()),
+                JobType::Unbounded | JobType::Completed => {}
+            }
+            before = Some((info, now));
+            told.wait(client, now + self.interval)?;
+        }
+    }
+}
+
+fn failed(why: Option<&str>) -> Error {
+    let text = match why {
+        Some(why) => format!("the migration failed: {why}"),
+        None => "the migration failed".to_owned(),
+    };
+    Error::new(Kind::Failed, text)
+}
+
+fn cancelled() -> Error {
+    Error::new(Kind::Failed, "the migration was cancelled")
+}
+
+/// What there is to tell now.
+fn look(client: &mut Client) -> Result<JobInfo> {
+    let reply = query(client, "query-migrate")?;
+    if !reply.is_object() {
+        return Err(senseless(client, "query-migrate"));
+    }
+    if !JobInfo::lacks_side(&reply) {
+        return Ok(JobInfo::new(&reply, None));
+    }
+    // Whoever does not tell may also lack this, and is asked all the same.
+    let state = match client.execute("query-status", &Value::Null) {
+        Err(ClientError::Declined { .. }) => Value::Null,
+        other => other?,
+    };
+    Ok(JobInfo::new(&reply, state["status"].as_str()))
+}
+
+fn query(client: &mut Client, command: &str) -> Result<Value, ClientError> {
+    client.execute(command, &Value::Null)
+}
+
+/// What events tell of the job, and how its monitor fares.
+#[derive(Default)]
+struct Told {
+    /// How it ended, if it did.
+    end: Option<JobType>,
+    /// Whether waiting was cut short for that. Once is enough, whatever events come.
+    woken: bool,
+    gone: bool,
+}
+
+impl Told {
+    fn hear(&mut self, status: Option<&str>) {
+        let job = status.map(JobType::of_status);
+        // Another one may have begun since.
+        if let Some(job) = job {
+            self.end = Some(job).filter(|job| job.is_over());
+        }
+    }
+
+    /// `None`: the job has ended and the monitor is gone with it, as that of a program that does one
+    /// migration.
+    fn look(&mut self, client: &mut Client) -> Result<Option<JobInfo>> {
+        if self.gone {
+            return Ok(None);
+        }
+        let looked = look(client);
+        while let Some(event) = client.take_event() {
+            self.hear(event.migration_status());
+        }
+        match looked {
+            Err(error) if self.end.is_some() && is_hang_up(error.cause()) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Waits until `deadline`, or until an event tells that the job is over.
+    fn wait(&mut self, client: &mut Client, deadline: Instant) -> Result<()> {
+        loop {
+            match client.wait_event(deadline) {
+                Ok(Some(event)) => self.hear(event.migration_status()),
+                Ok(None) => return Ok(()),
+                Err(error) if self.end.is_some() && is_hang_up(Some(&error)) => {
+                    self.gone = true;
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if self.end.is_some() && !self.woken {
+                self.woken = true;
+                return Ok(());
+            }
+        }
+    }
+
+    fn conclude(&self) -> Result<()> {
+        match self.end {
+            Some(JobType::Failed) => Err(failed(None)),
+            Some(JobType::Cancelled) => Err(cancelled()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_hang_up(error: Option<&ClientError>) -> bool {
+    matches!(
+        error,
+        Some(ClientError::HungUp { .. } | ClientError::Broken { .. })
+    )
+}
+
+/// Where a job is shown while it is watched.
+struct Screen {
+    view: Option<ProgressBar>,
+    first: bool,
+    /// Whether blocks are told apart by an empty line.
+    blocks: bool,
+}
+
+impl Screen {
+    fn new(blocks: bool) -> Screen {
+        let terminal = blocks && std::io::stdout().is_terminal();
+        let view = terminal.then(|| {
+            let view = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+            if let Ok(style) = ProgressStyle::with_template("{msg}") {
+                view.set_style(style);
+            }
+            view
+        });
+        Screen {
+            view,
+            first: true,
+            blocks,
+        }
+    }
+
+    /// Shows a block, for the last time if nothing is to come. Whether there is anybody to see it.
+    fn show(&mut self, text: &str, last: bool) -> Result<bool> {
+        if let Some(view) = &self.view {
+            if !last {
+                view.set_message(text.trim_end().to_owned());
+                return Ok(true);
+            }
+            view.finish_and_clear();
+        } else if !self.first && self.blocks {
+            return write(&format!("\n{text}"));
+        }
+        self.first = false;
+        write(text)
+    }
+}
+
+/// Whether the reader is still there.
+fn write(text: &str) -> Result<bool> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(unprintable(error)),
+    }
+}
