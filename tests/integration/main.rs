@@ -5,6 +5,7 @@ mod bench;
 mod churn;
 mod cli;
 mod control;
+mod ctl;
 mod cuts;
 mod folder;
 mod golden;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::params::{self, ParamError, Params};
+use crate::params::{ParamError, Params};
 use crate::units::{Quoted, parse_rate, parse_size, parse_switch};
 
 /// What one of the integer options was given; `None`: "leave alone".
@@ -42,7 +42,7 @@ pub(super) fn setting(text: &str) -> Result<Setting, String> {
     })
 }
 
-/// The value of a parameter that we have; it is read as on the command line.
+/// The value of a parameter that we have; it is read as on the command line. Null is for none.
 fn ours(name: &str, text: &str) -> Result<Option<Value>, String> {
     let mut scratch = Params::default();
     match scratch.set(name, text) {
@@ -51,11 +51,7 @@ fn ours(name: &str, text: &str) -> Result<Option<Value>, String> {
         Err(error) => return Err(error.to_string()),
     }
     let value = scratch.get(name).map_err(|error| error.to_string())?;
-    let value = match value {
-        // JSON's null would mean "as it is".
-        params::Value::Unset(word) => word.into(),
-        value => serde_json::to_value(value).map_err(|error| error.to_string())?,
-    };
+    let value = serde_json::to_value(value).map_err(|error| error.to_string())?;
     Ok(Some(value))
 }
 

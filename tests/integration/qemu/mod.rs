@@ -6,7 +6,7 @@
 //!
 //! `from_qemu` and `to_qemu` try every encoding over every link, `around` both ends one after the
 //! other, and `trouble` what goes wrong; `inspect` compares what is told of a stream with what its
-//! QEMU counted.
+//! QEMU counted; `ctl` has a QEMU do what the command of that name tells it.
 //!
 //! Every test begins with [`qemu_or_skip`](support::qemu_or_skip) and a watchdog. Nothing here
 //! sleeps or asks again and again: answers and events come over the monitor, and the watchdog is
@@ -47,6 +47,7 @@
 //! pages.
 
 mod around;
+mod ctl;
 mod from_qemu;
 mod gate;
 mod guest;

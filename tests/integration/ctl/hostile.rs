@@ -1,0 +1,148 @@
+//! Monitors that misbehave, and command lines that make no sense.
+
+use serde_json::json;
+
+use super::{Far, Monitor, ctl, returns};
+use crate::support::{Folder, run, watchdog};
+
+/// What a monitor does, how, and what is told of it.
+type Hostile = (&'static str, fn(&mut Far), &'static str);
+
+#[test]
+fn whatever_a_monitor_does_is_one_line_and_exit_code_1() {
+    let _limit = watchdog();
+    let hostile: [Hostile; 8] = [
+        (
+            "another service",
+            |far| far.say("220 mail ESMTP\r\n"),
+            "no monitor that speaks QMP",
+        ),
+        (
+            "no greeting",
+            |far| far.say("{\"return\": {}}\n"),
+            "no greeting",
+        ),
+        ("it hangs up", |_| {}, "hung up before its greeting"),
+        (
+            "it hangs up later",
+            |far| {
+                far.greet(None);
+                far.hear();
+            },
+            "hung up before its answer to query-migrate",
+        ),
+        (
+            "half a message and silence",
+            |far| {
+                far.greet(None);
+                far.hear();
+                far.say("{\"return\": {\"status\"");
+                while far.hear().is_some() {}
+            },
+            // That the greeting came in time cannot be relied on.
+            "within 200.00 ms",
+        ),
+        (
+            "another id",
+            |far| {
+                far.greet(None);
+                far.hear();
+                far.say("{\"return\": {}, \"id\": 5}\n");
+                while far.hear().is_some() {}
+            },
+            "it answers with id 5",
+        ),
+        (
+            "a line of 100 MiB",
+            |far| {
+                far.greet(None);
+                far.hear();
+                let piece = "x".repeat(1 << 20);
+                far.say("{\"return\": \"");
+                (0..100).for_each(|_| far.say(&piece));
+            },
+            "",
+        ),
+        (
+            "an answer of another kind",
+            |far| {
+                far.greet(None);
+                far.answer(&returns(&json!([1])));
+            },
+            "the answer of ramferry 0.1.0 to query-migrate makes no sense",
+        ),
+    ];
+    for (what, serve, why) in hostile {
+        let limit = if why.contains("ms") { "200ms" } else { "50s" };
+        let (ended, _) = Monitor::start(serve).ctl(&["domjobinfo", "--timeout", limit]);
+        assert_eq!(ended.out, "", "{what}");
+        ended.failed_with(1, &[why]);
+        assert_eq!(ended.err.lines().count(), 1, "{what}: {ended:?}");
+    }
+}
+
+#[test]
+fn every_command_survives_answers_without_sense() {
+    let _limit = watchdog();
+    let commands = [
+        "migrate-setparameters --level 3",
+        "migrate-setparameters --set unheard=3",
+        "migrate-getparameters",
+        "migrate-setcapabilities xbzrle=on",
+        "migrate-getcapabilities",
+        "migrate-setmaxdowntime 5",
+        "migrate-getmaxdowntime",
+        "migrate-setspeed 5",
+        "migrate-getspeed",
+        "migrate-compcache --size 4096",
+        "domjobinfo",
+        "domjobinfo --rawstats",
+        "domjobabort",
+        "migrate-continue",
+        "qmp query-status",
+    ];
+    for reply in [
+        json!([]),
+        json!(5),
+        json!([{"capability": 5}, 7, null]),
+        json!({"status": [], "ram": 5, "max-bandwidth": -1, "downtime-limit": "x", "xbzrle-cache-size": 1.5}),
+    ] {
+        for args in commands {
+            let args: Vec<&str> = args.split(' ').collect();
+            let replies = vec![returns(&reply); 3];
+            let (ended, _) = ctl(Some(7), &replies, &args);
+            assert!(matches!(ended.code, Some(0 | 1)), "{args:?}: {ended:?}");
+            assert!(!ended.err.contains("panicked"), "{ended:?}");
+        }
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_told_without_a_monitor() {
+    for (args, why) in [
+        (&["fd:3", "domjobinfo"][..], "no monitor can be at fd:3"),
+        (&["m", "migrate-setparameters"], "nothing is to be set"),
+        (
+            &["m", "migrate-setparameters", "--level", "-2"],
+            "-2 is not an integer from 0, nor -1",
+        ),
+        (
+            &["m", "migrate-setparameters", "--set", "compress-level=99"],
+            "compress-level 99 is not",
+        ),
+        (&["m", "qmp", "{"], "the request is no JSON object"),
+        (
+            &["m", "migrate-setspeed", "1.5"],
+            "1.5 is not a whole number of MiB/s",
+        ),
+    ] {
+        run(&[&["ctl"], args].concat()).failed_with(2, &[why]);
+    }
+    let folder = Folder::new();
+    let nowhere = folder.path("m");
+    let nowhere = nowhere.to_str().unwrap();
+    run(&["ctl", nowhere, "domjobinfo"]).failed_with(1, &[nowhere, "No such file"]);
+    let ended = run(&["ctl", nowhere, "domjobinf"]);
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.err.contains("'domjobinfo'"), "{ended:?}");
+}
