@@ -45,7 +45,7 @@ pub(super) fn setting(text: &str) -> Result<Setting, String> {
 /// The value of a parameter that we have; it is read as on the command line. Null is for none.
 fn ours(name: &str, text: &str) -> Result<Option<Value>, String> {
     let mut scratch = Params::default();
-    match scratch.set(name, text) {
+    match scratch.set_text(name, text) {
         Ok(()) => {}
         Err(ParamError::UnknownParameter(_)) => return Ok(None),
         Err(error) => return Err(error.to_string()),
