@@ -64,13 +64,14 @@ use report::{Image, Memcpy, PlanReport, Report, SettingReport};
 use scratch::Scratch;
 use statistics::Summary;
 
+use synthetic::Mix;
 /// What is compared.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The guest: a raw image of its RAM, or a guest folder.
     pub image: PathBuf,
-    /// With what it was synthesised, if it was.
-    pub seed: Option<u64>,
+    /// With what it was synthesised, if it was: its mix of pages and the seed.
+    pub synthetic: Option<(Mix, u64)>,
     /// The same guest's RAM later on: a delta round each.
     pub then: Vec<PathBuf>,
     /// What is compared; one at least.
@@ -428,11 +429,12 @@ impl Bench {
             version: env!("CARGO_PKG_VERSION"),
             conditions: self.conditions.clone(),
             image: Image {
-                path: match self.request.seed {
+                path: match self.request.synthetic {
                     Some(_) => "synthetic".to_owned(),
                     None => shown(self.course.image()),
                 },
-                seed: self.request.seed,
+                mix: self.request.synthetic.map(|(mix, _)| mix.name()),
+                seed: self.request.synthetic.map(|(_, seed)| seed),
                 then: self.course.then().iter().map(|path| shown(path)).collect(),
                 ram_bytes: self.ram_bytes,
                 data_bytes: self.data_bytes,

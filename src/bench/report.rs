@@ -84,7 +84,9 @@ pub struct Report {
 pub struct Image {
     /// The file or the folder, or `synthetic`.
     pub path: String,
-    /// What it was synthesised with.
+    /// What it was synthesised as: `idle`, `busy`, `database` or `random`.
+    pub mix: Option<&'static str>,
+    /// And from what.
     pub seed: Option<u64>,
     /// Its later states.
     pub then: Vec<String>,

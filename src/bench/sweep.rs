@@ -6,7 +6,7 @@ use crate::codec::Method;
 use crate::params::Params;
 
 /// What is compared if nobody says otherwise: no compression, and of each method what is useful
-/// on a fast link. On two cores it takes about ten seconds for an image of 256 MiB.
+/// on a fast link. On two cores it takes about fifteen seconds for an image of 256 MiB.
 pub const QUICK: &str = "none,lz4,zstd:1,3,zlib:1,6";
 
 /// A method at a level. Shown as [`parse`] reads it: `zstd:3`, and without the level where there

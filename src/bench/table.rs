@@ -209,8 +209,8 @@ pub fn table(report: &Report, sort: Sort, dim: bool) -> String {
 /// What the table is about.
 fn head(report: &Report) -> String {
     let (image, plan, conditions) = (&report.image, &report.plan, &report.conditions);
-    let what = match (image.seed, image.then.len()) {
-        (Some(seed), _) => format!("a synthesised guest (seed {seed})"),
+    let what = match (image.mix.zip(image.seed), image.then.len()) {
+        (Some((mix, seed)), _) => format!("a synthesised guest ({mix}, seed {seed})"),
         (None, 0) => image.path.clone(),
         (None, later) => format!("{} and {later} later", image.path),
     };

@@ -13,7 +13,7 @@ fn request(folder: &Path, settings: &str) -> Request {
     }
     Request {
         image,
-        seed: Some(3),
+        synthetic: Some((Mix::default(), 3)),
         then: vec![],
         settings: matrix(settings),
         notes: vec![],

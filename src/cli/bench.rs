@@ -18,10 +18,11 @@ use crate::bench::matrix::{Axes, Matrix, Preset};
 use crate::bench::measurement::{Transport, copy_threads};
 use crate::bench::peer::{self, PeerSpec};
 use crate::bench::scratch::{self, Scratch};
+use crate::bench::synthetic::Mix;
 use crate::bench::table::{self, Sort};
 use crate::bench::{self, Bench, compare, sweep, synthetic};
 use crate::caps::Caps;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, printable};
 use crate::image::Guest;
 use crate::page::PAGE_SIZE;
 use crate::params::Params;
@@ -70,6 +71,19 @@ pub(super) struct BenchArgs {
     /// What the synthesised guest is made from: equal seeds give equal guests
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "image")]
     seed: u64,
+    /// What its pages hold: idle, busy, database or random [default: busy]
+    #[arg(
+        long,
+        value_name = "MIX",
+        value_parser = Checked(word::<Mix>),
+        long_help = "\
+What the pages of the synthesised guest hold [default: busy]:
+  idle      most of its memory was never used
+  busy      little of its memory is free; the nearest to a real guest that was measured
+  database  most of its memory holds tables
+  random    nothing of it compresses"
+    )]
+    mix: Option<Mix>,
     /// A folder for temporary files, instead of /dev/shm or the system's
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
@@ -314,6 +328,14 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
     if let Some([old, new]) = args.output.compare.as_deref() {
         return compare_files(old, new, args.output.fail_if_slower);
     }
+    if let (Some(mix), Some(image)) = (args.mix, &args.image) {
+        let what = format!(
+            "--mix {mix} is for a guest that is synthesised, and '{}' is an image: give one of them",
+            printable(&image.display().to_string())
+        );
+        return Err(Error::new(Kind::Usage, what));
+    }
+    let mix = args.mix.unwrap_or_default();
     let (params, caps) = args.params.into_parts(Caps::default())?;
     let matrix = matrix(
         &args.matrix,
@@ -344,19 +366,18 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
             let image = scratch.path().join("guest.ram");
             if !quiet {
                 tell(&format!(
-                    "synthesising a guest of {} (seed {}) in {}: its mix of pages is modelled on \
-                     measured guests, but an image of yours says more",
+                    "synthesising a guest of {} ({mix}, seed {}) in {}",
                     format_bytes(args.synthetic),
                     args.seed,
                     scratch.parent().display()
                 ));
             }
-            synthesise(&image, args.synthetic, args.seed, &interrupted)?;
+            synthesise(&image, args.synthetic, (mix, args.seed), &interrupted)?;
             (scratch, Some(image))
         }
     };
     let request = bench::Request {
-        seed: image.is_some().then_some(args.seed),
+        synthetic: image.is_some().then_some((mix, args.seed)),
         image: image.or(args.image).unwrap_or_default(),
         then: args.then,
         settings: matrix.settings,
@@ -394,6 +415,9 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
         ))?;
         if !quiet && args.output.report.is_none() {
             tell("with --report FILE.html there are charts of it");
+        }
+        if !quiet && report.image.mix.is_some() {
+            tell("with an image of a guest of yours, the numbers are that guest's");
         }
     }
     outcome.and(exported)
@@ -437,7 +461,12 @@ fn output_bytes(image: &Path, then: &[PathBuf]) -> Result<u64> {
     Ok(bytes)
 }
 
-fn synthesise(image: &Path, bytes: u64, seed: u64, interrupted: &AtomicBool) -> Result<()> {
+fn synthesise(
+    image: &Path,
+    bytes: u64,
+    (mix, seed): (Mix, u64),
+    interrupted: &AtomicBool,
+) -> Result<()> {
     #[derive(Debug, thiserror::Error)]
     #[error("cannot write the synthesised guest '{}'", image.display())]
     struct NotWritten {
@@ -445,7 +474,7 @@ fn synthesise(image: &Path, bytes: u64, seed: u64, interrupted: &AtomicBool) -> 
         #[source]
         source: io::Error,
     }
-    synthetic::write_unless(image, bytes, seed, interrupted).map_err(|source| {
+    synthetic::write_mix(image, bytes, mix, seed, interrupted).map_err(|source| {
         if source.kind() == io::ErrorKind::Interrupted {
             return Error::interrupted();
         }

@@ -140,6 +140,9 @@ fn conditions(report: &Report) -> Vec<(&'static str, String)> {
         ("runs of each setting", plan.runs.to_string()),
         ("expected to take", time(plan.expected_time)),
     ];
+    if let Some(mix) = image.mix {
+        lines.push(("mix of pages", mix.to_owned()));
+    }
     if let Some(seed) = image.seed {
         lines.push(("seed", seed.to_string()));
     }

@@ -49,6 +49,7 @@ pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> Report {
         image: Image {
             path: "guest.ram".to_owned(),
             seed: None,
+            mix: None,
             then: vec![],
             ram_bytes: 1 << 30,
             data_bytes: 1 << 29,
@@ -131,7 +132,7 @@ fn the_document_has_every_run_and_what_is_made_of_them_under_stable_names() {
     );
     assert_eq!(
         names(&json["image"]).join(" "),
-        "data-bytes digest pages path ram-bytes seed then"
+        "data-bytes digest mix pages path ram-bytes seed then"
     );
     assert_eq!(
         names(&json["plan"]).join(" "),
