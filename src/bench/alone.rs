@@ -66,7 +66,7 @@ impl Sample {
         let wanted = SAMPLE / (PIECE as usize * PAGE_SIZE);
         // Twice as many as there is room for: many pages may be zero.
         let step = pieces.len().div_ceil(wanted * 2).max(1);
-        let mut pages = Vec::new();
+        let mut found = Vec::new();
         let (mut looked, mut kept) = (0_u64, 0_u64);
         let mut piece = vec![0; PIECE as usize * PAGE_SIZE];
         for (block, range) in pieces.iter().step_by(step) {
@@ -74,10 +74,9 @@ impl Sample {
             let len = image.read_some(*range, &mut piece, |_, page| !is_zero(page))?;
             looked += range.count;
             kept += (len / PAGE_SIZE) as u64;
-            if pages.len() < SAMPLE {
-                pages.extend_from_slice(&piece[..len]);
-            }
+            found.extend_from_slice(&piece[..len]);
         }
+        let pages = thinned(&found, SAMPLE);
         let all: u64 = pieces.iter().map(|(_, range)| range.count).sum();
         let part = kept as f64 / looked.max(1) as f64;
         Ok(Sample {
@@ -158,6 +157,20 @@ impl Sample {
     }
 }
 
+/// At most `most` bytes of these pages, from all over them, in stretches as long as a piece.
+fn thinned(pages: &[u8], most: usize) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(most.min(pages.len()));
+    for (number, stretch) in pages.chunks(PIECE as usize * PAGE_SIZE).enumerate() {
+        // As many as are due so far: evenly spread, whatever the proportion.
+        let seen = number * PIECE as usize * PAGE_SIZE + stretch.len();
+        let due = (seen as u128 * most as u128 / pages.len().max(most) as u128) as usize;
+        if kept.len() + stretch.len() <= due {
+            kept.extend_from_slice(stretch);
+        }
+    }
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +210,20 @@ mod tests {
             assert!(alone.compress_bytes_per_second > 0.0);
             assert!(alone.decompress_bytes_per_second > 0.0);
         }
+    }
+
+    #[test]
+    fn a_sample_is_from_all_over() {
+        let stretch = PIECE as usize * PAGE_SIZE;
+        let pages: Vec<u8> = (0..9_u8).flat_map(|n| vec![n; stretch]).collect();
+        let numbers = |most| -> Vec<u8> {
+            let kept = thinned(&pages, most);
+            kept.chunks(stretch).map(|part| part[0]).collect()
+        };
+        assert_eq!(numbers(3 * stretch), [2, 5, 8]);
+        assert_eq!(numbers(6 * stretch), [1, 2, 4, 5, 7, 8]);
+        assert_eq!(numbers(20 * stretch).len(), 9);
+        assert!(thinned(&[], 5).is_empty());
     }
 
     #[test]
