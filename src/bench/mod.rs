@@ -453,7 +453,7 @@ impl Bench {
                 scratch: shown(&self.scratch),
                 parameters: TABLE
                     .iter()
-                    .filter(|row| !AXES.contains(&row.name))
+                    .filter(|row| !AXES.contains(&row.name) && !WITHOUT_EFFECT.contains(&row.name))
                     .map(|row| (row.name, (row.get)(params)))
                     .collect(),
                 capabilities: Capability::ALL
@@ -504,6 +504,21 @@ pub const AXES: [&str; 9] = [
     "xbzrle-cache-size",
     "zlib-engine",
     "link",
+];
+
+/// The parameters that mean nothing here: no writer is stopped or slowed down, and the two ends
+/// find each other at once.
+pub const WITHOUT_EFFECT: [&str; 10] = [
+    "downtime-limit",
+    "max-rounds",
+    "max-time",
+    "timeout-action",
+    "throttle-trigger-threshold",
+    "cpu-throttle-initial",
+    "cpu-throttle-increment",
+    "max-cpu-throttle",
+    "connect-timeout",
+    "accept-timeout",
 ];
 
 /// Goes on to the next task, unless it is time to stop.

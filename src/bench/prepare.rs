@@ -25,6 +25,9 @@ pub(super) fn check(request: &Request) -> Result<()> {
     if !request.caps.has(Capability::Compress) && request.settings.iter().any(compresses) {
         return usage("without the capability compress only the method none can be measured");
     }
+    if request.caps.has(Capability::AutoConverge) {
+        return usage("auto-converge slows down a writer, and in a comparison there is none");
+    }
     if request.peer.is_some() && !request.then.is_empty() {
         return usage("a peer has no later images: give --peer or --then");
     }

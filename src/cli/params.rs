@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
+use crate::bench::WITHOUT_EFFECT;
 use crate::caps::{Capability, Caps};
 use crate::error::{Error, Kind};
 use crate::params::{self, ParamError, Parameter, Params, Side, TABLE, TypedParam, typed};
@@ -35,12 +36,12 @@ pub(super) struct ParamArgs<const SOURCE: bool, const DESTINATION: bool, const L
 pub(super) type SourceArgs = ParamArgs<true, false>;
 /// Options for a command that receives.
 pub(super) type DestinationArgs = ParamArgs<false, true>;
-/// Options for a command that does both, and has options of its own for the parameters in [`LISTS`].
+/// Options for a command that does both, and has options of its own for the parameters in [`LISTS`]
+/// and none for those that mean nothing in a comparison.
 pub(super) type BenchParams = ParamArgs<true, true, true>;
 
-/// Parameters of which a comparison takes lists, and the one that means all of it there.
-const LISTS: [&str; 7] = [
-    "max-time",
+/// Parameters of which a comparison takes lists.
+const LISTS: [&str; 6] = [
     "compress-threads",
     "decompress-threads",
     "batch-pages",
@@ -78,8 +79,7 @@ impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool>
 
     /// The rows that become options.
     fn rows() -> impl Iterator<Item = &'static Parameter> {
-        let listed = |row: &&Parameter| LISTED && (LISTS.contains(&row.name) || row.repeatable);
-        let rows = TABLE.iter().filter(move |row| !listed(row));
+        let rows = TABLE.iter().filter(|row| !(LISTED && is_left_out(row)));
         rows.filter(|row| match row.side {
             Side::Source => SOURCE,
             Side::Destination => DESTINATION,
@@ -134,6 +134,11 @@ impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool> FromArgMat
         }
         Ok(())
     }
+}
+
+/// Whether a comparison has no such option, or one of its own.
+fn is_left_out(row: &Parameter) -> bool {
+    row.repeatable || LISTS.contains(&row.name) || WITHOUT_EFFECT.contains(&row.name)
 }
 
 /// The options of the time limits, for a command that connects and moves nothing.
@@ -347,8 +352,7 @@ mod tests {
         for row in TABLE {
             assert_eq!(has(&send, row.name), row.side != Side::Destination);
             assert_eq!(has(&receive, row.name), row.side != Side::Source);
-            let listed = LISTS.contains(&row.name) || row.repeatable;
-            assert_eq!(has(&bench, row.name), !listed);
+            assert_eq!(has(&bench, row.name), !is_left_out(row));
         }
         for command in [send, receive, bench] {
             assert!(has(&command, CAPABILITY));
