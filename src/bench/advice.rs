@@ -190,7 +190,7 @@ pub enum Limit {
     SourceCpu,
     /// CPU at the destination.
     DestinationCpu,
-    /// Nothing was busy: the ends waited for each other, as over a link with a delay.
+    /// Nothing of its own: neither the link nor a CPU was full. [`waiting`] has the likely reason.
     Waiting,
 }
 
@@ -205,13 +205,13 @@ impl Limit {
         }
     }
 
-    /// In words, to follow "limited by".
-    pub fn words(self) -> &'static str {
+    /// In words, to follow "limited by"; `None` where nothing limits.
+    pub fn words(self) -> Option<&'static str> {
         match self {
-            Limit::Link => "the link",
-            Limit::SourceCpu => "CPU at the source",
-            Limit::DestinationCpu => "CPU at the destination",
-            Limit::Waiting => "waiting, not by work",
+            Limit::Link => Some("the link"),
+            Limit::SourceCpu => Some("CPU at the source"),
+            Limit::DestinationCpu => Some("CPU at the destination"),
+            Limit::Waiting => None,
         }
     }
 }
@@ -229,6 +229,10 @@ pub struct Load {
     pub source_cpu: f64,
     /// The destination's CPU seconds.
     pub destination_cpu: f64,
+    /// CPU seconds of the process that was both ends, with what belongs to no stage of either.
+    pub process_cpu: f64,
+    /// Cores that something else used meanwhile, where the system tells.
+    pub others: Option<f64>,
     /// Compressing threads.
     pub compress_threads: usize,
     /// Decompressing threads.
@@ -243,7 +247,8 @@ const BUSY: f64 = 0.8;
 const IDLE: f64 = 0.5;
 
 /// What limits a migration: the link if it was in use nearly all the time, else the end whose
-/// threads were busier.
+/// threads were busier; but nothing of its own if none of them was busy nearly all the time, and
+/// something else used a good part of the machine.
 pub fn limit(load: &Load) -> Limit {
     let seconds = (load.time / 1e3).max(1e-9);
     let link = load.bits_per_second.map_or(0.0, |rate| {
@@ -261,13 +266,17 @@ pub fn limit(load: &Load) -> Limit {
         }
     };
     // Where both ends together use the machine up, the one that uses more of it is in the way.
-    if source + destination >= BUSY * load.cores.max(1) as f64 {
+    let both = (source + destination).max(load.process_cpu / seconds);
+    if both >= BUSY * load.cores.max(1) as f64 {
         return by_side(source, destination);
     }
     let part = |cpu: f64, threads: usize| cpu / threads.min(load.cores).max(1) as f64;
     let source = part(source, load.compress_threads);
     let destination = part(destination, load.decompress_threads);
-    if source.max(destination) >= IDLE.max(link) {
+    let busier = source.max(destination);
+    if busier < BUSY && load.others.is_some_and(|used| in_the_way(used, load.cores)) {
+        Limit::Waiting
+    } else if busier >= IDLE.max(link) {
         by_side(source, destination)
     } else if link >= IDLE {
         Limit::Link
@@ -276,165 +285,48 @@ pub fn limit(load: &Load) -> Limit {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
+/// What may have kept a migration waiting that nothing of its own limited.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Around {
+    /// Seconds that what is sent spends on the link, one way.
+    pub delay: f64,
+    /// Cores that something else used meanwhile, where the system tells.
+    pub others: Option<f64>,
+    /// Cores that there are.
+    pub cores: usize,
+    /// The load average of the minute before the first run, where the system tells.
+    pub load: Option<f64>,
+}
 
-    fn cost(time: f64, bytes: f64, cpu: f64) -> Cost {
-        Cost {
-            time,
-            bytes,
-            cpu,
-            downtime: None,
+/// Something else that uses this part of the cores is in the way.
+const IN_THE_WAY: f64 = 0.15;
+
+/// Whether so many cores are a good part of all of them.
+pub fn in_the_way(used: f64, cores: usize) -> bool {
+    used >= IN_THE_WAY * cores.max(1) as f64
+}
+
+/// Why nothing was full, in words: something else, the delay of the link, or else the two ends
+/// themselves.
+pub fn waiting(around: &Around) -> String {
+    let cores = around.cores;
+    let full = "neither the link nor a CPU of ours was full";
+    match around.others {
+        Some(others) if in_the_way(others, around.cores) => {
+            format!("{full}: something else used {others:.1} of {cores} cores")
         }
-    }
-
-    #[test]
-    fn what_is_nowhere_better_and_somewhere_worse_is_dominated_by_the_fastest() {
-        let costs = [
-            cost(100.0, 1000.0, 1.0),
-            cost(200.0, 500.0, 2.0),
-            cost(210.0, 500.0, 2.0),
-            cost(300.0, 600.0, 3.0),
-            cost(400.0, 400.0, 1.5),
-        ];
-        assert_eq!(
-            dominated_by(&costs),
-            [None, None, Some(1), Some(1), None],
-            "0 is fastest, 4 smallest"
-        );
-        assert_eq!(dominated_by(&[costs[0], costs[0]]), [None, None]);
-    }
-
-    #[test]
-    fn the_front_runs_from_the_fastest_to_the_smallest() {
-        let points = [(3.0, 1.0), (1.0, 9.0), (2.0, 9.0), (2.0, 4.0), (2.5, 5.0)];
-        assert_eq!(front(&points), [1, 3, 0]);
-        assert!(front(&[]).is_empty());
-    }
-
-    #[test]
-    fn each_goal_has_its_best_and_cpu_decides_between_equals() {
-        let with_downtime = |downtime, cost| Cost {
-            downtime: Some(downtime),
-            ..cost
-        };
-        let costs = [
-            with_downtime(9.0, cost(101.0, 900.0, 1.0)),
-            with_downtime(8.0, cost(100.0, 500.0, 2.0)),
-            with_downtime(3.0, cost(150.0, 400.0, 3.0)),
-        ];
-        assert_eq!(
-            best(&costs, Goal::Time),
-            Some(0),
-            "1 % slower, half the CPU"
-        );
-        assert_eq!(best(&costs, Goal::Bytes), Some(2));
-        assert_eq!(best(&costs, Goal::Cpu), Some(0));
-        assert_eq!(best(&costs, Goal::Downtime), Some(2));
-        assert_eq!(best(&[], Goal::Time), None);
-        for goal in Goal::ALL {
-            assert_eq!(goal.to_string().parse(), Ok(goal));
-        }
-        assert!("speed".parse::<Goal>().is_err());
-    }
-
-    #[test]
-    fn compression_pays_below_the_rate_at_which_plain_takes_as_long() {
-        // 1000 bytes plain in 1 ms; 250 bytes in 4 ms. At 2 Mbit/s plain takes 4 ms.
-        assert_eq!(
-            break_even((1.0, 1000.0), (4.0, 250.0)),
-            BreakEven::Below(2e6)
-        );
-        assert_eq!(break_even((4.0, 1000.0), (4.0, 250.0)), BreakEven::Always);
-        assert_eq!(break_even((1.0, 1000.0), (4.0, 1000.0)), BreakEven::Never);
-        assert_eq!(break_even((1.0, 1000.0), (0.5, 2000.0)), BreakEven::Never);
-        assert_eq!(time_over(4.0, 250.0, 1e6), 4.0);
-        assert_eq!(time_over(4.0, 1000.0, 1e6), 8.0);
-    }
-
-    #[test]
-    fn the_limit_is_whatever_was_busy() {
-        let load = Load {
-            time: 1000.0,
-            bytes: 1e6,
-            bits_per_second: None,
-            source_cpu: 1.5,
-            destination_cpu: 0.3,
-            compress_threads: 2,
-            decompress_threads: 2,
-            cores: 2,
-        };
-        assert_eq!(limit(&load), Limit::SourceCpu);
-        let full = Load {
-            bits_per_second: Some(8.5e6),
-            ..load
-        };
-        assert_eq!(limit(&full), Limit::Link, "8 of 8.5 Mbit/s are used");
-        let unpacking = Load {
-            source_cpu: 0.5,
-            destination_cpu: 0.9,
-            decompress_threads: 1,
-            cores: 8,
-            ..load
-        };
-        assert_eq!(limit(&unpacking), Limit::DestinationCpu);
-        let waiting = Load {
-            source_cpu: 0.1,
-            destination_cpu: 0.1,
-            bits_per_second: Some(1e9),
-            ..load
-        };
-        assert_eq!(limit(&waiting), Limit::Waiting);
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_on_the_front_is_beaten_and_everything_else_is(
-            points in prop::collection::vec((0..20_i32, 0..20_i32), 0..30)
-        ) {
-            let points: Vec<(f64, f64)> =
-                points.into_iter().map(|(x, y)| (f64::from(x), f64::from(y))).collect();
-            let front = front(&points);
-            for (index, point) in points.iter().enumerate() {
-                let beaten = points.iter().any(|other| {
-                    other.0 <= point.0 && other.1 <= point.1 && other != point
-                });
-                let twin = front.iter().any(|other| points[*other] == *point);
-                prop_assert_eq!(!beaten, twin, "{} {:?}", index, point);
+        _ if around.delay > 0.0 => format!(
+            "{full}: the ends waited for the link, which takes {:.0} ms each way",
+            around.delay * 1e3
+        ),
+        _ => match around.load {
+            Some(load) if around.others.is_none() && in_the_way(load, cores) => {
+                format!("{full}: was the machine busy with something else? load average {load:.2}")
             }
-        }
-
-        #[test]
-        fn compression_wins_below_the_break_even_and_loses_above(
-            plain in (1.0..1e4_f64, 1e3..1e9_f64),
-            slower in 1.01..20.0_f64,
-            smaller in 0.05..0.95_f64,
-            factor in 1.01..10.0_f64,
-        ) {
-            let packed = (plain.0 * slower, plain.1 * smaller);
-            let BreakEven::Below(rate) = break_even(plain, packed) else {
-                return Err(TestCaseError::fail("slower and smaller"));
-            };
-            let times = |rate| {
-                (time_over(plain.0, plain.1, rate), time_over(packed.0, packed.1, rate))
-            };
-            let (without, with) = times(rate / factor);
-            prop_assert!(with < without);
-            let (without, with) = times(rate * factor);
-            prop_assert!(with > without);
-        }
-
-        #[test]
-        fn the_best_of_a_goal_is_within_2_percent_of_the_least(
-            costs in prop::collection::vec((1.0..9.0_f64, 1.0..9.0_f64, 1.0..9.0_f64), 1..12)
-        ) {
-            let costs: Vec<Cost> = costs.into_iter().map(|(t, b, c)| cost(t, b, c)).collect();
-            for goal in Goal::ALL {
-                let chosen = costs[best(&costs, goal).expect("there are some")];
-                prop_assert!(costs.iter().all(|cost| chosen.of(goal) <= cost.of(goal) * 1.021));
-            }
-        }
+            _ => format!("{full}: the two ends waited for each other"),
+        },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,6 +166,9 @@ pub struct Run {
     pub destination_cpu_seconds: BTreeMap<&'static str, f64>,
     /// CPU seconds of this process meanwhile: both ends, and what belongs to no stage.
     pub process_cpu_seconds: f64,
+    /// CPU seconds of the whole machine meanwhile: this process, and whatever else ran. To 10 ms;
+    /// null where the system does not tell.
+    pub machine_cpu_seconds: Option<f64>,
     /// What both ends took of anonymous memory at the most, sampled every 10 ms; null where the
     /// system does not tell.
     pub peak_anonymous_bytes: Option<u64>,
@@ -215,9 +218,13 @@ pub fn migrate(
     trim_memory();
     let memory_before = anonymous_bytes();
     let mut memory = memory_before;
+    let machine_before = machine_cpu_seconds();
     let cpu_before = process_cpu_time();
     let outcome = both_ends(course, how, interrupted, &mut memory, watch);
     let process_cpu = process_cpu_time().saturating_sub(cpu_before);
+    let machine_cpu = machine_cpu_seconds()
+        .zip(machine_before)
+        .map(|(after, before)| (after - before).max(0.0));
     // Each run gets fresh memory for its output, as a migration in earnest does.
     let _ =
         std::fs::remove_file(&course.output).or_else(|_| std::fs::remove_dir_all(&course.output));
@@ -245,6 +252,7 @@ pub fn migrate(
         source_cpu_seconds: source_report.cpu_seconds,
         destination_cpu_seconds: destination_report.cpu_seconds,
         process_cpu_seconds: process_cpu.as_secs_f64(),
+        machine_cpu_seconds: machine_cpu,
         peak_anonymous_bytes: memory
             .zip(memory_before)
             .map(|(most, before)| most.saturating_sub(before)),
@@ -370,6 +378,26 @@ fn anonymous_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// CPU seconds that all programs of this machine have used since it was started, if it tells.
+fn machine_cpu_seconds() -> Option<f64> {
+    let ticks = busy_ticks(&std::fs::read_to_string("/proc/stat").ok()?)?;
+    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// The ticks in which the processors were neither idle nor waiting for a disk, of a `/proc/stat`.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let numbers = stat.lines().next()?.strip_prefix("cpu ")?;
+    let mut ticks = 0_u64;
+    // user nice system idle iowait irq softirq steal; what follows is in these already.
+    for (at, number) in numbers.split_whitespace().take(8).enumerate() {
+        let number: u64 = number.parse().ok()?;
+        if !matches!(at, 3 | 4) {
+            ticks = ticks.checked_add(number)?;
+        }
+    }
+    Some(ticks)
+}
+
 /// The threads that [`memcpy`] uses: one a core.
 pub fn copy_threads() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
@@ -427,167 +455,4 @@ fn data_steps(guest: &Guest, step: u64) -> Result<Vec<(&Block, PageRange)>, Imag
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bench::sweep::Compression;
-    use crate::bench::synthetic;
-    use crate::codec::Method;
-
-    const BYTES: u64 = 2 << 20;
-
-    fn image(scratch: &Scratch, name: &str, seed: u64) -> PathBuf {
-        let path = scratch.path().join(name);
-        synthetic::write(&path, BYTES, seed).expect("an image");
-        path
-    }
-
-    fn scratch() -> Scratch {
-        Scratch::new_in(&std::env::temp_dir()).expect("a folder")
-    }
-
-    fn digest(image: &Path) -> Digest {
-        Guest::open(image)
-            .and_then(|g| g.digest())
-            .expect("a digest")
-    }
-
-    fn how(method: Method) -> How {
-        let compression = Compression::new(method, 1).expect("a level");
-        How {
-            params: compression.apply(&Params::default()),
-            caps: Caps::default(),
-            wire: Format::Native,
-        }
-    }
-
-    static GO_ON: AtomicBool = AtomicBool::new(false);
-
-    #[test]
-    fn a_migration_is_measured_and_what_arrived_is_removed_again() {
-        let scratch = scratch();
-        let image = image(&scratch, "ram", 1);
-        let expected = digest(&image);
-        for (link, method) in [
-            (Transport::Unix, Method::Zstd),
-            (Transport::Tcp, Method::None),
-        ] {
-            let course =
-                Course::new(image.clone(), vec![], link, &scratch).expect("a place for a socket");
-            let run =
-                migrate(&course, &how(method), expected, &GO_ON, &mut |_| {}).expect("it arrives");
-            assert_eq!((run.ram_bytes, run.digest), (BYTES, expected));
-            assert!(run.time > 0.0 && run.wire_bytes > 0 && run.wire_bytes < BYTES);
-            assert!(run.source_cpu() > 0.0 && run.destination_cpu() > 0.0);
-            assert!(
-                run.rounds.is_empty(),
-                "the bulk stage alone says nothing new"
-            );
-            assert!(!course.output.exists());
-        }
-    }
-
-    #[test]
-    fn the_qemu_wire_is_measured_and_proven_as_well() {
-        let scratch = scratch();
-        let image = image(&scratch, "ram", 1);
-        let expected = digest(&image);
-        let course = Course::new(image, vec![], Transport::Unix, &scratch).expect("a place");
-        for (method, compress) in [(Method::Zlib, true), (Method::None, false)] {
-            let mut how = how(method);
-            how.wire = Format::Qemu;
-            how.caps.set("compress", compress).expect("a capability");
-            let run = migrate(&course, &how, expected, &GO_ON, &mut |_| {}).expect("it arrives");
-            assert_eq!((run.digest, run.wire_bytes < BYTES), (expected, true));
-            assert_eq!(run.codec_bytes > 0, compress);
-            assert!(!course.output.exists());
-        }
-    }
-
-    #[test]
-    fn later_states_are_delta_rounds_and_the_last_one_is_what_arrives() {
-        let scratch = scratch();
-        let (first, last) = (image(&scratch, "first", 1), image(&scratch, "last", 2));
-        let expected = digest(&last);
-        let course = Course::new(first, vec![last], Transport::Unix, &scratch)
-            .expect("a place for a socket");
-        let run =
-            migrate(&course, &how(Method::Lz4), expected, &GO_ON, &mut |_| {}).expect("it arrives");
-        assert_eq!(run.rounds.len(), 2);
-        assert!(run.ram_bytes > BYTES && run.downtime.is_some());
-    }
-
-    #[test]
-    fn another_digest_than_expected_is_an_error_of_its_own_kind() {
-        let (one, other) = (Digest(1), Digest(2));
-        assert_eq!(verified(one, Some(one), Some(one)).ok(), Some(one));
-        for (source, destination) in [
-            (Some(other), Some(other)),
-            (Some(one), Some(other)),
-            (Some(other), Some(one)),
-            (Some(one), None),
-        ] {
-            let error = verified(one, source, destination).expect_err("they differ");
-            assert_eq!(error.kind(), Kind::Differs);
-        }
-    }
-
-    #[test]
-    fn an_interrupted_migration_ends_and_leaves_nothing() {
-        let scratch = scratch();
-        let image = image(&scratch, "ram", 1);
-        let expected = digest(&image);
-        let course =
-            Course::new(image, vec![], Transport::Unix, &scratch).expect("a place for a socket");
-        // So slow that it cannot be over before it is looked at.
-        let mut slow = how(Method::Zlib);
-        slow.params.max_bandwidth = 10_000;
-        let error = migrate(
-            &course,
-            &slow,
-            expected,
-            &AtomicBool::new(true),
-            &mut |_| {},
-        )
-        .expect_err("interrupted");
-        assert_eq!(error.kind(), Kind::Interrupted);
-        let names = std::fs::read_dir(scratch.path()).expect("still there");
-        assert_eq!(names.count(), 1, "only the image is left");
-    }
-
-    #[test]
-    fn an_end_that_cannot_start_leaves_the_other_not_waiting() {
-        let scratch = scratch();
-        let missing = scratch.path().join("missing");
-        let course =
-            Course::new(missing, vec![], Transport::Unix, &scratch).expect("a place for a socket");
-        let run = |course: &Course| {
-            migrate(course, &how(Method::None), Digest(0), &GO_ON, &mut |_| {})
-                .expect_err("it cannot work")
-                .one_line()
-        };
-        assert!(run(&course).contains("missing"));
-        let lost = Course {
-            output: scratch.path().join("no/folder/ram"),
-            ..course
-        };
-        assert!(run(&lost).contains("folder"));
-    }
-
-    #[test]
-    fn a_copy_reads_whatever_the_number_of_threads_and_names_what_it_cannot_read() {
-        let scratch = scratch();
-        let image = image(&scratch, "ram", 1);
-        for threads in [1, 3] {
-            assert!(memcpy(&image, threads).expect("it can be read") > Duration::ZERO);
-        }
-        assert!(memcpy(&scratch.path().join("missing"), 1).is_err());
-    }
-
-    #[test]
-    fn transports_are_read_as_they_are_shown() {
-        for transport in [Transport::Unix, Transport::Tcp] {
-            assert_eq!(transport.to_string().parse(), Ok(transport));
-        }
-        assert!("rdma".parse::<Transport>().is_err());
-    }
-}
+mod tests;

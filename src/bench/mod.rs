@@ -9,7 +9,7 @@
 //! * [`budget`], [`alone`]: how long they will take, by what each codec does alone.
 //! * [`measurement`]: one run; and a plain copy, so that a number means something.
 //! * [`statistics`], [`advice`]: what numbers mean; pure functions.
-//! * [`report`], [`recommend`], [`conditions`]: what is made of the runs: the JSON document.
+//! * [`report`], [`recommend`], [`commands`], [`conditions`]: what is made of the runs: the JSON document.
 //! * [`table`], [`export`], [`compare`]: views of it.
 //! * [`peer`]: a real QEMU, beside ours.
 //! * [`synthetic`]: an image for people who have none.
@@ -23,6 +23,7 @@
 pub mod advice;
 pub mod alone;
 pub mod budget;
+pub mod commands;
 pub mod compare;
 pub mod conditions;
 pub mod export;
@@ -63,8 +64,8 @@ use prepare::{alone, check, page_classes, work};
 use report::{Image, Memcpy, PlanReport, Report, SettingReport};
 use scratch::Scratch;
 use statistics::Summary;
-
 use synthetic::Mix;
+
 /// What is compared.
 #[derive(Debug, Clone)]
 pub struct Request {

@@ -8,14 +8,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::advice::{self, BreakEven, Cost, Goal, Limit};
+use super::advice::{self, Around, BreakEven, Cost, Goal, Limit};
+use super::commands::{self, QemuCommands};
 use super::matrix::{Setting, UNLIMITED, names};
-use super::report::SettingReport;
-use crate::codec::{Method, ZlibEngine};
+use super::measurement::Run;
+use super::report::{Report, SettingReport};
+use super::statistics::Summary;
+use crate::codec::Method;
 use crate::units::format_duration;
-use crate::wire::Format;
 
 /// The rates that are computed for if they were not measured: names and bits a second.
 const COMPUTED: [(&str, f64); 3] = [("10Gbit", 1e10), ("1Gbit", 1e9), ("100Mbit", 1e8)];
@@ -70,6 +72,9 @@ pub struct Recommendation {
     pub virsh: Option<String>,
     /// The QMP commands, for both ends.
     pub qmp: Vec<Value>,
+    /// The same by the capability `compress`, for a QEMU up to 9.0; null where it does not have
+    /// the method.
+    pub qemu_compress: Option<QemuCommands>,
 }
 
 /// From where on compression pays.
@@ -93,17 +98,22 @@ struct Candidate<'a> {
     limit: Limit,
 }
 
+/// What all links have in common.
+struct Measured<'a> {
+    report: &'a Report,
+    /// The image's name, for a shell.
+    image: String,
+}
+
 /// What is best over each link that was measured, and over those in common use.
-pub fn links(
-    settings: &[SettingReport],
-    goal: Goal,
-    image: &str,
-    synthetic: bool,
-) -> Vec<LinkReport> {
-    let image = if synthetic {
-        "IMAGE".to_owned()
-    } else {
-        quoted(image)
+pub fn links(report: &Report) -> Vec<LinkReport> {
+    let settings = &report.settings;
+    let measured = Measured {
+        report,
+        image: match report.image.seed {
+            Some(_) => "IMAGE".to_owned(),
+            None => commands::quoted(&report.image.path),
+        },
     };
     let mut links: Vec<String> = Vec::new();
     for row in settings {
@@ -116,13 +126,7 @@ pub fn links(
         let rows = settings.iter().filter(|row| row.link() == *name);
         let candidates: Vec<Candidate<'_>> = rows.filter_map(candidate).collect();
         let fastest = links.first() == Some(name) || name == UNLIMITED;
-        reports.extend(about(
-            name.clone(),
-            true,
-            &candidates,
-            (goal, &image),
-            fastest,
-        ));
+        reports.extend(about(name.clone(), true, &candidates, &measured, fastest));
     }
     for (name, rate) in COMPUTED {
         if links.iter().any(|measured| measured == name) {
@@ -133,13 +137,8 @@ pub fn links(
             .filter_map(candidate)
             .map(|candidate| slowed(candidate, rate))
             .collect();
-        reports.extend(about(
-            name.to_owned(),
-            false,
-            &candidates,
-            (goal, &image),
-            false,
-        ));
+        let name = name.to_owned();
+        reports.extend(about(name, false, &candidates, &measured, false));
     }
     reports
 }
@@ -171,9 +170,10 @@ fn about(
     link: String,
     measured: bool,
     candidates: &[Candidate<'_>],
-    (goal, image): (Goal, &str),
+    all: &Measured<'_>,
     fastest: bool,
 ) -> Option<LinkReport> {
+    let goal = all.report.plan.goal;
     let costs: Vec<Cost> = candidates.iter().map(|one| one.cost).collect();
     let settings: Vec<Setting> = candidates
         .iter()
@@ -193,24 +193,27 @@ fn about(
     };
     // The best among what QEMU has too.
     let in_qemu: Vec<usize> = (0..candidates.len())
-        .filter(|index| has_qemu(&settings[*index]))
+        .filter(|index| commands::has_qemu(&settings[*index]))
         .collect();
     let qemu_costs: Vec<Cost> = in_qemu.iter().map(|index| costs[*index]).collect();
-    let for_qemu = if has_qemu(&settings[chosen]) {
+    let for_qemu = if commands::has_qemu(&settings[chosen]) {
         Some(chosen)
     } else {
         advice::best(&qemu_costs, goal).map(|at| in_qemu[at])
     };
     let setting = &settings[chosen];
+    let rounds = candidates[chosen].cost.downtime.is_some();
+    let qemu = for_qemu.map(|index| commands::qemu(&settings[index], rounds));
     let recommended = Recommendation {
         setting: names[chosen].clone(),
         limit: candidates[chosen].limit,
-        reason: reason(candidates, &names, chosen, plain, &break_even),
-        receive: receive_command(setting),
-        send: send_command(setting, image, candidates[chosen].cost.downtime.is_some()),
+        reason: reason(candidates, &names, chosen, plain, &break_even, all.report),
+        receive: commands::receive(setting),
+        send: commands::send(setting, &all.image, rounds),
         qemu_setting: for_qemu.map(|index| names[index].clone()),
-        virsh: for_qemu.map(|index| virsh_command(&settings[index])),
-        qmp: for_qemu.map_or_else(Vec::new, |index| qmp_commands(&settings[index])),
+        virsh: qemu.as_ref().map(|qemu| qemu.virsh.clone()),
+        qmp: qemu.map_or_else(Vec::new, |qemu| qemu.qmp),
+        qemu_compress: for_qemu.and_then(|index| commands::qemu_compress(&settings[index], rounds)),
     };
     Some(LinkReport {
         link,
@@ -274,6 +277,7 @@ fn reason(
     chosen: usize,
     plain: Option<usize>,
     break_even: &[BreakEvenReport],
+    report: &Report,
 ) -> String {
     let cost = candidates[chosen].cost;
     let time = |milliseconds: f64| {
@@ -313,10 +317,11 @@ fn reason(
         }
         None => {}
     }
-    words.push_str(&format!(
-        "; limited by {}",
-        candidates[chosen].limit.words()
-    ));
+    words.push_str("; ");
+    words.push_str(&match candidates[chosen].limit.words() {
+        Some(what) => format!("limited by {what}"),
+        None => advice::waiting(&around(candidates[chosen].row, report)),
+    });
     if candidates[chosen].row.setting.compression.method == Method::None {
         let highest = break_even
             .iter()
@@ -333,6 +338,45 @@ fn reason(
     words
 }
 
+/// Cores that something else used during these runs, by the median; `None` where the system does not
+/// tell.
+pub fn others<'a>(runs: impl IntoIterator<Item = &'a Run>) -> Option<f64> {
+    let cores = runs.into_iter().filter_map(|run| {
+        let others = run.machine_cpu_seconds? - run.process_cpu_seconds;
+        Some(others.max(0.0) / (run.time / 1e3).max(1e-9))
+    });
+    Summary::of(cores).map(|cores| cores.median)
+}
+
+/// That something else used a good part of the machine while all of it was measured, if so.
+pub fn disturbed(report: &Report) -> Option<String> {
+    let others = others(report.settings.iter().flat_map(|row| &row.runs))?;
+    let conditions = &report.conditions;
+    let load = conditions.load.map_or_else(String::new, |[minute, ..]| {
+        format!("; load average {minute:.2} before the first run")
+    });
+    advice::in_the_way(others, conditions.cores).then(|| {
+        format!(
+            "something else used {others:.1} of {} cores meanwhile{load}: compare, but do not \
+             trust the times",
+            conditions.cores
+        )
+    })
+}
+
+/// What else may have had a part in how long a setting took.
+fn around(row: &SettingReport, report: &Report) -> Around {
+    Around {
+        delay: row
+            .setting
+            .link
+            .map_or(0.0, |link| link.delay().as_secs_f64()),
+        others: others(&row.runs),
+        cores: report.conditions.cores,
+        load: report.conditions.load.map(|[minute, ..]| minute),
+    }
+}
+
 /// A rate of a link for people.
 pub(super) fn bit_rate(bits_per_second: f64) -> String {
     match bits_per_second {
@@ -340,120 +384,6 @@ pub(super) fn bit_rate(bits_per_second: f64) -> String {
         rate if rate >= 1e6 => format!("{:.1} Mbit/s", rate / 1e6),
         rate => format!("{:.1} kbit/s", rate / 1e3),
     }
-}
-
-/// A word that a shell takes as it is.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+:,@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) && !word.starts_with('-') {
-        word.to_owned()
-    } else {
-        let word = word.replace('\'', r"'\''");
-        format!("'{}{word}'", if word.starts_with('-') { "./" } else { "" })
-    }
-}
-
-fn receive_command(setting: &Setting) -> String {
-    format!(
-        "ramferry receive tcp:0.0.0.0:4444 OUTPUT --decompress-threads {}",
-        setting.decompress_threads
-    )
-}
-
-fn send_command(setting: &Setting, image: &str, rounds: bool) -> String {
-    let mut line = format!(
-        "ramferry send {image} tcp:HOST:4444 --compress-method {}",
-        setting.compression.method
-    );
-    let mut option = |text: String| {
-        line.push_str(" --");
-        line.push_str(&text);
-    };
-    if *setting.compression.method.levels().end() > 1 {
-        option(format!("compress-level {}", setting.compression.level));
-    }
-    option(format!("compress-threads {}", setting.compress_threads));
-    if setting.connections > 1 {
-        option(format!("connections {}", setting.connections));
-    }
-    if let Some(pages) = setting.batch_pages {
-        option(format!("batch-pages {pages}"));
-    }
-    if setting.zlib_engine != ZlibEngine::default() {
-        option(format!("zlib-engine {}", setting.zlib_engine));
-    }
-    if rounds {
-        option(match setting.xbzrle {
-            Some(bytes) => format!("xbzrle-cache-size {bytes}"),
-            None => "capability xbzrle=off".to_owned(),
-        });
-    }
-    if setting.wire == Format::Qemu {
-        let compress = setting.compression.method != Method::None;
-        option("wire qemu".to_owned());
-        option(format!(
-            "capability compress={}",
-            if compress { "on" } else { "off" }
-        ));
-    }
-    line
-}
-
-/// Whether QEMU has the method: multifd compresses with zlib and zstd.
-fn has_qemu(setting: &Setting) -> bool {
-    matches!(
-        setting.compression.method,
-        Method::None | Method::Zlib | Method::Zstd
-    )
-}
-
-/// Multifd compresses in its channels: as many as there are threads.
-fn channels(setting: &Setting) -> u8 {
-    match setting.compression.method {
-        Method::None => setting.connections,
-        _ => setting.compress_threads.max(setting.connections),
-    }
-}
-
-fn virsh_command(setting: &Setting) -> String {
-    let method = setting.compression.method;
-    let start = "virsh migrate --live DOMAIN DESTURI";
-    let parallel = format!(
-        "{start} --parallel --parallel-connections {}",
-        channels(setting)
-    );
-    match method {
-        Method::None if setting.connections == 1 => start.to_owned(),
-        Method::None => parallel,
-        _ => format!(
-            "{parallel} --comp-methods {method} --comp-{method}-level {}",
-            setting.compression.level
-        ),
-    }
-}
-
-fn qmp_commands(setting: &Setting) -> Vec<Value> {
-    let method = setting.compression.method;
-    let multifd = |on: bool| {
-        json!({
-            "execute": "migrate-set-capabilities",
-            "arguments": {"capabilities": [{"capability": "multifd", "state": on}]},
-        })
-    };
-    if method == Method::None && setting.connections == 1 {
-        return vec![multifd(false)];
-    }
-    let mut arguments = json!({
-        "multifd-channels": channels(setting),
-        "multifd-compression": method.name(),
-    });
-    if method != Method::None {
-        arguments[format!("multifd-{method}-level")] = setting.compression.level.into();
-    }
-    vec![
-        multifd(true),
-        json!({"execute": "migrate-set-parameters", "arguments": arguments}),
-    ]
 }
 
 #[cfg(test)]

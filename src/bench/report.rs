@@ -293,6 +293,8 @@ impl SettingReport {
             bits_per_second: self.setting.link.map(|link| link.bits_per_second() as f64),
             source_cpu: self.source_cpu_seconds?.median,
             destination_cpu: self.destination_cpu_seconds?.median,
+            process_cpu: Summary::of(self.runs.iter().map(|run| run.process_cpu_seconds))?.median,
+            others: recommend::others(&self.runs),
             compress_threads: usize::from(self.setting.compress_threads),
             decompress_threads: usize::from(self.setting.decompress_threads),
             cores,
@@ -326,12 +328,7 @@ pub fn compare_settings(report: &mut Report) {
             report.settings[*index].dominated_by = name;
         }
     }
-    report.links = recommend::links(
-        &report.settings,
-        report.plan.goal,
-        &report.image.path,
-        report.image.seed.is_some(),
-    );
+    report.links = recommend::links(report);
 }
 
 impl Report {

@@ -6,8 +6,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, LineStyle, Table, presets};
+use serde_json::Value;
 
+use super::commands;
 use super::peer::PeerReport;
+use super::recommend::{self, Recommendation};
 use super::report::{MEMCPY, MIB, Report, SettingReport};
 use super::statistics::Summary;
 use crate::stats::Status;
@@ -163,36 +166,109 @@ pub fn memcpy_cells(report: &Report) -> [String; 11] {
     cells
 }
 
+/// The columns that a narrow terminal can best do without, by their places in [`HEADINGS`], the
+/// first first: the wire's rate, CPU a GiB, the range, RAM's rate.
+const SPARE: [usize; 4] = [4, 9, 2, 3];
+
 /// The medians, for people. A dash stands where nothing was measured. With `dim`, settings that
-/// another one beats on time, bytes and CPU are dimmed by the escape sequences of a terminal.
-pub fn table(report: &Report, sort: Sort, dim: bool) -> String {
-    let columns = HEADINGS.len() - usize::from(report.image.then.is_empty());
-    let heading = |(name, unit): &(&str, &str)| match *unit {
-        "" => (*name).to_owned(),
+/// another one beats on time, bytes and CPU are dimmed by the escape sequences of a terminal. Within
+/// `width` characters, columns are left out until it fits, and named.
+pub fn table(report: &Report, sort: Sort, dim: bool, width: Option<usize>) -> String {
+    let mut columns: Vec<usize> = (0..HEADINGS.len()).collect();
+    if report.image.then.is_empty() {
+        columns.pop();
+    }
+    let all = columns.clone();
+    let mut lines = grid(report, sort, dim, &columns);
+    let fits = |lines: &[String]| {
+        width.is_none_or(|width| lines.iter().all(|line| shown_width(line) <= width))
+    };
+    for spare in SPARE {
+        if fits(&lines) {
+            break;
+        }
+        columns.retain(|column| *column != spare);
+        lines = grid(report, sort, dim, &columns);
+    }
+    // The last to go may have made room for one that went before.
+    for spare in SPARE.into_iter().rev() {
+        let more: Vec<usize> = all
+            .iter()
+            .copied()
+            .filter(|column| *column == spare || columns.contains(column))
+            .collect();
+        let wider = grid(report, sort, dim, &more);
+        if fits(&wider) {
+            (columns, lines) = (more, wider);
+        }
+    }
+    let mut foot = foot(report);
+    let left_out: Vec<&str> = all
+        .iter()
+        .filter(|column| !columns.contains(column))
+        .map(|column| HEADINGS[*column].0)
+        .collect();
+    if !left_out.is_empty() {
+        foot.push_str(&format!(
+            "Left out, for the terminal is narrow: {}.\n",
+            left_out.join(", ")
+        ));
+    }
+    format!(
+        "{}{}\n{}",
+        wrapped(&head(report), width),
+        lines.join("\n"),
+        wrapped(&foot, width)
+    )
+}
+
+/// How many characters of a line are seen.
+fn shown_width(line: &str) -> usize {
+    let escapes = if line.starts_with(DIM) {
+        DIM.len() + NORMAL.len()
+    } else {
+        0
+    };
+    line.chars().count() - escapes
+}
+
+/// These columns of the table, line by line.
+fn grid(report: &Report, sort: Sort, dim: bool, columns: &[usize]) -> Vec<String> {
+    let heading = |(name, unit): (&str, &str)| match unit {
+        "" => name.to_owned(),
         unit => format!("{name}\n[{unit}]"),
+    };
+    let chosen = |cells: [String; 11]| -> Vec<String> {
+        columns.iter().map(|at| cells[*at].clone()).collect()
     };
     let mut table = Table::new();
     let line = LineStyle::none().fill('─').junction('─');
     table
         .load_style(presets::NOTHING.header_separator(line).bottom_border(line))
-        .set_header(HEADINGS.iter().take(columns).map(heading));
-    table.add_row(memcpy_cells(report).into_iter().take(columns));
+        .set_header(chosen(HEADINGS.map(heading)));
+    table.add_row(chosen(memcpy_cells(report)));
     let rows = sorted(report, sort);
     for row in &rows {
-        table.add_row(cells(row).into_iter().take(columns));
+        table.add_row(chosen(cells(row)));
     }
     for peer in &report.peers {
-        table.add_row(peer_cells(peer).into_iter().take(columns));
+        table.add_row(chosen(peer_cells(peer)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
+    }
+    if let Some(last) = table.column_mut(columns.len() - 1) {
+        last.set_padding((0, 0));
     }
     let text = table.trim_fmt();
     let lines: Vec<&str> = text.lines().collect();
     // The rows stand in front of the peers' and of the last line, one line each.
     let below = report.peers.len() + 1;
     let first = lines.len().saturating_sub(rows.len() + below);
-    let lines: Vec<String> = lines
+    lines
         .iter()
         .enumerate()
         .map(|(at, line)| {
@@ -202,8 +278,37 @@ pub fn table(report: &Report, sort: Sort, dim: bool) -> String {
                 _ => (*line).to_owned(),
             }
         })
-        .collect();
-    format!("{}\n{}\n{}", head(report), lines.join("\n"), foot(report))
+        .collect()
+}
+
+/// Lines that are no longer than `width`, if there is one and their words allow it: what is too long goes on in the
+/// next line, four characters further in.
+fn wrapped(text: &str, width: Option<usize>) -> String {
+    let Some(width) = width else {
+        return text.to_owned();
+    };
+    let mut out = String::new();
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let mut used = indent;
+        out.push_str(&line[..indent]);
+        for (at, word) in line.split_whitespace().enumerate() {
+            let len = word.chars().count();
+            if at == 0 {
+                used += len;
+            } else if used + 1 + len > width {
+                out.push('\n');
+                out.push_str(&" ".repeat(indent + 4));
+                used = indent + 4 + len;
+            } else {
+                out.push(' ');
+                used += 1 + len;
+            }
+            out.push_str(word);
+        }
+        out.push('\n');
+    }
+    out
 }
 
 /// What the table is about.
@@ -244,7 +349,7 @@ fn head(report: &Report) -> String {
         common(|row| row.parameters.decompress_threads, "decompressing"),
     ];
     format!(
-        "{what}: {} of RAM, {} of it data\n{machine}{} cores; {}{} link{emulated}; medians of {runs}",
+        "{what}: {} of RAM, {} of it data\n{machine}{} cores; {}{} link{emulated}; medians of {runs}\n",
         format_bytes(image.ram_bytes),
         format_bytes(image.data_bytes),
         conditions.cores,
@@ -262,8 +367,8 @@ fn foot(report: &Report) -> String {
     );
     if !report.peers.is_empty() {
         text.push_str(
-            "QEMU ran between two stopped guests, over a link that is not emulated, at level 1; it \
-             neither hashes nor proves,\nwhat arrived was compared here. Up to QEMU 9, multifd's \
+            "QEMU ran between two stopped guests, over a link that is not emulated, at level 1.\nIt \
+             neither hashes nor proves: what arrived was compared here.\nUp to QEMU 9, multifd's \
              compressed bytes are unknown.\n",
         );
     }
@@ -272,6 +377,9 @@ fn foot(report: &Report) -> String {
         .iter()
         .map(|row| (&row.name, &row.suspicion));
     let peers = report.peers.iter().map(|row| (&row.name, &row.suspicion));
+    if let Some(words) = recommend::disturbed(report) {
+        text.push_str(&format!("warning: {words}\n"));
+    }
     for (name, suspicion) in ours.chain(peers) {
         if let Some(words) = suspicion.words() {
             text.push_str(&format!("warning: {name}: {words}\n"));
@@ -280,8 +388,9 @@ fn foot(report: &Report) -> String {
     text
 }
 
-/// What is best over each link, and why.
-pub fn recommendations(report: &Report) -> String {
+/// What is best over each link, and why; and the commands that choose it. Only the commands have
+/// lines longer than `width`: they are there to be copied.
+pub fn recommendations(report: &Report, width: Option<usize>) -> String {
     let mut text = String::new();
     for link in &report.links {
         let computed = if link.measured { "" } else { " (computed)" };
@@ -300,30 +409,81 @@ pub fn recommendations(report: &Report) -> String {
             text.push_str(&format!("    {}\n", others.join("; ")));
         }
     }
-    let Some(link) = report.links.first() else {
-        return text;
+    let computed: Vec<&str> = report
+        .links
+        .iter()
+        .filter(|link| !link.measured)
+        .map(|link| &link.link[..])
+        .collect();
+    if !computed.is_empty() {
+        text.push_str(&format!(
+            "(--links {} measures what is computed here, and gives the commands.)\n",
+            computed.join(",")
+        ));
+    }
+    let mut text = wrapped(&text, width);
+    // Links over which the same is best share its commands.
+    let mut groups: Vec<(Vec<&str>, &Recommendation)> = Vec::new();
+    for link in report.links.iter().filter(|link| link.measured) {
+        let same = groups
+            .iter_mut()
+            .find(|(_, chosen)| chosen.setting == link.recommended.setting);
+        match same {
+            Some((links, _)) => links.push(&link.link),
+            None => groups.push((vec![&link.link], &link.recommended)),
+        }
+    }
+    for (links, chosen) in groups {
+        let heading = format!(
+            "As commands, for {}: {}\n",
+            links.join(", "),
+            chosen.setting
+        );
+        text.push('\n');
+        text.push_str(&wrapped(&heading, width));
+        text.push_str(&format!("  {}\n  {}\n", chosen.receive, chosen.send));
+        text.push_str(&for_qemu(chosen, width));
+    }
+    text
+}
+
+/// How a QEMU is told.
+fn for_qemu(chosen: &Recommendation, width: Option<usize>) -> String {
+    // The method, with its level if it has several.
+    let method = chosen.setting.split(',').next().unwrap_or_default();
+    let (Some(setting), Some(virsh)) = (&chosen.qemu_setting, &chosen.virsh) else {
+        let words = format!(
+            "QEMU has no {method}: measure zlib, zstd (up to level 20) or none to have its commands.\n"
+        );
+        return wrapped(&words, width);
     };
-    let chosen = &link.recommended;
-    text.push_str(&format!(
-        "\nAs commands, for {}:\n  {}\n  {}\n",
-        link.link, chosen.receive, chosen.send
-    ));
-    if let (Some(setting), Some(virsh)) = (&chosen.qemu_setting, &chosen.virsh) {
-        if *setting != chosen.setting {
-            text.push_str(&format!(
-                "QEMU does not have it; the best that it has is {setting}:\n"
-            ));
+    let mut text = String::new();
+    let part = |words: &str, virsh: &str, qmp: &[Value]| {
+        let words = wrapped(&format!("{words}\n"), width);
+        let mut part = format!("{words}  {virsh}\n");
+        for command in qmp {
+            part.push_str(&format!("  {}\n", commands::line(command)));
         }
-        text.push_str(&format!("  {virsh}\n"));
-        for command in &chosen.qmp {
-            text.push_str(&format!("  {command}\n"));
-        }
-        let levels = chosen.qmp.len() > 1;
-        text.push_str(if levels {
-            "  (QMP for both ends. QEMU 7.2 takes multifd's levels only as -global migration.NAME=LEVEL.)\n"
-        } else {
-            "  (QMP for both ends.)\n"
-        });
+        part
+    };
+    if *setting != chosen.setting {
+        let words = format!("QEMU has no {method}; the best measured that it has is {setting}.\n");
+        text.push_str(&wrapped(&words, width));
+    }
+    let words = if chosen.qmp.is_empty() {
+        "For QEMU there is nothing to set:"
+    } else if !virsh.contains("--parallel") || !virsh.contains("--comp-methods") {
+        "For QEMU (by libvirt, or QMP for both ends):"
+    } else if virsh.ends_with("-level 1") {
+        "For QEMU by multifd (libvirt 9.4 or newer; or QMP, for both ends):"
+    } else {
+        "For QEMU by multifd (libvirt 9.4 or newer; or QMP, for both ends; QEMU 7.2 takes the level \
+         only as -global migration.NAME=LEVEL):"
+    };
+    text.push_str(&part(words, virsh, &chosen.qmp));
+    if let Some(older) = &chosen.qemu_compress {
+        let words = "For QEMU up to 9.0 by its capability compress, which 9.1 removed:";
+        text.push_str(&part(words, &older.virsh, &older.qmp));
     }
     text
 }
@@ -335,7 +495,7 @@ pub fn line(row: &SettingReport) -> String {
         format_duration(time.unwrap_or_default())
     };
     format!(
-        "{}: {}, {} MiB on the wire, ratio {}, {} + {} CPU s",
+        "{}: {}, {} MiB sent, ratio {}, {} + {} CPU s",
         row.name,
         row.time.map_or_else(|| NOTHING.to_owned(), time),
         median(row.wire_bytes, MIB, 1),
@@ -363,71 +523,4 @@ fn times(summary: Option<Summary>) -> [String; 2] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bench::report::tests::{report, report_with};
-
-    fn words(text: &str, name: &str) -> String {
-        let line = text.lines().find(|line| line.trim().starts_with(name));
-        let words: Vec<_> = line.expect(name).split_whitespace().collect();
-        words.join(" ")
-    }
-
-    #[test]
-    fn the_table_shows_medians_with_units_and_a_dash_for_what_was_not_measured() {
-        let text = table(&report(), Sort::Given, false);
-        assert_eq!(
-            words(&text, "zstd:1"),
-            "zstd:1 1000.0 900.0 to 2000.0 1024 256 256.00 4.000 0.500 0.250 0.75"
-        );
-        assert_eq!(words(&text, "lz4"), "lz4 - - - - - - - - -");
-        assert_eq!(
-            words(&text, "memcpy"),
-            "memcpy 100.0 100.0 to 100.0 10240 - - - - - -"
-        );
-        assert!(words(&text, "QEMU 7.2.22").ends_with("zlib:1 - - - - - - - - -"));
-        assert!(text.contains("A CPU, 2 cores") && text.contains("[MiB/s]"));
-        assert!(!text.contains("downtime") && !text.contains('\x1b'));
-        assert!(text.lines().all(|line| line.chars().count() <= 130));
-    }
-
-    #[test]
-    fn dominated_rows_are_dimmed_and_rows_sorted() {
-        let report = report_with(&[
-            ("none", 500.0, 4000),
-            ("zlib:9", 900.0, 5000),
-            ("zstd:1", 700.0, 1000),
-        ]);
-        let text = table(&report, Sort::Bytes, true);
-        let order: Vec<usize> = ["zstd:1", "none", "zlib:9"]
-            .iter()
-            .map(|name| text.find(name).expect("its row"))
-            .collect();
-        assert!(order.is_sorted());
-        let dimmed: Vec<&str> = text.lines().filter(|line| line.starts_with(DIM)).collect();
-        assert!(
-            matches!(dimmed[..], [line] if line.contains("zlib:9")),
-            "{dimmed:?}"
-        );
-        for sort in Sort::ALL {
-            assert_eq!(sort.to_string().parse(), Ok(sort));
-        }
-        assert!("size".parse::<Sort>().is_err());
-    }
-
-    #[test]
-    fn the_recommendation_is_words_and_then_commands() {
-        let text = recommendations(&report_with(&[
-            ("none", 500.0, 400 << 20),
-            ("zstd:1", 700.0, 100 << 20),
-        ]));
-        assert!(
-            text.starts_with("unlimited: none, 500.00 ms: nothing is gained"),
-            "{text}"
-        );
-        assert!(text.contains("1Gbit (computed): zstd:1, "), "{text}");
-        assert!(text.contains("ramferry send guest.ram tcp:HOST:4444 --compress-method none"));
-        assert!(text.contains("virsh migrate --live DOMAIN DESTURI\n"));
-        assert!(text.contains("\"migrate-set-capabilities\""));
-    }
-}
+mod tests;

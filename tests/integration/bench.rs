@@ -3,6 +3,9 @@
 
 use std::process::Command;
 
+use ramferry::image::Guest;
+
+use crate::folder::two_states;
 use crate::support::*;
 
 /// Small enough for every machine.
@@ -160,6 +163,64 @@ fn later_images_are_delta_rounds_on_either_wire() {
 }
 
 #[test]
+fn a_guest_folder_is_measured_with_all_its_blocks_and_later_as_well() {
+    let _limit = watchdog();
+    let folder = Folder::new();
+    let [first, later] = two_states(&folder);
+    let digest = |path| Guest::open(path).unwrap().digest().unwrap().to_string();
+    let path = |path: &std::path::Path| path.display().to_string();
+    let (ours, then) = (path(&first), path(&later));
+    let args = [
+        "bench",
+        "--quiet",
+        "--json",
+        "--methods",
+        "zlib:1,none",
+        &ours,
+    ];
+    for (more, rounds, expected) in [
+        (&["--wire", "native,qemu"][..], 0, digest(&first)),
+        (&["--then", &then], 2, digest(&later)),
+    ] {
+        let document = run(&[&args[..], more].concat()).json();
+        assert_eq!(document["image"]["path"], ours);
+        assert_eq!(document["image"]["ram-bytes"], (256 + 64 + 32) * 4096);
+        let settings = document["settings"].as_array().unwrap();
+        assert_eq!(settings.len(), if rounds == 0 { 4 } else { 2 });
+        for run in settings
+            .iter()
+            .flat_map(|setting| setting["runs"].as_array().unwrap())
+        {
+            assert_eq!(run["digest"], expected);
+            let seen = run["rounds"].as_array().map_or(0, Vec::len);
+            assert_eq!(seen, rounds, "{run}");
+        }
+        let send = document["links"][0]["recommended"]["send"]
+            .as_str()
+            .unwrap();
+        assert!(send.contains(&ours), "{send}");
+    }
+}
+
+#[test]
+fn a_synthesised_guest_has_the_mix_that_was_asked_for() {
+    let _limit = watchdog();
+    let zero = |mix: &str| {
+        let ended = bench(&["--json", "--methods", "none", "--mix", mix]);
+        let document = ended.json();
+        assert_eq!(document["image"]["mix"], mix);
+        document["image"]["pages"]["zero"].as_u64().unwrap()
+    };
+    assert_eq!(zero("random"), 0);
+    assert!(zero("idle") > 64, "of 256 pages");
+    let folder = Folder::new();
+    let image = folder.image("x.ram", &[Page::Text(1)]);
+    let image = image.display().to_string();
+    run(&["bench", &image, "--mix", "idle"])
+        .failed_with(2, &["--mix idle", "synthesised", "x.ram' is an image"]);
+}
+
+#[test]
 fn an_interrupted_comparison_ends_after_the_run_in_hand_with_its_table_and_its_files() {
     let _limit = watchdog();
     let folder = Folder::new();
@@ -206,6 +267,14 @@ fn what_cannot_be_measured_or_written_is_found_before_the_first_run() {
         (&["--methods", "zlib:12"], "zlib has the levels 0 to 9"),
         (&["--max-time", "1ms"], "max-time is too short"),
         (&["--preset", "delta"], "needs later images"),
+        (
+            &["--mix", "lazy"],
+            "allowed are idle, busy, database and random",
+        ),
+        (
+            &["--capability", "auto-converge=on"],
+            "in a comparison there is none",
+        ),
         (
             &["--wire", "qemu", "--methods", "lz4"],
             "the qemu wire has zlib and none",

@@ -102,31 +102,6 @@ fn plain_is_compared_with_what_compresses_and_not_with_itself() {
 }
 
 #[test]
-fn the_commands_set_what_was_measured() {
-    let mut setting = report_with(&[("zlib:6", 1.0, 1)]).settings[0].setting;
-    setting.compress_threads = 3;
-    setting.connections = 2;
-    setting.batch_pages = Some(16);
-    assert_eq!(
-        send_command(&setting, "guest.ram", true),
-        "ramferry send guest.ram tcp:HOST:4444 --compress-method zlib --compress-level 6 \
-         --compress-threads 3 --connections 2 --batch-pages 16 --xbzrle-cache-size 67108864"
-    );
-    assert_eq!(
-        virsh_command(&setting),
-        "virsh migrate --live DOMAIN DESTURI --parallel --parallel-connections 3 --comp-methods \
-         zlib --comp-zlib-level 6"
-    );
-    let qmp = qmp_commands(&setting);
-    assert_eq!(
-        qmp[1].to_string(),
-        r#"{"arguments":{"multifd-channels":3,"multifd-compression":"zlib","multifd-zlib-level":6},"execute":"migrate-set-parameters"}"#
-    );
-    setting.wire = Format::Qemu;
-    assert!(send_command(&setting, "g", false).ends_with("--wire qemu --capability compress=on"));
-}
-
-#[test]
 fn qemu_gets_the_best_that_it_has() {
     let links = of(&[
         ("lz4", 400.0, 200),
@@ -138,16 +113,32 @@ fn qemu_gets_the_best_that_it_has() {
         (&chosen.setting[..], chosen.qemu_setting.as_deref()),
         ("lz4", Some("zstd:1"))
     );
+    assert!(chosen.qemu_compress.is_none(), "it never had zstd");
     let links = of(&[("lz4", 400.0, 200)]);
     let chosen = &links[0].recommended;
     assert!(chosen.qemu_setting.is_none() && chosen.virsh.is_none() && chosen.qmp.is_empty());
 }
 
 #[test]
-fn a_path_is_quoted_where_a_shell_would_take_it_apart() {
-    assert_eq!(quoted("/a/b-c.ram"), "/a/b-c.ram");
-    assert_eq!(quoted("a b"), "'a b'");
-    assert_eq!(quoted("it's"), r"'it'\''s'");
-    assert_eq!(quoted("-x"), "'./-x'");
-    assert_eq!(quoted("$(x)"), "'$(x)'");
+fn what_else_was_going_on_is_told_where_nothing_was_full() {
+    let quiet = of(&[("none", 2000.0, 900)]);
+    let reason = &quiet[0].recommended.reason;
+    assert_eq!(quiet[0].recommended.limit, Limit::Waiting);
+    assert!(
+        reason.ends_with("the two ends waited for each other"),
+        "{reason}"
+    );
+    let mut busy = run(2000.0, 900);
+    // 0.8 of these are ours.
+    busy.machine_cpu_seconds = Some(3.2);
+    let setting = report_with(&[("none", 1.0, 1)]).settings[0].setting;
+    let report = report_of(vec![(setting, vec![busy])]);
+    let reason = &report.links[0].recommended.reason;
+    assert!(
+        reason.ends_with("something else used 1.2 of 2 cores"),
+        "{reason}"
+    );
+    let warning = disturbed(&report).expect("a good part of the machine");
+    assert!(warning.contains("load average 0.50 before"), "{warning}");
+    assert_eq!(disturbed(&report_with(&[("none", 2000.0, 900)])), None);
 }

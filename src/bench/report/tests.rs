@@ -17,6 +17,7 @@ pub(in crate::bench) fn run(time: f64, wire_bytes: u64) -> Run {
         source_cpu_seconds: BTreeMap::from([("codec", 0.4), ("read", 0.1), ("total", 0.5)]),
         destination_cpu_seconds: BTreeMap::from([("place", 0.25), ("total", 0.25)]),
         process_cpu_seconds: 0.8,
+        machine_cpu_seconds: Some(0.9),
         peak_anonymous_bytes: Some(17 << 20),
         rounds: vec![],
         digest: Digest(7),
@@ -48,8 +49,8 @@ pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> Report {
         },
         image: Image {
             path: "guest.ram".to_owned(),
-            seed: None,
             mix: None,
+            seed: None,
             then: vec![],
             ram_bytes: 1 << 30,
             data_bytes: 1 << 29,
@@ -154,7 +155,7 @@ fn the_document_has_every_run_and_what_is_made_of_them_under_stable_names() {
     );
     assert_eq!(
         names(&setting["runs"][0]).join(" "),
-        "codec-bytes destination-cpu-seconds digest peak-anonymous-bytes process-cpu-seconds \
+        "codec-bytes destination-cpu-seconds digest machine-cpu-seconds peak-anonymous-bytes process-cpu-seconds \
          ram-bytes ratio return-bytes source-cpu-seconds time wire-bytes"
     );
     assert_eq!(

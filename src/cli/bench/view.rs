@@ -38,8 +38,9 @@ impl<'a> View<'a> {
     pub(super) fn new(bench: &Bench, exports: &'a Exports, quiet: bool) -> View<'a> {
         let bar = (!quiet && io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new(milliseconds(bench.expected()).max(1));
+            // The message is cut to what is left of the line: a bar of two lines leaves its traces.
             if let Ok(style) =
-                ProgressStyle::with_template("[{bar:30}] {percent:>3}%  {msg}  ETA {eta}")
+                ProgressStyle::with_template("[{bar:20}] {percent:>3}%, ETA {eta:>3}  {wide_msg}")
             {
                 bar.set_style(style.progress_chars("=> "));
             }
