@@ -181,7 +181,12 @@ impl Controller {
 
 impl Control for Controller {
     fn params(&self) -> Params {
-        lock(&self.inner).params.clone()
+        let inner = lock(&self.inner);
+        // In force may be another method than was asked for, if the destination lacks that.
+        match inner.migration.as_ref().filter(|last| last.is_running()) {
+            Some(migration) => migration.handle.params(),
+            None => inner.params.clone(),
+        }
     }
 
     fn set_params(&self, values: &[TypedParam]) -> Result<()> {

@@ -52,3 +52,50 @@ fn compression_sets_the_method_and_switches_capabilities_unless_a_migration_runs
     assert_eq!(state(), (Method::Zstd, [false, true]));
     assert_eq!(controller.params().max_bandwidth, 7);
 }
+
+/// A destination that has nothing but zlib.
+fn answer_with_zlib(mut link: &std::os::unix::net::UnixStream) {
+    use crate::session::{self, Agreed};
+    use std::io::{Read, Write};
+    let mut head = [0; crate::wire::native::HELLO_HEAD_LEN];
+    link.read_exact(&mut head).unwrap();
+    let len = u32::from_le_bytes(head[12..16].try_into().unwrap()) as usize;
+    link.read_exact(&mut vec![0; len + 8]).unwrap();
+    let silence = Duration::from_secs(30);
+    let agreed = Agreed {
+        version: 1,
+        capabilities: ["zlib".to_owned()].into(),
+        peer_silence: silence,
+    };
+    let answer = session::answer(&Ok(agreed), silence);
+    link.write_all(&answer.to_bytes()).unwrap();
+}
+
+#[test]
+fn while_a_migration_runs_its_parameters_are_those_that_it_fell_back_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let (image, socket) = (folder.path().join("ram"), folder.path().join("sock"));
+    std::fs::write(&image, vec![7; 1 << 20]).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let controller = Controller::default();
+    controller.set_params(&compression(&["zstd"])).unwrap();
+    let (pass, passes) = crossbeam_channel::unbounded();
+    controller.observe(Box::new(move |event| {
+        if event == Event::Pass(1) {
+            pass.send(()).unwrap();
+        }
+    }));
+    let address = format!("unix:{}", socket.display()).parse().unwrap();
+    let request = source::Request {
+        fallback: true,
+        ..source::Request::new(image, address)
+    };
+    controller.migrate(request).unwrap();
+    let (link, _) = listener.accept().unwrap();
+    answer_with_zlib(&link);
+    passes.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(controller.params().compress_method, Method::Zlib);
+    drop(link);
+    let _ = controller.handle().unwrap().join();
+    assert_eq!(controller.params().compress_method, Method::Zstd);
+}
