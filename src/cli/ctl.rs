@@ -310,7 +310,8 @@ impl SetParameters {
             );
         }
         for (at, name) in names().enumerate() {
-            if names().skip(at + 1).any(|other| other == name) {
+            let repeatable = values::is_repeatable(name);
+            if !repeatable && names().skip(at + 1).any(|other| other == name) {
                 return usage(format!("{} is given twice", Quoted(name)));
             }
         }
@@ -337,7 +338,14 @@ impl SetParameters {
                 None => values::like(&setting.name, &setting.text, now.get(&setting.name))
                     .map_err(|error| Error::new(Kind::Usage, error))?,
             };
-            arguments.insert(setting.name.clone(), value);
+            if values::is_repeatable(&setting.name) {
+                let list = arguments.entry(setting.name.clone());
+                if let Some(list) = list.or_insert_with(|| json!([])).as_array_mut() {
+                    list.push(value);
+                }
+            } else {
+                arguments.insert(setting.name.clone(), value);
+            }
         }
         set_parameters(client, arguments)
     }
@@ -447,6 +455,11 @@ fn word(value: &Value) -> String {
         Value::Bool(on) => if *on { "on" } else { "off" }.to_owned(),
         Value::String(text) if text.is_empty() => "\"\"".to_owned(),
         Value::String(text) => printable(text),
+        Value::Number(number) => match number.as_f64() {
+            // 30.0 is 30 to people; integers beyond a double's reach are as they are.
+            Some(double) if number.is_f64() => double.to_string(),
+            _ => number.to_string(),
+        },
         other => printable(&other.to_string()),
     }
 }

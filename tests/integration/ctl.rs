@@ -146,6 +146,11 @@ fn commands_ask_what_they_are_to_ask() {
             json!({"compress-method": "zstd", "max-bandwidth": 125_000_000, "batch-pages": null}),
         ),
         (
+            "migrate-setparameters --set compression=zstd --set compression=xbzrle",
+            "migrate-set-parameters",
+            json!({"compression": ["zstd", "xbzrle"]}),
+        ),
+        (
             "migrate-setparameters --level -1",
             "migrate-set-parameters",
             Value::Null,

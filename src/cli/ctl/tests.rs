@@ -95,6 +95,9 @@ fn nothing_and_the_same_twice_are_refused() {
         assert!(error.one_line().contains(why), "{}", error.one_line());
     }
     // What is left alone may be set otherwise.
+    parameters_of(&["--set", "compression=zstd", "--set", "compression=xbzrle"])
+        .check()
+        .unwrap();
     parameters_of(&["--level", "-1", "--set", "compress-level=2"])
         .check()
         .unwrap();

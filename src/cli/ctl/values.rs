@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::params::{ParamError, Params};
+use crate::params::{Params, TABLE};
 use crate::units::{Quoted, parse_rate, parse_size, parse_switch};
 
 /// What one of the integer options was given; `None`: "leave alone".
@@ -44,15 +44,23 @@ pub(super) fn setting(text: &str) -> Result<Setting, String> {
 
 /// The value of a parameter that we have; it is read as on the command line. Null is for none.
 fn ours(name: &str, text: &str) -> Result<Option<Value>, String> {
-    let mut scratch = Params::default();
-    match scratch.set_text(name, text) {
-        Ok(()) => {}
-        Err(ParamError::UnknownParameter(_)) => return Ok(None),
-        Err(error) => return Err(error.to_string()),
+    let Some(row) = TABLE.iter().find(|row| row.name == name) else {
+        return Ok(None);
+    };
+    if row.repeatable {
+        // What it may be depends on what else is given.
+        return Ok(Some(text.into()));
     }
-    let value = scratch.get(name).map_err(|error| error.to_string())?;
-    let value = serde_json::to_value(value).map_err(|error| error.to_string())?;
+    let mut scratch = Params::default();
+    let set = scratch.set_text(name, text);
+    set.map_err(|error| error.to_string())?;
+    let value = serde_json::to_value((row.get)(&scratch)).map_err(|error| error.to_string())?;
     Ok(Some(value))
+}
+
+/// Whether a parameter may be given more than once.
+pub(super) fn is_repeatable(name: &str) -> bool {
+    TABLE.iter().any(|row| row.name == name && row.repeatable)
 }
 
 /// The value of a parameter that only the monitor knows, of the type that it has `now`; if that is
