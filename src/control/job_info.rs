@@ -3,8 +3,8 @@
 //!
 //! The lines, their order and layout are virsh's, and so are the keys of [`JobInfo::raw`], which
 //! are libvirt's typed parameters. As there, what the reply lacks is left out, and so are groups of
-//! sizes that are all zero. What QEMU counts and virsh does not show comes after that, in QEMU's
-//! own words (those of its `info migrate`).
+//! sizes and rates that are zero; other counts are shown even then. What QEMU counts and virsh does
+//! not show comes after that if it is not zero, in QEMU's own words (those of its `info migrate`).
 
 use std::fmt;
 use std::time::Duration;
@@ -340,8 +340,9 @@ impl Lines<'_, '_> {
         }
     }
 
-    fn double(&mut self, label: &str, number: Option<f64>) -> fmt::Result {
-        match number {
+    /// A ratio, if there is one.
+    fn ratio(&mut self, label: &str, number: Option<f64>) -> fmt::Result {
+        match number.filter(|number| *number > 0.0) {
             Some(number) => self.text(label, &format!("{number:.3}")),
             None => Ok(()),
         }
@@ -358,8 +359,11 @@ impl Lines<'_, '_> {
     }
 }
 
+/// The alternate form, `{:#}`, has what virsh does not show before the many lines that it does, for
+/// where only the first lines may be seen.
 impl fmt::Display for JobInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let beyond_first = f.alternate();
         let mut lines = Lines(f);
         let job = self.job_type();
         lines.text("Job type:", &format!("{:<12}", job.name()))?;
@@ -374,6 +378,9 @@ impl fmt::Display for JobInfo {
             };
         }
         lines.count("Time elapsed:", self.number("total-time"), "ms")?;
+        if beyond_first {
+            self.beyond_virsh(&mut lines)?;
+        }
         lines.group("Data", self.data())?;
         if lines.group("Memory", self.sizes("ram"))? {
             lines.rate("Memory bandwidth:", self.rate("ram/mbps"))?;
@@ -414,18 +421,21 @@ impl fmt::Display for JobInfo {
             self.number("xbzrle-cache/overflow"),
         )?;
         lines.wide("Auto converge throttle:", self.throttle())?;
+        if beyond_first {
+            return Ok(());
+        }
         self.beyond_virsh(&mut lines)
     }
 }
 
 impl JobInfo {
-    /// What virsh does not show.
+    /// What virsh does not show, as far as there is any.
     fn beyond_virsh(&self, lines: &mut Lines<'_, '_>) -> fmt::Result {
-        lines.double(
+        lines.ratio(
             "Cache miss rate:",
             self.double("xbzrle-cache/cache-miss-rate"),
         )?;
-        lines.double("Encoding rate:", self.double("xbzrle-cache/encoding-rate"))?;
+        lines.ratio("Encoding rate:", self.double("xbzrle-cache/encoding-rate"))?;
         if !matches!(&*self.status, "active" | "completed") {
             lines.text("Migration status:", &self.status)?;
         }
@@ -445,18 +455,15 @@ impl JobInfo {
             (None, None, Some(threads)) => lines.text("Decompression:", &threads)?,
             _ => {}
         }
-        lines.wide("Compression pages:", self.number("compression/pages"))?;
-        lines.wide("Compression busy:", self.number("compression/busy"))?;
-        lines.size(
-            "Compressed size:",
-            self.number("compression/compressed-size"),
-        )?;
-        lines.double(
+        let some = |path| self.number(path).filter(|number| *number > 0);
+        lines.wide("Compression pages:", some("compression/pages"))?;
+        lines.wide("Compression busy:", some("compression/busy"))?;
+        lines.size("Compressed size:", some("compression/compressed-size"))?;
+        lines.ratio(
             "Compression rate:",
             self.double("compression/compression-rate"),
         )?;
-        let pages = self.number("ram/pages-per-second");
-        lines.count("Page rate:", pages.filter(|rate| *rate > 0), "pages/s")?;
+        lines.count("Page rate:", some("ram/pages-per-second"), "pages/s")?;
         lines.rate("Current bandwidth:", self.current_rate)
     }
 }

@@ -14,6 +14,10 @@ use crate::error::{Error, Kind, Result};
 
 use super::senseless;
 
+/// How long a job may be over before that is seen, if no event tells: the monitor of a program that
+/// does one migration stays a second longer.
+const GLANCE: Duration = Duration::from_millis(250);
+
 #[derive(Debug, clap::Args)]
 pub(super) struct JobArgs {
     /// Print libvirt's keys and plain numbers
@@ -43,10 +47,11 @@ impl JobArgs {
             return self.watch(client);
         }
         let info = look(client)?;
-        super::print(&self.text(&info)?)
+        super::print(&self.text(&info, false)?)
     }
 
-    fn text(&self, info: &JobInfo) -> Result<String> {
+    /// `in_place`: the last lines may not be seen.
+    fn text(&self, info: &JobInfo, in_place: bool) -> Result<String> {
         let job = info.job_type();
         if self.json {
             let mut object = Map::new();
@@ -62,7 +67,10 @@ impl JobArgs {
                 .map_err(|error| Error::new(Kind::Failed, error));
         }
         if !self.rawstats {
-            return Ok(info.to_string());
+            return Ok(match in_place {
+                true => format!("{info:#}"),
+                false => info.to_string(),
+            });
         }
         let mut text = format!("Job type: {}\n\n", job as u8);
         for (key, value) in info.raw() {
@@ -87,24 +95,31 @@ impl JobArgs {
                 None => return told.conclude(),
             };
             let now = Instant::now();
-            if let Some((earlier, then)) = &before
-                && info.job_type() == JobType::Unbounded
-            {
-                info = info.since(earlier, now.duration_since(*then));
-            }
             let job = info.job_type();
-            let shown = screen.show(&self.text(&info)?, job != JobType::Unbounded)?;
-            if !shown || job == JobType::Completed {
+            if let Some((earlier, then)) = &before
+                && job == JobType::Unbounded
+            {
+                let time = now.duration_since(*then);
+                if time < self.interval {
+                    told.wait(client, now + GLANCE.min(self.interval - time))?;
+                    continue;
+                }
+                info = info.since(earlier, time);
+            }
+            let last = job != JobType::Unbounded;
+            let text = self.text(&info, screen.is_in_place() && !last)?;
+            if !screen.show(&text, last)? {
                 return Ok(());
             }
             match job {
+                JobType::Completed => return Ok(()),
                 JobType::None => return Err(Error::new(Kind::Failed, "there is no job to watch")),
                 JobType::Failed => return Err(failed(info.error())),
                 JobType::Cancelled => return Err(cancelled()),
-                JobType::Unbounded | JobType::Completed => {}
+                JobType::Unbounded => {}
             }
             before = Some((info, now));
-            told.wait(client, now + self.interval)?;
+            told.wait(client, now + GLANCE.min(self.interval))?;
         }
     }
 }
@@ -172,7 +187,7 @@ impl Told {
             self.hear(event.migration_status());
         }
         match looked {
-            Err(error) if self.end.is_some() && is_hang_up(error.cause()) => Ok(None),
+            Err(error) if is_hang_up(error.cause()) => self.left(&error).map(|()| None),
             other => other.map(Some),
         }
     }
@@ -183,9 +198,9 @@ impl Told {
             match client.wait_event(deadline) {
                 Ok(Some(event)) => self.hear(event.migration_status()),
                 Ok(None) => return Ok(()),
-                Err(error) if self.end.is_some() && is_hang_up(Some(&error)) => {
+                Err(error) if is_hang_up(Some(&error)) => {
                     self.gone = true;
-                    return Ok(());
+                    return self.left(&error.into());
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -194,6 +209,15 @@ impl Told {
                 return Ok(());
             }
         }
+    }
+
+    /// The monitor is gone; that is an error unless the job has ended.
+    fn left(&self, error: &Error) -> Result<()> {
+        if self.end.is_some() {
+            return Ok(());
+        }
+        let text = format!("how the job ended is not known: {}", error.one_line());
+        Err(Error::new(Kind::Failed, text))
     }
 
     fn conclude(&self) -> Result<()> {
@@ -235,6 +259,10 @@ impl Screen {
             first: true,
             blocks,
         }
+    }
+
+    fn is_in_place(&self) -> bool {
+        self.view.is_some()
     }
 
     /// Shows a block, for the last time if nothing is to come. Whether there is anybody to see it.

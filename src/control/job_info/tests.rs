@@ -68,6 +68,8 @@ Compressed size:  2.000 KiB\n\
 Compression rate: 2.500\n\
 Page rate:        31340        pages/s\n";
     assert_eq!(info.to_string(), format!("{expected}{beyond}"));
+    let (first, rest) = expected.split_at(expected.find("Data processed:").unwrap());
+    assert_eq!(format!("{info:#}"), format!("{first}{beyond}{rest}"));
 }
 
 #[test]
