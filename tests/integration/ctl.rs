@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::support::{Ended, Folder, run, watchdog};
 
 mod hostile;
+mod ours;
 mod watch;
 
 /// A monitor that serves one client.
