@@ -170,7 +170,7 @@ fn set_parameters(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     let list = parameters::read(arguments.rest())?;
     this.control
         .set_params(&list)
-        .map_err(parameters::refusal)?;
+        .map_err(|error| parameters::refusal(error, &list, &this.control.params()))?;
     done()
 }
 

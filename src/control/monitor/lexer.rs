@@ -1,6 +1,6 @@
 //! Bytes to the tokens of JSON, as QEMU's monitor takes them: strings in single or double quotes,
 //! any white space, and after something that is no token everything up to the next bracket, brace,
-//! comma, colon or control character is passed over.
+//! comma, colon or end of line is passed over.
 //!
 //! A token may come in any number of pieces. What a string holds is looked at by [`unquote`], when
 //! its message is put together.
@@ -112,6 +112,11 @@ fn is_structural(byte: u8) -> bool {
     matches!(byte, b'{' | b'}' | b'[' | b']' | b',' | b':')
 }
 
+/// Where a token may begin again behind something that is none.
+fn ends_recovery(byte: u8) -> bool {
+    is_structural(byte) || (byte < 0x20 && byte != b'\t') || resets(byte)
+}
+
 impl Lexer {
     /// Whether it stands between tokens.
     pub(super) fn is_between(&self) -> bool {
@@ -157,7 +162,7 @@ impl Lexer {
                     let text = self.take_text();
                     tell(Lexed::Token(Token::Keyword(text)));
                 }
-                State::Recovery if is_structural(byte) || byte < 0x20 || resets(byte) => {
+                State::Recovery if ends_recovery(byte) => {
                     self.state = State::Start;
                 }
                 State::Recovery => return,
@@ -204,7 +209,8 @@ impl Lexer {
         if self.text.len() > MOST_SHOWN {
             text.extend_from_slice("\u{2026}".as_bytes());
         }
-        text.push(byte);
+        // A zero ends a text where QEMU is written.
+        text.extend((byte != 0).then_some(byte));
         self.reset();
         self.state = State::Recovery;
         Lexed::Stray(String::from_utf8_lossy(&text).into_owned())

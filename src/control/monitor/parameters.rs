@@ -28,12 +28,13 @@ struct Known {
     expects: &'static str,
 }
 
+const LEVEL: &str = "compress-level";
 const THREADS: &str = "a value between 1 and 255";
 const PERCENT: &str = "an integer in the range of 1 to 99";
 
 /// In QEMU's order, which decides on which of several wrong arguments is told.
 const KNOWN: [Known; 11] = [
-    known("compress-level", Wire::Uint8, "a value between 0 and 9"),
+    known(LEVEL, Wire::Uint8, "a value between 0 and 9"),
     known("compress-threads", Wire::Uint8, THREADS),
     known("compress-wait-thread", Wire::Bool, ""),
     known("decompress-threads", Wire::Uint8, THREADS),
@@ -187,20 +188,29 @@ fn range_of(known: &Known) -> QmpError {
     expects(&known.name.replace('-', "_"), known.expects)
 }
 
-/// Why parameters could not be set.
-pub(super) fn refusal(error: Error) -> QmpError {
+/// Why these parameters could not be set over those in force.
+pub(super) fn refusal(error: Error, list: &[TypedParam], params: &Params) -> QmpError {
     match error.cause::<ParamError>() {
-        Some(ParamError::BadLevel { method, .. }) => {
-            let levels = method.levels();
-            let range = format!("a value between {} and {}", levels.start(), levels.end());
-            expects("compress_level", &range)
-        }
+        Some(ParamError::BadLevel { .. }) => levels(list, params),
+        Some(ParamError::BadValue { name, .. }) if *name == LEVEL => levels(list, params),
         Some(ParamError::BadValue { name, allowed, .. }) => match find(name) {
             Some(known) => range_of(known),
             None => expects(name, allowed),
         },
         _ => error.into(),
     }
+}
+
+/// The level is none of the method's; QEMU, which has one method, has the words of `zlib`.
+fn levels(list: &[TypedParam], params: &Params) -> QmpError {
+    let chosen = list
+        .iter()
+        .rev()
+        .find(|param| param.name == "compress-method");
+    let method = chosen.and_then(|param| param.value.to_string().parse().ok());
+    let levels = method.unwrap_or(params.compress_method).levels();
+    let range = format!("a value between {} and {}", levels.start(), levels.end());
+    expects(&LEVEL.replace('-', "_"), &range)
 }
 
 /// What `query-migrate-parameters` returns: every parameter that has a value.

@@ -73,20 +73,24 @@ pub(super) struct Parser {
 impl Parser {
     /// Takes bytes until something is to be told, and says how many it took.
     pub(super) fn push(&mut self, bytes: &[u8], told: &mut VecDeque<Message>) -> usize {
-        for (taken, &byte) in (1..).zip(bytes) {
+        let mut taken = 0;
+        if self.skips {
+            let end = bytes.iter().position(|byte| ends_skipping(*byte));
+            self.skips = end.is_none();
+            taken = end.map_or(bytes.len(), |end| end + 1);
+        }
+        for &byte in bytes.iter().skip(taken) {
             self.push_byte(byte, told);
+            self.skips &= !ends_skipping(byte);
+            taken += 1;
             if !told.is_empty() {
-                return taken;
+                break;
             }
         }
-        bytes.len()
+        taken
     }
 
     fn push_byte(&mut self, byte: u8, told: &mut VecDeque<Message>) {
-        if self.skips {
-            self.skips = byte != b'\n' && byte != 0xff;
-            return;
-        }
         if self.bytes == MOST_BYTES {
             return self.too_much("token size", told);
         }
@@ -265,6 +269,11 @@ impl Parser {
         }
         Ok(())
     }
+}
+
+/// Where reading begins again: at the end of a line, or where the client wants it to.
+fn ends_skipping(byte: u8) -> bool {
+    matches!(byte, b'\n' | 0xff)
 }
 
 /// The value that a token is by itself, if it is one.

@@ -45,12 +45,13 @@ impl Server {
     /// Until it is told to end.
     pub(super) fn run(mut self) {
         loop {
+            // Asked first: what happened before the end is still told.
+            let closing = self.shared.closing();
             self.deliver();
             for client in &mut self.clients {
                 client.write();
             }
             self.clients.retain(|client| !client.is_over());
-            let closing = self.shared.closing();
             let serves = closing.is_none_or(|closing| closing.farewell == Farewell::Linger);
             if let Some(closing) = closing {
                 self.socket = None;
