@@ -191,6 +191,10 @@ impl Control for OnlyMigration {
         self.0.report()
     }
 
+    fn listening(&self) -> Option<Address> {
+        self.0.listening()
+    }
+
     fn run_state(&self) -> RunState {
         self.0.run_state()
     }

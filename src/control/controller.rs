@@ -8,6 +8,7 @@ use crate::caps::{Capability, Caps};
 use crate::error::{Error, Kind, Result};
 use crate::params::{Params, TypedParam, typed};
 use crate::stats::{Event, Observer, Report, Status};
+use crate::transport::Address;
 use crate::wire::Format;
 use crate::{destination, source};
 
@@ -39,6 +40,8 @@ struct Inner {
 struct Migration {
     handle: Arc<Handle>,
     side: Side,
+    /// Where a destination listens, once it does.
+    listening: Arc<Mutex<Option<Address>>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -110,9 +113,13 @@ impl Inner {
     }
 
     /// There is a new migration.
-    fn start(&mut self, handle: Handle, side: Side) {
-        let handle = Arc::new(handle);
-        let last = self.migration.replace(Migration { handle, side });
+    fn start(&mut self, handle: Handle, side: Side, listening: Arc<Mutex<Option<Address>>>) {
+        let migration = Migration {
+            handle: Arc::new(handle),
+            side,
+            listening,
+        };
+        let last = self.migration.replace(migration);
         self.ending.extend(last);
         self.ending.retain(|migration| !migration.has_ended());
     }
@@ -146,7 +153,7 @@ impl Controller {
     pub fn receive_with(
         &self,
         request: destination::Request,
-        listening: impl Fn(&crate::transport::Address) + Send + 'static,
+        listening: impl Fn(&Address) + Send + 'static,
         dropped: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<()> {
         let mut inner = lock(&self.inner);
@@ -157,8 +164,14 @@ impl Controller {
         };
         let params = inner.params.clone();
         let observer = Some(self.observer());
+        let at = Arc::<Mutex<_>>::default();
+        let note = Arc::clone(&at);
+        let listening = move |address: &Address| {
+            *lock(&note) = Some(address.clone());
+            listening(address);
+        };
         let handle = Handle::receive_observed(request, params, listening, dropped, observer)?;
-        inner.start(handle, Side::Destination);
+        inner.start(handle, Side::Destination, at);
         Ok(())
     }
 
@@ -243,7 +256,7 @@ impl Control for Controller {
         let request = source::Request { caps, ..request };
         let observer = Some(self.observer());
         let handle = Handle::send_observed(request, inner.params.clone(), observer)?;
-        inner.start(handle, Side::Source { live });
+        inner.start(handle, Side::Source { live }, Arc::default());
         Ok(())
     }
 
@@ -271,6 +284,12 @@ impl Control for Controller {
 
     fn report(&self) -> Option<Report> {
         self.handle().map(|handle| handle.report())
+    }
+
+    fn listening(&self) -> Option<Address> {
+        let inner = lock(&self.inner);
+        let listening = &inner.migration.as_ref()?.listening;
+        lock(listening).clone()
     }
 
     fn run_state(&self) -> RunState {

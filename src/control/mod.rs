@@ -16,6 +16,7 @@ use crate::caps::Caps;
 use crate::error::Result;
 use crate::params::{Params, TypedParam};
 use crate::stats::{Event, Report, Status};
+use crate::transport::Address;
 use crate::{destination, source};
 
 pub use controller::Controller;
@@ -71,6 +72,10 @@ pub trait Control: Send + Sync {
 
     /// The migration that runs, or the last one; `None` if none ever ran.
     fn report(&self) -> Option<Report>;
+
+    /// Where the migration that is received, or was last, is listened for: the address that others
+    /// connect to, with the port that was picked if none was given. `None` before it is listened.
+    fn listening(&self) -> Option<Address>;
 
     /// What the guest does.
     fn run_state(&self) -> RunState;

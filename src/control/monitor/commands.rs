@@ -159,7 +159,9 @@ fn query_status(this: &Executor<'_>) -> Outcome {
 
 fn query_migrate(this: &Executor<'_>) -> Outcome {
     let report = this.control.report();
-    Ok(query::migrate(report.as_ref(), &this.control.params()))
+    let listening = this.control.listening();
+    let params = this.control.params();
+    Ok(query::migrate(report.as_ref(), listening, &params))
 }
 
 fn query_parameters(this: &Executor<'_>) -> Outcome {

@@ -4,24 +4,33 @@ use serde_json::{Map, Value, json};
 
 use crate::params::Params;
 use crate::stats::{Report, Status};
+use crate::transport::Address;
 
 /// How many rounds are told of, the last ones: a client has a limit of what it takes on a line.
 const MOST_ROUNDS: usize = 64;
 /// How many notices are told.
 const MOST_NOTICES: usize = 32;
 
-/// What `query-migrate` returns; `params` are those in force.
+/// What `query-migrate` returns; `params` are those in force, and `listening` is where a destination
+/// can be reached.
 ///
 /// As with QEMU, times are whole milliseconds here, and of a migration that has not begun to send,
 /// or did not work, there is only the status, and why. What QEMU does not have keeps the name that
 /// it has in [`Report`].
-pub(super) fn migrate(report: Option<&Report>, params: &Params) -> Value {
+pub(super) fn migrate(
+    report: Option<&Report>,
+    listening: Option<Address>,
+    params: &Params,
+) -> Value {
     let Some(report) = report else {
         return json!({});
     };
     let Ok(Value::Object(mut members)) = serde_json::to_value(report) else {
         return json!({});
     };
+    if let Some(address) = listening.as_ref().and_then(socket_address) {
+        members.insert("socket-address".to_owned(), json!([address]));
+    }
     if let Some(Value::Array(notices)) = members.get_mut("notices") {
         notices.truncate(MOST_NOTICES);
     }
@@ -30,7 +39,7 @@ pub(super) fn migrate(report: Option<&Report>, params: &Params) -> Value {
         Status::None | Status::Setup | Status::Failed | Status::Cancelled
     ) {
         let told = |name: &str| match name {
-            "status" | "notices" | "side" => true,
+            "status" | "notices" | "side" | "socket-address" => true,
             "error-desc" => report.status == Status::Failed,
             _ => false,
         };
@@ -64,7 +73,18 @@ pub(super) fn migrate(report: Option<&Report>, params: &Params) -> Value {
     Value::Object(members)
 }
 
-/// What QEMU tells besides.
+/// An address as QEMU tells it.
+fn socket_address(address: &Address) -> Option<Value> {
+    match address {
+        Address::Tcp { host, port } => {
+            Some(json!({"type": "inet", "host": host, "port": port.to_string()}))
+        }
+        Address::Unix(path) => Some(json!({"type": "unix", "path": path.to_string_lossy()})),
+        Address::File(_) | Address::Fd(_) | Address::Exec(_) => None,
+    }
+}
+
+/// What QEMU tells besides of RAM.
 fn add_to_ram(ram: &mut Map<String, Value>, report: &Report) {
     let completed = report.status == Status::Completed;
     let last = report.rounds.last().filter(|_| report.rounds.len() > 1);

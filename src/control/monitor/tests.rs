@@ -2,8 +2,10 @@
 
 mod bounds;
 mod commands;
+mod parameters;
 mod parsing;
 mod protocol;
+mod query;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -19,6 +21,7 @@ use crate::control::{Control, ControlError, RunState};
 use crate::error::{Error, Kind, Result};
 use crate::params::{Params, TypedParam};
 use crate::stats::{Event, Report, Status};
+use crate::transport::Address;
 use crate::{destination, source};
 
 /// Longer than any answer takes.
@@ -35,6 +38,7 @@ struct State {
     params: Params,
     caps: Caps,
     report: Option<Report>,
+    listening: Option<Address>,
     run_state: RunState,
     /// What to say to everything that may be declined.
     declines: Option<fn() -> Error>,
@@ -51,6 +55,7 @@ impl Default for State {
             params: Params::default(),
             caps: Caps::default(),
             report: None,
+            listening: None,
             run_state: RunState::Paused,
             declines: None,
             events: Vec::new(),
@@ -138,6 +143,10 @@ impl Control for Fake {
 
     fn report(&self) -> Option<Report> {
         self.state().report.clone()
+    }
+
+    fn listening(&self) -> Option<Address> {
+        self.state().listening.clone()
     }
 
     fn run_state(&self) -> RunState {
@@ -265,4 +274,13 @@ impl Client {
 
 fn in_progress() -> Error {
     Error::new(Kind::Usage, ControlError::InProgress)
+}
+
+/// Commands, their arguments and why they are declined.
+#[track_caller]
+fn declines(client: &mut Client, command: &str, cases: &[(Value, &str)]) {
+    for (arguments, words) in cases {
+        let told = client.declined(command, arguments.clone());
+        assert_eq!(told, *words, "{arguments}");
+    }
 }
