@@ -40,6 +40,33 @@ pub(crate) fn process_cpu_time() -> Duration {
     )
 }
 
+/// The CPU time that another process has used, all its threads together, those that have ended
+/// included.
+///
+/// # Errors
+/// When there is no such process.
+pub(crate) fn cpu_time_of(process: rustix::process::Pid) -> io::Result<Duration> {
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: it writes one number to where it is told, and that lives.
+    let error =
+        unsafe { libc::clock_getcpuclockid(process.as_raw_nonzero().get(), &raw mut clock) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: it writes one timespec to where it is told, and that lives.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    ))
+}
+
 /// Gives freed memory back to the system, where the allocator can be asked to.
 pub(crate) fn trim_memory() {
     #[cfg(target_env = "gnu")]

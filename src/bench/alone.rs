@@ -2,19 +2,24 @@
 //!
 //! One thread, CPU time, a sample of the pages that are not zero, in batches as a migration has
 //! them and without the pages that it sets aside as hopeless. What lies between these numbers and
-//! those of the codec in the pipeline is what sharing caches and cores costs. They also say
-//! beforehand how long a migration will take.
+//! those of the codec in the pipeline is what sharing caches and cores costs. So that a machine
+//! that grows warm slows both alike, each codec is run once in every round of runs. A run before
+//! the first says how long a migration will take.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::matrix::Setting;
+use super::statistics::Summary;
 use crate::codec::{self, Encoded, Method, Settings};
 use crate::error::{Error, Kind, Result};
 use crate::image::{Block, Guest};
 use crate::page::{PAGE_SIZE, PageRange, is_zero};
+use crate::params::Params;
 use crate::source::{looks_random, sets_aside};
 use crate::sys::thread_cpu_time;
+use crate::wire::Format;
 
 /// The most bytes in the sample.
 const SAMPLE: usize = 8 << 20;
@@ -33,9 +38,8 @@ pub struct Sample {
     data_bytes: f64,
 }
 
-/// What a codec does alone.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+/// What a codec does alone, in one run over the sample.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Alone {
     /// Bytes of the sample that went through.
     pub sample_bytes: u64,
@@ -45,6 +49,144 @@ pub struct Alone {
     pub compress_bytes_per_second: f64,
     /// Bytes that came out of the decompressor for each second of CPU time.
     pub decompress_bytes_per_second: f64,
+}
+
+/// What a codec does alone, in all runs over the sample.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AloneReport {
+    /// Pages that it compressed together.
+    pub batch_pages: u16,
+    /// Bytes of the sample that went through.
+    pub sample_bytes: u64,
+    /// Bytes in for each byte out, where a batch that does not shrink counts as it is.
+    pub ratio: f64,
+    /// Bytes that were compressed for each second of CPU time, without the pages set aside.
+    pub compress_bytes_per_second: Summary,
+    /// Bytes that came out of the decompressor for each second of CPU time.
+    pub decompress_bytes_per_second: Summary,
+}
+
+/// A codec as a setting has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Codec {
+    settings: Settings,
+    batch_pages: u16,
+}
+
+impl Codec {
+    fn of(setting: &Setting, params: &Params) -> Codec {
+        let params = setting.apply(params);
+        Codec {
+            settings: params.codec_settings(),
+            batch_pages: match setting.wire {
+                Format::Native => params.batch_pages(),
+                // There each page is compressed by itself.
+                Format::Qemu => 1,
+            },
+        }
+    }
+}
+
+/// The codecs of a comparison's settings, each once, and what they have done so far.
+#[derive(Debug)]
+pub struct Codecs {
+    sample: Sample,
+    codecs: Vec<(Codec, Vec<Alone>)>,
+    /// The codec of each setting; none without compression.
+    of_setting: Vec<Option<usize>>,
+    /// How long all of them took the last time.
+    took: Duration,
+}
+
+impl Codecs {
+    /// Those of these settings, none of which has run yet.
+    pub fn of(sample: Sample, settings: &[Setting], params: &Params) -> Codecs {
+        let mut codecs: Vec<(Codec, Vec<Alone>)> = Vec::new();
+        let mut index = |setting: &Setting| {
+            let codec = Codec::of(setting, params);
+            if codec.settings.method == Method::None {
+                return None;
+            }
+            let known = codecs.iter().position(|(other, _)| *other == codec);
+            Some(known.unwrap_or_else(|| {
+                codecs.push((codec, Vec::new()));
+                codecs.len() - 1
+            }))
+        };
+        Codecs {
+            of_setting: settings.iter().map(&mut index).collect(),
+            sample,
+            codecs,
+            took: Duration::ZERO,
+        }
+    }
+
+    /// The same sample for other settings, as if nothing had run yet.
+    #[must_use]
+    pub fn instead_of(self, settings: &[Setting], params: &Params) -> Codecs {
+        Codecs {
+            took: self.took,
+            ..Codecs::of(self.sample, settings, params)
+        }
+    }
+
+    /// Runs each codec over the sample.
+    ///
+    /// # Errors
+    /// What a codec's library says.
+    pub fn run(&mut self) -> Result<()> {
+        let start = Instant::now();
+        for (codec, runs) in &mut self.codecs {
+            runs.extend(self.sample.run(codec.settings, codec.batch_pages)?);
+        }
+        self.took = start.elapsed();
+        Ok(())
+    }
+
+    /// The image's bytes that are no zeroes, as the sample has it.
+    pub fn data_bytes(&self) -> f64 {
+        self.sample.data_bytes
+    }
+
+    /// How long a run of all of them took the last time.
+    pub fn took(&self) -> Duration {
+        self.took
+    }
+
+    /// Whether nothing compresses.
+    pub fn is_empty(&self) -> bool {
+        self.codecs.is_empty()
+    }
+
+    /// What the codec of the setting with this index did in its last run. `None` without one, and
+    /// without a page that could be compressed.
+    pub fn last(&self, setting: usize) -> Option<Alone> {
+        let (_, runs) = self.codecs.get((*self.of_setting.get(setting)?)?)?;
+        runs.last().copied()
+    }
+
+    /// What the codec of the setting with this index did in all runs; `None` as for
+    /// [`Codecs::last`].
+    pub fn report(&self, setting: usize) -> Option<AloneReport> {
+        let (codec, runs) = self.codecs.get((*self.of_setting.get(setting)?)?)?;
+        AloneReport::of(codec.batch_pages, runs)
+    }
+}
+
+impl AloneReport {
+    /// Summarises runs of one codec over one sample; `None` without any.
+    pub fn of(batch_pages: u16, runs: &[Alone]) -> Option<AloneReport> {
+        let last = runs.last()?;
+        let summary = |of: fn(&Alone) -> f64| Summary::of(runs.iter().map(of));
+        Some(AloneReport {
+            batch_pages,
+            sample_bytes: last.sample_bytes,
+            ratio: last.ratio,
+            compress_bytes_per_second: summary(|run| run.compress_bytes_per_second)?,
+            decompress_bytes_per_second: summary(|run| run.decompress_bytes_per_second)?,
+        })
+    }
 }
 
 impl Sample {
@@ -85,17 +227,12 @@ impl Sample {
         })
     }
 
-    /// Bytes of the image's pages that are not zero, as the sample has it.
-    pub fn data_bytes(&self) -> f64 {
-        self.data_bytes
-    }
-
     /// Runs a codec over the sample. `None` for the method `none`, which has none, and without a
     /// page that could be compressed.
     ///
     /// # Errors
     /// What the codec's library says.
-    pub fn run(&self, settings: Settings, batch_pages: u16) -> Result<Option<Alone>> {
+    fn run(&self, settings: Settings, batch_pages: u16) -> Result<Option<Alone>> {
         if settings.method == Method::None || self.pages.is_empty() {
             return Ok(None);
         }
@@ -196,7 +333,7 @@ mod tests {
     #[test]
     fn every_codec_has_a_rate_and_a_ratio_and_none_has_nothing() {
         let sample = sample(1 << 20);
-        assert!(sample.data_bytes() > 0.0 && sample.data_bytes() <= (1 << 20) as f64);
+        assert!(sample.data_bytes > 0.0 && sample.data_bytes <= (1 << 20) as f64);
         for method in Method::ALL {
             let alone = sample.run(settings(method), 16).expect("it works");
             let Some(alone) = alone else {
@@ -224,6 +361,30 @@ mod tests {
         assert_eq!(numbers(6 * stretch), [1, 2, 4, 5, 7, 8]);
         assert_eq!(numbers(20 * stretch).len(), 9);
         assert!(thinned(&[], 5).is_empty());
+    }
+
+    #[test]
+    fn a_codec_that_several_settings_have_runs_once_and_the_qemu_wire_has_pages_by_themselves() {
+        let methods = crate::bench::sweep::parse("none,zlib:1", 1).expect("methods");
+        let (params, caps) = (Params::default(), crate::caps::Caps::default());
+        let mut axes = crate::bench::matrix::Axes::of(methods, &params, &caps);
+        axes.set("compress-threads", "1,2").expect("numbers");
+        axes.set("wire", "native,qemu").expect("formats");
+        let settings = axes.matrix(false).expect("settings").settings;
+        assert_eq!(settings.len(), 8);
+        let mut codecs = Codecs::of(sample(1 << 20), &settings, &params);
+        assert_eq!(codecs.codecs.len(), 2);
+        assert!(codecs.last(1).is_none() && codecs.report(1).is_none());
+        for _ in 0..2 {
+            codecs.run().expect("they work");
+        }
+        assert!(codecs.codecs.iter().all(|(_, runs)| runs.len() == 2));
+        assert!(codecs.last(0).is_none() && codecs.took() > Duration::ZERO);
+        let of = |at: usize| codecs.report(at).expect("it compresses");
+        let (native, qemu) = (of(1), of(5));
+        assert_eq!((native.batch_pages, qemu.batch_pages), (128, 1));
+        assert!(native.ratio > qemu.ratio, "{native:?} {qemu:?}");
+        assert!(codecs.instead_of(&settings[..1], &params).is_empty());
     }
 
     #[test]

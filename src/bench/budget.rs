@@ -90,7 +90,8 @@ fn all_runs(one: Duration, runs: u32, min_time: Duration) -> Duration {
 
 /// Fits settings, of which one run takes `each`, into `max_time`: with fewer runs, though no fewer
 /// than [`LEAST_RUNS`], and then without the settings that take longest. `plain` are kept longest:
-/// everything is compared with them.
+/// everything is compared with them. What `each` has beyond `plain` are ways of a peer: they are
+/// nothing without a setting of ours.
 ///
 /// # Errors
 /// [`TooLong`] when not even one setting fits.
@@ -120,10 +121,16 @@ pub fn fit(
         plan.runs -= 1;
         plan.expected = total(&plan.kept, plan.runs);
     }
+    let ours = plain.len().min(each.len());
     while plan.expected > max_time {
         let kept = (0..each.len()).filter(|index| plan.kept[*index]);
-        let is_plain = |index: usize| plain.get(index).copied().unwrap_or(false);
-        match kept.max_by_key(|index| (!is_plain(*index), each[*index])) {
+        let only_one = plan.kept[..ours].iter().filter(|kept| **kept).count() == 1;
+        let rank = |index: usize| match plain.get(index) {
+            Some(_) if only_one => 0,
+            Some(true) => 1,
+            _ => 2,
+        };
+        match kept.max_by_key(|index| (rank(*index), each[*index])) {
             Some(longest) => plan.kept[longest] = false,
             None => break,
         }
@@ -132,7 +139,7 @@ pub fn fit(
     if plan.kept.iter().any(|kept| *kept) {
         return Ok(plan);
     }
-    let least = each.iter().min().copied().unwrap_or_default();
+    let least = each[..ours].iter().min().copied().unwrap_or_default();
     let least = all_runs(least, plan.runs, min_time).saturating_add(least);
     Err(TooLong {
         least: least.as_secs() + 1,
@@ -183,6 +190,21 @@ mod tests {
         assert_eq!(fitted(36), Ok((3, vec![true, false, false, false])));
         let error = fitted(3).expect_err("one run of 1 s, three times, and the warm-up");
         assert!(error.to_string().contains("alone takes 5 s"), "{error}");
+    }
+
+    #[test]
+    fn a_peer_is_dropped_when_it_takes_longest_and_before_the_last_setting_of_ours() {
+        // One setting, and two ways of a peer.
+        let each = seconds(&[4, 1, 9]);
+        let kept = |limit| {
+            let limit = Some(Duration::from_secs(limit));
+            fit(&each, &[false], 3, NO_TIME, limit).map(|plan| plan.kept)
+        };
+        assert_eq!(kept(50), Ok(vec![true; 3]));
+        assert_eq!(kept(19), Ok(vec![true, true, false]));
+        assert_eq!(kept(18), Ok(vec![true, false, false]));
+        let error = kept(15).expect_err("three runs and the warm-up are 16 s");
+        assert!(error.to_string().contains("alone takes 17 s"), "{error}");
     }
 
     #[test]

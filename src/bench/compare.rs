@@ -1,6 +1,7 @@
 //! Two exported documents against each other: which settings got faster or slower beyond the noise.
 //!
-//! Settings belong together when all their parameters are equal. A difference counts when the
+//! Settings belong together when all their parameters are equal, a peer's ways when they have the
+//! same name. A difference counts when the
 //! one-sided rank-sum test of their runs would be as clear by chance in one of twenty cases at
 //! most; three runs a side suffice for that only if none of the new ones lies among the old.
 
@@ -30,6 +31,8 @@ struct Document {
     conditions: Conditions,
     image: Image,
     settings: Vec<Setting>,
+    #[serde(default)]
+    peers: Vec<Peer>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,6 +56,12 @@ struct Setting {
 }
 
 #[derive(Debug, Deserialize)]
+struct Peer {
+    name: String,
+    runs: Vec<Run>,
+}
+
+#[derive(Debug, Deserialize)]
 struct Run {
     time: f64,
 }
@@ -60,15 +69,15 @@ struct Run {
 /// Two documents, compared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// Settings that both have, in the order of the new one.
+    /// Settings that both have, in the order of the new one, and then ways of peers.
     pub rows: Vec<Row>,
-    /// Names of settings that only one of them has runs of.
+    /// Names of settings and ways that only one of them has runs of.
     pub unmatched: Vec<String>,
     /// What differs besides, a line each.
     pub notes: Vec<String>,
 }
 
-/// A setting in both documents.
+/// A setting, or a peer's way, in both documents.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Its name in the new one.
@@ -79,6 +88,8 @@ pub struct Row {
     pub new: f64,
     /// Whether they differ beyond the noise.
     pub differs: bool,
+    /// Whether it is a peer's.
+    pub peer: bool,
 }
 
 impl Row {
@@ -147,43 +158,12 @@ fn compare(old: &Document, new: &Document) -> Result<Comparison> {
         .filter(|(_, old, new)| old != new)
         .map(|(what, old, new)| printable(&format!("{what}: {old} was, {new} is")))
         .collect();
-    let times =
-        |setting: &Setting| -> Vec<f64> { setting.runs.iter().map(|run| run.time).collect() };
-    let mut rows = Vec::new();
-    let mut matched = vec![false; old.settings.len()];
-    let mut unmatched = Vec::new();
-    for setting in &new.settings {
-        let found = old
-            .settings
-            .iter()
-            .position(|other| other.parameters == setting.parameters);
-        let before = found.map(|at| {
-            matched[at] = true;
-            times(&old.settings[at])
-        });
-        let (before, after) = (before.unwrap_or_default(), times(setting));
-        let name = printable(&setting.name);
-        match (median(&before), median(&after)) {
-            (Some(old), Some(new)) => {
-                let chance =
-                    chance_of_greater(&before, &after).min(chance_of_greater(&after, &before));
-                rows.push(Row {
-                    name,
-                    old,
-                    new,
-                    // Three against three give this chance exactly.
-                    differs: chance <= CHANCE * 1.000_001,
-                });
-            }
-            _ => unmatched.push(name),
-        }
-    }
-    let only_old = old
-        .settings
-        .iter()
-        .zip(matched)
-        .filter(|(_, matched)| !matched);
-    unmatched.extend(only_old.map(|(setting, _)| printable(&setting.name)));
+    let mut pairs = Pairs::default();
+    pairs.pair(&old.settings, &new.settings, |old, new| {
+        old.parameters == new.parameters
+    });
+    pairs.pair(&old.peers, &new.peers, |old, new| old.name == new.name);
+    let Pairs { rows, unmatched } = pairs;
     Ok(Comparison {
         rows,
         unmatched,
@@ -191,12 +171,83 @@ fn compare(old: &Document, new: &Document) -> Result<Comparison> {
     })
 }
 
+/// What has runs.
+trait Measured {
+    const PEER: bool;
+    fn name(&self) -> String;
+    fn times(&self) -> Vec<f64>;
+}
+
+impl Measured for Setting {
+    const PEER: bool = false;
+
+    fn name(&self) -> String {
+        printable(&self.name)
+    }
+
+    fn times(&self) -> Vec<f64> {
+        self.runs.iter().map(|run| run.time).collect()
+    }
+}
+
+impl Measured for Peer {
+    const PEER: bool = true;
+
+    fn name(&self) -> String {
+        printable(&self.name)
+    }
+
+    fn times(&self) -> Vec<f64> {
+        self.runs.iter().map(|run| run.time).collect()
+    }
+}
+
+/// What belongs together, and what does not.
+#[derive(Default)]
+struct Pairs {
+    rows: Vec<Row>,
+    unmatched: Vec<String>,
+}
+
+impl Pairs {
+    fn pair<T: Measured>(&mut self, old: &[T], new: &[T], same: impl Fn(&T, &T) -> bool) {
+        let mut matched = vec![false; old.len()];
+        for row in new {
+            let found = old.iter().position(|other| same(other, row));
+            let before = found.map(|at| {
+                matched[at] = true;
+                old[at].times()
+            });
+            let (before, after) = (before.unwrap_or_default(), row.times());
+            match (median(&before), median(&after)) {
+                (Some(old), Some(new)) => {
+                    let chance =
+                        chance_of_greater(&before, &after).min(chance_of_greater(&after, &before));
+                    self.rows.push(Row {
+                        name: row.name(),
+                        old,
+                        new,
+                        // Three against three give this chance exactly.
+                        differs: chance <= CHANCE * 1.000_001,
+                        peer: T::PEER,
+                    });
+                }
+                (None, None) if found.is_some() => {}
+                _ => self.unmatched.push(row.name()),
+            }
+        }
+        let only_old = old.iter().zip(matched).filter(|(_, matched)| !matched);
+        self.unmatched.extend(only_old.map(|(row, _)| row.name()));
+    }
+}
+
 impl Comparison {
-    /// The settings that got slower by more than so many percent, beyond the noise.
+    /// The settings that got slower by more than so many percent, beyond the noise. What a peer
+    /// does is shown beside, and no fault of ours.
     pub fn slower(&self, percent: f64) -> Vec<&Row> {
         self.rows
             .iter()
-            .filter(|row| row.differs && row.percent_slower() > percent)
+            .filter(|row| !row.peer && row.differs && row.percent_slower() > percent)
             .collect()
     }
 
@@ -248,7 +299,7 @@ pub fn parse_percent(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::tests::{report_of, report_with, run};
+    use crate::bench::report::tests::{peer, report_of, report_with, run};
 
     fn document(name: &str, times: &[f64]) -> Document {
         let setting = report_with(&[(name, 1.0, 1)]).settings[0].setting;
@@ -276,6 +327,34 @@ mod tests {
         let faster = compare(&old, &document("zstd:1", &[50.0, 51.0, 52.0])).expect("rows");
         assert!(faster.rows[0].differs && faster.slower(0.0).is_empty());
         assert!(faster.text().contains("faster"));
+    }
+
+    #[test]
+    fn ways_of_a_peer_are_compared_by_name_and_are_no_reason_to_fail() {
+        let with_peer = |way: &str, times: [f64; 3]| {
+            let mut report = report_with(&[("lz4", 1.0, 1)]);
+            report.peers = vec![
+                peer(way, &times.map(|time| (time, None))),
+                peer("multifd zlib:1", &[]),
+            ];
+            let text = serde_json::to_string(&report).expect("JSON");
+            serde_json::from_str::<Document>(&text).expect("what we write")
+        };
+        let old = with_peer("plain", [100.0, 101.0, 102.0]);
+        let slower = compare(&old, &with_peer("plain", [150.0, 151.0, 152.0])).expect("rows");
+        assert_eq!(slower.rows.len(), 2);
+        assert!(slower.rows[1].differs && slower.rows[1].peer);
+        assert!(
+            slower.text().contains("QEMU 7.2.22 plain"),
+            "{}",
+            slower.text()
+        );
+        assert!(slower.slower(5.0).is_empty() && slower.unmatched.is_empty());
+        let other = compare(&old, &with_peer("multifd none", [1.0; 3])).expect("rows");
+        assert_eq!(
+            other.unmatched,
+            ["QEMU 7.2.22 multifd none", "QEMU 7.2.22 plain"]
+        );
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::html;
-use super::report::{Report, SettingReport};
+use super::peer::PeerReport;
+use super::report::{MEMCPY, Report, SettingReport};
 use super::statistics::Summary;
-use super::table::{self, Sort};
+use super::table::{self, CODEC_HEADINGS, HEADINGS, Sort};
 use crate::error::{Error, Kind, Result};
 
 /// What is written.
@@ -17,7 +18,8 @@ use crate::error::{Error, Kind, Result};
 pub enum Form {
     /// The whole document, see [`super::report`].
     Json,
-    /// A line for each setting of ours: its parameters, and each summary's median; all of the time's.
+    /// A line for the plain copy, each setting, and each way of a peer: its parameters, and each
+    /// summary's median; all of the time's.
     Csv,
     /// The table.
     Markdown,
@@ -156,79 +158,168 @@ pub fn text(report: &Report, form: Form, sort: Sort) -> Result<String> {
     }
 }
 
-/// The columns that are medians: their names and where they come from.
-type Column = (&'static str, fn(&SettingReport) -> Option<Summary>);
-const COLUMNS: [Column; 9] = [
-    ("ram_bytes_per_second", |row| row.ram_bytes_per_second),
-    ("wire_bytes_per_second", |row| row.wire_bytes_per_second),
-    ("wire_bytes", |row| row.wire_bytes),
-    ("ratio", |row| row.ratio),
-    ("source_cpu_seconds", |row| row.source_cpu_seconds),
-    ("destination_cpu_seconds", |row| row.destination_cpu_seconds),
-    ("cpu_seconds_per_gib", |row| row.cpu_seconds_per_gib),
-    ("downtime_ms", |row| row.downtime),
-    ("peak_anonymous_bytes", |row| row.peak_anonymous_bytes),
+/// A row's medians, each with its column's name: [`csv`] has them in this order.
+const MEDIANS: [&str; 14] = [
+    "ram_bytes_per_second",
+    "data_bytes_per_second",
+    "wire_bytes_per_second",
+    "wire_bytes",
+    "ratio",
+    "source_cpu_seconds",
+    "destination_cpu_seconds",
+    "cpu_seconds_per_gib",
+    "downtime_ms",
+    "peak_anonymous_bytes",
+    "codec_alone_cpu_seconds",
+    "codec_cpu_seconds",
+    "codec_alone_bytes_per_second",
+    "codec_bytes_per_second",
+];
+
+/// What each row begins with: whether it is `memcpy`, a `setting` or a `peer`, its name, and a
+/// setting's parameters.
+const FIRST: [&str; 12] = [
+    "kind",
+    "setting",
+    "compress_method",
+    "compress_level",
+    "compress_threads",
+    "decompress_threads",
+    "batch_pages",
+    "connections",
+    "xbzrle_cache_size",
+    "zlib_engine",
+    "link",
+    "wire",
+];
+
+/// The number of runs, and all of the time's summary.
+const TIMES: [&str; 5] = [
+    "runs",
+    "time_min_ms",
+    "time_median_ms",
+    "time_max_ms",
+    "time_mad_ms",
 ];
 
 fn csv(report: &Report, sort: Sort) -> String {
-    let mut names = vec![
-        "setting",
-        "compress_method",
-        "compress_level",
-        "compress_threads",
-        "decompress_threads",
-        "batch_pages",
-        "connections",
-        "xbzrle_cache_size",
-        "zlib_engine",
-        "link",
-        "wire",
-        "runs",
-        "time_min_ms",
-        "time_median_ms",
-        "time_max_ms",
-        "time_mad_ms",
-    ];
-    names.extend(COLUMNS.map(|(name, _)| name));
-    names.extend(["limit", "dominated_by"]);
-    let mut text = names.join(",");
-    text.push('\n');
-    let number = |number: Option<f64>| number.map_or_else(String::new, |number| number.to_string());
+    let names = FIRST.iter().chain(&TIMES).chain(&MEDIANS);
+    let names = names.chain(&["limit", "dominated_by", "error"]);
+    let names: Vec<&str> = names.copied().collect();
+    let mut text = csv_line(names.into_iter().map(str::to_owned));
+    let memcpy = &report.memcpy;
+    let mut medians = [None; 14];
+    medians[0] = memcpy.ram_bytes_per_second;
+    medians[1] = memcpy.data_bytes_per_second;
+    text.push_str(&csv_line(
+        first(["memcpy", MEMCPY].map(str::to_owned))
+            .chain(times(memcpy.runs.len(), memcpy.time))
+            .chain(medians.map(median))
+            .chain([const { String::new() }; 3]),
+    ));
     for row in table::sorted(report, sort) {
-        let parameters = &row.parameters;
-        let mut fields = vec![
-            row.name.clone(),
-            parameters.compress_method.to_owned(),
-            parameters.compress_level.to_string(),
-            parameters.compress_threads.to_string(),
-            parameters.decompress_threads.to_string(),
-            parameters.batch_pages.to_string(),
-            parameters.connections.to_string(),
-            parameters
-                .xbzrle_cache_size
-                .map_or_else(|| "off".to_owned(), |bytes| bytes.to_string()),
-            parameters.zlib_engine.to_owned(),
-            row.link(),
-            parameters.wire.to_owned(),
-            row.runs.len().to_string(),
-        ];
-        fields.extend([
-            number(row.time.map(|time| time.min)),
-            number(row.time.map(|time| time.median)),
-            number(row.time.map(|time| time.max)),
-            number(row.time.map(|time| time.mad)),
-        ]);
-        fields.extend(COLUMNS.map(|(_, of)| number(of(row).map(|summary| summary.median))));
-        fields.push(
-            row.limit
-                .map_or_else(String::new, |limit| limit.name().to_owned()),
-        );
-        fields.push(row.dominated_by.clone().unwrap_or_default());
-        let fields: Vec<String> = fields.into_iter().map(csv_field).collect();
-        text.push_str(&fields.join(","));
-        text.push('\n');
+        text.push_str(&csv_line(setting_fields(row)));
+    }
+    for peer in &report.peers {
+        text.push_str(&csv_line(peer_fields(peer)));
     }
     text
+}
+
+fn setting_fields(row: &SettingReport) -> impl Iterator<Item = String> {
+    let parameters = &row.parameters;
+    let cache = parameters.xbzrle_cache_size;
+    let alone = row.codec_alone.as_ref();
+    let medians = [
+        row.ram_bytes_per_second,
+        row.data_bytes_per_second,
+        row.wire_bytes_per_second,
+        row.wire_bytes,
+        row.ratio,
+        row.source_cpu_seconds,
+        row.destination_cpu_seconds,
+        row.cpu_seconds_per_gib,
+        row.downtime,
+        row.peak_anonymous_bytes,
+        row.codec_alone_cpu_seconds
+            .and_then(|seconds| Summary::of([seconds])),
+        row.codec_cpu_seconds,
+        alone.map(|alone| alone.compress_bytes_per_second),
+        row.codec_bytes_per_second,
+    ];
+    let limit = row.limit.map(|limit| limit.name().to_owned());
+    [
+        "setting".to_owned(),
+        row.name.clone(),
+        parameters.compress_method.to_owned(),
+        parameters.compress_level.to_string(),
+        parameters.compress_threads.to_string(),
+        parameters.decompress_threads.to_string(),
+        parameters.batch_pages.to_string(),
+        parameters.connections.to_string(),
+        cache.map_or_else(|| "off".to_owned(), |bytes| bytes.to_string()),
+        parameters.zlib_engine.to_owned(),
+        row.link(),
+        parameters.wire.to_owned(),
+    ]
+    .into_iter()
+    .chain(times(row.runs.len(), row.time))
+    .chain(medians.map(median))
+    .chain([
+        limit.unwrap_or_default(),
+        row.dominated_by.clone().unwrap_or_default(),
+        String::new(),
+    ])
+}
+
+fn peer_fields(row: &PeerReport) -> impl Iterator<Item = String> {
+    let medians = [
+        row.ram_bytes_per_second,
+        None,
+        row.wire_bytes_per_second,
+        row.wire_bytes,
+        row.ratio,
+        row.source_cpu_seconds,
+        row.destination_cpu_seconds,
+        row.cpu_seconds_per_gib,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    ];
+    let error = row.error_desc.clone().unwrap_or_default();
+    first(["peer".to_owned(), row.name.clone()])
+        .chain(times(row.runs.len(), row.time))
+        .chain(medians.map(median))
+        .chain([String::new(), String::new(), error])
+}
+
+/// The first fields of a row without parameters.
+fn first(fields: [String; 2]) -> impl Iterator<Item = String> {
+    let empty = std::iter::repeat_with(String::new);
+    fields.into_iter().chain(empty).take(FIRST.len())
+}
+
+fn times(runs: usize, time: Option<Summary>) -> [String; 5] {
+    let of = |of: fn(Summary) -> f64| time.map_or_else(String::new, |time| of(time).to_string());
+    [
+        runs.to_string(),
+        of(|time| time.min),
+        of(|time| time.median),
+        of(|time| time.max),
+        of(|time| time.mad),
+    ]
+}
+
+fn median(summary: Option<Summary>) -> String {
+    summary.map_or_else(String::new, |summary| summary.median.to_string())
+}
+
+fn csv_line(fields: impl Iterator<Item = String>) -> String {
+    let fields: Vec<String> = fields.map(csv_field).collect();
+    fields.join(",") + "\n"
 }
 
 /// A field, quoted as RFC 4180 has it where that is needed.
@@ -241,55 +332,107 @@ fn csv_field(field: String) -> String {
 }
 
 fn markdown(report: &Report, sort: Sort) -> String {
-    let columns = table::HEADINGS.len() - usize::from(report.image.then.is_empty());
-    let line = |cells: Vec<String>| {
-        let cells: Vec<String> = cells
-            .into_iter()
-            .take(columns)
-            .map(|cell| cell.replace('|', "\\|"))
-            .collect();
-        format!("| {} |\n", cells.join(" | "))
-    };
-    let headings = table::HEADINGS.map(|(name, unit)| match unit {
-        "" => name.to_owned(),
-        unit => format!("{name} [{unit}]"),
-    });
-    let mut text = line(headings.to_vec());
-    let rules = table::HEADINGS.map(|(name, _)| if name == "setting" { ":---" } else { "---:" });
-    text.push_str(&line(rules.map(str::to_owned).to_vec()));
-    text.push_str(&line(table::memcpy_cells(report).to_vec()));
-    for row in table::sorted(report, sort) {
-        text.push_str(&line(table::cells(row).to_vec()));
+    let mut lines = Vec::new();
+    for group in table::groups(report, sort) {
+        lines.extend(group.title.map(|title| vec![format!("**{title}**")]));
+        lines.extend(group.rows.into_iter().map(|row| row.cells));
+    }
+    let columns = table::columns(report);
+    let mut text = markdown_table(HEADINGS.get(..columns).unwrap_or(&HEADINGS), &lines);
+    let codecs = table::codec_rows(report, sort);
+    if !codecs.is_empty() {
+        let lines: Vec<Vec<String>> = codecs.iter().map(|row| row.cells().to_vec()).collect();
+        text.push_str(&format!("\n{}\n\n", table::CODEC_NOTE));
+        text.push_str(&markdown_table(&CODEC_HEADINGS, &lines));
+    }
+    if !report.peers.is_empty() {
+        text.push_str(&format!("\n{}\n", table::PEER_NOTE));
     }
     for peer in &report.peers {
-        text.push_str(&line(table::peer_cells(peer).to_vec()));
+        if let Some(why) = &peer.error_desc {
+            text.push_str(&format!("\n{} failed: {}\n", peer.name, markdown_cell(why)));
+        }
     }
     text
+}
+
+/// Lines that are shorter than others are filled up.
+fn markdown_table(headings: &[(&str, &str)], lines: &[Vec<String>]) -> String {
+    let line = |cells: &[String]| {
+        let cells = (0..headings.len()).map(|at| cells.get(at).map_or("", String::as_str));
+        let cells: Vec<String> = cells.map(markdown_cell).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let names: Vec<String> = headings.iter().map(table::heading).collect();
+    let rules = (0..headings.len()).map(|at| if at == 0 { ":---" } else { "---:" });
+    let rules: Vec<String> = rules.map(str::to_owned).collect();
+    let mut text = line(&names) + &line(&rules);
+    for cells in lines {
+        text.push_str(&line(cells));
+    }
+    text
+}
+
+/// Text that stays in its cell.
+fn markdown_cell(text: &str) -> String {
+    text.replace('|', "\\|").replace(['\n', '\r'], " ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::tests::{report, report_with};
+    use crate::bench::report::tests::{peer, report, report_with};
 
     #[test]
     fn each_form_has_a_line_for_each_setting() {
-        let report = report_with(&[("none", 500.0, 4000), ("zstd:1", 700.0, 1000)]);
+        let mut report = report_with(&[("none", 500.0, 4000), ("zstd:1", 700.0, 1000)]);
+        report.peers = vec![
+            peer("plain", &[(600.0, Some(1 << 20))]),
+            peer("multifd zlib:1, 2 channels", &[(800.0, None)]),
+        ];
+        report.peers[1].error_desc = Some("it | ended".to_owned());
         let csv = text(&report, Form::Csv, Sort::Bytes).expect("text");
         let lines: Vec<&str> = csv.lines().collect();
-        assert_eq!(lines.len(), 3);
+        assert_eq!(lines.len(), 6);
+        assert!(lines[1].starts_with("memcpy,memcpy,,,,,,,,,,,1,100,100,100,0,"));
         assert!(
-            lines[1].starts_with("zstd:1,zstd,1,8,2,64,1,67108864,libdeflate,unlimited,native,1,")
+            lines[2].starts_with(
+                "setting,zstd:1,zstd,1,8,2,64,1,67108864,libdeflate,unlimited,native,1,"
+            ),
+            "{}",
+            lines[2]
         );
+        assert!(lines[4].starts_with("peer,QEMU 7.2.22 plain,,,,,,,,,,,1,600,"));
+        assert!(lines[5].starts_with("peer,\"QEMU 7.2.22 multifd zlib:1, 2 channels\",,"));
+        assert!(lines[5].ends_with(",it | ended"));
         let columns = lines[0].split(',').count();
-        assert!(lines.iter().all(|line| line.split(',').count() == columns));
+        let commas = |line: &&str| line.replace("1, 2", "1 2").split(',').count();
+        assert!(lines.iter().all(|line| commas(line) == columns), "{csv}");
+        let column = |name: &str| lines[0].split(',').position(|other| other == name);
+        let wire = column("wire_bytes").expect("a column");
+        let of = |line: &str| {
+            line.replace("1, 2", "1 2")
+                .split(',')
+                .nth(wire)
+                .map(str::to_owned)
+        };
+        assert_eq!(of(lines[4]).as_deref(), Some("1048576"));
+        assert_eq!(of(lines[5]).as_deref(), Some(""), "unknown, and not 0");
+        let alone = column("codec_alone_cpu_seconds").expect("a column");
+        assert_eq!(lines[2].split(',').nth(alone), Some("0.25"));
         let markdown = text(&report, Form::Markdown, Sort::Given).expect("text");
         assert!(
             markdown.starts_with("| setting | time [ms] |"),
             "{markdown}"
         );
-        assert!(markdown.contains("\n| zstd:1 | 700.0 | 700.0 to 700.0 |"));
-        assert_eq!(markdown.lines().count(), 6);
+        assert!(markdown.contains("\n| zstd:1 | 700.0 | 700.0 | 0.0 |"));
+        assert!(markdown.contains("\n| **QEMU 7.2.22** |  |"));
+        assert!(markdown.contains("\n| multifd zlib:1, 2 channels | 800.0 |"));
+        assert!(markdown.contains("failed: it \\| ended\n"), "{markdown}");
+        assert!(
+            markdown.contains("\n| zstd:1 | 0.250 | 0.400 | +60 |"),
+            "{markdown}"
+        );
         assert_eq!(csv_field("a, \"b\"".to_owned()), "\"a, \"\"b\"\"\"");
     }
 

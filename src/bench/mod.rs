@@ -6,7 +6,8 @@
 //! and proven. So a measurement here *is* a migration, by the same code as between two hosts.
 //!
 //! * [`matrix`], [`sweep`]: which settings.
-//! * [`budget`], [`alone`]: how long they will take, by what each codec does alone.
+//! * [`alone`]: each codec without a pipeline around it; [`budget`]: how long all of it will take,
+//!   by that.
 //! * [`measurement`]: one run; and a plain copy, so that a number means something.
 //! * [`statistics`], [`advice`]: what numbers mean; pure functions.
 //! * [`report`], [`recommend`], [`commands`], [`conditions`]: what is made of the runs: the JSON document.
@@ -26,6 +27,7 @@ pub mod budget;
 pub mod commands;
 pub mod compare;
 pub mod conditions;
+mod document;
 pub mod export;
 pub mod html;
 pub mod matrix;
@@ -40,30 +42,30 @@ pub mod sweep;
 pub mod synthetic;
 pub mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::caps::{Capability, Caps};
+use crate::caps::Caps;
 use crate::codec::Method;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::inspect::Pages;
 use crate::page::{Digest, PAGE_SIZE};
-use crate::params::{Params, TABLE};
+use crate::params::Params;
 use crate::stats::{Snapshot, Status};
 use advice::Goal;
-use alone::{Alone, Sample};
+use alone::{Codecs, Sample};
 use budget::Plan;
 use conditions::Conditions;
+pub use document::{AXES, WITHOUT_EFFECT};
 use matrix::Setting;
 use measurement::{Course, How, Run, Transport};
-use peer::{Peer, PeerReport, PeerRun, PeerSpec};
+use peer::{Against, Peer, PeerReport, PeerSpec};
 pub use prepare::data_bytes;
-use prepare::{alone, check, page_classes, work};
-use report::{Image, Memcpy, PlanReport, Report, SettingReport};
+use prepare::{check, distinct_threads, page_classes, work};
+use report::Report;
 use scratch::Scratch;
-use statistics::Summary;
 use synthetic::Mix;
 
 /// What is compared.
@@ -100,7 +102,7 @@ pub struct Request {
 /// What is in hand.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// The setting, or `memcpy`.
+    /// The setting, `memcpy`, the codecs alone, or a peer's way.
     pub name: String,
     /// Which run of it this is, from 1; 0 for the warm-up.
     pub run: u32,
@@ -122,6 +124,11 @@ pub trait Watch {
     fn end(&mut self, _task: &Task, _time: Duration) {}
     /// A setting has all its runs: the one with this index, in the report of everything so far.
     fn setting_done(&mut self, _report: &Report, _index: usize) {}
+    /// A way of the peer has all its runs: the one with this index, in the report of everything so
+    /// far.
+    fn peer_done(&mut self, _report: &Report, _index: usize) {}
+    /// The task that began last did not work, for this reason, and everything else goes on.
+    fn failed(&mut self, _task: &Task, _why: &str) {}
     /// A run was counted.
     ///
     /// # Errors
@@ -150,13 +157,11 @@ pub struct Bench {
     dropped: Vec<String>,
     /// Of each setting.
     names: Vec<String>,
-    alone: Vec<Option<Alone>>,
     expected: Vec<Duration>,
     runs: Vec<Vec<Run>>,
     copies: Vec<Duration>,
+    codecs: Codecs,
     peer: Option<Peer>,
-    peer_names: Vec<String>,
-    peer_runs: Vec<Vec<PeerRun>>,
     status: Status,
     error: Option<String>,
 }
@@ -174,49 +179,60 @@ impl Bench {
         let conditions = Conditions::now();
         let mut guest = Guest::open(&request.image)?;
         let sample = Sample::of(&guest)?;
-        let mut digest = guest.digest()?;
+        let first = guest.digest()?;
+        let mut digest = first;
         for later in &request.then {
             guest = guest.open_later(later)?;
             digest = guest.digest()?;
         }
-        let alone = alone(&request, &sample)?;
-        let each: Vec<Duration> = request
-            .settings
-            .iter()
-            .zip(&alone)
-            .map(|(setting, alone)| {
-                budget::expected(&work(
-                    setting,
-                    *alone,
-                    sample.data_bytes(),
-                    conditions.cores,
-                ))
-            })
+        let all = request.settings.clone();
+        let mut codecs = Codecs::of(sample, &all, &request.params);
+        codecs.run()?;
+        let data = codecs.data_bytes();
+        let cores = conditions.cores;
+        let mut peer = match request.peer.clone() {
+            Some(spec) => {
+                let against = Against {
+                    image: &request.image,
+                    digest: first,
+                    later_rounds: !request.then.is_empty(),
+                    threads: &distinct_threads(&all),
+                    decompress_threads: (all.iter().map(|one| one.decompress_threads))
+                        .max()
+                        .unwrap_or(1),
+                };
+                Some(Peer::new(spec, &against, scratch)?)
+            }
+            None => None,
+        };
+        let peers = |peer: &Peer| peer.expected(data, cores);
+        let each: Vec<Duration> = (all.iter().enumerate())
+            .map(|(at, setting)| budget::expected(&work(setting, codecs.last(at), data, cores)))
+            .chain(peer.iter().flat_map(peers))
             .collect();
-        let plain: Vec<bool> = request
-            .settings
-            .iter()
-            .map(|setting| setting.compression.method == Method::None)
-            .collect();
+        let plain = |one: &Setting| one.compression.method == Method::None;
         let plan = budget::fit(
             &each,
-            &plain,
+            &all.iter().map(plain).collect::<Vec<_>>(),
             request.runs,
             request.min_time,
             request.max_time,
         )
         .map_err(|error| Error::new(Kind::Usage, error))?;
-        let all = request.settings.clone();
-        let kept = |index: &usize| plan.kept.get(*index).copied().unwrap_or(false);
-        let indexes: Vec<usize> = (0..all.len()).filter(kept).collect();
-        let dropped = matrix::names(&all)
-            .into_iter()
-            .enumerate()
-            .filter(|(index, _)| !kept(index))
-            .map(|(_, name)| name)
-            .collect();
+        // Peers stand behind the settings.
+        let (kept, kept_peers) = plan.kept.split_at(all.len().min(plan.kept.len()));
+        let mut names = matrix::names(&all);
+        names.extend(peer.iter().flat_map(Peer::names));
+        let dropped = names.into_iter().zip(&plan.kept);
+        let dropped = dropped.filter(|(_, kept)| !**kept);
+        let dropped = dropped.map(|(name, _)| name).collect();
+        if let Some(peer) = &mut peer {
+            peer.keep(kept_peers);
+        }
+        let indexes: Vec<usize> = (0..all.len()).filter(|index| kept[*index]).collect();
         request.settings = indexes.iter().map(|index| all[*index]).collect();
         let settings = &request.settings;
+        let codecs = codecs.instead_of(settings, &request.params);
         let most = settings.iter().map(|one| one.compress_threads).max();
         let most = usize::from(most.unwrap_or(0));
         if most > conditions.cores {
@@ -225,18 +241,13 @@ impl Bench {
                 conditions.cores
             ));
         }
-        let peer = match request.peer.clone() {
-            Some(spec) => {
-                let threads = settings.first().map_or(1, |one| one.compress_threads);
-                Some(Peer::new(spec, &request.image, digest, threads, scratch)?)
-            }
-            None => None,
-        };
-        let peer_names = peer.as_ref().map_or_else(Vec::new, Peer::names);
+        if peer.is_some() && !request.then.is_empty() {
+            let note = "a peer has no later images: its rows are the bulk stage of the first one";
+            request.notes.push(note.to_owned());
+        }
         Ok(Bench {
-            peer_runs: vec![Vec::new(); peer_names.len()],
+            codecs,
             peer,
-            peer_names,
             course: Course::new(
                 request.image.clone(),
                 request.then.clone(),
@@ -250,7 +261,6 @@ impl Bench {
             digest,
             dropped,
             names: matrix::names(&request.settings),
-            alone: indexes.iter().map(|index| alone[*index]).collect(),
             expected: indexes.iter().map(|index| each[*index]).collect(),
             runs: vec![Vec::new(); request.settings.len()],
             copies: Vec::new(),
@@ -264,15 +274,8 @@ impl Bench {
 
     /// How long all of it will take, by what is known before the first run.
     pub fn expected(&self) -> Duration {
-        let peers = self.plan.runs.saturating_mul(self.peer_names.len() as u32);
-        self.plan
-            .expected
-            .saturating_add(self.peer_expected().saturating_mul(peers))
-    }
-
-    /// How long a run of a peer takes, about: two QEMUs start, and fault in their memory.
-    fn peer_expected(&self) -> Duration {
-        Duration::from_secs_f64(0.7 + self.data_bytes as f64 / 150e6)
+        let codecs = self.codecs.took().saturating_mul(self.plan.runs);
+        self.plan.expected.saturating_add(codecs)
     }
 
     /// How often each setting will be measured, unless more runs are needed to fill its time.
@@ -292,13 +295,15 @@ impl Bench {
 
     /// How many tasks [`Bench::measure`] has, at least.
     pub fn tasks(&self) -> usize {
-        1 + self.plan.runs as usize * (1 + self.request.settings.len() + self.peer_names.len())
+        let besides = 1 + usize::from(!self.codecs.is_empty());
+        let peers = self.peer.iter().flat_map(Peer::names).count();
+        1 + self.plan.runs as usize * (besides + self.request.settings.len() + peers)
     }
 
     /// Measures everything: a migration to warm up, which does not count, and then all runs.
     ///
     /// # Errors
-    /// The first run that does not work ends it, of kind [`Kind::Differs`] if something else
+    /// The first run of ours that does not work ends it, of kind [`Kind::Differs`] if something else
     /// arrived than was sent; and [`Kind::Interrupted`] when `stop` becomes true, after the
     /// run in hand. What was measured until then is in the report.
     pub fn measure(&mut self, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<()> {
@@ -340,11 +345,7 @@ impl Bench {
                 break;
             }
             if round <= self.plan.runs {
-                next(&mut task, report::MEMCPY, round, Duration::ZERO, stop)?;
-                watch.begin(&task);
-                let time = measurement::memcpy(&self.request.image, measurement::copy_threads())?;
-                self.copies.push(time);
-                watch.end(&task, time);
+                self.measure_baselines((&mut task, round), stop, watch)?;
             }
             for index in wanted {
                 next(
@@ -371,27 +372,67 @@ impl Bench {
         Ok(())
     }
 
-    /// A run of each way of the peer, if there is one.
+    /// A plain copy, and a run of each codec alone.
+    fn measure_baselines(
+        &mut self,
+        (task, round): (&mut Task, u32),
+        stop: &AtomicBool,
+        watch: &mut dyn Watch,
+    ) -> Result<()> {
+        next(task, report::MEMCPY, round, Duration::ZERO, stop)?;
+        watch.begin(task);
+        let time = measurement::memcpy(&self.request.image, measurement::copy_threads())?;
+        self.copies.push(time);
+        watch.end(task, time);
+        if !self.codecs.is_empty() {
+            next(task, report::ALONE, round, self.codecs.took(), stop)?;
+            watch.begin(task);
+            self.codecs.run()?;
+            watch.end(task, self.codecs.took());
+        }
+        Ok(())
+    }
+
+    /// A run of each way of the peer that has not failed yet, if there is one.
     fn measure_peer(
         &mut self,
         (task, round): (&mut Task, u32),
         stop: &AtomicBool,
         watch: &mut dyn Watch,
     ) -> Result<()> {
-        for mode in 0..self.peer_names.len() {
-            let Some(peer) = &self.peer else { break };
-            let name = &self.peer_names[mode];
-            next(task, name, round, self.peer_expected(), stop)?;
+        let names = self.peer.as_ref().map_or_else(Vec::new, Peer::names);
+        for (way, name) in names.iter().enumerate() {
+            let Some(peer) = self.peer.as_mut().filter(|peer| peer.works(way)) else {
+                continue;
+            };
+            let expected = peer.expected(self.codecs.data_bytes(), self.conditions.cores);
+            next(task, name, round, expected[way], stop)?;
             watch.begin(task);
-            let run = peer
-                .migrate(mode)
-                .map_err(|error| of_setting(error, name))?;
-            let time = Duration::try_from_secs_f64(run.time / 1e3).unwrap_or_default();
-            self.peer_runs[mode].push(run);
-            watch.end(task, time);
+            match peer.run(way) {
+                Ok(time) => watch.end(task, time),
+                Err(why) => watch.failed(task, &why),
+            }
+            if round == self.plan.runs {
+                watch.peer_done(&self.report(), way);
+            }
             watch.counted(self)?;
         }
         Ok(())
+    }
+
+    /// Why nothing at all is known of the peer that was asked for, if that is so.
+    pub fn peer_failure(&self) -> Option<Error> {
+        let reports = self.peer.as_ref()?.reports();
+        let failure =
+            |report: &PeerReport| report.error_desc.clone().filter(|_| report.runs.is_empty());
+        let failures: Vec<String> = reports.iter().map_while(failure).collect();
+        let first = failures
+            .first()
+            .filter(|_| failures.len() == reports.len())?;
+        Some(Error::new(
+            Kind::Failed,
+            format!("the peer could not be measured: {first}"),
+        ))
     }
 
     fn wants_more(&self, index: usize) -> bool {
@@ -414,113 +455,7 @@ impl Bench {
         })
         .map_err(|error| of_setting(error, &self.names[index]))
     }
-
-    /// What has been measured so far.
-    pub fn report(&self) -> Report {
-        let Request { params, caps, .. } = &self.request;
-        let milliseconds = |time: &Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
-        let copies: Vec<f64> = self.copies.iter().map(milliseconds).collect();
-        let ram = self.ram_bytes as f64;
-        let settings = self.request.settings.iter().enumerate();
-        let mut report = Report {
-            schema: report::SCHEMA,
-            schema_version: report::SCHEMA_VERSION,
-            status: self.status,
-            error_desc: self.error.clone(),
-            version: env!("CARGO_PKG_VERSION"),
-            conditions: self.conditions.clone(),
-            image: Image {
-                path: match self.request.synthetic {
-                    Some(_) => "synthetic".to_owned(),
-                    None => shown(self.course.image()),
-                },
-                mix: self.request.synthetic.map(|(mix, _)| mix.name()),
-                seed: self.request.synthetic.map(|(_, seed)| seed),
-                then: self.course.then().iter().map(|path| shown(path)).collect(),
-                ram_bytes: self.ram_bytes,
-                data_bytes: self.data_bytes,
-                digest: self.digest,
-                pages: self.pages,
-            },
-            plan: PlanReport {
-                runs: self.plan.runs,
-                min_time: milliseconds(&self.request.min_time),
-                max_time: self.request.max_time.as_ref().map(milliseconds),
-                expected_time: milliseconds(&self.expected()),
-                dropped: self.dropped.clone(),
-                notes: self.request.notes.clone(),
-                goal: self.request.goal,
-                transport: self.request.transport,
-                scratch: shown(&self.scratch),
-                parameters: TABLE
-                    .iter()
-                    .filter(|row| !AXES.contains(&row.name) && !WITHOUT_EFFECT.contains(&row.name))
-                    .map(|row| (row.name, (row.get)(params)))
-                    .collect(),
-                capabilities: Capability::ALL
-                    .into_iter()
-                    .map(|capability| (capability.name(), caps.has(capability)))
-                    .collect(),
-            },
-            memcpy: Memcpy {
-                threads: measurement::copy_threads(),
-                time: Summary::of(copies.iter().copied()),
-                ram_bytes_per_second: Summary::of(
-                    copies.iter().map(|time| ram / (time / 1e3).max(1e-9)),
-                ),
-                runs: copies,
-            },
-            settings: settings
-                .map(|(index, setting)| {
-                    SettingReport::new(
-                        *setting,
-                        self.names[index].clone(),
-                        &self.runs[index],
-                        self.alone[index],
-                        self.conditions.cores,
-                    )
-                })
-                .collect(),
-            peers: self
-                .peer_names
-                .iter()
-                .zip(&self.peer_runs)
-                .map(|(name, runs)| PeerReport::new(name.clone(), runs, self.ram_bytes))
-                .collect(),
-            links: Vec::new(),
-        };
-        report::compare_settings(&mut report);
-        report
-    }
 }
-
-/// The parameters that are a setting's own.
-pub const AXES: [&str; 9] = [
-    "compress-method",
-    "compress-level",
-    "compress-threads",
-    "decompress-threads",
-    "batch-pages",
-    "connections",
-    "xbzrle-cache-size",
-    "zlib-engine",
-    "link",
-];
-
-/// The parameters that mean nothing here: no writer is stopped or slowed down, and the two ends
-/// find each other at once.
-pub const WITHOUT_EFFECT: [&str; 10] = [
-    "downtime-limit",
-    "max-rounds",
-    "max-time",
-    "timeout-action",
-    "throttle-trigger-threshold",
-    "cpu-throttle-initial",
-    "cpu-throttle-increment",
-    "max-cpu-throttle",
-    "connect-timeout",
-    "accept-timeout",
-];
 
 /// Goes on to the next task, unless it is time to stop.
 fn next(
@@ -541,10 +476,6 @@ fn next(
         before: task.before.saturating_add(task.expected),
     };
     Ok(())
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
 }
 
 /// Which setting was in hand.

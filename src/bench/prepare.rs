@@ -1,10 +1,9 @@
 //! What has to be known before the first run: whether it makes sense, what the image holds, what
-//! each codec does alone.
+//! a setting has to do.
 
-use std::collections::HashMap;
 use std::path::Path;
 
-use super::alone::{Alone, Sample};
+use super::alone::Alone;
 use super::matrix::Setting;
 use super::{Request, budget};
 use crate::caps::Capability;
@@ -28,9 +27,6 @@ pub(super) fn check(request: &Request) -> Result<()> {
     if request.caps.has(Capability::AutoConverge) {
         return usage("auto-converge slows down a writer, and in a comparison there is none");
     }
-    if request.peer.is_some() && !request.then.is_empty() {
-        return usage("a peer has no later images: give --peer or --then");
-    }
     for setting in &request.settings {
         setting
             .apply(&request.params)
@@ -53,25 +49,12 @@ pub fn data_bytes(guest: &Guest) -> Result<u64> {
     Ok(pages * PAGE_SIZE as u64)
 }
 
-/// What the codec of each setting does alone; equal ones are tried once.
-pub(super) fn alone(request: &Request, sample: &Sample) -> Result<Vec<Option<Alone>>> {
-    let mut known = HashMap::new();
-    let mut all = Vec::new();
-    for setting in &request.settings {
-        let params = setting.apply(&request.params);
-        let key = (
-            setting.compression,
-            setting.zlib_engine,
-            params.batch_pages(),
-        );
-        let alone = match known.get(&key) {
-            Some(alone) => *alone,
-            None => sample.run(params.codec_settings(), params.batch_pages())?,
-        };
-        known.insert(key, alone);
-        all.push(alone);
-    }
-    Ok(all)
+/// The numbers of compressing threads that settings have, each once.
+pub(super) fn distinct_threads(settings: &[Setting]) -> Vec<u8> {
+    let mut threads: Vec<u8> = settings.iter().map(|one| one.compress_threads).collect();
+    threads.sort_unstable();
+    threads.dedup();
+    threads
 }
 
 /// What a setting has to do.

@@ -18,7 +18,7 @@
 //! | `plan` | [`PlanReport`]: what was to be measured, and what was left out |
 //! | `memcpy` | [`Memcpy`]: the plain copy of the image |
 //! | `settings` | [`SettingReport`] each: parameters, runs, summaries |
-//! | `peers` | [`PeerReport`] each: a QEMU's own ways, if there is one |
+//! | `peers` | [`PeerReport`] each: a QEMU's own ways, if there is one, over a link that is not emulated |
 //! | `links` | [`LinkReport`] each: the best settings and the recommendation |
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::advice::{self, Cost, Goal, Limit, Load};
-use super::alone::Alone;
+use super::alone::AloneReport;
 use super::conditions::Conditions;
 use super::matrix::{Setting, link_name};
 use super::measurement::{Run, Transport};
@@ -36,7 +36,7 @@ use super::statistics::{Summary, Suspicion};
 use crate::inspect::Pages;
 use crate::page::Digest;
 use crate::params::Value;
-use crate::stats::Status;
+use crate::stats::{Stage, Status};
 
 /// What `schema` says.
 pub const SCHEMA: &str = "ramferry-bench";
@@ -44,6 +44,8 @@ pub const SCHEMA: &str = "ramferry-bench";
 pub const SCHEMA_VERSION: u32 = 1;
 /// The name of the row that is no migration.
 pub const MEMCPY: &str = "memcpy";
+/// The name of the task that is none either: its results stand with each setting.
+pub const ALONE: &str = "the codecs alone";
 
 pub(super) const MIB: f64 = (1_u64 << 20) as f64;
 pub(super) const GIB: f64 = (1_u64 << 30) as f64;
@@ -140,6 +142,8 @@ pub struct Memcpy {
     pub time: Option<Summary>,
     /// The guest's RAM, holes included, by the time.
     pub ram_bytes_per_second: Option<Summary>,
+    /// The same without zero pages.
+    pub data_bytes_per_second: Option<Summary>,
 }
 
 /// A setting's parameters: what the axes were.
@@ -217,10 +221,19 @@ pub struct SettingReport {
     pub downtime: Option<Summary>,
     /// What both ends took of anonymous memory at the most.
     pub peak_anonymous_bytes: Option<Summary>,
+    /// The same without the first image's zero pages, which no codec sees.
+    pub data_bytes_per_second: Option<Summary>,
     /// What the codec does alone; null without one.
-    pub codec_alone: Option<Alone>,
+    pub codec_alone: Option<AloneReport>,
+    /// CPU seconds that the codec alone needs, by its median, to compress as many bytes as were
+    /// compressed here.
+    pub codec_alone_cpu_seconds: Option<f64>,
+    /// CPU seconds of the source's codec stage: the codec in the pipeline.
+    pub codec_cpu_seconds: Option<Summary>,
     /// What the codec does in the pipeline: bytes in for each second of the source's CPU time.
     pub codec_bytes_per_second: Option<Summary>,
+    /// And bytes out for each second of the destination's.
+    pub decompress_bytes_per_second: Option<Summary>,
     /// What is suspicious about the times.
     #[serde(flatten)]
     pub suspicion: Suspicion,
@@ -233,18 +246,33 @@ pub struct SettingReport {
     pub setting: Setting,
 }
 
+/// What all settings of a comparison have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances {
+    /// Cores that both ends share.
+    pub cores: usize,
+    /// Zero pages of the first image, in bytes.
+    pub zero_bytes: u64,
+}
+
 impl SettingReport {
     /// Summarises the runs of a setting.
     pub fn new(
         setting: Setting,
         name: String,
         runs: &[Run],
-        codec_alone: Option<Alone>,
-        cores: usize,
+        codec_alone: Option<AloneReport>,
+        circumstances: &Circumstances,
     ) -> SettingReport {
+        let Circumstances { cores, zero_bytes } = *circumstances;
         let summary = |of: fn(&Run) -> f64| Summary::of(runs.iter().map(of));
         let some = |of: fn(&Run) -> Option<f64>| Summary::of(runs.iter().filter_map(of));
         let times: Vec<f64> = runs.iter().map(|run| run.time).collect();
+        let codec_bytes = Summary::of(runs.iter().map(|run| run.codec_bytes as f64));
+        let alone_cpu = codec_alone
+            .as_ref()
+            .zip(codec_bytes)
+            .map(|(alone, bytes)| bytes.median / alone.compress_bytes_per_second.median.max(1.0));
         let mut report = SettingReport {
             name,
             parameters: SettingParameters::of(&setting),
@@ -261,10 +289,20 @@ impl SettingReport {
             }),
             downtime: some(|run| run.downtime),
             peak_anonymous_bytes: some(|run| run.peak_anonymous_bytes.map(|bytes| bytes as f64)),
+            data_bytes_per_second: Summary::of(runs.iter().map(|run| {
+                let bytes = run.ram_bytes.saturating_sub(zero_bytes);
+                rate(bytes, run.time)
+            })),
             codec_alone,
+            codec_alone_cpu_seconds: alone_cpu,
+            codec_cpu_seconds: some(|run| Some(codec(run, &run.source_cpu_seconds)?.1)),
             codec_bytes_per_second: some(|run| {
-                let seconds = run.source_cpu_seconds.get("codec").copied()?;
-                (run.codec_bytes > 0 && seconds > 0.0).then(|| run.codec_bytes as f64 / seconds)
+                let (bytes, seconds) = codec(run, &run.source_cpu_seconds)?;
+                Some(bytes / seconds)
+            }),
+            decompress_bytes_per_second: some(|run| {
+                let (bytes, seconds) = codec(run, &run.destination_cpu_seconds)?;
+                Some(bytes / seconds)
             }),
             suspicion: Suspicion::of(&times),
             dominated_by: None,
@@ -305,6 +343,13 @@ impl SettingReport {
     pub fn link(&self) -> String {
         link_name(self.setting.link)
     }
+}
+
+/// The bytes that one end's codec had to do with, and its CPU seconds; `None` if it had nothing to
+/// do.
+fn codec(run: &Run, stages: &BTreeMap<&'static str, f64>) -> Option<(f64, f64)> {
+    let seconds = stages.get(Stage::Codec.name()).copied()?;
+    (run.codec_bytes > 0 && seconds > 0.0).then_some((run.codec_bytes as f64, seconds))
 }
 
 /// Bytes a second.

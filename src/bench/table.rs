@@ -1,11 +1,13 @@
-//! A report as people read it in a terminal: the table, the best over each link, the
+//! A report as people read it in a terminal: the tables, the best over each link, the
 //! recommendation.
+
+mod grid;
+mod rows;
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, LineStyle, Table, presets};
 use serde_json::Value;
 
 use super::commands;
@@ -13,8 +15,17 @@ use super::peer::PeerReport;
 use super::recommend::{self, Recommendation};
 use super::report::{MEMCPY, MIB, Report, SettingReport};
 use super::statistics::Summary;
+use crate::codec::ZlibEngine;
 use crate::stats::Status;
 use crate::units::{format_bytes, format_duration};
+use crate::wire::Format;
+use grid::{Line, grid, wrapped};
+use rows::median;
+
+pub use rows::{
+    CODEC_HEADINGS, CodecRow, Group, HEADINGS, LinkRows, NOTHING, Row, by_link, codec_rows,
+    columns, groups, heading, links, sorted,
+};
 
 /// What the rows are sorted by. The least comes first, but of rates and ratios the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -94,119 +105,47 @@ impl FromStr for Sort {
     }
 }
 
-/// Stands where nothing was measured.
-const NOTHING: &str = "-";
-const DIM: &str = "\x1b[2m";
-const NORMAL: &str = "\x1b[0m";
-
-/// The settings in this order. Rows that are equal stay as they were given.
-pub fn sorted(report: &Report, sort: Sort) -> Vec<&SettingReport> {
-    let mut rows: Vec<&SettingReport> = report.settings.iter().collect();
-    rows.sort_by(|a, b| sort.key(a).total_cmp(&sort.key(b)));
-    rows
+/// How a table is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Whether settings that another one beats on time, bytes and CPU are dimmed, by the escape
+    /// sequences of a terminal.
+    pub dim: bool,
+    /// The most characters in a line, as far as that is possible.
+    pub width: usize,
 }
 
-/// The column headings: a name and its unit.
-pub const HEADINGS: [(&str, &str); 11] = [
-    ("setting", ""),
-    ("time", "ms"),
-    ("min to max", "ms"),
-    ("RAM", "MiB/s"),
-    ("wire", "MiB/s"),
-    ("sent", "MiB"),
-    ("ratio", ""),
-    ("source", "CPU s"),
-    ("dest.", "CPU s"),
-    ("both", "CPU s/GiB"),
-    ("downtime", "ms"),
-];
-
-/// A row of numbers, in the order of [`HEADINGS`].
-pub fn cells(row: &SettingReport) -> [String; 11] {
-    let [time, range] = times(row.time);
-    [
-        row.name.clone(),
-        time,
-        range,
-        median(row.ram_bytes_per_second, MIB, 0),
-        median(row.wire_bytes_per_second, MIB, 0),
-        median(row.wire_bytes, MIB, 2),
-        median(row.ratio, 1.0, 3),
-        median(row.source_cpu_seconds, 1.0, 3),
-        median(row.destination_cpu_seconds, 1.0, 3),
-        median(row.cpu_seconds_per_gib, 1.0, 2),
-        median(row.downtime, 1.0, 1),
-    ]
-}
-
-/// A peer's row; what it does not tell is left open.
-pub fn peer_cells(row: &PeerReport) -> [String; 11] {
-    let [time, range] = times(row.time);
-    [
-        row.name.clone(),
-        time,
-        range,
-        median(row.ram_bytes_per_second, MIB, 0),
-        NOTHING.to_owned(),
-        median(row.wire_bytes, MIB, 2),
-        median(row.ratio, 1.0, 3),
-        median(row.source_cpu_seconds, 1.0, 3),
-        median(row.destination_cpu_seconds, 1.0, 3),
-        median(row.cpu_seconds_per_gib, 1.0, 2),
-        NOTHING.to_owned(),
-    ]
-}
-
-/// The plain copy's row.
-pub fn memcpy_cells(report: &Report) -> [String; 11] {
-    let mut cells = [NOTHING; 11].map(str::to_owned);
-    cells[0] = MEMCPY.to_owned();
-    [cells[1], cells[2]] = times(report.memcpy.time);
-    cells[3] = median(report.memcpy.ram_bytes_per_second, MIB, 0);
-    cells
+impl Default for Look {
+    fn default() -> Look {
+        Look {
+            dim: false,
+            width: 100,
+        }
+    }
 }
 
 /// The columns that a narrow terminal can best do without, by their places in [`HEADINGS`], the
-/// first first: the wire's rate, CPU a GiB, the range, RAM's rate.
-const SPARE: [usize; 4] = [4, 9, 2, 3];
+/// first first: the wire's rate, CPU a GiB, MAD, min, RAM's rate.
+const SPARE: [usize; 5] = [5, 10, 3, 2, 4];
 
-/// The medians, for people. A dash stands where nothing was measured. With `dim`, settings that
-/// another one beats on time, bytes and CPU are dimmed by the escape sequences of a terminal. Within
-/// `width` characters, columns are left out until it fits, and named.
-pub fn table(report: &Report, sort: Sort, dim: bool, width: Option<usize>) -> String {
-    let mut columns: Vec<usize> = (0..HEADINGS.len()).collect();
-    if report.image.then.is_empty() {
-        columns.pop();
+/// The medians, for people. A dash stands where nothing was measured.
+pub fn table(report: &Report, sort: Sort, look: Look) -> String {
+    let mut lines = Vec::new();
+    for group in groups(report, sort) {
+        let indented = group.title.is_some();
+        lines.extend(group.title.map(Line::Title));
+        lines.extend(group.rows.into_iter().map(|row| Line::Row {
+            cells: row.cells,
+            indented,
+            dim: row.dominated_by.is_some(),
+        }));
     }
-    let all = columns.clone();
-    let mut lines = grid(report, sort, dim, &columns);
-    let fits = |lines: &[String]| {
-        width.is_none_or(|width| lines.iter().all(|line| shown_width(line) <= width))
-    };
-    for spare in SPARE {
-        if fits(&lines) {
-            break;
-        }
-        columns.retain(|column| *column != spare);
-        lines = grid(report, sort, dim, &columns);
-    }
-    // The last to go may have made room for one that went before.
-    for spare in SPARE.into_iter().rev() {
-        let more: Vec<usize> = all
-            .iter()
-            .copied()
-            .filter(|column| *column == spare || columns.contains(column))
-            .collect();
-        let wider = grid(report, sort, dim, &more);
-        if fits(&wider) {
-            (columns, lines) = (more, wider);
-        }
-    }
+    let headings = HEADINGS.get(..columns(report)).unwrap_or(&HEADINGS);
+    let (table, left_out) = grid(headings, &lines, &SPARE, look.width, look.dim);
     let mut foot = foot(report);
-    let left_out: Vec<&str> = all
-        .iter()
-        .filter(|column| !columns.contains(column))
-        .map(|column| HEADINGS[*column].0)
+    let left_out: Vec<&str> = left_out
+        .into_iter()
+        .filter_map(|at| Some(headings.get(at)?.0))
         .collect();
     if !left_out.is_empty() {
         foot.push_str(&format!(
@@ -214,102 +153,38 @@ pub fn table(report: &Report, sort: Sort, dim: bool, width: Option<usize>) -> St
             left_out.join(", ")
         ));
     }
+    let width = Some(look.width);
     format!(
-        "{}{}\n{}",
+        "{}{table}{}{}",
         wrapped(&head(report), width),
-        lines.join("\n"),
-        wrapped(&foot, width)
+        wrapped(&foot, width),
+        codec_table(report, sort, look)
     )
 }
 
-/// How many characters of a line are seen.
-fn shown_width(line: &str) -> usize {
-    let escapes = if line.starts_with(DIM) {
-        DIM.len() + NORMAL.len()
-    } else {
-        0
-    };
-    line.chars().count() - escapes
-}
-
-/// These columns of the table, line by line.
-fn grid(report: &Report, sort: Sort, dim: bool, columns: &[usize]) -> Vec<String> {
-    let heading = |(name, unit): (&str, &str)| match unit {
-        "" => name.to_owned(),
-        unit => format!("{name}\n[{unit}]"),
-    };
-    let chosen = |cells: [String; 11]| -> Vec<String> {
-        columns.iter().map(|at| cells[*at].clone()).collect()
-    };
-    let mut table = Table::new();
-    let line = LineStyle::none().fill('─').junction('─');
-    table
-        .load_style(presets::NOTHING.header_separator(line).bottom_border(line))
-        .set_header(chosen(HEADINGS.map(heading)));
-    table.add_row(chosen(memcpy_cells(report)));
-    let rows = sorted(report, sort);
-    for row in &rows {
-        table.add_row(chosen(cells(row)));
+/// The codecs alone and in the pipeline; empty if nothing compresses.
+fn codec_table(report: &Report, sort: Sort, look: Look) -> String {
+    let rows = codec_rows(report, sort);
+    if rows.is_empty() {
+        return String::new();
     }
-    for peer in &report.peers {
-        table.add_row(chosen(peer_cells(peer)));
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    if let Some(last) = table.column_mut(columns.len() - 1) {
-        last.set_padding((0, 0));
-    }
-    let text = table.trim_fmt();
-    let lines: Vec<&str> = text.lines().collect();
-    // The rows stand in front of the peers' and of the last line, one line each.
-    let below = report.peers.len() + 1;
-    let first = lines.len().saturating_sub(rows.len() + below);
-    lines
+    let lines: Vec<Line> = rows
         .iter()
-        .enumerate()
-        .map(|(at, line)| {
-            let row = at.checked_sub(first).and_then(|at| rows.get(at));
-            match row {
-                Some(row) if dim && row.dominated_by.is_some() => format!("{DIM}{line}{NORMAL}"),
-                _ => (*line).to_owned(),
-            }
+        .map(|row| Line::Row {
+            cells: row.cells().to_vec(),
+            indented: false,
+            dim: row.setting.is_some_and(|row| row.dominated_by.is_some()),
         })
-        .collect()
+        .collect();
+    let note = wrapped(&format!("{CODEC_NOTE}\n"), Some(look.width));
+    let (table, _) = grid(&CODEC_HEADINGS, &lines, &[], look.width, look.dim);
+    format!("\n{note}{table}")
 }
 
-/// Lines that are no longer than `width`, if there is one and their words allow it: what is too long goes on in the
-/// next line, four characters further in.
-fn wrapped(text: &str, width: Option<usize>) -> String {
-    let Some(width) = width else {
-        return text.to_owned();
-    };
-    let mut out = String::new();
-    for line in text.lines() {
-        let indent = line.len() - line.trim_start().len();
-        let mut used = indent;
-        out.push_str(&line[..indent]);
-        for (at, word) in line.split_whitespace().enumerate() {
-            let len = word.chars().count();
-            if at == 0 {
-                used += len;
-            } else if used + 1 + len > width {
-                out.push('\n');
-                out.push_str(&" ".repeat(indent + 4));
-                used = indent + 4 + len;
-            } else {
-                out.push(' ');
-                used += 1 + len;
-            }
-            out.push_str(word);
-        }
-        out.push('\n');
-    }
-    out
-}
+/// What the codecs' table shows.
+pub const CODEC_NOTE: &str = "The codec alone (one thread, a sample of the same pages) and in the pipeline, at the source: \
+     CPU seconds for as many bytes, MiB for each CPU second. Whole: all of the migration, data \
+     without zero pages, for each second of wall time.";
 
 /// What the table is about.
 fn head(report: &Report) -> String {
@@ -339,53 +214,117 @@ fn head(report: &Report) -> String {
         // Not every setting had all of them.
         (_, runs) => format!("up to {runs} runs"),
     };
-    let common = |of: fn(&SettingReport) -> u8, what: &str| {
-        let first = report.settings.first().map(of)?;
-        let same = report.settings.iter().all(|row| of(row) == first);
-        same.then(|| format!("{first} {what}, "))
-    };
-    let threads = [
-        common(|row| row.parameters.compress_threads, "compressing threads"),
-        common(|row| row.parameters.decompress_threads, "decompressing"),
-    ];
     format!(
         "{what}: {} of RAM, {} of it data\n{machine}{} cores; {}{} link{emulated}; medians of {runs}\n",
         format_bytes(image.ram_bytes),
         format_bytes(image.data_bytes),
         conditions.cores,
-        threads.into_iter().flatten().collect::<String>(),
+        in_common(report),
         plan.transport,
     )
+}
+
+/// What all settings have in common, as far as it is not what nearly everybody has.
+fn in_common(report: &Report) -> String {
+    fn common<T: PartialEq>(report: &Report, of: fn(&SettingReport) -> T) -> Option<T> {
+        let first = of(report.settings.first()?);
+        let same = report.settings.iter().all(|row| of(row) == first);
+        same.then_some(first)
+    }
+    let (first, all) = match report.settings.first() {
+        Some(first) => (first, &report.settings),
+        None => return String::new(),
+    };
+    let things = |count: u8| if count == 1 { "" } else { "s" };
+    let compressing = common(report, |row| row.parameters.compress_threads);
+    let decompressing = common(report, |row| row.parameters.decompress_threads);
+    let threads = match (compressing, decompressing) {
+        (Some(one), Some(other)) => Some(format!(
+            "{one} compressing and {other} decompressing thread{}, ",
+            things(other)
+        )),
+        (Some(one), None) => Some(format!("{one} compressing thread{}, ", things(one))),
+        (None, Some(one)) => Some(format!("{one} decompressing thread{}, ", things(one))),
+        (None, None) => None,
+    };
+    let same_batch = all
+        .iter()
+        .all(|row| row.setting.batch_pages == first.setting.batch_pages);
+    [
+        threads,
+        common(report, |row| row.parameters.connections)
+            .filter(|count| *count > 1)
+            .map(|count| format!("{count} connections, ")),
+        first
+            .setting
+            .batch_pages
+            .filter(|_| same_batch)
+            .map(|pages| format!("batches of {pages} pages, ")),
+        common(report, |row| row.parameters.zlib_engine)
+            .filter(|engine| *engine != ZlibEngine::default().name())
+            .map(|engine| format!("{engine}, ")),
+        common(report, |row| row.parameters.wire)
+            .filter(|wire| *wire != Format::Native.name())
+            .map(|wire| format!("{wire} wire, ")),
+        common(report, |row| row.parameters.xbzrle_cache_size)
+            .filter(|_| !report.image.then.is_empty())
+            .map(|cache| match cache {
+                Some(bytes) => format!("xbzrle {}, ", format_bytes(bytes)),
+                None => "xbzrle off, ".to_owned(),
+            }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// How to read the table, and what to be wary of.
 fn foot(report: &Report) -> String {
     let mut text = format!(
-        "RAM rates count holes, as a guest does. {MEMCPY} copies the data out of the image, with {} \
-         threads.\nEvery migration was proven: digest {}.\n",
+        "MAD: median absolute deviation. RAM rates count holes, as a guest does. {MEMCPY} copies \
+         the data out of the image, with {} threads.\nEvery migration was proven: digest {}.\n",
         report.memcpy.threads, report.image.digest
     );
     if !report.peers.is_empty() {
-        text.push_str(
-            "QEMU ran between two stopped guests, over a link that is not emulated, at level 1.\nIt \
-             neither hashes nor proves: what arrived was compared here.\nUp to QEMU 9, multifd's \
-             compressed bytes are unknown.\n",
-        );
+        text.push_str(&format!("{PEER_NOTE}\n"));
     }
+    for peer in &report.peers {
+        if let Some(why) = &peer.error_desc {
+            text.push_str(&format!("warning: {} failed: {why}\n", peer.name));
+        }
+    }
+    if let Some(words) = recommend::disturbed(report) {
+        text.push_str(&format!("warning: {words}\n"));
+    }
+    for (words, names) in warnings(report) {
+        text.push_str(&format!("warning: {}: {words}\n", names.join("; ")));
+    }
+    text
+}
+
+/// What has to be known about a peer's rows.
+pub const PEER_NOTE: &str = "QEMU ran between two stopped guests, over a link that is not emulated, at level 1; it \
+     neither hashes nor proves, what arrived was compared here. Its CPU is that of its processes. Up \
+     to QEMU 9, multifd's compressed bytes are unknown.";
+
+/// What is suspicious about times, and whose.
+pub fn warnings(report: &Report) -> Vec<(&'static str, Vec<String>)> {
     let ours = report
         .settings
         .iter()
         .map(|row| (&row.name, &row.suspicion));
     let peers = report.peers.iter().map(|row| (&row.name, &row.suspicion));
-    if let Some(words) = recommend::disturbed(report) {
-        text.push_str(&format!("warning: {words}\n"));
-    }
+    let mut warnings: Vec<(&'static str, Vec<String>)> = Vec::new();
     for (name, suspicion) in ours.chain(peers) {
-        if let Some(words) = suspicion.words() {
-            text.push_str(&format!("warning: {name}: {words}\n"));
+        let Some(words) = suspicion.words() else {
+            continue;
+        };
+        match warnings.iter_mut().find(|(other, _)| *other == words) {
+            Some((_, names)) => names.push(name.clone()),
+            None => warnings.push((words, vec![name.clone()])),
         }
     }
-    text
+    warnings
 }
 
 /// What is best over each link, and why; and the commands that choose it. Only the commands have
@@ -505,21 +444,20 @@ pub fn line(row: &SettingReport) -> String {
     )
 }
 
-/// The median in units of `unit`, with so many decimals.
-fn median(summary: Option<Summary>, unit: f64, decimals: usize) -> String {
-    summary.map_or_else(
-        || NOTHING.to_owned(),
-        |summary| format!("{:.decimals$}", summary.median / unit),
+/// A peer's way in one line, as soon as it has all its runs.
+pub fn peer_line(row: &PeerReport) -> String {
+    let time = |summary: Summary| {
+        let time = Duration::try_from_secs_f64(summary.median / 1e3);
+        format_duration(time.unwrap_or_default())
+    };
+    format!(
+        "{}: {}, {} MiB on the wire, {} + {} CPU s",
+        row.name,
+        row.time.map_or_else(|| NOTHING.to_owned(), time),
+        median(row.wire_bytes, MIB, 1),
+        median(row.source_cpu_seconds, 1.0, 2),
+        median(row.destination_cpu_seconds, 1.0, 2),
     )
-}
-
-/// The median, and from where to where it goes.
-fn times(summary: Option<Summary>) -> [String; 2] {
-    let range = summary.map_or_else(
-        || NOTHING.to_owned(),
-        |summary| format!("{:.1} to {:.1}", summary.min, summary.max),
-    );
-    [median(summary, 1.0, 1), range]
 }
 
 #[cfg(test)]

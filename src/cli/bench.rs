@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use comfy_table::Table;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -19,7 +20,7 @@ use crate::bench::measurement::{Transport, copy_threads};
 use crate::bench::peer::{self, PeerSpec};
 use crate::bench::scratch::{self, Scratch};
 use crate::bench::synthetic::Mix;
-use crate::bench::table::{self, Sort};
+use crate::bench::table::{self, Look, Sort};
 use crate::bench::{self, Bench, compare, sweep, synthetic};
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result, printable};
@@ -54,7 +55,7 @@ pub(super) struct BenchArgs {
     #[command(flatten)]
     effort: EffortArgs,
     /// A QEMU whose own ways are measured beside: qemu[:BINARY[,DATADIR]]
-    #[arg(long, value_name = "PEER", conflicts_with = "then", value_parser = Checked(word::<PeerSpec>))]
+    #[arg(long, value_name = "PEER", value_parser = Checked(word::<PeerSpec>))]
     peer: Option<PeerSpec>,
     /// What joins the two ends: unix or tcp
     #[arg(long, value_name = "KIND", default_value_t = Transport::Unix)]
@@ -356,13 +357,15 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
     let interrupted = interrupt_on_signal()?;
 
     let (scratch, image) = match &args.image {
-        Some(image) => (
-            scratch_for(args.scratch, output_bytes(image, &args.then)?)?,
-            None,
-        ),
+        Some(image) => {
+            let peer = args.peer.as_ref().map_or(0, |_| peer_bytes(image));
+            let bytes = output_bytes(image, &args.then)?.max(peer);
+            (scratch_for(args.scratch, bytes)?, None)
+        }
         None => {
-            // The image, and what arrives of it.
-            let scratch = scratch_for(args.scratch, args.synthetic.saturating_mul(2))?;
+            // The image, and what arrives of it; a peer needs a whole copy of it besides.
+            let copies = 2 + u64::from(args.peer.is_some());
+            let scratch = scratch_for(args.scratch, args.synthetic.saturating_mul(copies))?;
             let image = scratch.path().join("guest.ram");
             if !quiet {
                 tell(&format!(
@@ -407,13 +410,11 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
         print_json(&report)?;
     } else if report.has_runs() {
         // Of a comparison that was interrupted, what there is.
-        let terminal = io::stdout().is_terminal();
-        let width = comfy_table::Table::new().width().map(usize::from);
-        let width = width.filter(|_| terminal);
+        let look = look();
         print_text(&format!(
             "{}\n{}",
-            table::table(&report, args.output.sort, terminal, width),
-            table::recommendations(&report, width)
+            table::table(&report, args.output.sort, look),
+            table::recommendations(&report, Some(look.width))
         ))?;
         if !quiet && args.output.report.is_none() {
             tell("with --report FILE.html there are charts of it");
@@ -422,7 +423,20 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
             tell("with an image of a guest of yours, the numbers are that guest's");
         }
     }
-    outcome.and(exported)
+    let peer = bench.peer_failure().map_or(Ok(()), Err);
+    outcome.and(exported).and(peer)
+}
+
+/// As wide as the terminal, and with dimmed rows on one.
+fn look() -> Look {
+    let usual = Look::default();
+    match Table::new().width() {
+        Some(width) if io::stdout().is_terminal() => Look {
+            dim: true,
+            width: usize::from(width),
+        },
+        _ => usual,
+    }
 }
 
 /// What will be done, and how long that will take.
@@ -452,6 +466,12 @@ fn scratch_for(parent: Option<PathBuf>, bytes: u64) -> Result<Scratch> {
         Some(parent) => Scratch::new_in(&parent),
         None => Scratch::with_room_for(bytes),
     }
+}
+
+/// The most that a peer's copy of the image and what arrives there may take.
+fn peer_bytes(image: &Path) -> u64 {
+    let bytes = std::fs::metadata(image).map_or(0, |about| about.len());
+    bytes.saturating_mul(2)
 }
 
 /// The most that what arrives may take.

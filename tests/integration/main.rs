@@ -2,6 +2,8 @@
 //! byte by byte.
 
 mod bench;
+mod bench_page;
+mod bench_peers;
 mod churn;
 mod cli;
 mod control;

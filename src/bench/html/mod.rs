@@ -36,33 +36,27 @@ pub fn page(report: &Report, sort: Sort) -> Result<String, minijinja::Error> {
             }
         })
         .collect();
-    let columns = table::HEADINGS.len() - usize::from(report.image.then.is_empty());
-    let headings: Vec<String> = table::HEADINGS
-        .iter()
-        .take(columns)
-        .map(|(name, unit)| match *unit {
-            "" => (*name).to_owned(),
-            unit => format!("{name} [{unit}]"),
+    let columns = table::columns(report);
+    let headings: Vec<_> = table::HEADINGS.into_iter().take(columns).collect();
+    let groups: Vec<Value> = table::groups(report, sort)
+        .into_iter()
+        .map(|group| {
+            let row = |row: table::Row<'_>| {
+                context! { cells => row.cells, dominated_by => row.dominated_by }
+            };
+            let rows: Vec<Value> = group.rows.into_iter().map(row).collect();
+            context! { title => group.title, rows }
         })
         .collect();
-    let memcpy: Vec<String> = table::memcpy_cells(report)
-        .into_iter()
-        .take(columns)
-        .collect();
-    let rows: Vec<Value> = table::sorted(report, sort)
-        .into_iter()
-        .map(|row| {
-            context! {
-                cells => table::cells(row).into_iter().take(columns).collect::<Vec<_>>(),
-                dominated_by => row.dominated_by.clone(),
-                warning => row.suspicion.words(),
-            }
-        })
-        .collect();
-    let peers: Vec<Vec<String>> = report
+    let failed: Vec<Value> = report
         .peers
         .iter()
-        .map(|peer| table::peer_cells(peer).into_iter().take(columns).collect())
+        .filter(|peer| peer.error_desc.is_some())
+        .map(|peer| context! { name => peer.name.clone(), why => peer.error_desc.clone() })
+        .collect();
+    let warnings: Vec<Value> = table::warnings(report)
+        .into_iter()
+        .map(|(words, names)| context! { words, names => names.join("; ") })
         .collect();
     let links: Vec<Value> = report
         .links
@@ -93,9 +87,11 @@ pub fn page(report: &Report, sort: Sort) -> Result<String, minijinja::Error> {
         commands,
         charts,
         headings,
-        memcpy,
-        rows,
-        peers,
+        columns,
+        groups,
+        failed,
+        warnings,
+        peer_note => (!report.peers.is_empty()).then_some(table::PEER_NOTE),
         conditions => conditions(report),
         version => report.version,
     })
@@ -156,7 +152,7 @@ fn conditions(report: &Report) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::tests::{report_of, report_with, run};
+    use crate::bench::report::tests::{peer, report_of, report_with, run};
 
     fn marks(svg: &str) -> usize {
         svg.matches("class=\"mark ").count()
@@ -197,20 +193,29 @@ mod tests {
                 }
             }
         }
-        let report = report_of(rows);
+        let mut report = report_of(rows);
+        report.peers = vec![
+            peer("plain", &[(600.0, Some(1 << 29))]),
+            peer("multifd zlib:1", &[(800.0, None)]),
+            peer("multifd zstd:1", &[]),
+        ];
         let charts = charts::all(&report);
         let of = |title: &str| {
             let chart = charts.iter().find(|chart| chart.title.starts_with(title));
             chart.unwrap_or_else(|| panic!("{title}"))
         };
         // Twelve settings, six over each link; codec and read at the source, place at the other end.
-        for (title, points) in [
-            ("Time against bytes, link unlimited", 6),
-            ("Time against bytes, link 1Gbit", 6),
-            ("Time against the link's rate", 12),
-            ("Compressing threads", 12),
-            ("CPU seconds", 36),
-            ("The pages", 4),
+        // Two of the peer's ways have run, and one of them counts its bytes.
+        for (title, points, rows) in [
+            ("Time against bytes, link unlimited", 7, 7),
+            ("Time against bytes, link 1Gbit", 6, 6),
+            ("Time against the link's rate", 12, 12),
+            ("Compressing threads, link unlimited", 6, 6),
+            ("Compressing threads, link 1Gbit", 6, 6),
+            ("CPU seconds", 40, 40),
+            // The plain copy has one; the hand-made runs have a codec in any case.
+            ("The codec alone", 1 + 3 * 2 + 3 * 3, 7),
+            ("The pages", 4, 4),
         ] {
             let chart = of(title);
             assert_eq!(
@@ -218,7 +223,9 @@ mod tests {
                 (points, points),
                 "{title}"
             );
-            assert_eq!(chart.rows.len(), points, "{title}");
+            assert_eq!(chart.rows.len(), rows, "{title}");
+            let even = |row: &Vec<String>| row.len() == chart.head.len();
+            assert!(chart.rows.iter().all(even), "{title}");
             assert!(chart.svg.matches("<title>").count() >= points, "{title}");
             assert!(
                 !chart.legend.is_empty() && !chart.svg.contains("NaN"),
@@ -226,7 +233,23 @@ mod tests {
             );
             assert!(is_well_formed(&chart.svg), "{title}");
         }
-        assert_eq!(charts.len(), 6);
+        assert_eq!(charts.len(), 8);
+        let unlimited = of("Time against bytes, link unlimited");
+        assert!(unlimited.note.ends_with("their bytes: multifd zlib:1."));
+        assert!(!of("Time against bytes, link 1Gbit").note.contains("QEMU"));
+        let page = page(&report, Sort::Given).expect("a page");
+        let points: usize = charts.iter().map(|chart| chart.points).sum();
+        assert!(is_well_formed(&page) && marks(&page) == points);
+    }
+
+    #[test]
+    fn what_a_peer_said_last_is_on_the_page() {
+        let mut report = report_with(&[("none", 500.0, 400)]);
+        report.peers[0].error_desc = Some("<it> ended".to_owned());
+        let page = page(&report, Sort::Given).expect("a page");
+        let words = "QEMU 7.2.22 multifd zlib:1 failed: &lt;it&gt; ended.";
+        assert!(page.contains(words) && page.contains("not emulated"));
+        assert!(is_well_formed(&page));
     }
 
     #[test]

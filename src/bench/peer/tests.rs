@@ -1,8 +1,50 @@
 use super::*;
 use crate::bench::synthetic;
+use std::os::unix::fs::PermissionsExt;
 
 fn scratch() -> Scratch {
     Scratch::new_in(&std::env::temp_dir()).expect("a folder")
+}
+
+const THREADS: [u8; 1] = [2];
+
+fn against(image: &Path, digest: Digest) -> Against<'_> {
+    Against {
+        image,
+        digest,
+        later_rounds: false,
+        threads: &THREADS,
+        decompress_threads: 2,
+    }
+}
+
+/// A program of these lines.
+fn script(scratch: &Scratch, lines: &str) -> PeerSpec {
+    let (text, path) = (scratch.path().join("text"), scratch.path().join("script"));
+    std::fs::write(&text, format!("#!/bin/sh\n{lines}\n")).expect("a script");
+    // Copied by another process: what a process has open for writing, nobody can execute, and what
+    // this one has open, each of its children has for a moment.
+    let copied = Command::new("cp").args([&text, &path]).status();
+    assert!(copied.expect("cp").success());
+    std::fs::remove_file(text).expect("it is there");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("a program");
+    PeerSpec {
+        binary: path,
+        data: None,
+    }
+}
+
+/// A program that says that it is a QEMU, and then does this.
+fn fake(scratch: &Scratch, then: &str) -> PeerSpec {
+    let says_so = "[ \"$1\" = --version ] && echo 'QEMU emulator version 10.0.2' && exit";
+    script(scratch, &format!("{says_so}\n{then}"))
+}
+
+fn image(scratch: &Scratch, bytes: u64) -> (PathBuf, Digest) {
+    let path = scratch.path().join("ram");
+    synthetic::write(&path, bytes, 1).expect("an image");
+    let digest = Guest::open(&path).and_then(|guest| guest.digest());
+    (path, digest.expect("a digest"))
 }
 
 #[test]
@@ -21,15 +63,19 @@ fn peers_are_read_and_what_is_none_is_refused() {
 
 #[test]
 fn a_version_decides_what_there_is() {
+    let version = ways::version;
     assert_eq!(
         version("QEMU emulator version 7.2.22 (Debian 1:7.2)\n"),
         Some((7, 2, 22))
     );
     assert_eq!(version("QEMU emulator version 10.0\n"), Some((10, 0, 0)));
     assert_eq!(version("cat (GNU coreutils) 9.1"), None);
-    let names = |version| -> Vec<&str> { modes(version, 2).iter().map(|mode| mode.name).collect() };
+    let names = |version, threads: &[u8]| -> Vec<String> {
+        let ways = ways::ways(version, threads, 2);
+        ways.into_iter().map(|way| way.name).collect()
+    };
     assert_eq!(
-        names((7, 2, 22)),
+        names((7, 2, 22), &[2]),
         [
             "plain",
             "compress zlib:1",
@@ -38,12 +84,18 @@ fn a_version_decides_what_there_is() {
             "multifd zstd:1"
         ]
     );
-    assert_eq!(names((10, 0, 2)).len(), 4);
+    assert_eq!(names((10, 0, 2), &[2]).len(), 4);
+    assert_eq!(
+        names((10, 0, 2), &[1, 2])[..3],
+        [
+            "plain",
+            "multifd none, 1 channel",
+            "multifd none, 2 channels"
+        ]
+    );
     let counts = |version| {
-        modes(version, 2)
-            .iter()
-            .filter(|mode| mode.counts_bytes)
-            .count()
+        let ways = ways::ways(version, &[2], 2);
+        ways.iter().filter(|way| way.counts_bytes).count()
     };
     assert_eq!((counts((7, 2, 22)), counts((10, 0, 2))), (3, 4));
 }
@@ -51,19 +103,60 @@ fn a_version_decides_what_there_is() {
 #[test]
 fn a_peer_that_is_missing_or_no_qemu_or_an_image_that_is_no_ram_is_refused() {
     let scratch = scratch();
-    let image = scratch.path().join("ram");
-    synthetic::write(&image, 1 << 16, 1).expect("an image");
-    let error = |text: &str| {
-        let spec = text.parse().expect("a peer");
-        let error = Peer::new(spec, &image, Digest(0), 2, &scratch).expect_err("refused");
+    let (image, digest) = image(&scratch, 1 << 16);
+    let error = |spec: PeerSpec| {
+        let error = Peer::new(spec, &against(&image, digest), &scratch).expect_err("refused");
         assert_eq!(error.kind(), Kind::Usage);
         error.one_line()
     };
-    assert!(error("qemu:/no/such/qemu").contains("cannot be run"));
-    assert!(error("qemu:/bin/true").contains("does not say that it is a QEMU"));
-    if Command::new(BINARY).arg("--version").output().is_ok() {
-        assert!(error("qemu").contains("whole MiB"));
+    let named = |text: &str| text.parse().expect("a peer");
+    assert!(error(named("qemu:/no/such/qemu")).contains("cannot be run"));
+    assert!(error(named("qemu:/bin/true")).contains("does not say that it is a QEMU"));
+    assert!(error(fake(&scratch, "")).contains("whole MiB"));
+}
+
+#[test]
+fn a_peer_that_dies_or_talks_nonsense_is_left_out_with_the_reason() {
+    let scratch = scratch();
+    let (image, digest) = image(&scratch, 1 << 20);
+    for (script, reason) in [
+        ("exit 3", "QEMU ended with exit status: 3"),
+        ("echo first >&2; echo 'no room' >&2; exit 1", ": no room"),
+        ("kill -9 $$", "signal: 9"),
+    ] {
+        let spec = fake(&scratch, script);
+        let mut peer = Peer::new(spec, &against(&image, digest), &scratch).expect("it answers");
+        assert!(peer.works(0));
+        let why = peer.run(0).expect_err("it cannot work");
+        assert!(why.contains(reason), "{script}: {why}");
+        assert!(!why.contains('\n') && !peer.works(0) && peer.works(1));
+        let report = &peer.reports()[0];
+        assert_eq!(report.error_desc.as_deref(), Some(&why[..]));
+        assert!(report.runs.is_empty() && report.time.is_none());
+        peer.keep(&[false, true]);
+        assert_eq!(peer.names(), ["QEMU 10.0.2 multifd none"]);
     }
+}
+
+#[test]
+fn an_image_keeps_its_holes() {
+    let Ok(scratch) = Scratch::new_in(Path::new("/dev/shm")) else {
+        eprintln!("SKIPPED: there is no /dev/shm");
+        return;
+    };
+    let image = scratch.path().join("ram");
+    let file = File::create(&image).expect("a file");
+    file.set_len(8 << 20).expect("a hole");
+    let about = || std::fs::metadata(&image).expect("it is there");
+    let full = loses_its_holes(&image, about().blocks(), 8 << 20);
+    assert_eq!(full, about().blocks() == 0);
+    let copy = scratch.path().join("copy");
+    copy_whole(&image, &copy).expect("a copy");
+    assert_eq!(about().blocks(), 0);
+    let same = std::fs::read(&copy).expect("it is there");
+    assert_eq!(same.len(), 8 << 20);
+    let full = std::fs::metadata(&copy).expect("it is there").blocks();
+    assert!(!loses_its_holes(&copy, full, 8 << 20));
 }
 
 #[test]
@@ -74,33 +167,27 @@ fn a_real_qemu_is_measured_and_what_arrives_is_the_image() {
         return;
     }
     let scratch = scratch();
-    let image = scratch.path().join("ram");
-    synthetic::write(&image, 16 << 20, 1).expect("an image");
-    let digest = Guest::open(&image).and_then(|guest| guest.digest());
-    let digest = digest.expect("a digest");
-    let spec: PeerSpec = "qemu".parse().expect("a peer");
-    let peer = Peer::new(spec, &image, digest, 2, &scratch).expect("it is there");
-    let mut runs = Vec::new();
-    for mode in 0..peer.names().len() {
-        runs.push(peer.migrate(mode).expect("it arrives"));
+    let (image, digest) = image(&scratch, 16 << 20);
+    // Of a program that somebody wraps, what counts is the program's CPU time, and not the shell's.
+    let spec = script(&scratch, &format!("{BINARY} \"$@\"\nexit $?"));
+    let mut peer = Peer::new(spec, &against(&image, digest), &scratch).expect("it is there");
+    for way in 0..peer.names().len() {
+        peer.run(way).expect("it arrives");
     }
+    let reports = peer.reports();
+    let runs: Vec<&PeerRun> = reports.iter().map(|report| &report.runs[0]).collect();
     assert!(runs.iter().all(|run| run.time > 0.0));
+    assert!(runs.iter().all(|run| run.source_cpu_seconds > 0.001));
     assert!(runs[0].wire_bytes.is_some_and(|bytes| bytes > 1 << 20));
-    let report = PeerReport::new("x".to_owned(), &runs, 16 << 20);
-    assert!(report.time.is_some() && report.ratio.is_some());
+    assert!(reports[0].time.is_some() && reports[0].ratio.is_some());
     let left: Vec<_> = std::fs::read_dir(scratch.path())
         .expect("it is there")
         .collect();
-    assert!(
-        left.len() <= 3,
-        "the image and the monitors' sockets: {left:?}"
-    );
-    let wrong = Peer {
+    assert!(left.len() <= 3, "the image, a copy, the wrapper: {left:?}");
+    let mut wrong = Peer {
         digest: Digest(1),
         ..peer
     };
-    assert_eq!(
-        wrong.migrate(0).expect_err("another digest").kind(),
-        Kind::Differs
-    );
+    let why = wrong.run(0).expect_err("another digest");
+    assert!(why.contains("the digest of the image is"), "{why}");
 }

@@ -1,8 +1,14 @@
 use super::*;
+use crate::bench::alone::Alone;
 use crate::bench::matrix::Axes;
+use crate::bench::peer::{PeerRun, PeerWay};
 use crate::bench::sweep;
 use crate::caps::Caps;
+use crate::codec::Method;
+use crate::page::Round;
 use crate::params::Params;
+use crate::stats::{RoundReport, RoundStats, Tally};
+use std::time::Duration;
 
 /// A run of so many milliseconds and bytes of a guest of 1 GiB.
 pub(in crate::bench) fn run(time: f64, wire_bytes: u64) -> Run {
@@ -24,11 +30,48 @@ pub(in crate::bench) fn run(time: f64, wire_bytes: u64) -> Run {
     }
 }
 
+/// A way of a QEMU: milliseconds, bytes if it counts them.
+pub(in crate::bench) fn peer(way: &str, runs: &[(f64, Option<u64>)]) -> PeerReport {
+    let way = PeerWay {
+        peer: "QEMU 7.2.22".to_owned(),
+        way: way.to_owned(),
+        bulk_only: false,
+        capability: way.starts_with("multifd").then_some("multifd"),
+        source_parameters: serde_json::json!({"max-bandwidth": 1_u64 << 40}),
+        destination_parameters: serde_json::json!({}),
+    };
+    let run = |(time, wire_bytes): &(f64, Option<u64>)| PeerRun {
+        time: *time,
+        wire_bytes: *wire_bytes,
+        source_cpu_seconds: 0.25,
+        destination_cpu_seconds: 0.5,
+    };
+    let runs: Vec<PeerRun> = runs.iter().map(run).collect();
+    PeerReport::new(way, &runs, None, 1 << 30)
+}
+
+/// What a codec does alone: at 2 GiB a second, the 0.5 GiB of a run take 0.25 s.
+fn alone(setting: &Setting) -> Option<AloneReport> {
+    let run = |rate: f64| Alone {
+        sample_bytes: 8 << 20,
+        ratio: 2.5,
+        compress_bytes_per_second: rate * GIB,
+        decompress_bytes_per_second: 4.0 * GIB,
+    };
+    let runs = [2.0, 1.75, 2.5].map(run);
+    AloneReport::of(64, &runs).filter(|_| setting.compression.method != Method::None)
+}
+
 fn settings(methods: &str) -> Vec<Setting> {
     let methods = sweep::parse(methods, 1).expect("methods");
     let axes = Axes::of(methods, &Params::default(), &Caps::default());
     axes.matrix(false).expect("settings").settings
 }
+
+const CIRCUMSTANCES: Circumstances = Circumstances {
+    cores: 2,
+    zero_bytes: 1 << 29,
+};
 
 /// A report of these rows: settings and the runs of each.
 pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> Report {
@@ -80,17 +123,16 @@ pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> Report {
             runs: vec![100.0],
             time: Summary::of([100.0]),
             ram_bytes_per_second: Summary::of([10.0 * GIB]),
+            data_bytes_per_second: Summary::of([5.0 * GIB]),
         },
         settings: rows
             .into_iter()
             .zip(crate::bench::matrix::names(&all))
-            .map(|((setting, runs), name)| SettingReport::new(setting, name, &runs, None, 2))
+            .map(|((setting, runs), name)| {
+                SettingReport::new(setting, name, &runs, alone(&setting), &CIRCUMSTANCES)
+            })
             .collect(),
-        peers: vec![PeerReport::new(
-            "QEMU 7.2.22 multifd zlib:1".to_owned(),
-            &[],
-            1 << 30,
-        )],
+        peers: vec![peer("multifd zlib:1", &[])],
         links: vec![],
     };
     compare_settings(&mut report);
@@ -143,8 +185,10 @@ fn the_document_has_every_run_and_what_is_made_of_them_under_stable_names() {
     let setting = &json["settings"][0];
     assert_eq!(
         names(setting).join(" "),
-        "codec-alone codec-bytes-per-second cpu-seconds-per-gib destination-cpu-seconds \
-         dominated-by downtime limit name outliers parameters peak-anonymous-bytes \
+        "codec-alone codec-alone-cpu-seconds codec-bytes-per-second codec-cpu-seconds \
+         cpu-seconds-per-gib data-bytes-per-second decompress-bytes-per-second \
+         destination-cpu-seconds dominated-by downtime limit name outliers parameters \
+         peak-anonymous-bytes \
          ram-bytes-per-second ratio runs slow-first-run source-cpu-seconds time wire-bytes \
          wire-bytes-per-second"
     );
@@ -164,8 +208,9 @@ fn the_document_has_every_run_and_what_is_made_of_them_under_stable_names() {
     );
     assert_eq!(
         names(&json["peers"][0]).join(" "),
-        "cpu-seconds-per-gib destination-cpu-seconds name outliers ram-bytes-per-second ratio runs \
-         slow-first-run source-cpu-seconds time wire-bytes"
+        "bulk-only capability cpu-seconds-per-gib destination-cpu-seconds destination-parameters \
+         error-desc name outliers peer ram-bytes-per-second ratio runs slow-first-run \
+         source-cpu-seconds source-parameters time way wire-bytes wire-bytes-per-second"
     );
     assert_eq!(names(&setting["time"]).join(" "), "mad max median min");
     assert_eq!(setting["time"]["median"], 1000.0);
@@ -188,4 +233,123 @@ fn settings_are_dominated_only_by_those_over_the_same_link() {
     assert_eq!(report.settings[1].dominated_by, None);
     let report = report_with(&[("none", 100.0, 1000), ("zstd:1", 900.0, 5000)]);
     assert_eq!(report.settings[1].dominated_by.as_deref(), Some("none"));
+}
+
+#[test]
+fn the_codec_alone_stands_beside_the_codec_in_the_pipeline() {
+    let report = report();
+    let zstd = &report.settings[0];
+    assert_eq!(zstd.codec_alone_cpu_seconds, Some(0.25), "the median rate");
+    assert_eq!(zstd.codec_cpu_seconds.map(|one| one.median), Some(0.4));
+    let rate = |summary: Option<Summary>| summary.map(|one| one.median / GIB);
+    assert_eq!(rate(zstd.codec_bytes_per_second), Some(1.25));
+    // Half of the guest is zero.
+    assert_eq!(rate(zstd.data_bytes_per_second), Some(0.5));
+    assert_eq!(zstd.decompress_bytes_per_second, None, "the runs have none");
+    let plain = &report_with(&[("none", 1000.0, 1000)]).settings[0];
+    assert_eq!(plain.codec_alone_cpu_seconds, None);
+}
+
+#[test]
+fn a_peer_says_nothing_of_what_it_does_not_count() {
+    let known = peer("plain", &[(500.0, Some(1 << 29)), (1000.0, Some(1 << 29))]);
+    assert_eq!(known.name, "QEMU 7.2.22 plain");
+    assert_eq!(known.ratio.map(|ratio| ratio.median), Some(2.0));
+    let rate = known.wire_bytes_per_second.map(|rate| rate.max / GIB);
+    assert_eq!(rate, Some(1.0));
+    assert_eq!(known.cpu_seconds_per_gib.map(|cpu| cpu.median), Some(0.75));
+    let unknown = peer("multifd zlib:1", &[(500.0, None)]);
+    assert!(unknown.time.is_some() && unknown.ram_bytes_per_second.is_some());
+    assert_eq!(
+        (
+            unknown.wire_bytes,
+            unknown.ratio,
+            unknown.wire_bytes_per_second
+        ),
+        (None, None, None)
+    );
+}
+
+/// A document with something in every part of it.
+fn whole_document() -> Report {
+    let mut rows = Vec::new();
+    for (method, time, bytes) in [("none", 500.0, 400 << 20), ("zstd:1", 700.0, 100 << 20)] {
+        for (link, part) in [(None, 1.0), ("1Gbit/5ms".parse().ok(), 2.0)] {
+            let setting = settings(method)[0].over(link);
+            let run = |factor: f64| {
+                let mut run = run(time * part * factor, bytes);
+                let round = |number, wire_bytes| {
+                    RoundReport::from(&RoundStats {
+                        round: Round(number),
+                        time: Duration::from_millis(5 * u64::from(number)),
+                        wire_bytes,
+                        tally: Tally {
+                            zero: 3,
+                            delta: 2,
+                            ..Tally::default()
+                        },
+                    })
+                };
+                run.downtime = Some(time / 16.0);
+                run.rounds = vec![round(1, bytes - 4096), round(2, 4096)];
+                let stages = BTreeMap::from([("codec", 0.125), ("place", 0.25), ("total", 0.375)]);
+                if setting.compression.method != Method::None {
+                    run.destination_cpu_seconds = stages;
+                } else {
+                    run.codec_bytes = 0;
+                }
+                run
+            };
+            rows.push((setting, [1.0, 1.5, 1.25].map(run).to_vec()));
+        }
+    }
+    let mut report = report_of(rows);
+    report.image.then = vec!["later.ram".to_owned()];
+    report.plan = PlanReport {
+        max_time: Some(60_000.0),
+        dropped: vec!["zlib:9".to_owned()],
+        notes: vec!["a note".to_owned()],
+        parameters: BTreeMap::from([("max-bandwidth", Value::Number(0))]),
+        capabilities: BTreeMap::from([("xbzrle", true)]),
+        ..report.plan
+    };
+    let mut failed = peer("multifd zstd:1", &[(900.0, None)]);
+    failed.error_desc = Some("QEMU does not answer".to_owned());
+    report.peers = vec![
+        peer(
+            "plain",
+            &[(600.0, Some(410 << 20)), (650.0, Some(410 << 20))],
+        ),
+        peer("multifd zlib:1", &[(800.0, None)]),
+        failed,
+    ];
+    report
+}
+
+/// The whole document as it is stored in `fixtures/bench/report.json`: a member that changes its
+/// name, its place or its meaning fails here, and needs another [`SCHEMA_VERSION`]. One that is
+/// added, or other words, do not: `RAMFERRY_BLESS=1 cargo test --lib bench::report` writes it anew.
+#[test]
+fn the_document_is_as_it_is_stored() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/bench/report.json");
+    let mut made = serde_json::to_string_pretty(&whole_document()).expect("plain values");
+    made.push('\n');
+    if std::env::var_os("RAMFERRY_BLESS").is_some() {
+        std::fs::write(path, &made).expect("it can be written");
+    }
+    let stored = std::fs::read_to_string(path).expect("it is there");
+    let differs = made
+        .lines()
+        .zip(stored.lines())
+        .enumerate()
+        .find(|(_, (made, stored))| made != stored);
+    if let Some((line, (made, stored))) = differs {
+        panic!(
+            "line {}: '{}' was '{}'",
+            line + 1,
+            made.trim(),
+            stored.trim()
+        );
+    }
+    assert_eq!(made.len(), stored.len());
 }

@@ -116,6 +116,20 @@ impl bench::Watch for View<'_> {
         }
     }
 
+    fn peer_done(&mut self, report: &Report, index: usize) {
+        if let (Some(bar), Some(row)) = (&self.bar, report.peers.get(index)) {
+            bar.println(table::peer_line(row));
+        }
+    }
+
+    fn failed(&mut self, _: &Task, why: &str) {
+        let line = format!("warning: {}: {why}; it is left out from now on", self.name);
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => tell(&line),
+        }
+    }
+
     fn counted(&mut self, bench: &Bench) -> Result<()> {
         let lately = |written: Instant| written.elapsed() < BETWEEN;
         if self.exports.is_empty() || self.written.is_some_and(lately) {

@@ -54,7 +54,7 @@ mod guest;
 mod inspect;
 mod ours;
 mod pairs;
-mod support;
+pub(crate) mod support;
 mod to_qemu;
 mod trouble;
 

@@ -72,6 +72,11 @@ impl Binary {
         }
     }
 
+    /// What it is called.
+    pub(crate) fn program(&self) -> String {
+        self.program.to_string_lossy().into_owned()
+    }
+
     /// A machine whose RAM is this image, which stays as it is.
     pub(crate) fn source(&self, image: &Path) -> Machine<'_> {
         let bytes = std::fs::metadata(image).unwrap().len();
