@@ -41,7 +41,7 @@ const POLL: Duration = Duration::from_millis(5);
 const SILENCE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 /// What statfs says of files that are memory.
-const TMPFS: i64 = 0x0102_1994;
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 /// Which QEMU: `qemu[:BINARY[,DATADIR]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -373,7 +373,7 @@ fn wait(end: &mut Qemu) -> Result<Value> {
 /// is read through a map becomes a page of the file.
 fn loses_its_holes(image: &Path, blocks: u64, bytes: u64) -> bool {
     blocks.saturating_mul(512) < bytes
-        && rustix::fs::statfs(image).is_ok_and(|about| i64::from(about.f_type) == TMPFS)
+        && rustix::fs::statfs(image).is_ok_and(|about| about.f_type == TMPFS)
 }
 
 /// Copies a file with its holes filled, as they would be soon anyway. Reading fills none.

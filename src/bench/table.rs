@@ -303,9 +303,9 @@ fn foot(report: &Report) -> String {
 }
 
 /// What has to be known about a peer's rows.
-pub const PEER_NOTE: &str = "QEMU ran between two stopped guests, over a link that is not emulated, at level 1; it \
-     neither hashes nor proves, what arrived was compared here. Its CPU is that of its processes. Up \
-     to QEMU 9, multifd's compressed bytes are unknown.";
+pub const PEER_NOTE: &str = "QEMU ran between two stopped guests, over a unix socket and a link that is not emulated, at \
+     level 1; it neither hashes nor proves, what arrived was compared here. Its CPU is that of its \
+     processes. Up to QEMU 9, multifd's compressed bytes are unknown.";
 
 /// What is suspicious about times, and whose.
 pub fn warnings(report: &Report) -> Vec<(&'static str, Vec<String>)> {
