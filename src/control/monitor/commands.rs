@@ -161,7 +161,7 @@ fn query_migrate(this: &Executor<'_>) -> Outcome {
     let report = this.control.report();
     let listening = this.control.listening();
     let params = this.control.params();
-    Ok(query::migrate(report.as_ref(), listening, &params))
+    Ok(query::migrate(report.as_ref(), listening.as_ref(), &params))
 }
 
 fn query_parameters(this: &Executor<'_>) -> Outcome {

@@ -19,7 +19,7 @@ const MOST_NOTICES: usize = 32;
 /// it has in [`Report`].
 pub(super) fn migrate(
     report: Option<&Report>,
-    listening: Option<Address>,
+    listening: Option<&Address>,
     params: &Params,
 ) -> Value {
     let Some(report) = report else {
@@ -28,7 +28,7 @@ pub(super) fn migrate(
     let Ok(Value::Object(mut members)) = serde_json::to_value(report) else {
         return json!({});
     };
-    if let Some(address) = listening.as_ref().and_then(socket_address) {
+    if let Some(address) = listening.and_then(socket_address) {
         members.insert("socket-address".to_owned(), json!([address]));
     }
     if let Some(Value::Array(notices)) = members.get_mut("notices") {

@@ -104,7 +104,7 @@ impl Control for Fake {
             .collect();
         let mut state = self.call(format!("set {}", words.join(" ")))?;
         let usage = |error| Error::new(Kind::Usage, error);
-        state.params.set_typed(values).map_err(usage)
+        state.params.set(values).map_err(usage)
     }
 
     fn caps(&self) -> Caps {
