@@ -38,11 +38,12 @@ fn a_matrix_is_measured_recommended_and_exported() {
         "bytes",
     ]);
     ended.succeeded();
+    // Which of them is best depends on the machine, and how QEMU is told on which.
     for words in [
         "zstd:3, 2 threads",
         "As commands",
         "virsh migrate",
-        "multifd",
+        "For QEMU",
     ] {
         assert!(ended.out.contains(words), "{words}: {ended:?}");
     }
