@@ -34,7 +34,7 @@ impl Cost {
     }
 
     /// What `goal` wants to have as little of as possible.
-    fn of(&self, goal: Goal) -> f64 {
+    pub(super) fn of(&self, goal: Goal) -> f64 {
         match goal {
             Goal::Time => self.time,
             Goal::Bytes => self.bytes,

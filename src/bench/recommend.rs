@@ -270,6 +270,27 @@ fn break_evens(
         .collect()
 }
 
+/// Which one has the least of what is asked for, if that is not the chosen one: next to it the
+/// choice would look like a mistake.
+fn as_good(candidates: &[Candidate<'_>], names: &[String], chosen: usize, goal: Goal) -> String {
+    let least = (0..candidates.len()).min_by(|a, b| {
+        let (a, b) = (candidates[*a].cost, candidates[*b].cost);
+        a.of(goal).total_cmp(&b.of(goal))
+    });
+    let Some(least) = least.filter(|least| *least != chosen) else {
+        return String::new();
+    };
+    let (other, own) = (candidates[least].cost, candidates[chosen].cost);
+    let instead = match goal {
+        Goal::Cpu => format!(
+            "takes {:.0} % longer",
+            (other.time / own.time.max(1e-9) - 1.0) * 100.0
+        ),
+        _ => format!("takes {:.2} CPU s more", (other.cpu - own.cpu).max(0.0)),
+    };
+    format!("; {} is as good within 2 % and {instead}", names[least])
+}
+
 /// Why this one.
 fn reason(
     candidates: &[Candidate<'_>],
@@ -317,6 +338,7 @@ fn reason(
         }
         None => {}
     }
+    words.push_str(&as_good(candidates, names, chosen, report.plan.goal));
     words.push_str("; ");
     words.push_str(&match candidates[chosen].limit.words() {
         Some(what) => format!("limited by {what}"),

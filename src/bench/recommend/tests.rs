@@ -142,3 +142,17 @@ fn what_else_was_going_on_is_told_where_nothing_was_full() {
     assert!(warning.contains("load average 0.50 before"), "{warning}");
     assert_eq!(disturbed(&report_with(&[("none", 2000.0, 900)])), None);
 }
+
+#[test]
+fn one_that_takes_less_but_is_no_better_is_named() {
+    let mut dear = run(690.0, 100 << 20);
+    dear.source_cpu_seconds.insert("total", 0.75);
+    let named = report_with(&[("zstd:1", 1.0, 1), ("zstd:3", 1.0, 1)]).settings;
+    let rows = named.iter().map(|row| row.setting);
+    let runs = [run(700.0, 100 << 20), dear].map(|run| vec![run]);
+    let links = report_of(rows.zip(runs).collect()).links;
+    let chosen = &links[0].recommended;
+    assert_eq!(chosen.setting, "zstd:1");
+    let words = "; zstd:3 is as good within 2 % and takes 0.25 CPU s more; ";
+    assert!(chosen.reason.contains(words), "{}", chosen.reason);
+}
