@@ -23,6 +23,7 @@ mod live_random;
 mod live_rounds;
 mod live_support;
 mod migrate;
+mod monitor;
 mod probe;
 mod qemu;
 mod qemu_hostile;

@@ -259,6 +259,7 @@ fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     let image = arguments.string("image")?.map(PathBuf::from);
     let then = arguments.strings("then")?.unwrap_or_default();
     let force = arguments.boolean("force")?.unwrap_or(false);
+    let fallback = arguments.boolean("fallback")?.unwrap_or(false);
     let wire = arguments.string("wire")?;
     let block = arguments.string("block")?;
     let machine = arguments.string("machine")?;
@@ -285,6 +286,7 @@ fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     };
     let request = source::Request {
         then: then.into_iter().map(PathBuf::from).collect(),
+        fallback,
         force,
         format,
         block,

@@ -102,26 +102,25 @@ fn read_one(
     value: Value,
     list: &mut Vec<TypedParam>,
 ) -> Result<(), QmpError> {
-    let values = match value {
+    let name = row.name;
+    match (value, row.unset) {
         // No value at all, for what can have none.
-        Value::Null => match (row.get)(&Params::default()) {
-            params::Value::Unset(word) => {
-                let word = TypedValue::String(word.to_owned());
-                list.push(TypedParam::new(row.name, word));
-                return Ok(());
+        (Value::Null, Some(word)) => {
+            list.push(TypedParam::new(name, TypedValue::String(word.to_owned())));
+        }
+        (Value::Array(values), _) if row.repeatable => {
+            for (index, value) in values.into_iter().enumerate() {
+                let value = ours(&format!("{name}[{index}]"), row.kind, value)?;
+                list.push(TypedParam::new(name, value));
             }
-            _ => vec![Value::Null],
-        },
-        // What may be given more than once.
-        Value::Array(values) if row.kind == Kind::String => values,
-        value => vec![value],
-    };
-    for value in values {
-        let value = match find(row.name) {
-            Some(known) => of_qemu(known, row.kind, &value)?,
-            None => ours(row, value)?,
-        };
-        list.push(TypedParam::new(row.name, value));
+        }
+        (value, _) => {
+            let value = match find(name) {
+                Some(known) => of_qemu(known, row.kind, &value)?,
+                None => ours(name, row.kind, value)?,
+            };
+            list.push(TypedParam::new(name, value));
+        }
     }
     Ok(())
 }
@@ -155,13 +154,12 @@ fn of_qemu(known: &Known, kind: Kind, value: &Value) -> Result<TypedValue, QmpEr
 }
 
 /// The value of a parameter that only we have.
-fn ours(row: &Parameter, value: Value) -> Result<TypedValue, QmpError> {
-    let name = row.name;
+fn ours(name: &str, kind: Kind, value: Value) -> Result<TypedValue, QmpError> {
     let integer = || match value.as_i64() {
         Some(number) => Ok(number),
         None => Err(wrong_type(name, "integer")),
     };
-    Ok(match row.kind {
+    Ok(match kind {
         Kind::Int => {
             TypedValue::Int(i32::try_from(integer()?).map_err(|_| expects(name, "int32_t"))?)
         }

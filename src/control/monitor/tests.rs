@@ -19,7 +19,7 @@ use super::{Defaults, Farewell, Monitor};
 use crate::caps::Caps;
 use crate::control::{Control, ControlError, RunState};
 use crate::error::{Error, Kind, Result};
-use crate::params::{Params, TypedParam};
+use crate::params::{Params, TypedParam, typed};
 use crate::stats::{Event, Report, Status};
 use crate::transport::Address;
 use crate::{destination, source};
@@ -103,8 +103,8 @@ impl Control for Fake {
             .map(|param| format!("{}={:?}", param.name, param.value))
             .collect();
         let mut state = self.call(format!("set {}", words.join(" ")))?;
-        let usage = |error| Error::new(Kind::Usage, error);
-        state.params.set(values).map_err(usage)
+        let State { params, caps, .. } = &mut *state;
+        typed::apply(values, params, caps).map_err(|error| Error::new(Kind::Usage, error))
     }
 
     fn caps(&self) -> Caps {

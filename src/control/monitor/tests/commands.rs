@@ -101,7 +101,7 @@ fn what_is_sent_is_what_was_said_or_the_default() {
     client.done(
         "migrate",
         json!({
-            "uri": "file:x", "image": "a", "then": ["b", "c"], "force": true, "wire": "qemu",
+            "uri": "file:x", "image": "a", "then": ["b", "c"], "force": true, "fallback": true, "wire": "qemu",
             "block": "ram", "machine": "pc", "live": true, "stop-command": "s", "resume-command": "r",
         }),
     );
@@ -124,12 +124,14 @@ fn what_is_sent_is_what_was_said_or_the_default() {
     };
     assert_eq!(plain.address.to_string(), "unix:r.sock");
     assert_eq!(plain.image.to_str(), Some("guest.ram"));
-    assert!(plain.then.is_empty() && !plain.force && plain.format == Format::Native);
+    assert!(
+        plain.then.is_empty() && !plain.force && !plain.fallback && plain.format == Format::Native
+    );
     assert!(plain.block.is_none() && plain.machine.is_none() && plain.live.is_none());
     assert_eq!(all.address.to_string(), "file:x");
     assert_eq!(all.image.to_str(), Some("a"));
     assert_eq!(all.then, [PathBuf::from("b"), PathBuf::from("c")]);
-    assert!(all.force && all.format == Format::Qemu);
+    assert!(all.force && all.fallback && all.format == Format::Qemu);
     assert_eq!(
         (all.block.as_deref(), all.machine.as_deref()),
         (Some("ram"), Some("pc"))
