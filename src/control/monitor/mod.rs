@@ -48,10 +48,13 @@
 //! * A capability that is unknown to `qmp_capabilities` is declined as one of `enable`; QEMU 7.2
 //!   calls it one of `null`.
 //! * `migrate` and `migrate-incoming` decline an address that makes no sense with a sentence that says
-//!   what is wrong with it, unless it is the scheme. As with QEMU, that nobody is there shows later.
+//!   what is wrong with it, unless it is the scheme. As with QEMU, that nobody is there shows later,
+//!   in the state `failed`; so does, other than with QEMU, an address that cannot be listened on.
 //! * `migrate-set-capabilities` declines `rdma-pin-all`, which QEMU takes at first.
 //! * `query-migrate` tells more; what is not QEMU's has the name that it has in
-//!   [`Report`](crate::stats::Report).
+//!   [`Report`](crate::stats::Report). Of very many rounds it tells the last 64.
+//! * The state `device` is told without `pause-before-switchover`, too: the destination proves what it
+//!   holds. A destination tells of rounds as well.
 //! * Somebody who leaves 4 MiB of answers and events untaken is cut off, and who has 64 KiB of them
 //!   before him is not listened to until he has taken them. No client delays another, nor a migration.
 
