@@ -47,7 +47,8 @@ impl Qmp {
     /// The answer to a command; events are kept for later.
     #[track_caller]
     fn ask(&mut self, name: &str, arguments: Value) -> Value {
-        let message = json!({"execute": name, "arguments": arguments});
+        let mut message = json!({"execute": name});
+        message["arguments"] = arguments;
         writeln!(self.stream.get_mut(), "{message}").unwrap();
         loop {
             let line = self.line().expect("an answer");

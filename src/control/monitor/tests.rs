@@ -20,7 +20,7 @@ use crate::caps::Caps;
 use crate::control::{Control, ControlError, RunState};
 use crate::error::{Error, Kind, Result};
 use crate::params::{Params, TypedParam, typed};
-use crate::stats::{Event, Report, Status};
+use crate::stats::{Event, Observer, Report, Status};
 use crate::transport::Address;
 use crate::{destination, source};
 
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Fake {
     state: Mutex<State>,
-    observers: Mutex<Vec<Box<dyn Fn(Event) + Send + Sync>>>,
+    observers: Mutex<Vec<Observer>>,
 }
 
 struct State {
@@ -246,7 +246,8 @@ impl Client {
     /// Has a command done.
     #[track_caller]
     fn done(&mut self, command: &str, arguments: Value) -> Value {
-        let message = json!({"execute": command, "arguments": arguments});
+        let mut message = json!({"execute": command});
+        message["arguments"] = arguments;
         let mut answer = self.ask(message.to_string());
         let answer = answer.get_mut("return");
         answer.expect("no error").take()
@@ -255,7 +256,8 @@ impl Client {
     /// Has a command declined, and gives the words.
     #[track_caller]
     fn declined(&mut self, command: &str, arguments: Value) -> String {
-        let message = json!({"execute": command, "arguments": arguments});
+        let mut message = json!({"execute": command});
+        message["arguments"] = arguments;
         let answer = self.ask(message.to_string());
         assert_eq!(answer["error"]["class"], "GenericError", "{answer}");
         answer["error"]["desc"].as_str().unwrap().to_owned()

@@ -139,7 +139,7 @@ fn what_is_sent_is_what_was_said_or_the_default() {
     let writer = |request: &source::Request| request.live.clone().map(|live| live.writer);
     match writer(all) {
         Some(WriterChoice::Commands { stop, resume }) => {
-            assert_eq!((&stop[..], &resume[..]), ("s", "r"))
+            assert_eq!((&stop[..], &resume[..]), ("s", "r"));
         }
         other => panic!("{other:?}"),
     }
