@@ -54,7 +54,7 @@ pub(super) struct BenchArgs {
     matrix: MatrixArgs,
     #[command(flatten)]
     effort: EffortArgs,
-    /// A QEMU whose own ways are measured beside: qemu[:BINARY[,DATADIR]]
+    /// A QEMU whose own ways (of the bulk stage) are measured beside: qemu[:BINARY[,DATADIR]]
     #[arg(long, value_name = "PEER", value_parser = Checked(word::<PeerSpec>))]
     peer: Option<PeerSpec>,
     /// What joins the two ends: unix or tcp
