@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,7 +43,12 @@ impl RawImage {
                 source,
             }
         };
-        let file = File::open(path).map_err(failed("open"))?;
+        let file = File::options()
+            .read(true)
+            // A named pipe is to be refused, not waited at until somebody writes to it.
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(failed("open"))?;
         RawImage::of(file, path)
     }
 
@@ -422,6 +427,13 @@ mod tests {
         ));
         assert!(matches!(
             RawImage::open(folder.path()),
+            Err(ImageError::NotAFile { .. })
+        ));
+        // Nobody ever writes to it.
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        assert!(matches!(
+            RawImage::open(&pipe),
             Err(ImageError::NotAFile { .. })
         ));
     }
