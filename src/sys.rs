@@ -1,16 +1,26 @@
 //! The few things of the operating system that no safe crate offers.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
 use rustix::time::{ClockId, clock_gettime};
+
+/// Standard error; standard input and output come before it.
+const MOST_STANDARD: RawFd = 2;
 
 /// Takes over a descriptor that the process inherited.
 ///
+/// What is taken of the standard streams is another descriptor of the same file; their own numbers
+/// are `/dev/null`'s from then on. Were they free, the next file or socket that is opened would have
+/// one of them, and hear what is printed.
+///
 /// # Errors
-/// When there is no such descriptor.
+/// When there is no such descriptor, or it was taken already.
 pub(crate) fn take_fd(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: borrowed only to ask whether it is open; a wrong number is answered with EBADF.
     let flags = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) })?;
@@ -19,7 +29,17 @@ pub(crate) fn take_fd(fd: RawFd) -> io::Result<OwnedFd> {
         return Err(rustix::io::Errno::BADF.into());
     }
     // SAFETY: it is open, and whoever names it on the command line gives it to us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let inherited = unsafe { OwnedFd::from_raw_fd(fd) };
+    if fd > MOST_STANDARD {
+        return Ok(inherited);
+    }
+    // The number stays open whatever fails: it is given another file, and never closed.
+    let mut number = ManuallyDrop::new(inherited);
+    let taken = fcntl_dupfd_cloexec(&*number, MOST_STANDARD + 1)?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    // The flag says that it was taken.
+    dup3(&null, &mut number, DupFlags::CLOEXEC)?;
+    Ok(taken)
 }
 
 /// The CPU time that this thread has used.
