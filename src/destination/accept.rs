@@ -127,8 +127,9 @@ pub(super) fn accept(
     let hello = match hello {
         Ok(hello) => hello,
         Err(error) => {
+            // A command that did not hang up may go on for long: it is not waited for.
             let closed = matches!(error.cause(), Some(TransportError::Closed));
-            return Err(match stream.why_closed().filter(|_| closed) {
+            return Err(match closed.then(|| stream.why_closed()).flatten() {
                 Some(why) => why.into(),
                 None => error.in_stage("agree"),
             });
