@@ -15,6 +15,8 @@ pub(crate) enum Site {
     Decode,
     Prove,
     Finish,
+    /// At the destination, when the source has let go.
+    Commit,
 }
 
 /// The faults of one migration.

@@ -286,3 +286,17 @@ fn without_a_fault_it_arrives() {
     destination.unwrap();
     assert!(std::fs::read(folder.path().join("out")).unwrap() == bytes);
 }
+
+#[test]
+fn a_destination_that_is_cancelled_when_the_source_has_let_go_still_says_that_it_took_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = image(folder.path());
+    let (source, destination) = run(folder.path(), 1, Vec::new(), |contexts| {
+        let cancelled = Arc::clone(&contexts[1]);
+        let mischief = Mischief(Box::new(move || cancelled.cancel()));
+        *contexts[1].faults.mischief.lock().unwrap() = Some((Site::Commit, mischief));
+    });
+    destination.unwrap();
+    source.unwrap();
+    assert!(std::fs::read(folder.path().join("out")).unwrap() == bytes);
+}

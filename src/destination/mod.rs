@@ -220,9 +220,13 @@ fn commit(
             other => return Err(session::out_of_place(&other, "Commit was expected")),
         }
     }
+    context.faults.check(Site::Commit)?;
     output.commit()?;
     // The source has let go and the output is there: what happens to the link is no matter now.
-    let _ = say(&Message::Committed);
+    if say(&Message::Committed).is_err() && context.abort.is_raised() {
+        // Whoever cancels now comes too late, and the source is to know how it ended.
+        main.last_word(&Message::Committed.to_bytes(), LAST_WORDS);
+    }
     context.stats.end(Status::Completed);
     Ok(())
 }
