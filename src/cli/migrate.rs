@@ -14,6 +14,7 @@ use crate::wire::Format;
 use crate::writer::guard;
 use crate::{destination, source};
 
+use super::dropped::Dropped;
 use super::monitor::{self, Attached};
 use super::params::{Checked, DestinationArgs, SourceArgs};
 use super::progress::Progress;
@@ -240,9 +241,8 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
             let _ = writeln!(std::io::stderr(), "listening on {address}");
         }
     };
-    let dropped = |line: &str| {
-        let _ = writeln!(std::io::stderr(), "{line}");
-    };
+    let dropped = Dropped::new(std::io::stderr());
+    let dropped = move |line: &str| dropped.tell(line);
     let waiting = format!("waiting for a source at {}", request.address);
     let signals = signals::catch()?;
     let attached = Attached::new(args.show.monitor.clone(), params, caps)?;

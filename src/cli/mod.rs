@@ -4,6 +4,7 @@ mod bench;
 mod churn;
 mod ctl;
 mod digest;
+mod dropped;
 mod inspect;
 mod migrate;
 mod monitor;

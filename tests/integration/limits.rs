@@ -6,8 +6,8 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ramferry::page::{Digest, PAGE_SIZE};
 use ramferry::wire::native::{Hello, MAX_ROUNDS, Message};
@@ -18,9 +18,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::cli::{Files, SLOW};
 use crate::support::{
-    Destination, Folder, Page, Program, assert_same, command, digest_of, finish, hello, later,
-    mixed, one_round, params, read_answer, read_hello, read_message, round_end, run, source, unix,
-    until, watchdog,
+    Destination, Folder, Page, Program, assert_same, children, command, digest_of, finish, hello,
+    later, mixed, one_round, params, read_answer, read_hello, read_message, round_end, run, source,
+    unix, until, watchdog,
 };
 
 /// A source made by hand, up to the answer.
@@ -261,6 +261,85 @@ fn a_descriptor_that_was_not_inherited_is_refused_in_one_line() {
         }
     }
     files.nothing_changed(None);
+}
+
+#[test]
+fn a_standard_stream_that_carried_a_migration_becomes_nobody_elses() {
+    let _limit = watchdog();
+    let files = Files::small();
+    let socket = files.folder.path("m");
+    let monitor = format!("unix:{}", socket.display());
+    let mut program = Program::start(command(&["monitor", &monitor, "--image", files.image()]));
+    program.out_line();
+    let migrate = |uri: &str| {
+        let arguments = serde_json::json!({"execute": "migrate", "arguments": {"uri": uri}});
+        run(&["ctl", &monitor, "qmp", &arguments.to_string()]).succeeded();
+        run(&["ctl", &monitor, "domjobinfo", "--watch"])
+    };
+    for number in 1..3 {
+        let uri = format!("fd:{number}");
+        // Whoever reads it does not read all of it.
+        migrate(&uri);
+        let file = format!("/proc/{}/fd/{number}", program.pid());
+        assert_eq!(
+            std::fs::read_link(file).unwrap().to_str(),
+            Some("/dev/null")
+        );
+        migrate(&uri).failed_with(1, &[&uri, "Bad file descriptor"]);
+    }
+    // What a command says, nobody takes for something else.
+    migrate("exec:echo hello; cat >/dev/null").succeeded();
+    run(&["ctl", &monitor, "qmp", "quit"]).succeeded();
+    program.finish().succeeded();
+}
+
+#[test]
+fn an_image_that_is_a_named_pipe_is_refused_and_not_waited_for() {
+    let _limit = watchdog();
+    let files = Files::small();
+    let fifo = files.folder.path("fifo");
+    make_fifo(&fifo);
+    let fifo = fifo.to_str().unwrap();
+    let nowhere = "exec:cat >/dev/null";
+    run(&["send", fifo, nowhere]).failed_with(1, &["is not a regular file"]);
+    run(&["send", files.image(), nowhere, "--then", fifo])
+        .failed_with(1, &["is not a regular file"]);
+}
+
+#[test]
+fn a_command_that_sends_nothing_is_not_waited_for_by_who_is_interrupted() {
+    let _limit = watchdog();
+    let files = Files::small();
+    let fifo = files.folder.path("fifo");
+    make_fifo(&fifo);
+    // It ends when it is told to, which takes no time.
+    let uri = format!("exec:echo > {}; exec sleep 50", fifo.display());
+    let program = Program::start(command(&["receive", &uri, files.output()]));
+    std::fs::read(&fifo).unwrap();
+    let start = Instant::now();
+    program.signal(Signal::INT);
+    program.finish().failed_with(130, &[]);
+    assert!(start.elapsed() < Duration::from_millis(1500));
+}
+
+#[test]
+fn a_flood_of_strangers_keeps_nobody_out_though_nobody_reads_what_is_told_of_them() {
+    let _limit = watchdog();
+    let files = Files::small();
+    let socket = files.folder.path("s");
+    let uri = format!("unix:{}", socket.display());
+    let mut receive = command(&["receive", &uri, files.output(), "--quiet"]);
+    receive.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut receiver = receive.spawn().unwrap();
+    children().insert(receiver.id());
+    until(|| socket.exists());
+    for _ in 0..3000 {
+        let mut stranger = UnixStream::connect(&socket).unwrap();
+        stranger.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    }
+    run(&["send", files.image(), &uri, "--quiet"]).succeeded();
+    assert!(receiver.wait().unwrap().success());
+    children().remove(&receiver.id());
 }
 
 #[test]

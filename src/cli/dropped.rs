@@ -1,0 +1,124 @@
+//! What a destination tells of connections that it dropped: whoever can connect decides how many
+//! lines that would be, and must neither fill a log nor keep the destination from its source.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// So many lines may come at once.
+const AT_ONCE: u32 = 32;
+/// After which there is one in this time.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Which of the lines are told.
+#[derive(Debug)]
+pub(super) struct Dropped<W> {
+    inner: Mutex<Inner<W>>,
+}
+
+#[derive(Debug)]
+struct Inner<W> {
+    out: W,
+    /// How many more may be told now.
+    left: u32,
+    last: Option<Instant>,
+    untold: u64,
+}
+
+impl<W: Write + AsFd> Dropped<W> {
+    /// Tells on `out`, whose reader may be slow, or not read at all.
+    pub(super) fn new(out: W) -> Dropped<W> {
+        let inner = Inner {
+            out,
+            left: AT_ONCE,
+            last: None,
+            untold: 0,
+        };
+        Dropped {
+            inner: Mutex::new(inner),
+        }
+    }
+
+    /// Tells a line, or counts it.
+    pub(super) fn tell(&self, line: &str) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.tell(line, Instant::now());
+    }
+}
+
+impl<W: Write + AsFd> Inner<W> {
+    fn tell(&mut self, line: &str, now: Instant) {
+        if self
+            .last
+            .is_some_and(|last| now.duration_since(last) >= INTERVAL)
+        {
+            self.left = self.left.max(1);
+        }
+        if self.left == 0 || !takes_a_line(&self.out) {
+            self.untold += 1;
+            return;
+        }
+        self.left -= 1;
+        self.last = Some(now);
+        let text = match std::mem::take(&mut self.untold) {
+            0 => format!("{line}\n"),
+            untold => format!("lines left out here: {untold}\n{line}\n"),
+        };
+        // Whoever reads it may be gone: that is no reason not to listen.
+        let _ = self.out.write_all(text.as_bytes());
+    }
+}
+
+/// A pipe says so only while there is room for a page, so for a line.
+fn takes_a_line(out: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(out, PollFlags::OUT)];
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    matches!(poll(&mut fds, Some(&at_once)), Ok(1..))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_flood_is_counted_and_what_comes_later_is_told() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let dropped = Dropped::new(writer);
+        let mut inner = dropped.inner.into_inner().unwrap();
+        let start = Instant::now();
+        (0..1000).for_each(|number| inner.tell(&format!("line {number}"), start));
+        inner.tell("later", start + INTERVAL);
+        inner.tell("at once", start + INTERVAL);
+        drop(inner);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let mut expected: String = (0..AT_ONCE)
+            .map(|number| format!("line {number}\n"))
+            .collect();
+        expected += "lines left out here: 968\nlater\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_pipe_that_is_full_is_not_waited_for() {
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let room = rustix::pipe::fcntl_getpipe_size(&writer).unwrap();
+        writer.write_all(&vec![b'x'; room]).unwrap();
+        let dropped = Dropped::new(writer);
+        dropped.tell("nobody reads this");
+        reader.read_exact(&mut vec![0; room]).unwrap();
+        dropped.tell("but this");
+        drop(dropped);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "lines left out here: 1\nbut this\n");
+    }
+}
