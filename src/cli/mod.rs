@@ -17,7 +17,7 @@ mod tables;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, printable_json};
 use crate::writer::guard;
 
 /// Moves a virtual machine's RAM: compressed by a pool of threads, as deltas after the bulk stage,
@@ -104,8 +104,9 @@ fn unprintable(error: std::io::Error) -> Error {
 /// Prints a document on standard output; a reader that has gone is no error.
 fn print_json(document: &impl serde::Serialize) -> Result<()> {
     use std::io::Write;
-    let mut text = serde_json::to_string_pretty(document)
+    let text = serde_json::to_string_pretty(document)
         .map_err(|error| Error::new(Kind::Failed, error).in_stage("print"))?;
+    let mut text = printable_json(&text);
     text.push('\n');
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

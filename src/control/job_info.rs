@@ -196,9 +196,12 @@ impl JobInfo {
         put("errmsg", self.error().map(text));
         put("status", Some(self.status.as_str().into()));
         for (key, path) in BEYOND_LIBVIRT {
-            let found = self.find(path).cloned();
-            let plain = |value: &Value| value.is_number() || value.is_string();
-            put(key, found.filter(plain));
+            let found = self.find(path).and_then(|value| match value {
+                Value::Number(number) => Some(Value::from(number.clone())),
+                Value::String(word) => Some(text(word)),
+                _ => None,
+            });
+            put(key, found);
         }
         put("current_bps", self.current_rate.map(Value::from));
         list

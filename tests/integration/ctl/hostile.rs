@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Far, Monitor, ctl, returns};
+use super::{Far, Monitor, ctl, declines, returns};
 use crate::support::{Folder, run, watchdog};
 
 /// What a monitor does, how, and what is told of it.
@@ -145,4 +145,45 @@ fn what_makes_no_sense_is_told_without_a_monitor() {
     let ended = run(&["ctl", nowhere, "domjobinf"]);
     assert_eq!(ended.code, Some(2));
     assert!(ended.err.contains("'domjobinfo'"), "{ended:?}");
+}
+
+#[test]
+fn nothing_that_a_monitor_says_steers_the_terminal() {
+    let _limit = watchdog();
+    let nasty = "\u{1b}[31m\nmemory_total: 1\u{7f}\u{9b}31m\u{202e}";
+    let job = json!({
+        "status": "active", "error-desc": nasty, "method": nasty,
+        "ram": {"transferred": 5, "total": nasty, "pages-per-second": nasty},
+        "xbzrle-cache": {"cache-miss-rate": nasty, "encoding-rate": nasty},
+        "compression": {"pages": nasty, "busy-rate": nasty},
+    });
+    let parameters = json!({"compress-level": nasty, nasty: {nasty: [nasty]}});
+    let capabilities = json!([{"capability": nasty, "state": nasty}]);
+    for (reply, args) in [
+        (&job, "domjobinfo"),
+        (&job, "domjobinfo --rawstats"),
+        (&job, "domjobinfo --json"),
+        (&parameters, "migrate-getparameters"),
+        (&parameters, "migrate-getparameters --json"),
+        (&capabilities, "migrate-getcapabilities"),
+        (&capabilities, "migrate-getcapabilities --json"),
+        (&parameters, "qmp query-migrate-parameters"),
+        (&declines(nasty), "domjobinfo"),
+    ] {
+        let args: Vec<&str> = args.split(' ').collect();
+        let reply = match reply.get("error") {
+            Some(_) => reply.clone(),
+            None => returns(reply),
+        };
+        let (ended, _) = ctl(None, &[reply, returns(&json!({}))], &args);
+        let text = format!("{}{}", ended.out, ended.err);
+        let steers = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!text.contains(steers), "{args:?}: {text:?}");
+        let forged = text.lines().any(|line| line == "memory_total: 1");
+        assert!(!forged, "{args:?}: {text:?}");
+        if matches!(args[..], ["qmp", _] | ["migrate-getparameters", "--json"]) {
+            // Escaped, it is there all the same.
+            assert!(ended.json().to_string().contains('\u{9b}'), "{text}");
+        }
+    }
 }
