@@ -27,6 +27,11 @@ pub(super) fn check(request: &Request) -> Result<()> {
     if request.caps.has(Capability::AutoConverge) {
         return usage("auto-converge slows down a writer, and in a comparison there is none");
     }
+    if request.caps.has(Capability::PauseBeforeSwitchover) {
+        return usage(
+            "with pause-before-switchover a migration waits, and here nobody lets it go on",
+        );
+    }
     for setting in &request.settings {
         setting
             .apply(&request.params)

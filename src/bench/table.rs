@@ -361,7 +361,18 @@ pub fn recommendations(report: &Report, width: Option<usize>) -> String {
         ));
     }
     let mut text = wrapped(&text, width);
-    // Links over which the same is best share its commands.
+    for (chosen, commands) in commands_by_link(report, width) {
+        text.push_str(&format!(
+            "\n{}{commands}",
+            wrapped(&format!("As commands, for {chosen}\n"), width)
+        ));
+    }
+    text
+}
+
+/// The commands that choose what is best over each measured link, as lines; before them the links and
+/// the setting. Links over which the same is best share its commands.
+pub fn commands_by_link(report: &Report, width: Option<usize>) -> Vec<(String, String)> {
     let mut groups: Vec<(Vec<&str>, &Recommendation)> = Vec::new();
     for link in report.links.iter().filter(|link| link.measured) {
         let same = groups
@@ -372,18 +383,14 @@ pub fn recommendations(report: &Report, width: Option<usize>) -> String {
             None => groups.push((vec![&link.link], &link.recommended)),
         }
     }
-    for (links, chosen) in groups {
-        let heading = format!(
-            "As commands, for {}: {}\n",
-            links.join(", "),
-            chosen.setting
-        );
-        text.push('\n');
-        text.push_str(&wrapped(&heading, width));
-        text.push_str(&format!("  {}\n  {}\n", chosen.receive, chosen.send));
-        text.push_str(&for_qemu(chosen, width));
-    }
-    text
+    let commands = groups.into_iter().map(|(links, chosen)| {
+        let ours = format!("  {}\n  {}\n", chosen.receive, chosen.send);
+        (
+            format!("{}: {}", links.join(", "), chosen.setting),
+            ours + &for_qemu(chosen, width),
+        )
+    });
+    commands.collect()
 }
 
 /// How a QEMU is told.

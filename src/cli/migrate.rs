@@ -264,8 +264,8 @@ fn finish(
 ) -> Result<()> {
     let migration = attached.migration()?;
     signals::on_each(signals, migration.canceller())?;
+    attached.announce();
     if !show.quiet {
-        attached.announce();
         Progress::new(waiting).follow(&migration);
     }
     let outcome = migration.join();

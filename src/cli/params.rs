@@ -94,7 +94,7 @@ impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool> Args
     fn augment_args(command: Command) -> Command {
         command
             .args(Self::rows().map(option))
-            .arg(capability_option())
+            .arg(capability_option(LISTED))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -256,9 +256,14 @@ fn value_name(row: &Parameter) -> &'static str {
     }
 }
 
-fn capability_option() -> Arg {
-    let list: Vec<String> = Capability::ALL
+/// With `compared`, for a comparison: nothing else means anything there.
+fn capability_option(compared: bool) -> Arg {
+    let of_comparisons = [Capability::Compress, Capability::Xbzrle];
+    let told = Capability::ALL
         .into_iter()
+        .filter(|capability| !compared || of_comparisons.contains(capability));
+    let list: Vec<String> = told
+        .clone()
         .map(|capability| {
             let state = if capability.default_state() {
                 "on"
@@ -268,7 +273,8 @@ fn capability_option() -> Arg {
             format!("{capability}: {} [default: {state}]", capability.meaning())
         })
         .collect();
-    let names = Capability::ALL.map(Capability::name).join(", ");
+    let names: Vec<&str> = told.map(Capability::name).collect();
+    let names = names.join(", ");
     Arg::new(CAPABILITY)
         .long(CAPABILITY)
         .value_name("NAME=on|off")

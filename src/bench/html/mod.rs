@@ -70,13 +70,10 @@ pub fn page(report: &Report, sort: Sort) -> Result<String, minijinja::Error> {
             }
         })
         .collect();
-    let commands: Vec<String> = report.links.first().map_or_else(Vec::new, |link| {
-        let chosen = &link.recommended;
-        let mut lines = vec![chosen.receive.clone(), chosen.send.clone()];
-        lines.extend(chosen.virsh.clone());
-        lines.extend(chosen.qmp.iter().map(ToString::to_string));
-        lines
-    });
+    let commands: Vec<Value> = table::commands_by_link(report, None)
+        .into_iter()
+        .map(|(chosen, lines)| context! { chosen, lines })
+        .collect();
     environment.get_template(NAME)?.render(context! {
         image => report.image.path.clone(),
         ram => format_bytes(report.image.ram_bytes),

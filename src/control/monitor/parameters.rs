@@ -104,6 +104,8 @@ fn read_one(
 ) -> Result<(), QmpError> {
     let name = row.name;
     match (value, row.unset) {
+        // What is read from nobody is left alone.
+        (Value::Null, _) if row.repeatable => {}
         // No value at all, for what can have none.
         (Value::Null, Some(word)) => {
             list.push(TypedParam::new(name, TypedValue::String(word.to_owned())));
