@@ -30,7 +30,7 @@ Examples:
   ramferry ctl m.sock domjobinfo --watch
   ramferry ctl tcp:127.0.0.1:4445 qmp query-status
   ramferry ctl m.sock qmp '{\"execute\": \"migrate\", \"arguments\": {\"uri\": \"tcp:192.0.2.7:4444\"}}'
-The monitor is that of ramferry send, receive or monitor, or the QMP socket of a QEMU, which serves
+The monitor is that of ramferry send, receive or monitor, or the QMP socket of a QEMU, which serves \
 one client at a time. What it declines is told in its own words, with exit code 1.")]
 pub(super) struct CtlArgs {
     /// The monitor: the path of its socket, unix:PATH or tcp:HOST:PORT
@@ -85,7 +85,7 @@ enum CtlCommand {
         #[arg(long, value_name = "BYTES", value_parser = Checked(size))]
         size: Option<u64>,
     },
-    /// Tell about the migration that runs, or the last one
+    /// Tell about the migration that runs, or the last one of a monitor that goes on
     Domjobinfo(job::JobArgs),
     /// Cancel the migration that runs
     Domjobabort,

@@ -29,7 +29,7 @@ Examples:
   ramferry send guest.ram tcp:192.0.2.7:4444 --live --pid 1234 --downtime-limit 100
   ramferry send guest unix:qemu.sock --wire qemu
   ramferry send guest.ram 'exec:ssh host ramferry receive fd:0 guest.ram'
-On the qemu wire a guest folder goes with its devices, to a QEMU with the same machine and devices. A raw
+On the qemu wire a guest folder goes with its devices, to a QEMU with the same machine and devices. A raw \
 image is RAM alone: a QEMU loads it and leaves its devices as they are after a reset.
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct SendArgs {
@@ -72,7 +72,7 @@ Examples:
   ramferry receive unix:r.sock guest.ram --force
   ramferry receive file:guest.stream guest.ram
   ramferry receive unix:r.sock pc.ram --block pc.ram
-A listening address is printed as 'listening on URI' on standard output; with --json only if the
+A listening address is printed as 'listening on URI' on standard output; with --json only if the \
 port was picked here (tcp:HOST:0), else on standard error.
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct ReceiveArgs {

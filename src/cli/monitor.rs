@@ -27,8 +27,11 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[command(after_help = "\
 Examples:
   ramferry monitor unix:m.sock --image guest.ram
-  echo '{\"execute\":\"qmp_capabilities\"}{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:192.0.2.7:4444\"}}' | socat - unix:m.sock
-Speaks QMP, QEMU's protocol, with QEMU's commands for migration; see the documentation of control::monitor. \
+  qmp-shell m.sock                           # then: migrate uri=tcp:192.0.2.7:4444
+  ramferry ctl m.sock domjobinfo --watch
+Speaks QMP, QEMU's protocol, with QEMU's commands for migration; query-commands lists them. Beyond QEMU's \
+arguments, migrate takes image, then, wire, force, fallback, block, machine, live, pid, stop-command, \
+resume-command and fuzzy, as send has them; migrate-incoming takes output, block and force, as receive has them.
 Prints 'monitor at URI' on standard output when it can be connected to, by this user alone. \
 Ends upon the command quit or a signal; a migration that runs is cancelled first.
 Whoever can connect can run commands as this user, as exec: is an address.")]

@@ -105,7 +105,7 @@ fn text(address: &Address, peer: &Peer) -> String {
             let able = able.iter().map(String::as_str).collect();
             lines.push(format!("capabilities {}", list(able)));
             let lacks = list(peer.lacks().unwrap_or_default());
-            lines.push(format!("lacks        {lacks} that this program can"));
+            lines.push(format!("lacks        {lacks}, next to this program"));
         }
         Err(why) => {
             lines.push(format!(

@@ -450,22 +450,16 @@ impl JobInfo {
         });
         match (word("method"), self.number("level"), threads) {
             (Some(method), Some(level), Some(threads)) => {
-                lines.text(
-                    "Compression:",
-                    &format!("{method} level {level}, {threads}"),
-                )?;
+                lines.text("Codec:", &format!("{method} level {level}, {threads}"))?;
             }
-            (None, None, Some(threads)) => lines.text("Decompression:", &threads)?,
+            (None, None, Some(threads)) => lines.text("Codec:", &threads)?,
             _ => {}
         }
         let some = |path| self.number(path).filter(|number| *number > 0);
-        lines.wide("Compression pages:", some("compression/pages"))?;
-        lines.wide("Compression busy:", some("compression/busy"))?;
-        lines.size("Compressed size:", some("compression/compressed-size"))?;
-        lines.ratio(
-            "Compression rate:",
-            self.double("compression/compression-rate"),
-        )?;
+        lines.wide("Codec pages:", some("compression/pages"))?;
+        lines.wide("Codec busy:", some("compression/busy"))?;
+        lines.size("Codec output:", some("compression/compressed-size"))?;
+        lines.ratio("Codec ratio:", self.double("compression/compression-rate"))?;
         lines.count("Page rate:", some("ram/pages-per-second"), "pages/s")?;
         lines.rate("Current bandwidth:", self.current_rate)
     }

@@ -425,7 +425,7 @@ pub static TABLE: &[Parameter] = &[
         default: "10s",
         range: TIMEOUT_RANGE,
         unit: Some("seconds"),
-        meaning: "How long a connection attempt may take",
+        meaning: "How long to try to connect: where nobody listens yet is tried again until then",
         side: Side::Source,
         runtime: false,
         since: "0.1.0",

@@ -62,10 +62,10 @@ Auto converge throttle: 20           \n";
     let beyond = "\
 Cache miss rate:  0.250\n\
 Encoding rate:    12.500\n\
-Compression pages: 100          \n\
-Compression busy: 3            \n\
-Compressed size:  2.000 KiB\n\
-Compression rate: 2.500\n\
+Codec pages:      100          \n\
+Codec busy:       3            \n\
+Codec output:     2.000 KiB\n\
+Codec ratio:      2.500\n\
 Page rate:        31340        pages/s\n";
     assert_eq!(info.to_string(), format!("{expected}{beyond}"));
     let (first, rest) = expected.split_at(expected.find("Data processed:").unwrap());

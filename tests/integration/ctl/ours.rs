@@ -179,10 +179,10 @@ fn level_threads_and_speed_change_in_flight_and_the_watcher_sees_it() {
         line(&mut watcher, "Operation:"),
         "Operation:        Outgoing migration"
     );
-    let before = line(&mut watcher, "Compression:");
-    assert_eq!(before, "Compression:      zstd level 1, 2 threads");
+    let before = line(&mut watcher, "Codec:");
+    assert_eq!(before, "Codec:            zstd level 1, 2 threads");
     ctl.out("migrate-setparameters --level 5 --threads 4");
-    while line(&mut watcher, "Compression:") != "Compression:      zstd level 5, 4 threads" {}
+    while line(&mut watcher, "Codec:") != "Codec:            zstd level 5, 4 threads" {}
     assert!(line(&mut watcher, "Current bandwidth:").ends_with("/s"));
     ctl.out("migrate-setspeed -1");
     let ended = watcher.finish();
