@@ -100,7 +100,7 @@ Normal pages:     0           \n\
 Normal data:      0.000 B\n\
 Total downtime:   7            ms\n\
 Setup time:       1            ms\n\
-Compression:      zstd level 3, 1 thread\n";
+Codec:            zstd level 3, 1 thread\n";
     assert_eq!(JobInfo::new(&reply, None).to_string(), expected);
 
     let reply = json!({"status": "pre-switchover", "side": "destination", "threads": 2});
@@ -108,7 +108,7 @@ Compression:      zstd level 3, 1 thread\n";
 Job type:         Unbounded   \n\
 Operation:        Incoming migration\n\
 Migration status: pre-switchover\n\
-Decompression:    2 threads\n";
+Codec:            2 threads\n";
     assert_eq!(JobInfo::new(&reply, None).to_string(), expected);
 }
 

@@ -219,7 +219,7 @@ fn a_watcher_sees_how_a_program_with_one_migration_ends() {
         line(&mut watcher, "Operation:"),
         "Operation:        Incoming migration"
     );
-    line(&mut watcher, "Decompression:    2 threads");
+    line(&mut watcher, "Codec:            2 threads");
     drop(sender);
     watcher.finish().failed_with(1, &["the migration failed: "]);
     receiver.finish().failed_with(1, &[]);
