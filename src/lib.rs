@@ -61,7 +61,7 @@
 //! | [`writer`] | who writes the guest's RAM, and a writer of our own |
 //! | [`transport`], [`session`] | addresses, connections, time limits; what both ends agree on |
 //! | [`source`], [`destination`] | the two ends, file by file each other's mirror |
-//! | [`control`], [`bench`](mod@bench) | start, watch, change, cancel a migration; compare settings |
+//! | [`control`], [`bench`](mod@bench) | start, watch, change, cancel a migration, also through a QMP monitor; compare settings |
 //! | [`mod@inspect`] | what a file is and what it holds |
 //! | [`cli`] | words to requests, results to words |
 //!
