@@ -174,13 +174,17 @@ impl Mix {
         // Shares are in pages, but runs are drawn: long runs are drawn less often.
         let weight = |share: &Share| share.pages * 1000 / share.run;
         let mut drawn = random.below(self.shares().iter().map(weight).sum());
-        for share in self.shares() {
-            if drawn < weight(share) {
-                return (share.class, 1 + random.below(2 * share.run - 1));
+        let mut shares = self.shares().iter();
+        // A number below the sum of all weights falls to one of them.
+        let fallen_to = shares.find(|share| match drawn.checked_sub(weight(share)) {
+            Some(rest) => {
+                drawn = rest;
+                false
             }
-            drawn -= weight(share);
-        }
-        unreachable!("a number below the sum of all weights falls to one of them")
+            None => true,
+        });
+        let share = fallen_to.unwrap_or(&self.shares()[0]);
+        (share.class, 1 + random.below(2 * share.run - 1))
     }
 }
 
