@@ -271,3 +271,14 @@ fn options_are_taken_before_and_after_the_command() {
     assert!(parse(&["domjobinfo", "--json", "--rawstats"]).is_err());
     assert!(parse(&["domjobinfo", "--watch", "--interval", "100ms"]).is_ok());
 }
+
+#[test]
+fn a_name_may_be_written_as_qemus_messages_have_it() {
+    let setting = values::setting("compress_level=3").expect("a parameter");
+    assert_eq!(
+        (&setting.name[..], setting.value),
+        ("compress-level", Some(3.into()))
+    );
+    let unknown = values::setting("no_such=3").expect("it may be the monitor's");
+    assert_eq!(unknown.name, "no_such");
+}

@@ -35,10 +35,17 @@ pub(super) fn setting(text: &str) -> Result<Setting, String> {
         .split_once('=')
         .filter(|(name, _)| !name.is_empty())
         .ok_or_else(|| format!("{} is not NAME=VALUE", Quoted(text)))?;
+    // In QEMU's messages names have underscores, and only there.
+    let dashed = name.replace('_', "-");
+    let name = if TABLE.iter().any(|row| row.name == dashed) {
+        dashed
+    } else {
+        name.to_owned()
+    };
     Ok(Setting {
-        name: name.to_owned(),
         text: value.to_owned(),
-        value: ours(name, value)?,
+        value: ours(&name, value)?,
+        name,
     })
 }
 
