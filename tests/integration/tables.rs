@@ -1,11 +1,13 @@
-//! The table of parameters is the same wherever a user meets it: in `--help` and in
+//! The table of parameters is the same wherever a user meets it: in `--help`, on a monitor and in
 //! `ramferry parameters`.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::support::{run, watchdog};
+use ramferry::Params;
+
+use crate::support::{Folder, Program, command, run, watchdog};
 
 /// A command's options under "Parameters", each with its help in one line.
 fn options(command: &str) -> BTreeMap<String, String> {
@@ -78,4 +80,30 @@ fn without_a_terminal_each_row_is_one_whole_line() {
             }
         }
     }
+}
+
+/// A parameter without a value is absent, as a QEMU has it.
+#[test]
+fn a_monitor_has_just_the_parameters_of_the_table_at_their_defaults() {
+    let _limit = watchdog();
+    let folder = Folder::new();
+    let uri = format!("unix:{}", folder.path("monitor").display());
+    let mut monitor = Program::start(command(&["monitor", &uri]));
+    assert_eq!(monitor.out_line(), format!("monitor at {uri}"));
+    let mut told = run(&["ctl", &uri, "qmp", "query-migrate-parameters"]).json();
+    let told = told.as_object_mut().unwrap();
+    for row in run(&["parameters", "--json"]).json().as_array().unwrap() {
+        let name = row["name"].as_str().unwrap();
+        let mut params = Params::default();
+        if row["repeatable"] == false {
+            let default = row["default"].as_str().unwrap();
+            params.set_text(name, default).unwrap();
+        }
+        let value = serde_json::to_value(params.get(name).unwrap()).unwrap();
+        let expected = Some(value).filter(|value| !value.is_null());
+        assert_eq!(told.remove(name), expected, "{name}");
+    }
+    assert!(told.is_empty(), "what is not in the table: {told:?}");
+    run(&["ctl", &uri, "qmp", "quit"]).succeeded();
+    monitor.finish().succeeded();
 }
