@@ -144,10 +144,12 @@ fn answer(started: &Path, told: &Path, words: &[u8]) {
     let (path, _) = rest.split_once(",server=on").unwrap();
     let listener = UnixListener::bind(PathBuf::from(path)).unwrap();
     let (mut link, _) = listener.accept().unwrap();
+    // Only a script that has come to where it waits hears this; and it is ended as soon as the words
+    // are known to be none.
+    let mut script = std::fs::OpenOptions::new().write(true).open(told).unwrap();
     // It may hang up before it has read everything.
     let _ = link.write_all(words);
-    let mut script = std::fs::OpenOptions::new().write(true).open(told).unwrap();
-    script.write_all(b"go on\n").unwrap();
+    let _ = script.write_all(b"go on\n");
     drop(link);
 }
 
