@@ -434,16 +434,21 @@ fn for_qemu(chosen: &Recommendation, width: Option<usize>) -> String {
     text
 }
 
+/// The median of times, with its unit.
+fn typical(times: Option<Summary>) -> String {
+    let Some(times) = times else {
+        return NOTHING.to_owned();
+    };
+    let time = Duration::try_from_secs_f64(times.median / 1e3);
+    format_duration(time.unwrap_or_default())
+}
+
 /// A setting in one line, as soon as it has all its runs.
 pub fn line(row: &SettingReport) -> String {
-    let time = |summary: Summary| {
-        let time = Duration::try_from_secs_f64(summary.median / 1e3);
-        format_duration(time.unwrap_or_default())
-    };
     format!(
         "{}: {}, {} MiB sent, ratio {}, {} + {} CPU s",
         row.name,
-        row.time.map_or_else(|| NOTHING.to_owned(), time),
+        typical(row.time),
         median(row.wire_bytes, MIB, 1),
         median(row.ratio, 1.0, 2),
         median(row.source_cpu_seconds, 1.0, 2),
@@ -453,14 +458,10 @@ pub fn line(row: &SettingReport) -> String {
 
 /// A peer's way in one line, as soon as it has all its runs.
 pub fn peer_line(row: &PeerReport) -> String {
-    let time = |summary: Summary| {
-        let time = Duration::try_from_secs_f64(summary.median / 1e3);
-        format_duration(time.unwrap_or_default())
-    };
     format!(
         "{}: {}, {} MiB on the wire, {} + {} CPU s",
         row.name,
-        row.time.map_or_else(|| NOTHING.to_owned(), time),
+        typical(row.time),
         median(row.wire_bytes, MIB, 1),
         median(row.source_cpu_seconds, 1.0, 2),
         median(row.destination_cpu_seconds, 1.0, 2),

@@ -262,7 +262,8 @@ pub(super) fn unquote(raw: &[u8]) -> Result<String, String> {
     Ok(text)
 }
 
-/// The character of `XXXX`, or of `XXXX\uXXXX` for one beyond the first 65536, and what follows it.
+/// The character of four hexadecimal digits, or of two such units for one beyond the first 65536, and
+/// what follows it.
 fn code_point(text: &str) -> Option<(char, &str)> {
     let unit = |text: &str| {
         let digits = text.get(..4)?;
