@@ -49,7 +49,10 @@ impl Qmp {
     fn ask(&mut self, name: &str, arguments: Value) -> Value {
         let mut message = json!({"execute": name});
         message["arguments"] = arguments;
-        writeln!(self.stream.get_mut(), "{message}").unwrap();
+        // In one piece: a line's end that comes behind what has been answered is left unread by a
+        // program that ends, and the answer is lost with it.
+        let message = format!("{message}\n");
+        self.stream.get_mut().write_all(message.as_bytes()).unwrap();
         loop {
             let line = self.line().expect("an answer");
             if line.get("event").is_none() {
