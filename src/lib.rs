@@ -52,7 +52,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`page`], [`error`] | page numbers, zero test, hashes, the digest; the error that leaves the crate |
+//! | [`page`], [`round`], [`error`] | page numbers, zero test, hashes, the digest; rounds; the error that leaves the crate |
 //! | [`image`] | guest images: the only home of `mmap`; the output that appears only when proven |
 //! | [`dirty`] | which pages must be sent again |
 //! | [`codec`], [`delta`] | page bytes to payload bytes and back; XBZRLE and its cache |
@@ -95,6 +95,7 @@ pub mod inspect;
 pub mod page;
 pub mod params;
 mod pool;
+pub mod round;
 pub mod session;
 pub mod source;
 pub mod stats;

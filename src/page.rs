@@ -67,31 +67,6 @@ impl PageRange {
     }
 }
 
-/// One walk over the dirty pages. The first, [`Round::BULK`], is over every page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Round(pub u32);
-
-impl Round {
-    /// The bulk stage.
-    pub const BULK: Round = Round(1);
-
-    /// Whether this is the bulk stage.
-    pub fn is_bulk(self) -> bool {
-        self == Round::BULK
-    }
-
-    /// The round after this one.
-    pub fn next(self) -> Round {
-        Round(self.0 + 1)
-    }
-}
-
-impl fmt::Display for Round {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
 /// Whether every byte is zero. Mostly answered by the first few words of a page.
 pub fn is_zero(bytes: &[u8]) -> bool {
     let mut chunks = bytes.chunks_exact(128);

@@ -18,7 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::xbzrle::{self, Delta};
-use crate::page::{PAGE_SIZE, Round};
+use crate::page::PAGE_SIZE;
+use crate::round::Round;
 
 /// Locks, unless there are fewer slots.
 const MAX_SHARDS: u64 = 64;
@@ -269,7 +270,7 @@ impl fmt::Debug for Cache {
 impl Entry {
     /// Whether another key must leave it alone in this round.
     fn is_protected_in(&self, generation: u32) -> bool {
-        self.generation > Round::BULK.0
+        self.generation > Round::FIRST.0
             && u64::from(self.generation) + PROTECTED > u64::from(generation)
     }
 }

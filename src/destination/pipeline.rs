@@ -23,8 +23,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::{Description, Output};
-use crate::page::{Digest, Round};
+use crate::page::Digest;
 use crate::pool::{Buffers, QUEUE, Workers};
+use crate::round::Round;
 use crate::session::{self, Context};
 use crate::stats::{Stage, StageClock, Tally};
 use crate::transport::Stream;
@@ -104,7 +105,7 @@ pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<F
         failure: Mutex::new(None),
     };
     let (packets, queue) = bounded(QUEUE + links.streams.len());
-    context.stats.begin_round(Round::BULK, shared.received());
+    context.stats.begin_round(Round::FIRST, shared.received());
     context.stats.round_pages(output.pages());
     let finished = thread::scope(|scope| {
         for (connection, stream) in links.streams.iter().enumerate().skip(1) {
@@ -208,7 +209,7 @@ fn receive<'scope, 'env: 'scope>(
                     });
                     match ended {
                         Ok(()) if last && !is_main => return Ok(None),
-                        Ok(()) if is_main && round.is_bulk() && shared.proof.is_begun() => {
+                        Ok(()) if is_main && round.is_first() && shared.proof.is_begun() => {
                             spawn(scope, shared, "prove".to_owned(), move || {
                                 answer_for("prove", shared, || {
                                     shared.proof.run(shared.output, shared.context)

@@ -27,7 +27,8 @@ use crate::dirty::PageHashes;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::{Description, Output};
-use crate::page::{Digest, PAGE_SIZE, PageRange, Round};
+use crate::page::{Digest, PAGE_SIZE, PageRange};
+use crate::round::Round;
 use crate::session::Context;
 use crate::stats::{Stage, StageClock, StageTimes, Status};
 use crate::transport::{Stream, TransportError};
@@ -149,7 +150,7 @@ fn guest(
     context.stats.ram(output.pages() * PAGE_SIZE as u64, 1);
     context
         .stats
-        .begin_round(Round::BULK, link.stream.received());
+        .begin_round(Round::FIRST, link.stream.received());
     context.stats.round_pages(output.pages());
 
     let sent = ram(&mut reading, link, &output, &mut description, context)?;

@@ -2,7 +2,7 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::page::Round;
+use crate::round::Round;
 
 #[derive(Debug)]
 struct State {
@@ -38,7 +38,7 @@ impl Rounds {
         Rounds {
             connections,
             state: Mutex::new(State {
-                round: Round::BULK,
+                round: Round::FIRST,
                 arrived: 0,
                 in_flight: 0,
                 last: None,

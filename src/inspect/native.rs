@@ -415,7 +415,7 @@ impl Checker {
         // At most 256 pages, as the header's check has it.
         contradicts("the number of pages in the page set", pages, said)?;
         let deltas = self.set.count(Class::Delta) as usize;
-        if header.round.is_bulk() && deltas > 0 {
+        if header.round.is_first() && deltas > 0 {
             return Err(FrameError::Wire(WireError::OutOfPlace {
                 record: "a delta",
                 why: "in round 1 there is nothing to differ from",

@@ -2,7 +2,8 @@
 
 use crate::caps::{Capability, Caps};
 use crate::codec::Method;
-use crate::page::{PAGE_SIZE, Round};
+use crate::page::PAGE_SIZE;
+use crate::round::RoundMark;
 use crate::wire::Format;
 
 /// How the pages of a batch travel, those that are not zero.
@@ -20,9 +21,7 @@ pub(super) struct Plan {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Circumstances<'a> {
     pub(super) format: Format,
-    pub(super) round: Round,
-    /// Whether it is the last round, and not the first.
-    pub(super) last: bool,
+    pub(super) mark: RoundMark,
     pub(super) caps: &'a Caps,
     /// Parameter `delta-compress`.
     pub(super) delta_compress: bool,
@@ -40,18 +39,18 @@ pub(super) struct Circumstances<'a> {
 /// stage leaves the cache empty, and the last round adds nothing to it.
 pub(super) fn plan(now: Circumstances<'_>) -> Plan {
     let xbzrle = now.caps.has(Capability::Xbzrle);
-    let delta = xbzrle && !now.round.is_bulk();
+    let delta = xbzrle && now.mark.baseline.is_known();
     let compress = now.caps.has(Capability::Compress) && !now.busy;
     match now.format {
         Format::Native => Plan {
             delta,
             compress: compress && (!delta || now.delta_compress),
-            remember: xbzrle && (now.more_rounds || !now.round.is_bulk()),
+            remember: xbzrle && now.more_rounds,
         },
         Format::Qemu => Plan {
             delta,
             compress: compress && !delta,
-            remember: delta && !now.last,
+            remember: delta && !now.mark.last,
         },
     }
 }
@@ -86,6 +85,16 @@ pub(crate) fn looks_random(page: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::round::{Baseline, Round};
+
+    fn mark(round: u32, last: bool) -> RoundMark {
+        let round = Round(round);
+        RoundMark {
+            round,
+            baseline: Baseline::Fresh.before(round),
+            last,
+        }
+    }
 
     #[test]
     fn each_combination_of_capabilities_does_what_it_promises() {
@@ -109,8 +118,7 @@ mod tests {
             caps.set("xbzrle", xbzrle).unwrap();
             let plan = plan(Circumstances {
                 format: Format::Native,
-                round: Round(round),
-                last: false,
+                mark: mark(round, false),
                 caps: &caps,
                 delta_compress,
                 more_rounds: true,
@@ -129,8 +137,7 @@ mod tests {
     fn the_cache_stays_empty_when_no_later_round_can_come() {
         let now = Circumstances {
             format: Format::Native,
-            round: Round::BULK,
-            last: false,
+            mark: RoundMark::first(true),
             caps: &Caps::default(),
             delta_compress: true,
             more_rounds: false,
@@ -158,8 +165,7 @@ mod tests {
             caps.set("xbzrle", xbzrle).unwrap();
             let plan = plan(Circumstances {
                 format: Format::Qemu,
-                round: Round(round),
-                last,
+                mark: mark(round, last),
                 caps: &caps,
                 delta_compress: true,
                 more_rounds: true,

@@ -18,9 +18,10 @@ use crate::caps::Capability;
 use crate::dirty::{Claim, Compare, PageHashes, Tracker};
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
-use crate::page::{Digest, PAGE_SIZE, Round};
+use crate::page::{Digest, PAGE_SIZE};
 use crate::params::TimeoutAction;
 use crate::pool::analysis_pool;
+use crate::round::{Round, RoundMark};
 use crate::session::Context;
 use crate::stats::{Event, LiveStats, Stage, Teller};
 use crate::units::format_duration;
@@ -231,7 +232,7 @@ pub(super) fn walk<'w>(
         .map(|writer| Stopped::stop(writer.as_mut(), limit))
         .transpose()?;
     walk.pipeline.wait_for_leave()?;
-    walk.round(last, true, None)?;
+    walk.round(last, None)?;
     Ok((walk.pipeline.digest(), stopped))
 }
 
@@ -266,17 +267,17 @@ struct Walk<'a, 'scope, 'env> {
 }
 
 impl<'a> Walk<'a, '_, '_> {
-    /// Rounds until the rest fits into the downtime, or limits are reached. Returns the number of
-    /// the last round.
-    fn until_it_fits(&mut self, writer: &mut Option<&mut Box<dyn Writer>>) -> Result<Round> {
-        self.pipeline.begin_round(Round::BULK, false)?;
-        rounds::bulk(self.pipeline, self.guest)?;
+    /// Rounds until the rest fits into the downtime, or limits are reached. Returns the mark of the
+    /// last round.
+    fn until_it_fits(&mut self, writer: &mut Option<&mut Box<dyn Writer>>) -> Result<RoundMark> {
+        let mut mark = RoundMark::first(false);
+        self.pipeline.begin_round(mark)?;
+        rounds::bulk(self.pipeline, self.guest, mark)?;
         rounds::whole(self.guest)?;
-        self.end_round(Round::BULK, false, self.guest.pages())?;
-        let mut round = Round::BULK;
+        self.end_round(mark, self.guest.pages())?;
         loop {
             let claim = self.scan()?;
-            let measured = self.measure(round, claim.count());
+            let measured = self.measure(mark.round, claim.count());
             let params = self.context.tuning.get();
             let limits = Limits {
                 downtime: params.downtime_limit,
@@ -285,48 +286,48 @@ impl<'a> Walk<'a, '_, '_> {
             };
             let decision = decide(&limits, &measured);
             self.report(&measured, &decision);
-            if round.is_bulk() && measured.scan > limits.downtime {
+            if mark.round.is_first() && measured.scan > limits.downtime {
                 self.context.stats.notice(format!(
                     "finding what changed takes {}, longer than the downtime limit of {}: the limit may not be kept",
                     format_duration(measured.scan),
                     format_duration(limits.downtime)
                 ));
             }
-            round = round.next();
             match decision {
                 Decision::Continue => {}
                 // What is claimed is given back: the last scan finds it again.
-                Decision::SwitchOver { .. } => return Ok(round),
+                Decision::SwitchOver { .. } => return Ok(mark.next(true)),
                 Decision::NotConverging { reason } => match params.timeout_action {
                     TimeoutAction::Abort => {
                         let error = Error::new(Kind::Failed, NotConverging { reason });
-                        return Err(error.in_round(round.0 - 1));
+                        return Err(error.in_round(mark.round.0));
                     }
                     TimeoutAction::Suspend => {
                         self.context
                             .stats
                             .notice(format!("{reason}; stopping the writer all the same"));
-                        return Ok(round);
+                        return Ok(mark.next(true));
                     }
                 },
             }
             self.slow_down(writer)?;
-            self.round(round, false, Some(claim))?;
+            mark = mark.next(false);
+            self.round(mark, Some(claim))?;
         }
     }
 
     /// Sends what was claimed, or what is found now.
-    fn round(&mut self, round: Round, last: bool, claim: Option<Claim<'a>>) -> Result<()> {
-        self.pipeline.begin_round(round, last)?;
+    fn round(&mut self, mark: RoundMark, claim: Option<Claim<'a>>) -> Result<()> {
+        self.pipeline.begin_round(mark)?;
         let claim = match claim {
             Some(claim) => claim,
             None => self.scan()?,
         };
         let pages = claim.count();
-        rounds::send(self.pipeline, (round, last), self.guest, claim.changed())
+        rounds::send(self.pipeline, self.guest, mark, claim.changed())
             .and_then(|()| rounds::whole(self.guest))
-            .map_err(|error| error.in_round(round.0))?;
-        self.end_round(round, last, pages)?;
+            .map_err(|error| error.in_round(mark.round.0))?;
+        self.end_round(mark, pages)?;
         claim.commit();
         Ok(())
     }
@@ -347,8 +348,8 @@ impl<'a> Walk<'a, '_, '_> {
         Ok(claim)
     }
 
-    fn end_round(&mut self, round: Round, last: bool, pages: u64) -> Result<()> {
-        self.pipeline.end_round(round, last)?;
+    fn end_round(&mut self, mark: RoundMark, pages: u64) -> Result<()> {
+        self.pipeline.end_round(mark)?;
         let snapshot = self.context.stats.snapshot();
         let Some(ended) = snapshot.rounds.last() else {
             return Ok(());

@@ -34,9 +34,10 @@ use crate::dirty::PageHashes;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::Guest;
-use crate::page::{Digest, PAGE_SIZE, PageRange, Round};
+use crate::page::{Digest, PAGE_SIZE, PageRange};
 use crate::params::Params;
 use crate::pool::{Buffers, QUEUE, Workers};
+use crate::round::RoundMark;
 use crate::session::{Context, send_message};
 use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::Format;
@@ -55,9 +56,7 @@ const HOLE_PAGES: u64 = 16_384;
 pub(super) struct Job {
     pub(super) guest: Arc<Guest>,
     pub(super) block: u16,
-    pub(super) round: Round,
-    /// It is the last round, and not the first.
-    pub(super) last: bool,
+    pub(super) mark: RoundMark,
     /// The pages lie in a hole: they are zero, and reading them might allocate them.
     pub(super) hole: bool,
     /// Ascending; together no more than a batch, unless they are holes.
@@ -80,13 +79,6 @@ enum Answer {
     Sent(Box<Tally>),
     /// A connection has ended its round.
     RoundEnded,
-}
-
-/// `RoundEnd` is to be written.
-#[derive(Debug, Clone, Copy)]
-struct EndRound {
-    round: Round,
-    last: bool,
 }
 
 /// What all threads of the pipeline read.
@@ -176,7 +168,7 @@ pub(super) struct Pipeline<'scope, 'env> {
     failure: Sender<Error>,
     failures: Receiver<Error>,
     answers: Receiver<Answer>,
-    round_ends: Vec<Sender<EndRound>>,
+    round_ends: Vec<Sender<RoundMark>>,
     /// Batches without an answer.
     outstanding: usize,
     digest: Digest,
@@ -308,16 +300,15 @@ impl<'scope> Pipeline<'scope, '_> {
         }
     }
 
-    /// A round begins. How many pages it is about may not be known yet. `last`: it is the last
-    /// one, and not the first.
-    pub(super) fn begin_round(&mut self, round: Round, last: bool) -> Result<()> {
+    /// A round begins. How many pages it is about may not be known yet.
+    pub(super) fn begin_round(&mut self, mark: RoundMark) -> Result<()> {
         self.shared
             .context
             .stats
-            .begin_round(round, self.shared.links.sent());
+            .begin_round(mark.round, self.shared.links.sent());
         match &self.shared.links.framing {
             None => Ok(()),
-            Some(framing) => self.mark(framing.section_start(last)),
+            Some(framing) => self.mark(framing.section_start(mark)),
         }
     }
 
@@ -348,10 +339,10 @@ impl<'scope> Pipeline<'scope, '_> {
     }
 
     /// Waits until all of the round is on the links, and marks its end on each of them.
-    pub(super) fn end_round(&mut self, round: Round, last: bool) -> Result<()> {
+    pub(super) fn end_round(&mut self, mark: RoundMark) -> Result<()> {
         self.drain()?;
         match &self.shared.links.framing {
-            None => self.mark_ends(EndRound { round, last })?,
+            None => self.mark_ends(mark)?,
             Some(framing) => self.mark(framing.section_end())?,
         }
         let stats = &self.shared.context.stats;
@@ -360,7 +351,7 @@ impl<'scope> Pipeline<'scope, '_> {
     }
 
     /// Has every connection's sender write `RoundEnd`.
-    fn mark_ends(&mut self, end: EndRound) -> Result<()> {
+    fn mark_ends(&mut self, end: RoundMark) -> Result<()> {
         for round_end in &self.round_ends {
             round_end.send(end).map_err(|_| gone("send"))?;
         }
@@ -447,7 +438,7 @@ fn send(
     shared: &Shared<'_>,
     connection: usize,
     packets: &Receiver<Packet>,
-    round_ends: &Receiver<EndRound>,
+    round_ends: &Receiver<RoundMark>,
     answer: &Sender<Answer>,
 ) -> Result<()> {
     let Context {
@@ -481,7 +472,7 @@ fn send(
                 let _ = answer.send(Answer::Sent(Box::new(packet.tally)));
             }
             recv(round_ends) -> end => {
-                let Ok(EndRound { round, last }) = end else { return Ok(()) };
+                let Ok(RoundMark { round, last, .. }) = end else { return Ok(()) };
                 send_message(stream, &Message::RoundEnd { round, frames, pages, last })?;
                 (frames, pages) = (0, 0);
                 let _ = answer.send(Answer::RoundEnded);

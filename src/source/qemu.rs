@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::page::PAGE_SIZE;
 use crate::params::Params;
+use crate::round::RoundMark;
 use crate::transport::{Stream, TransportError};
 use crate::wire::BlockInfo;
 use crate::wire::qemu::return_path::{self, Reply};
@@ -132,10 +133,10 @@ impl Framing {
         out
     }
 
-    /// Opens the section that a round is. `last`: it is the last one, and not the first.
-    pub(super) fn section_start(&self, last: bool) -> Vec<u8> {
+    /// Opens the section that a round is: RAM's END if it is the last of several, else a PART.
+    pub(super) fn section_start(&self, mark: RoundMark) -> Vec<u8> {
         let mut out = Vec::new();
-        let kind = if last {
+        let kind = if mark.last && !mark.round.is_first() {
             self.put_commands(&mut out);
             SectionKind::End
         } else {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::dirty::{self, compare};
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
-use crate::page::{Digest, PageRange, Round};
+use crate::page::{Digest, PageRange};
 use crate::pool::analysis_pool;
+use crate::round::RoundMark;
 use crate::stats::Stage;
 
 use super::Request;
@@ -19,22 +20,21 @@ pub(super) fn walk(
     guest: &Arc<Guest>,
     request: &Request,
 ) -> Result<(Digest, Arc<Guest>)> {
-    pipeline.begin_round(Round::BULK, false)?;
-    bulk(pipeline, guest)?;
+    let mut mark = RoundMark::first(request.then.is_empty());
+    pipeline.begin_round(mark)?;
+    bulk(pipeline, guest, mark)?;
     whole(guest)?;
-    pipeline.end_round(Round::BULK, request.then.is_empty())?;
+    pipeline.end_round(mark)?;
 
-    let mut round = Round::BULK;
     let mut now = Arc::clone(guest);
     for (index, later) in request.then.iter().enumerate() {
-        round = round.next();
-        let last = index + 1 == request.then.len();
-        pipeline.begin_round(round, last)?;
+        mark = mark.next(index + 1 == request.then.len());
+        pipeline.begin_round(mark)?;
         now = Arc::new(now.open_later(later)?);
-        changes(pipeline, (round, last), &now)
+        changes(pipeline, &now, mark)
             .and_then(|()| whole(&now))
-            .map_err(|error| error.in_round(round.0))?;
-        pipeline.end_round(round, last)?;
+            .map_err(|error| error.in_round(mark.round.0))?;
+        pipeline.end_round(mark)?;
     }
     pipeline.wait_for_leave()?;
     Ok((pipeline.digest(), now))
@@ -49,11 +49,15 @@ pub(super) fn whole(guest: &Guest) -> Result<()> {
 }
 
 /// The bulk stage: every page. Holes go as holes.
-pub(super) fn bulk(pipeline: &mut Pipeline<'_, '_>, guest: &Arc<Guest>) -> Result<()> {
+pub(super) fn bulk(
+    pipeline: &mut Pipeline<'_, '_>,
+    guest: &Arc<Guest>,
+    mark: RoundMark,
+) -> Result<()> {
     pipeline.round_pages(guest.pages());
     for (number, block) in (0..).zip(guest.blocks()) {
         let data = block.image().data_ranges()?;
-        let mut batch = Batch::new(pipeline, guest, number, (Round::BULK, false));
+        let mut batch = Batch::new(pipeline, guest, number, mark);
         for (range, is_data) in compare::with_holes(&data, block.range()) {
             if is_data {
                 batch.add(range)?;
@@ -67,11 +71,7 @@ pub(super) fn bulk(pipeline: &mut Pipeline<'_, '_>, guest: &Arc<Guest>) -> Resul
 }
 
 /// A later round: what is not as it was sent.
-fn changes(
-    pipeline: &mut Pipeline<'_, '_>,
-    round: (Round, bool),
-    guest: &Arc<Guest>,
-) -> Result<()> {
+fn changes(pipeline: &mut Pipeline<'_, '_>, guest: &Arc<Guest>, mark: RoundMark) -> Result<()> {
     let sent = pipeline.sent().ok_or_else(|| {
         Error::new(Kind::Failed, "there is no record of what was sent").in_stage("scan")
     })?;
@@ -79,19 +79,19 @@ fn changes(
         .map_err(|error| Error::new(Kind::Failed, error).in_stage("scan"))?;
     let (changed, time) = pool.install(|| compare::changed(guest, sent))?;
     pipeline.add_cpu(Stage::Scan, time);
-    send(pipeline, round, guest, &changed)
+    send(pipeline, guest, mark, &changed)
 }
 
 /// Sends what has changed in each block.
 pub(super) fn send(
     pipeline: &mut Pipeline<'_, '_>,
-    round: (Round, bool),
     guest: &Arc<Guest>,
+    mark: RoundMark,
     changed: &[dirty::Changed],
 ) -> Result<()> {
     pipeline.round_pages(changed.iter().map(dirty::Changed::count).sum());
     for (number, changed) in (0..).zip(changed) {
-        let mut batch = Batch::new(pipeline, guest, number, round);
+        let mut batch = Batch::new(pipeline, guest, number, mark);
         for (range, is_hole) in changed.runs() {
             if is_hole {
                 batch.hole(range)?;
@@ -109,8 +109,7 @@ struct Batch<'a, 'scope, 'env> {
     pipeline: &'a mut Pipeline<'scope, 'env>,
     guest: Arc<Guest>,
     block: u16,
-    round: Round,
-    last: bool,
+    mark: RoundMark,
     most: u64,
     ranges: Vec<PageRange>,
     pages: u64,
@@ -121,15 +120,14 @@ impl<'a, 'scope, 'env> Batch<'a, 'scope, 'env> {
         pipeline: &'a mut Pipeline<'scope, 'env>,
         guest: &Arc<Guest>,
         block: u16,
-        (round, last): (Round, bool),
+        mark: RoundMark,
     ) -> Self {
         Batch {
-            last,
             most: pipeline.batch_pages(),
             pipeline,
             guest: Arc::clone(guest),
             block,
-            round,
+            mark,
             ranges: Vec::new(),
             pages: 0,
         }
@@ -160,8 +158,7 @@ impl<'a, 'scope, 'env> Batch<'a, 'scope, 'env> {
             self.pipeline.push(Job {
                 guest: Arc::clone(&self.guest),
                 block: self.block,
-                round: self.round,
-                last: self.last,
+                mark: self.mark,
                 hole: true,
                 ranges: vec![PageRange::between(range.start.0, middle)],
             })?;
@@ -178,8 +175,7 @@ impl<'a, 'scope, 'env> Batch<'a, 'scope, 'env> {
         self.pipeline.push(Job {
             guest: Arc::clone(&self.guest),
             block: self.block,
-            round: self.round,
-            last: self.last,
+            mark: self.mark,
             hole: false,
             ranges: std::mem::take(&mut self.ranges),
         })

@@ -20,7 +20,8 @@ use serde::Serialize;
 
 use rate::WireRate;
 
-use crate::page::{Digest, Round};
+use crate::page::Digest;
+use crate::round::Round;
 
 /// The parts of the work whose CPU time is counted apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

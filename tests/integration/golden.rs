@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use ramferry::Params;
 use ramferry::codec::Method;
 use ramferry::image::Description;
-use ramferry::page::{Digest, PAGE_SIZE, Round};
+use ramferry::page::{Digest, PAGE_SIZE};
+use ramferry::round::Round;
 use ramferry::session;
 use ramferry::transport::Address;
 use ramferry::wire::native::{

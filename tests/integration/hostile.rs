@@ -8,7 +8,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use ramferry::codec::Method;
-use ramferry::page::{Digest, PAGE_SIZE, Round};
+use ramferry::page::{Digest, PAGE_SIZE};
+use ramferry::round::Round;
 use ramferry::transport::Address;
 use ramferry::wire::native::{Hello, Kind as FrameKind, Message};
 use ramferry::{Error, Kind, Params};

@@ -254,7 +254,7 @@ mod tests {
         let mut with_rounds = run(100.0, 1 << 20);
         let round = |round, wire_bytes| {
             crate::stats::RoundReport::from(&crate::stats::RoundStats {
-                round: crate::page::Round(round),
+                round: crate::round::Round(round),
                 time: std::time::Duration::from_millis(1),
                 wire_bytes,
                 tally: crate::stats::Tally::default(),

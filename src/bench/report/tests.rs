@@ -5,8 +5,8 @@ use crate::bench::peer::{PeerRun, PeerWay};
 use crate::bench::sweep;
 use crate::caps::Caps;
 use crate::codec::Method;
-use crate::page::Round;
 use crate::params::Params;
+use crate::round::Round;
 use crate::stats::{RoundReport, RoundStats, Tally};
 use std::time::Duration;
 

@@ -110,7 +110,7 @@ impl<'a> DecodeWorker<'a> {
             check_hash(header, set, None)?;
             touch(self.proof, header, &self.set);
         } else {
-            if header.round.is_bulk() && self.set.count(Class::Delta) > 0 {
+            if header.round.is_first() && self.set.count(Class::Delta) > 0 {
                 return Err(WireError::OutOfPlace {
                     record: "a delta",
                     why: "in round 1 there is nothing to differ from",
@@ -147,7 +147,7 @@ impl<'a> DecodeWorker<'a> {
             place(&self.set, block, bodies)?;
         }
         // A fresh output is zero already.
-        if !header.round.is_bulk() {
+        if !header.round.is_first() {
             for range in self.set.of(Class::Zero) {
                 block.clear(range)?;
             }

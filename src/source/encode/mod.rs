@@ -40,7 +40,7 @@ impl<'a> EncodeWorker<'a> {
             let first = job.ranges.first().map_or(0, |range| range.start.0);
             error
                 .in_stage("encode")
-                .in_round(job.round.0)
+                .in_round(job.mark.round.0)
                 .at_page(first)
         })
     }

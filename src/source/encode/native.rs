@@ -61,8 +61,7 @@ impl<'a> Encode<'a> {
         let settings = params.codec_settings();
         let plan = choose::plan(Circumstances {
             format: Format::Native,
-            round: job.round,
-            last: job.last,
+            mark: job.mark,
             caps: self.shared.caps,
             delta_compress: params.delta_compress,
             more_rounds: self.shared.more_rounds,
@@ -109,7 +108,7 @@ impl<'a> Encode<'a> {
         for &range in &job.ranges {
             self.set.push_range(range, Class::Zero);
             tally.zero += range.count;
-            if let (Some(cache), false) = (self.shared.cache(), job.round.is_bulk()) {
+            if let (Some(cache), true) = (self.shared.cache(), job.mark.baseline.is_known()) {
                 range.pages().for_each(|page| cache.forget(block.key(page)));
             }
         }
@@ -121,7 +120,7 @@ impl<'a> Encode<'a> {
             kind: Some(FrameKind::Zeros),
             codec: Method::None,
             block: job.block,
-            round: job.round,
+            round: job.mark.round,
             pages: self.set.pages() as u32,
             page_set_len: 0,
             body_len: 0,
@@ -150,14 +149,14 @@ impl<'a> Encode<'a> {
         let Some(cache) = self.shared.cache() else {
             return len;
         };
-        let generation = job.round.0;
+        let generation = job.mark.round.0;
         self.lengths.clear();
         self.deltas.clear();
         let (mut from, mut whole) = (0, 0);
         for copied in &mut self.pages {
             let key = block.key(copied.page);
             if copied.class == Some(Class::Zero) {
-                if !job.round.is_bulk() {
+                if job.mark.baseline.is_known() {
                     cache.forget(key);
                 }
                 continue;
@@ -300,7 +299,7 @@ impl<'a> Encode<'a> {
             kind: Some(FrameKind::Pages),
             codec: method,
             block: job.block,
-            round: job.round,
+            round: job.mark.round,
             pages: self.set.pages() as u32,
             page_set_len: 0,
             body_len: body_len as u32,

@@ -51,8 +51,7 @@ impl<'a> Encode<'a> {
         let settings = params.codec_settings();
         let mut plan = choose::plan(Circumstances {
             format: Format::Qemu,
-            round: job.round,
-            last: job.last,
+            mark: job.mark,
             caps: self.shared.caps,
             delta_compress: params.delta_compress,
             more_rounds: self.shared.more_rounds,
@@ -141,7 +140,7 @@ impl<'a> Encode<'a> {
     fn zero(&self, block: &Block, page: PageIndex, plan: Plan, job: &Job) {
         if let (Some(cache), true) = (self.shared.cache(), plan.delta) {
             // Refused means that the slot holds another page, and no older copy of this one.
-            cache.remember(block.key(page), &ZERO_PAGE, job.round.0);
+            cache.remember(block.key(page), &ZERO_PAGE, job.mark.round.0);
         }
     }
 
@@ -161,13 +160,13 @@ impl<'a> Encode<'a> {
         };
         let key = block.key(page);
         self.delta.clear();
-        let found = cache.delta(key, bytes, job.round.0, &mut self.delta);
+        let found = cache.delta(key, bytes, job.mark.round.0, &mut self.delta);
         match found {
             Lookup::Overflow => tally.overflow += 1,
             Lookup::Miss => {
                 tally.cache_miss += 1;
                 if plan.remember {
-                    cache.remember(key, bytes, job.round.0);
+                    cache.remember(key, bytes, job.mark.round.0);
                 }
             }
             Lookup::Unchanged | Lookup::Delta(_) => {}

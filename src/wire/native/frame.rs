@@ -9,7 +9,8 @@ use super::reader::Reader;
 use super::{HEADER_LEN, MAX_BODY, MAX_PAGE_SET, MAX_PAGES, MAX_TEXT};
 use crate::codec::Method;
 use crate::image::Description;
-use crate::page::{Digest, Round};
+use crate::page::Digest;
+use crate::round::Round;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,7 +1,8 @@
 //! How a migration is told of.
 
 use super::*;
-use crate::page::{PAGE_SIZE, Round};
+use crate::page::PAGE_SIZE;
+use crate::round::Round;
 use crate::stats::{LiveStats, RoundStats, Snapshot, Tally};
 
 /// A migration with two rounds behind it.
