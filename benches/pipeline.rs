@@ -12,8 +12,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use ramferry::bench::measurement::{Course, How, Transport, copy_threads, memcpy, migrate};
 use ramferry::bench::scratch::Scratch;
 use ramferry::bench::sweep;
-use ramferry::bench::synthetic;
 use ramferry::image::Guest;
+use ramferry::synthetic;
 use ramferry::wire::Format;
 use ramferry::{Caps, Params};
 

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ramferry::bench::scratch::Scratch;
-use ramferry::bench::synthetic;
 use ramferry::dirty::{PageHashes, compare};
 use ramferry::image::{Block, Guest};
 use ramferry::page::{PAGE_SIZE, PageIndex, PageRange};
+use ramferry::synthetic;
 use rayon::prelude::*;
 use rustix::time::{ClockId, clock_gettime};
 

@@ -1,5 +1,5 @@
 //! How near the synthetic guests are to a real one: the table in the documentation of
-//! `ramferry::bench::synthetic`, made anew.
+//! `ramferry::synthetic`, made anew.
 //!
 //! ```sh
 //! cargo run --release --example synthetic_mixes -- guest.ram
@@ -15,11 +15,11 @@ use std::sync::atomic::AtomicBool;
 use ramferry::bench::measurement::{Course, How, Transport, migrate};
 use ramferry::bench::scratch::Scratch;
 use ramferry::bench::sweep::Compression;
-use ramferry::bench::synthetic::{Mix, write_mix};
 use ramferry::codec::{self, Encoded, Method};
 use ramferry::image::Guest;
 use ramferry::inspect::{Contents, inspect};
 use ramferry::page::{PAGE_SIZE, is_zero};
+use ramferry::synthetic::{Mix, write_mix};
 use ramferry::wire::Format;
 use ramferry::{Caps, Params};
 

@@ -57,11 +57,13 @@
 //! | [`dirty`] | which pages must be sent again |
 //! | [`codec`], [`delta`] | page bytes to payload bytes and back; XBZRLE and its cache |
 //! | [`wire`] | bytes to typed records and back |
+//! | [`advice`] | which setting is best for what, by its costs; the model of a slower link |
 //! | [`params`], [`caps`], [`stats`] | the table of parameters, capabilities, counters and reports |
 //! | [`writer`] | who writes the guest's RAM, and a writer of our own |
 //! | [`transport`], [`session`] | addresses, connections, time limits; what both ends agree on |
 //! | [`source`], [`destination`] | the two ends, file by file each other's mirror |
 //! | [`control`], [`bench`](mod@bench) | start, watch, change, cancel a migration, also through a QMP monitor; compare settings |
+//! | [`synthetic`] | a guest's RAM for people who have none |
 //! | [`mod@inspect`] | what a file is and what it holds |
 //! | [`cli`] | words to requests, results to words |
 //!
@@ -80,6 +82,7 @@
 //!
 //! `tcp:` is neither encrypted nor authenticated.
 
+pub mod advice;
 pub mod bench;
 pub mod caps;
 pub mod cli;
@@ -99,6 +102,7 @@ pub mod round;
 pub mod session;
 pub mod source;
 pub mod stats;
+pub mod synthetic;
 mod sys;
 pub mod transport;
 pub mod units;

@@ -312,8 +312,8 @@ fn thinned(pages: &[u8], most: usize) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::bench::scratch::Scratch;
-    use crate::bench::synthetic;
     use crate::codec::ZlibEngine;
+    use crate::synthetic;
 
     fn sample(bytes: u64) -> Sample {
         let scratch = Scratch::new_in(&std::env::temp_dir()).expect("a folder");

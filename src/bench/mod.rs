@@ -9,11 +9,10 @@
 //! * [`alone`]: each codec without a pipeline around it; [`budget`]: how long all of it will take,
 //!   by that.
 //! * [`measurement`]: one run; and a plain copy, so that a number means something.
-//! * [`statistics`], [`advice`]: what numbers mean; pure functions.
+//! * [`statistics`], [`limit`]: what numbers mean; pure functions.
 //! * [`report`], [`recommend`], [`commands`], [`conditions`]: what is made of the runs: the JSON document.
 //! * [`table`], [`export`], [`compare`]: views of it.
 //! * [`peer`]: a real QEMU, beside ours.
-//! * [`synthetic`]: an image for people who have none.
 //! * [`scratch`]: folders that vanish.
 //!
 //! [`Bench`] puts them together. Its user says what is compared, watches, and prints.
@@ -21,7 +20,6 @@
 //! Runs are interleaved, run 1 of everything and then run 2 of everything: a machine that grows
 //! warm or gets other work slows all settings alike, and not just the one that is in hand then.
 
-pub mod advice;
 pub mod alone;
 pub mod budget;
 pub mod commands;
@@ -30,6 +28,7 @@ pub mod conditions;
 mod document;
 pub mod export;
 pub mod html;
+pub mod limit;
 pub mod matrix;
 pub mod measurement;
 pub mod peer;
@@ -39,13 +38,13 @@ pub mod report;
 pub mod scratch;
 pub mod statistics;
 pub mod sweep;
-pub mod synthetic;
 pub mod table;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::advice::Goal;
 use crate::caps::Caps;
 use crate::codec::Method;
 use crate::error::{Error, Kind, Result};
@@ -54,7 +53,7 @@ use crate::inspect::Pages;
 use crate::page::{Digest, PAGE_SIZE};
 use crate::params::Params;
 use crate::stats::{Snapshot, Status};
-use advice::Goal;
+use crate::synthetic::Mix;
 use alone::{Codecs, Sample};
 use budget::Plan;
 use conditions::Conditions;
@@ -66,7 +65,6 @@ pub use prepare::data_bytes;
 use prepare::{check, distinct_threads, page_classes, work};
 use report::Report;
 use scratch::Scratch;
-use synthetic::Mix;
 
 /// What is compared.
 #[derive(Debug, Clone)]

@@ -10,12 +10,13 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::advice::{self, Around, BreakEven, Cost, Goal, Limit};
 use super::commands::{self, QemuCommands};
+use super::limit::{self, Around, Limit};
 use super::matrix::{Setting, UNLIMITED, names};
 use super::measurement::Run;
 use super::report::{Report, SettingReport};
 use super::statistics::Summary;
+use crate::advice::{self, BreakEven, Cost, Goal};
 use crate::codec::Method;
 use crate::units::format_duration;
 
@@ -342,7 +343,7 @@ fn reason(
     words.push_str("; ");
     words.push_str(&match candidates[chosen].limit.words() {
         Some(what) => format!("limited by {what}"),
-        None => advice::waiting(&around(candidates[chosen].row, report)),
+        None => limit::waiting(&around(candidates[chosen].row, report)),
     });
     if candidates[chosen].row.setting.compression.method == Method::None {
         let highest = break_even
@@ -377,7 +378,7 @@ pub fn disturbed(report: &Report) -> Option<String> {
     let load = conditions.load.map_or_else(String::new, |[minute, ..]| {
         format!("; load average {minute:.2} before the first run")
     });
-    advice::in_the_way(others, conditions.cores).then(|| {
+    limit::in_the_way(others, conditions.cores).then(|| {
         format!(
             "something else used {others:.1} of {} cores meanwhile{load}: compare, but do not \
              trust the times",

@@ -25,14 +25,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::advice::{self, Cost, Goal, Limit, Load};
 use super::alone::AloneReport;
 use super::conditions::Conditions;
+use super::limit::{self, Limit, Load};
 use super::matrix::{Setting, link_name};
 use super::measurement::{Run, Transport};
 use super::peer::PeerReport;
 use super::recommend::{self, LinkReport};
 use super::statistics::{Summary, Suspicion};
+use crate::advice::{self, Cost, Goal};
 use crate::inspect::Pages;
 use crate::page::Digest;
 use crate::params::Value;
@@ -310,7 +311,7 @@ impl SettingReport {
             runs: runs.to_vec(),
             setting,
         };
-        report.limit = report.load(cores).map(|load| advice::limit(&load));
+        report.limit = report.load(cores).map(|load| limit::limit(&load));
         report
     }
 

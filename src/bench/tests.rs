@@ -1,4 +1,5 @@
 use super::*;
+use crate::synthetic;
 
 use std::path::Path;
 

@@ -13,20 +13,20 @@ use comfy_table::Table;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::bench::advice::Goal;
+use crate::advice::Goal;
 use crate::bench::export::{Exports, Form};
 use crate::bench::matrix::{Axes, Matrix, Preset};
 use crate::bench::measurement::{Transport, copy_threads};
 use crate::bench::peer::{self, PeerSpec};
 use crate::bench::scratch::{self, Scratch};
-use crate::bench::synthetic::Mix;
 use crate::bench::table::{self, Look, Sort};
-use crate::bench::{self, Bench, compare, sweep, synthetic};
+use crate::bench::{self, Bench, compare, sweep};
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result, printable};
 use crate::image::Guest;
 use crate::page::PAGE_SIZE;
 use crate::params::Params;
+use crate::synthetic::{self, Mix};
 use crate::units::{format_bytes, format_duration, parse_duration, parse_size};
 
 use super::params::{BenchParams, Checked};

@@ -1,7 +1,7 @@
 use super::*;
 use crate::bench::sweep::Compression;
-use crate::bench::synthetic;
 use crate::codec::Method;
+use crate::synthetic;
 
 const BYTES: u64 = 2 << 20;
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::bench::synthetic;
+use crate::synthetic;
 use std::os::unix::fs::PermissionsExt;
 
 fn scratch() -> Scratch {

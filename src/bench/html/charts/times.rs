@@ -2,7 +2,7 @@
 
 use super::super::svg::{LEFT, RIGHT, Scale, Svg, TOP, WIDTH, room, short};
 use super::{Chart, HEIGHT, PEER, colour, method_legend, names_without_link, over, strings};
-use crate::bench::advice;
+use crate::advice;
 use crate::bench::matrix::{UNLIMITED, link_name};
 use crate::bench::peer::PeerReport;
 use crate::bench::recommend::bit_rate;
