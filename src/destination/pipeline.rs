@@ -30,7 +30,7 @@ use crate::session::{self, Context};
 use crate::stats::{Stage, StageClock, Tally};
 use crate::transport::Stream;
 use crate::wire::WireError;
-use crate::wire::native::{Header, Kind as FrameKind, MAX_ROUNDS, Message};
+use crate::wire::native::{FrameKind, Header, MAX_ROUNDS, Message};
 
 use super::accept::Links;
 use super::decode::{DecodeWorker, Packet};

@@ -33,9 +33,7 @@ use crate::session::Context;
 use crate::stats::{Stage, StageClock, StageTimes, Status};
 use crate::transport::{Stream, TransportError};
 use crate::wire::qemu::return_path::Reply;
-use crate::wire::qemu::{
-    Command, CommandCode, Element, MAX_ELEMENT, Parser, Record, SWITCHOVER_START, tail,
-};
+use crate::wire::qemu::{Command, Element, MAX_ELEMENT, Parser, Record, SWITCHOVER_START, tail};
 
 use super::accept::Others;
 use super::decode::{Batch, DecodeQemu, Entry, STRETCH};
@@ -115,11 +113,11 @@ impl Link<'_> {
     }
 
     fn obey(&mut self, command: &Command) -> Result<()> {
-        match command.code {
+        match command {
             // A stored stream may have it as well; then nobody listens.
-            CommandCode::OpenReturnPath => self.return_path = self.stream.is_two_way(),
-            CommandCode::Ping(value) => self.say(Reply::Pong(value))?,
-            CommandCode::SwitchoverStart => {}
+            Command::OpenReturnPath => self.return_path = self.stream.is_two_way(),
+            Command::Ping(value) => self.say(Reply::Pong(*value))?,
+            Command::SwitchoverStart => {}
         }
         Ok(())
     }
@@ -267,7 +265,7 @@ fn records(
                 }
                 Element::Command(command) => {
                     link.obey(&command)?;
-                    if command.code == CommandCode::SwitchoverStart {
+                    if command == Command::SwitchoverStart {
                         description.commands.push((SWITCHOVER_START, Vec::new()));
                         description
                             .check()

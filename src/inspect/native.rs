@@ -11,7 +11,7 @@ use crate::page::{BlockSeed, Digest, PAGE_SIZE};
 use crate::session::CAPABILITY_GUEST_FOLDER;
 use crate::wire::WireError;
 use crate::wire::native::{
-    Class, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, Kind, MAX_ROUNDS, Message,
+    Class, FrameKind, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, MAX_ROUNDS, Message,
     PageSet, Run, VERSIONS, frame_hash,
 };
 
@@ -80,7 +80,9 @@ impl Scan {
             bytes.copy_from_slice(header);
             let header = Header::from_bytes(&bytes).map_err(at(begin))?;
             let len = HEADER_LEN + header.rest_len();
-            let name = header.kind.map_or("frame of an unknown kind", Kind::name);
+            let name = header
+                .kind
+                .map_or("frame of an unknown kind", FrameKind::name);
             let frame = whole(input, len, name)?;
             self.frame(&header, &frame[HEADER_LEN..], len as u64)
                 .map_err(|error| Stop::damaged(begin, &error))?;
@@ -131,7 +133,7 @@ impl Scan {
         match header.kind {
             // Its bytes are not guarded by anything that is known.
             None => Ok(()),
-            Some(Kind::Pages | Kind::Zeros) => self.pages(header, rest, len),
+            Some(FrameKind::Pages | FrameKind::Zeros) => self.pages(header, rest, len),
             Some(kind) => {
                 let message = Message::read(header, kind, rest)?;
                 self.message(message, kind)
@@ -139,7 +141,7 @@ impl Scan {
         }
     }
 
-    fn message(&mut self, message: Message, kind: Kind) -> Result<(), FrameError> {
+    fn message(&mut self, message: Message, kind: FrameKind) -> Result<(), FrameError> {
         let out_of_place = |why| {
             Err(FrameError::Wire(WireError::OutOfPlace {
                 record: kind.name(),
@@ -232,7 +234,7 @@ impl Scan {
     fn pages(&mut self, header: &Header, rest: &[u8], len: u64) -> Result<(), FrameError> {
         if self.last_round_ended {
             return Err(FrameError::Wire(WireError::OutOfPlace {
-                record: header.kind.map_or(UNKNOWN, Kind::name),
+                record: header.kind.map_or(UNKNOWN, FrameKind::name),
                 why: "the last round is over",
             }));
         }
@@ -274,7 +276,7 @@ impl Scan {
     }
 
     fn count(&mut self, header: &Header, bytes: u64) {
-        let kind = header.kind.map_or(UNKNOWN, Kind::name);
+        let kind = header.kind.map_or(UNKNOWN, FrameKind::name);
         let frames = &mut self.stream.frames;
         match frames.iter_mut().find(|frames| frames.kind == kind) {
             Some(known) => {
@@ -397,7 +399,7 @@ impl Checker {
             .ok_or(short)?;
         self.set.read(set_bytes, block_pages)?;
         let (pages, said) = (self.set.pages(), u64::from(header.pages));
-        if header.kind == Some(Kind::Zeros) {
+        if header.kind == Some(FrameKind::Zeros) {
             contradicts(
                 "the number of pages in the page set",
                 pages as u32 as u64,
@@ -493,12 +495,12 @@ fn hash<'a>(
 }
 
 fn check_hash(header: &Header, set: &[u8], hashes: &[u8]) -> Result<(), WireError> {
-    let found = frame_hash(header, set, [hashes]);
+    let found = frame_hash(header, set, hashes);
     if found == header.hash {
         Ok(())
     } else {
         Err(WireError::Damaged {
-            record: header.kind.map_or(UNKNOWN, Kind::name),
+            record: header.kind.map_or(UNKNOWN, FrameKind::name),
             found,
             expected: header.hash,
         })

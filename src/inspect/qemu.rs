@@ -10,7 +10,7 @@ use crate::delta;
 use crate::dirty::Bitmap;
 use crate::page::PAGE_SIZE;
 use crate::wire::qemu::{
-    CommandCode, Element, Fault, MAX_ELEMENT, Parser, Record, RecordKind, SectionKind, tail,
+    Command, Element, Fault, MAX_ELEMENT, Parser, Record, RecordKind, SectionKind, tail,
 };
 
 use super::input::{Input, Stop};
@@ -131,10 +131,10 @@ impl Scan {
                 }
                 Element::Command(command) => {
                     self.bytes.commands += bytes;
-                    self.commands[match command.code {
-                        CommandCode::OpenReturnPath => 0,
-                        CommandCode::Ping(_) => 1,
-                        CommandCode::SwitchoverStart => 2,
+                    self.commands[match command {
+                        Command::OpenReturnPath => 0,
+                        Command::Ping(_) => 1,
+                        Command::SwitchoverStart => 2,
                     }] += 1;
                 }
                 Element::Section { kind, .. } => {

@@ -11,7 +11,7 @@ use crate::round::RoundMark;
 use crate::transport::{Stream, TransportError};
 use crate::wire::BlockInfo;
 use crate::wire::qemu::return_path::{self, Reply};
-use crate::wire::qemu::{self, Command, CommandCode, SectionKind};
+use crate::wire::qemu::{self, Command, SectionKind};
 
 use super::Request;
 
@@ -116,18 +116,8 @@ impl Framing {
         let mut out = Vec::new();
         qemu::put_header(&mut out, &self.machine, &self.configuration);
         if self.return_path {
-            qemu::put_command(
-                &mut out,
-                &Command {
-                    code: CommandCode::OpenReturnPath,
-                },
-            );
-            qemu::put_command(
-                &mut out,
-                &Command {
-                    code: CommandCode::Ping(PING),
-                },
-            );
+            qemu::put_command(&mut out, Command::OpenReturnPath);
+            qemu::put_command(&mut out, Command::Ping(PING));
         }
         qemu::put_start(&mut out, self.section_id, &self.blocks);
         out
@@ -170,7 +160,7 @@ impl Framing {
 
     fn put_commands(&self, out: &mut Vec<u8>) {
         for command in &self.commands {
-            qemu::put_command(out, command);
+            qemu::put_command(out, *command);
         }
     }
 }

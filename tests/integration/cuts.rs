@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 
 use ramferry::stats::Report;
-use ramferry::wire::native::{HEADER_LEN, HELLO_HEAD_LEN, Header, Kind as FrameKind};
+use ramferry::wire::native::{FrameKind, HEADER_LEN, HELLO_HEAD_LEN, Header};
 use ramferry::{Caps, Error, Handle, Kind};
 
 use crate::support::{

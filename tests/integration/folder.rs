@@ -7,7 +7,7 @@ use ramferry::image::{Description, Guest, ImageError, Output};
 use ramferry::page::{Digest, PAGE_SIZE, PageIndex};
 use ramferry::session;
 use ramferry::transport::Address;
-use ramferry::wire::native::{BlockInfo, Kind as FrameKind, MAX_PIECE, Message};
+use ramferry::wire::native::{BlockInfo, FrameKind, MAX_PIECE, Message};
 use ramferry::{Caps, Error, Kind, Params};
 use xxhash_rust::xxh3::xxh3_128;
 

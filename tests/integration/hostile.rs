@@ -11,7 +11,7 @@ use ramferry::codec::Method;
 use ramferry::page::{Digest, PAGE_SIZE};
 use ramferry::round::Round;
 use ramferry::transport::Address;
-use ramferry::wire::native::{Hello, Kind as FrameKind, Message};
+use ramferry::wire::native::{FrameKind, Hello, Message};
 use ramferry::{Error, Kind, Params};
 
 use crate::support::{
@@ -399,7 +399,7 @@ fn lanes_flags_and_codecs_that_are_not_in_use_are_refused() {
 fn a_zeros_frame_with_anything_but_zero_pages_is_refused() {
     let _limit = watchdog();
     let mut whole = Parts::new(1, &[(0, Carried::Whole(text(1)))]);
-    whole.header.kind = Some(FrameKind::Zeros);
+    whole.header.kind = FrameKind::Zeros;
     refuses_frame(1, &whole, "a page that is not zero");
     let mut without_body = whole.clone().with_body(Vec::new());
     refuses_frame(1, &without_body, "a page that is not zero");
@@ -698,7 +698,7 @@ proptest! {
         let _limit = watchdog();
         let mut parts = Parts::new(round, &[]).with_body(body);
         if zeros {
-            parts.header.kind = Some(FrameKind::Zeros);
+            parts.header.kind = FrameKind::Zeros;
         }
         parts.header.codec = Method::from_wire(codec).unwrap();
         parts.header.pages = pages;

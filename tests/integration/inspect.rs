@@ -10,8 +10,8 @@ use ramferry::inspect::{Contents, DamageSort, Report, inspect};
 use ramferry::page::{PAGE_SIZE, PageIndex};
 use ramferry::wire::native::{BlockInfo, Message};
 use ramferry::wire::qemu::{
-    Command as QemuCommand, CommandCode, RecordWriter, SectionKind, put_command, put_end_of_stream,
-    put_header, put_section, put_section_end, put_start,
+    Command as QemuCommand, RecordWriter, SectionKind, put_command, put_end_of_stream, put_header,
+    put_section, put_section_end, put_start,
 };
 use serde_json::Value;
 
@@ -254,18 +254,8 @@ fn blocks() -> [BlockInfo; 2] {
 fn qemu() -> Vec<u8> {
     let mut out = Vec::new();
     put_header(&mut out, "pc-i440fx-7.2", &[]);
-    put_command(
-        &mut out,
-        &QemuCommand {
-            code: CommandCode::OpenReturnPath,
-        },
-    );
-    put_command(
-        &mut out,
-        &QemuCommand {
-            code: CommandCode::Ping(1),
-        },
-    );
+    put_command(&mut out, QemuCommand::OpenReturnPath);
+    put_command(&mut out, QemuCommand::Ping(1));
     put_start(&mut out, 2, &blocks());
     let text = Page::Text(5).bytes();
     put_section(&mut out, SectionKind::Part, 2);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ramferry::source::WriterChoice;
 use ramferry::transport::Address;
 use ramferry::wire::Format;
-use ramferry::wire::native::Kind as FrameKind;
+use ramferry::wire::native::FrameKind;
 use ramferry::{Caps, Error, Handle, Kind, Params};
 
 use crate::live_support::{

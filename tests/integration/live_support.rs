@@ -17,7 +17,7 @@ use ramferry::page::PAGE_SIZE;
 use ramferry::source::{self, Live, WriterChoice};
 use ramferry::transport::Address;
 use ramferry::wire::Format;
-use ramferry::wire::native::{HEADER_LEN, HELLO_HEAD_LEN, Header, Kind as FrameKind};
+use ramferry::wire::native::{FrameKind, HEADER_LEN, HELLO_HEAD_LEN, Header};
 use ramferry::writer::{Writer, churn};
 use ramferry::{Caps, Error, Handle, Kind, Params};
 use rustix::process::Signal;

@@ -24,8 +24,8 @@ use ramferry::session;
 use ramferry::stats::Report;
 use ramferry::transport::Address;
 use ramferry::wire::native::{
-    Answer, BlockInfo, Class, Frame, HELLO_HEAD_LEN, Header, Hello, HelloHead, Kind as FrameKind,
-    Message, PageSet,
+    Answer, BlockInfo, Class, Frame, FrameKind, HELLO_HEAD_LEN, Header, Hello, HelloHead, Message,
+    PageSet,
 };
 use ramferry::{Caps, Error, Handle, Params, destination, source};
 
@@ -755,7 +755,7 @@ pub(crate) enum Carried {
 /// The parts of a frame with pages, for a test to change before they are put together.
 #[derive(Debug, Clone)]
 pub(crate) struct Parts {
-    pub(crate) header: Header,
+    pub(crate) header: Frame,
     pub(crate) set: Vec<u8>,
     pub(crate) hashes: Vec<u8>,
     pub(crate) body: Vec<u8>,
@@ -796,16 +796,14 @@ impl Parts {
         let decoded_len = (lengths.len() + deltas.len() + whole.len()) as u32;
         let body = [lengths, deltas, whole, stored].concat();
         Parts {
-            header: Header {
-                kind: Some(FrameKind::Pages),
+            header: Frame {
+                kind: FrameKind::Pages,
                 codec: Method::None,
                 block: 0,
                 round: Round(round),
                 pages: pages.len() as u32,
-                page_set_len: 0,
                 body_len: body.len() as u32,
                 decoded_len,
-                hash: 0,
             },
             set: set_bytes,
             hashes,
@@ -820,7 +818,7 @@ impl Parts {
             set.push_range(ramferry::page::PageRange::between(start, end), Class::Zero);
         }
         let mut parts = Parts::new(round, &[]);
-        parts.header.kind = Some(FrameKind::Zeros);
+        parts.header.kind = FrameKind::Zeros;
         parts.header.pages = set.pages() as u32;
         set.write(&mut parts.set);
         parts
@@ -860,7 +858,7 @@ impl Parts {
 
     /// The frame as it stands on the wire, its hash in order.
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Frame::seal(self.header, &self.set, [&self.hashes]).head;
+        let mut bytes = self.header.head(&self.set, &self.hashes);
         bytes.extend_from_slice(&self.body);
         bytes
     }

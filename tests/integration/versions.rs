@@ -9,8 +9,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use ramferry::codec::Method;
 use ramferry::page::Digest;
 use ramferry::wire::native::{
-    ANSWER_MAGIC, Answer, HEADER_LEN, HELLO_MAGIC, Header, Hello, Kind as FrameKind, Message,
-    Offer, Verdict,
+    ANSWER_MAGIC, Answer, FrameKind, HEADER_LEN, HELLO_MAGIC, Header, Hello, Message, Offer,
+    Verdict,
 };
 use ramferry::{Error, Handle, Kind, Params, source};
 

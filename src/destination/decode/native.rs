@@ -11,7 +11,7 @@ use crate::page::{BlockSeed, PAGE_SIZE};
 use crate::session::Context;
 use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::WireError;
-use crate::wire::native::{Class, Header, Kind as FrameKind, PageSet, Run, frame_hash};
+use crate::wire::native::{Class, FrameKind, Header, PageSet, Run, frame_hash};
 
 use super::super::prove::Proof;
 
@@ -107,7 +107,7 @@ impl<'a> DecodeWorker<'a> {
                 }
                 .into());
             }
-            check_hash(header, set, None)?;
+            check_hash(header, set, &[])?;
             touch(self.proof, header, &self.set);
         } else {
             if header.round.is_first() && self.set.count(Class::Delta) > 0 {
@@ -141,7 +141,7 @@ impl<'a> DecodeWorker<'a> {
                 stored,
             };
             hash(&self.set, block.seed(), bodies, &mut self.hashes);
-            check_hash(header, set, Some(&self.hashes))?;
+            check_hash(header, set, &self.hashes)?;
             clock.cut(&mut tally.cpu, Stage::Hash);
             touch(self.proof, header, &self.set);
             place(&self.set, block, bodies)?;
@@ -178,7 +178,7 @@ fn touch(proof: &Proof, header: &Header, set: &PageSet) {
     proof.touch(header.block.into(), set.runs().iter().map(|run| run.range));
 }
 
-fn check_hash(header: &Header, set: &[u8], hashes: Option<&[u8]>) -> Result<()> {
+fn check_hash(header: &Header, set: &[u8], hashes: &[u8]) -> Result<()> {
     let found = frame_hash(header, set, hashes);
     if found == header.hash {
         return Ok(());

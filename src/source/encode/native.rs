@@ -10,7 +10,7 @@ use crate::image::Block;
 use crate::page::PAGE_SIZE;
 use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::Format;
-use crate::wire::native::{Class, Frame, Header, Kind as FrameKind, PageSet};
+use crate::wire::native::{Class, Frame, FrameKind, PageSet};
 
 use super::super::choose::{self, Circumstances, Plan};
 use super::super::pipeline::{Job, Packet, Shared};
@@ -116,19 +116,17 @@ impl<'a> Encode<'a> {
         tally.frames = 1;
         self.set_bytes.clear();
         self.set.write(&mut self.set_bytes);
-        let header = Header {
-            kind: Some(FrameKind::Zeros),
+        let frame = Frame {
+            kind: FrameKind::Zeros,
             codec: Method::None,
             block: job.block,
             round: job.mark.round,
             pages: self.set.pages() as u32,
-            page_set_len: 0,
             body_len: 0,
             decoded_len: 0,
-            hash: 0,
         };
         Packet {
-            head: Frame::seal(header, &self.set_bytes, [[]; 0]).head,
+            head: frame.head(&self.set_bytes, &[]),
             body: BytesMut::new(),
             body_len: 0,
             tally,
@@ -295,19 +293,17 @@ impl<'a> Encode<'a> {
         tally.frames = 1;
         self.set_bytes.clear();
         self.set.write(&mut self.set_bytes);
-        let header = Header {
-            kind: Some(FrameKind::Pages),
+        let frame = Frame {
+            kind: FrameKind::Pages,
             codec: method,
             block: job.block,
             round: job.mark.round,
             pages: self.set.pages() as u32,
-            page_set_len: 0,
             body_len: body_len as u32,
             decoded_len: decoded_len as u32,
-            hash: 0,
         };
         Packet {
-            head: Frame::seal(header, &self.set_bytes, [&self.hash_bytes]).head,
+            head: frame.head(&self.set_bytes, &self.hash_bytes),
             body,
             body_len,
             tally: Tally::default(),

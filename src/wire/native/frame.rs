@@ -15,7 +15,7 @@ use crate::round::Round;
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FrameKind {
     /// Pages of one block.
     Pages = 1,
     /// Long runs of zero pages.
@@ -42,37 +42,37 @@ pub enum Kind {
     DeviceStateEnd = 12,
 }
 
-impl Kind {
-    const ALL: [Kind; 12] = [
-        Kind::Pages,
-        Kind::Zeros,
-        Kind::RoundEnd,
-        Kind::KeepAlive,
-        Kind::Finish,
-        Kind::Proven,
-        Kind::Commit,
-        Kind::Committed,
-        Kind::Failure,
-        Kind::Description,
-        Kind::DeviceState,
-        Kind::DeviceStateEnd,
+impl FrameKind {
+    const ALL: [FrameKind; 12] = [
+        FrameKind::Pages,
+        FrameKind::Zeros,
+        FrameKind::RoundEnd,
+        FrameKind::KeepAlive,
+        FrameKind::Finish,
+        FrameKind::Proven,
+        FrameKind::Commit,
+        FrameKind::Committed,
+        FrameKind::Failure,
+        FrameKind::Description,
+        FrameKind::DeviceState,
+        FrameKind::DeviceStateEnd,
     ];
 
     /// The kind's name, for messages.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Pages => "Pages frame",
-            Kind::Zeros => "Zeros frame",
-            Kind::RoundEnd => "RoundEnd",
-            Kind::KeepAlive => "KeepAlive",
-            Kind::Finish => "Finish",
-            Kind::Proven => "Proven",
-            Kind::Commit => "Commit",
-            Kind::Committed => "Committed",
-            Kind::Failure => "Failure",
-            Kind::Description => "Description",
-            Kind::DeviceState => "DeviceState",
-            Kind::DeviceStateEnd => "DeviceStateEnd",
+            FrameKind::Pages => "Pages frame",
+            FrameKind::Zeros => "Zeros frame",
+            FrameKind::RoundEnd => "RoundEnd",
+            FrameKind::KeepAlive => "KeepAlive",
+            FrameKind::Finish => "Finish",
+            FrameKind::Proven => "Proven",
+            FrameKind::Commit => "Commit",
+            FrameKind::Committed => "Committed",
+            FrameKind::Failure => "Failure",
+            FrameKind::Description => "Description",
+            FrameKind::DeviceState => "DeviceState",
+            FrameKind::DeviceStateEnd => "DeviceStateEnd",
         }
     }
 }
@@ -81,7 +81,7 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// What the frame is; `None` for a kind that is unknown but may be skipped.
-    pub kind: Option<Kind>,
+    pub kind: Option<FrameKind>,
     /// What the body is compressed with.
     pub codec: Method,
     /// The block's place in the hello's list.
@@ -128,7 +128,9 @@ impl Header {
     pub fn from_bytes(bytes: &[u8; HEADER_LEN]) -> Result<Header, WireError> {
         let mut reader = Reader::new("frame header", bytes);
         let number = reader.u8()?;
-        let kind = Kind::ALL.into_iter().find(|kind| *kind as u8 == number);
+        let kind = FrameKind::ALL
+            .into_iter()
+            .find(|kind| *kind as u8 == number);
         let flags = reader.u8()?;
         if kind.is_none() && flags & 1 == 0 {
             return Err(WireError::Unknown {
@@ -181,10 +183,10 @@ impl Header {
         at_most("the page set's length", header.page_set_len, MAX_PAGE_SET)?;
         at_most("the body's length", header.body_len, MAX_BODY)?;
         at_most("the decoded length", header.decoded_len, MAX_BODY)?;
-        if kind == Some(Kind::Pages) {
+        if kind == Some(FrameKind::Pages) {
             at_most("the number of pages", header.pages, MAX_PAGES)?;
         }
-        if kind != Some(Kind::Pages) {
+        if kind != Some(FrameKind::Pages) {
             let (given, expected) = (header.decoded_len.into(), header.body_len.into());
             if given != expected {
                 return Err(WireError::Contradiction {
@@ -203,50 +205,62 @@ impl Header {
     }
 }
 
-/// A frame's hash, from the header (whose own hash field is left out), the page set, and the
-/// pages' hashes or the body.
-pub fn frame_hash(
-    header: &Header,
-    page_set: &[u8],
-    parts: impl IntoIterator<Item = impl AsRef<[u8]>>,
-) -> u64 {
+/// A frame's hash, from the header (whose own hash field is left out), the page set, and `content`:
+/// the pages' hashes in a `Pages` frame, the body in any other.
+pub fn frame_hash(header: &Header, page_set: &[u8], content: &[u8]) -> u64 {
     let mut hasher = Xxh3::new();
     hasher.update(&header.to_bytes()[..HEADER_LEN - 8]);
     hasher.update(page_set);
-    for part in parts {
-        hasher.update(part.as_ref());
-    }
+    hasher.update(content);
     hasher.digest()
 }
 
-/// A frame's head, ready to be written in front of its body: header and page set.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// A frame to be written: what its [`Header`] says besides the page set's length and the hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
-    /// Header and page set.
-    pub head: Vec<u8>,
+    /// What the frame is.
+    pub kind: FrameKind,
+    /// What the body is compressed with.
+    pub codec: Method,
+    /// The block's place in the hello's list.
+    pub block: u16,
+    /// The round that the frame belongs to.
+    pub round: Round,
+    /// How many pages the set holds, modulo 2^32.
+    pub pages: u32,
+    /// Bytes of the body.
+    pub body_len: u32,
+    /// Bytes of the body once decompressed.
+    pub decoded_len: u32,
 }
 
 impl Frame {
-    /// Completes `header` with its lengths and its hash. `page_set` is given in wire form, `parts`
-    /// as for [`frame_hash`].
-    pub fn seal(
-        mut header: Header,
-        page_set: &[u8],
-        parts: impl IntoIterator<Item = impl AsRef<[u8]>>,
-    ) -> Frame {
-        header.page_set_len = page_set.len() as u32;
-        header.hash = frame_hash(&header, page_set, parts);
+    /// The frame up to its body: header and page set. `page_set` is in wire form, `content` as for
+    /// [`frame_hash`].
+    pub fn head(&self, page_set: &[u8], content: &[u8]) -> Vec<u8> {
+        let mut header = Header {
+            kind: Some(self.kind),
+            codec: self.codec,
+            block: self.block,
+            round: self.round,
+            pages: self.pages,
+            page_set_len: page_set.len() as u32,
+            body_len: self.body_len,
+            decoded_len: self.decoded_len,
+            hash: 0,
+        };
+        header.hash = frame_hash(&header, page_set, content);
         let mut head = Vec::with_capacity(HEADER_LEN + page_set.len());
         head.extend_from_slice(&header.to_bytes());
         head.extend_from_slice(page_set);
-        Frame { head }
+        head
     }
 }
 
 /// A frame without pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// See [`Kind::RoundEnd`].
+    /// See [`FrameKind::RoundEnd`].
     RoundEnd {
         /// The round that ends.
         round: Round,
@@ -257,39 +271,39 @@ pub enum Message {
         /// Whether no further round comes.
         last: bool,
     },
-    /// See [`Kind::KeepAlive`].
+    /// See [`FrameKind::KeepAlive`].
     KeepAlive,
-    /// See [`Kind::Finish`].
+    /// See [`FrameKind::Finish`].
     Finish {
         /// What the destination must hold.
         digest: Digest,
     },
-    /// See [`Kind::Proven`].
+    /// See [`FrameKind::Proven`].
     Proven {
         /// What the destination holds.
         digest: Digest,
     },
-    /// See [`Kind::Commit`].
+    /// See [`FrameKind::Commit`].
     Commit,
-    /// See [`Kind::Committed`].
+    /// See [`FrameKind::Committed`].
     Committed,
-    /// See [`Kind::Failure`].
+    /// See [`FrameKind::Failure`].
     Failure {
         /// The exit code that fits.
         code: u8,
         /// What happened, one line.
         text: String,
     },
-    /// See [`Kind::Description`].
+    /// See [`FrameKind::Description`].
     Description(Description),
-    /// See [`Kind::DeviceState`].
+    /// See [`FrameKind::DeviceState`].
     DeviceState {
         /// How many bytes came before.
         offset: u64,
         /// 1 to [`MAX_PIECE`](super::MAX_PIECE) bytes.
         bytes: Vec<u8>,
     },
-    /// See [`Kind::DeviceStateEnd`].
+    /// See [`FrameKind::DeviceStateEnd`].
     DeviceStateEnd {
         /// How many bytes there were.
         total: u64,
@@ -300,18 +314,18 @@ pub enum Message {
 
 impl Message {
     /// Which kind of frame carries it.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> FrameKind {
         match self {
-            Message::RoundEnd { .. } => Kind::RoundEnd,
-            Message::KeepAlive => Kind::KeepAlive,
-            Message::Finish { .. } => Kind::Finish,
-            Message::Proven { .. } => Kind::Proven,
-            Message::Commit => Kind::Commit,
-            Message::Committed => Kind::Committed,
-            Message::Failure { .. } => Kind::Failure,
-            Message::Description(_) => Kind::Description,
-            Message::DeviceState { .. } => Kind::DeviceState,
-            Message::DeviceStateEnd { .. } => Kind::DeviceStateEnd,
+            Message::RoundEnd { .. } => FrameKind::RoundEnd,
+            Message::KeepAlive => FrameKind::KeepAlive,
+            Message::Finish { .. } => FrameKind::Finish,
+            Message::Proven { .. } => FrameKind::Proven,
+            Message::Commit => FrameKind::Commit,
+            Message::Committed => FrameKind::Committed,
+            Message::Failure { .. } => FrameKind::Failure,
+            Message::Description(_) => FrameKind::Description,
+            Message::DeviceState { .. } => FrameKind::DeviceState,
+            Message::DeviceStateEnd { .. } => FrameKind::DeviceStateEnd,
         }
     }
 
@@ -353,18 +367,16 @@ impl Message {
             }
             Message::KeepAlive | Message::Commit | Message::Committed => {}
         }
-        let header = Header {
-            kind: Some(self.kind()),
+        let frame = Frame {
+            kind: self.kind(),
             codec: Method::None,
             block: 0,
             round,
             pages: 0,
-            page_set_len: 0,
             body_len: body.len() as u32,
             decoded_len: body.len() as u32,
-            hash: 0,
         };
-        let mut bytes = Frame::seal(header, &[], [&body]).head;
+        let mut bytes = frame.head(&[], &body);
         bytes.append(&mut body);
         bytes
     }
@@ -373,14 +385,14 @@ impl Message {
     ///
     /// # Errors
     /// Damage, fields that are missing or left over, and a kind that carries pages.
-    pub fn read(header: &Header, kind: Kind, rest: &[u8]) -> Result<Message, WireError> {
+    pub fn read(header: &Header, kind: FrameKind, rest: &[u8]) -> Result<Message, WireError> {
         if header.page_set_len != 0 || header.pages != 0 || header.codec != Method::None {
             return Err(WireError::OutOfPlace {
                 record: "a page set or a compressed body",
                 why: "this kind of frame has none",
             });
         }
-        let found = frame_hash(header, &[], [rest]);
+        let found = frame_hash(header, &[], rest);
         if found != header.hash {
             return Err(WireError::Damaged {
                 record: kind.name(),
@@ -390,13 +402,13 @@ impl Message {
         }
         let mut body = Reader::new(kind.name(), rest);
         let message = match kind {
-            Kind::Pages | Kind::Zeros => {
+            FrameKind::Pages | FrameKind::Zeros => {
                 return Err(WireError::OutOfPlace {
                     record: kind.name(),
                     why: "only messages may stand here",
                 });
             }
-            Kind::RoundEnd => Message::RoundEnd {
+            FrameKind::RoundEnd => Message::RoundEnd {
                 round: header.round,
                 frames: body.u64()?,
                 pages: body.u64()?,
@@ -411,16 +423,16 @@ impl Message {
                     }
                 },
             },
-            Kind::KeepAlive => Message::KeepAlive,
-            Kind::Finish => Message::Finish {
+            FrameKind::KeepAlive => Message::KeepAlive,
+            FrameKind::Finish => Message::Finish {
                 digest: Digest(body.u128()?),
             },
-            Kind::Proven => Message::Proven {
+            FrameKind::Proven => Message::Proven {
                 digest: Digest(body.u128()?),
             },
-            Kind::Commit => Message::Commit,
-            Kind::Committed => Message::Committed,
-            Kind::Failure => Message::Failure {
+            FrameKind::Commit => Message::Commit,
+            FrameKind::Committed => Message::Committed,
+            FrameKind::Failure => Message::Failure {
                 code: body.u8()?,
                 text: {
                     let text = body.rest();
@@ -435,9 +447,9 @@ impl Message {
                     String::from_utf8_lossy(text).replace(|c: char| c.is_control(), " ")
                 },
             },
-            Kind::Description => Message::Description(guest::take_description(&mut body)?),
-            Kind::DeviceState => guest::take_piece(&mut body)?,
-            Kind::DeviceStateEnd => Message::DeviceStateEnd {
+            FrameKind::Description => Message::Description(guest::take_description(&mut body)?),
+            FrameKind::DeviceState => guest::take_piece(&mut body)?,
+            FrameKind::DeviceStateEnd => Message::DeviceStateEnd {
                 total: body.u64()?,
                 hash: body.u128()?,
             },

@@ -47,7 +47,7 @@
 //!
 //! | offset | type | field |
 //! |---|---|---|
-//! | 0 | u8 | kind ([`Kind`]) |
+//! | 0 | u8 | kind ([`FrameKind`]) |
 //! | 1 | u8 | flags: bit 0 set: whoever does not know this kind may skip it, unchecked. 0 in the kinds below |
 //! | 2 | u8 | codec of the body ([`crate::codec::Method`]'s number) |
 //! | 3 | u8 | 0 |
@@ -132,7 +132,7 @@ mod page_set;
 mod reader;
 
 pub use super::BlockInfo;
-pub use frame::{Frame, Header, Kind, Message, frame_hash};
+pub use frame::{Frame, FrameKind, Header, Message, frame_hash};
 pub use hello::{Answer, Hello, HelloHead, Offer, Verdict};
 pub use page_set::{Class, PageSet, Run};
 

@@ -184,33 +184,26 @@ pub enum SectionKind {
     End,
 }
 
-/// A command to the destination.
+/// The commands to the destination that are understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Command {
-    /// Which, with what belongs to it.
-    pub code: CommandCode,
-}
-
-/// The number of the command [`CommandCode::SwitchoverStart`].
-pub const SWITCHOVER_START: u16 = 11;
-
-impl Command {
-    /// The command with this number and payload, if it is one that can stand between RAM's rounds.
-    pub fn from_parts(number: u16, payload: &[u8]) -> Option<Command> {
-        let switchover = CommandCode::SwitchoverStart;
-        (number == SWITCHOVER_START && payload.is_empty()).then_some(Command { code: switchover })
-    }
-}
-
-/// The commands that are understood.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommandCode {
+pub enum Command {
     /// The source reads answers from now on.
     OpenReturnPath,
     /// The source wants this number back.
     Ping(u32),
     /// The guest is stopped; what follows is the last of it. QEMU 10.0 and later.
     SwitchoverStart,
+}
+
+/// The number of the command [`Command::SwitchoverStart`].
+pub const SWITCHOVER_START: u16 = 11;
+
+impl Command {
+    /// The command with this number and payload, if it is one that may come between RAM's sections.
+    pub fn from_parts(number: u16, payload: &[u8]) -> Option<Command> {
+        let switchover = number == SWITCHOVER_START && payload.is_empty();
+        switchover.then_some(Command::SwitchoverStart)
+    }
 }
 
 /// A page as it travels.

@@ -4,8 +4,8 @@ use crate::page::{PAGE_SIZE, PageIndex};
 
 use super::super::BlockInfo;
 use super::{
-    Command, CommandCode, Element, Fault, MAGIC, MAX_BLOCKS, MAX_COMPRESSED, MAX_MACHINE,
-    MULTIFD_MAGIC, RAM, RAM_VERSION, Record, RecordKind, STREAM_VERSION, SectionKind, StreamError,
+    Command, Element, Fault, MAGIC, MAX_BLOCKS, MAX_COMPRESSED, MAX_MACHINE, MULTIFD_MAGIC, RAM,
+    RAM_VERSION, Record, RecordKind, STREAM_VERSION, SWITCHOVER_START, SectionKind, StreamError,
     Unsupported, XBZRLE_ENCODING, flag, section,
 };
 
@@ -215,11 +215,12 @@ impl Parser {
         let first = cursor.rest;
         let mut seen = Vec::new();
         while cursor.peek()? == section::SUBSECTION {
-            let name = subsection(cursor)?;
-            if seen.contains(&name) {
+            let subsection = Subsection::take(cursor)?;
+            if seen.contains(&subsection) {
+                let name = subsection.name();
                 return Err(Fault::SecondSubsection { name }.into());
             }
-            seen.push(name);
+            seen.push(subsection);
         }
         let (subsections, _) = first.split_at(first.len() - cursor.rest.len());
         let machine = text(machine, "the machine type's name")?;
@@ -284,10 +285,20 @@ impl Parser {
 
     fn command(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
         let post_copy = |command| Err(Unsupported::PostCopy { command }.into());
-        let (command, expected) = match cursor.u16()? {
-            1 => ("OPEN_RETURN_PATH", 0),
-            2 => ("PING", 4),
-            // Of bitmaps alone nothing is to be advised.
+        let command = match cursor.u16()? {
+            1 => {
+                no_payload("OPEN_RETURN_PATH", cursor)?;
+                Command::OpenReturnPath
+            }
+            2 => {
+                payload_len("PING", 4, cursor)?;
+                // There is no way yet on which it could be answered.
+                if !self.return_path {
+                    return Err(Fault::PingTooEarly.into());
+                }
+                Command::Ping(cursor.u32()?)
+            }
+            // An advice without bytes concerns bitmaps of block devices only.
             3 if cursor.u16()? == 0 => return Err(Unsupported::DirtyBitmaps.into()),
             3 => return post_copy("POSTCOPY_ADVISE"),
             4 => return post_copy("POSTCOPY_LISTEN"),
@@ -297,26 +308,14 @@ impl Parser {
             8 => return Err(Unsupported::Colo.into()),
             9 => return post_copy("POSTCOPY_RESUME"),
             10 => return post_copy("RECV_BITMAP"),
-            11 => ("SWITCHOVER_START", 0),
+            SWITCHOVER_START => {
+                no_payload("SWITCHOVER_START", cursor)?;
+                Command::SwitchoverStart
+            }
             found => return Err(Fault::UnknownCommand { found }.into()),
         };
-        let found = cursor.u16()?;
-        if found != expected {
-            return Err(Fault::CommandLength {
-                command,
-                found,
-                expected,
-            }
-            .into());
-        }
-        let code = match command {
-            "PING" if !self.return_path => return Err(Fault::PingTooEarly.into()),
-            "PING" => CommandCode::Ping(cursor.u32()?),
-            "OPEN_RETURN_PATH" => CommandCode::OpenReturnPath,
-            _ => CommandCode::SwitchoverStart,
-        };
-        self.return_path |= code == CommandCode::OpenReturnPath;
-        Ok(Element::Command(Command { code }))
+        self.return_path |= command == Command::OpenReturnPath;
+        Ok(Element::Command(command))
     }
 
     fn block_list(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
@@ -474,39 +473,79 @@ impl Parser {
     }
 }
 
-/// Takes one of the configuration's sub-sections and returns its name.
-fn subsection(cursor: &mut Cursor<'_>) -> Result<&'static str, Stop> {
-    cursor.u8()?;
-    let name = match cursor.string()? {
-        b"configuration/target-page-bits" => "configuration/target-page-bits",
-        b"configuration/capabilities" => "configuration/capabilities",
-        b"configuration/uuid" => "configuration/uuid",
-        other => {
-            let name = lossy(other);
+/// Takes a command's length, which must be this.
+fn payload_len(command: &'static str, expected: u16, cursor: &mut Cursor<'_>) -> Result<(), Stop> {
+    let found = cursor.u16()?;
+    if found == expected {
+        return Ok(());
+    }
+    Err(Fault::CommandLength {
+        command,
+        found,
+        expected,
+    }
+    .into())
+}
+
+fn no_payload(command: &'static str, cursor: &mut Cursor<'_>) -> Result<(), Stop> {
+    payload_len(command, 0, cursor)
+}
+
+/// The sub-sections of a configuration that are understood.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subsection {
+    PageBits,
+    Capabilities,
+    Uuid,
+}
+
+impl Subsection {
+    const ALL: [Subsection; 3] = [
+        Subsection::PageBits,
+        Subsection::Capabilities,
+        Subsection::Uuid,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Subsection::PageBits => "configuration/target-page-bits",
+            Subsection::Capabilities => "configuration/capabilities",
+            Subsection::Uuid => "configuration/uuid",
+        }
+    }
+
+    /// Takes one of the configuration's sub-sections, and checks what it says.
+    fn take(cursor: &mut Cursor<'_>) -> Result<Subsection, Stop> {
+        cursor.u8()?;
+        let name = cursor.string()?;
+        let known = |one: &Subsection| one.name().as_bytes() == name;
+        let Some(subsection) = Subsection::ALL.into_iter().find(known) else {
+            let name = lossy(name);
             return Err(Unsupported::Subsection { name }.into());
+        };
+        let found = cursor.u32()?;
+        if found != 1 {
+            let name = subsection.name();
+            return Err(Fault::SubsectionVersion { name, found }.into());
         }
-    };
-    let found = cursor.u32()?;
-    if found != 1 {
-        return Err(Fault::SubsectionVersion { name, found }.into());
-    }
-    match name {
-        "configuration/target-page-bits" => {
-            let bits = cursor.u32()?;
-            if bits != PAGE_SIZE.trailing_zeros() {
-                return Err(Unsupported::PageSize { bits }.into());
+        match subsection {
+            Subsection::PageBits => {
+                let bits = cursor.u32()?;
+                if bits != PAGE_SIZE.trailing_zeros() {
+                    return Err(Unsupported::PageSize { bits }.into());
+                }
+            }
+            Subsection::Capabilities => {
+                // Only capabilities that change what the stream holds are listed, so any is too many.
+                if cursor.u32()? > 0 {
+                    let name = lossy(cursor.string()?);
+                    return Err(Unsupported::Capability { name }.into());
+                }
+            }
+            Subsection::Uuid => {
+                cursor.array::<16>()?;
             }
         }
-        "configuration/capabilities" => {
-            // Only capabilities that change what the stream holds are listed, so any is too many.
-            if cursor.u32()? > 0 {
-                let name = lossy(cursor.string()?);
-                return Err(Unsupported::Capability { name }.into());
-            }
-        }
-        _ => {
-            cursor.array::<16>()?;
-        }
+        Ok(subsection)
     }
-    Ok(name)
 }

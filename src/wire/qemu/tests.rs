@@ -86,7 +86,7 @@ enum Step {
     Page(u64, u8),
     Xbzrle(u64, Vec<u8>),
     Compressed(u64, Vec<u8>),
-    Command(CommandCode),
+    Command(Command),
 }
 
 const PAGES: u64 = 40;
@@ -108,8 +108,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..PAGES, any::<u8>()).prop_map(|(page, byte)| Step::Page(page, byte)),
         2 => (0..PAGES, bytes(40)).prop_map(|(page, delta)| Step::Xbzrle(page, delta)),
         2 => (0..PAGES, bytes(40)).prop_map(|(page, body)| Step::Compressed(page, body)),
-        1 => any::<u32>().prop_map(|number| Step::Command(CommandCode::Ping(number))),
-        1 => Just(Step::Command(CommandCode::SwitchoverStart)),
+        1 => any::<u32>().prop_map(|number| Step::Command(Command::Ping(number))),
+        1 => Just(Step::Command(Command::SwitchoverStart)),
     ];
     proptest::collection::vec(step, 0..24)
 }
@@ -121,8 +121,8 @@ fn write(steps: &[Step]) -> (Vec<u8>, Vec<Sent>) {
     let blocks = blocks();
     let (mut out, mut sent) = (Vec::new(), Vec::new());
     put_header(&mut out, "pc-q35-7.2", &[]);
-    let code = CommandCode::OpenReturnPath;
-    put_command(&mut out, &Command { code });
+    let code = Command::OpenReturnPath;
+    put_command(&mut out, code);
     put_start(&mut out, 7, &blocks);
     put_section(&mut out, SectionKind::Part, 7);
     let mut at = 0_u16;
@@ -137,7 +137,7 @@ fn write(steps: &[Step]) -> (Vec<u8>, Vec<Sent>) {
             }
             Step::Command(code) => {
                 put_section_end(&mut out, 7);
-                put_command(&mut out, &Command { code: *code });
+                put_command(&mut out, *code);
                 put_section(&mut out, SectionKind::Part, 7);
                 continue;
             }
@@ -190,7 +190,7 @@ fn sample() -> Vec<u8> {
         Step::Compressed(2, vec![0x78, 1, 3]),
         Step::Part,
         Step::Xbzrle(2, vec![0, 2, 0xcf, 0x1c]),
-        Step::Command(CommandCode::Ping(1)),
+        Step::Command(Command::Ping(1)),
         Step::Block(0),
         Step::Zero(39),
     ];
@@ -308,12 +308,12 @@ proptest! {
                     let payload = stream[at - usize::from(record.payload)..at].to_vec();
                     received.push((record, payload));
                 }
-                Element::Command(command) => commands.push(command.code),
+                Element::Command(command) => commands.push(command),
                 _ => {}
             }
         }
         prop_assert_eq!(received, sent);
-        let mut wanted = vec![CommandCode::OpenReturnPath];
+        let mut wanted = vec![Command::OpenReturnPath];
         wanted.extend(steps.iter().filter_map(|step| match step {
             Step::Command(code) => Some(*code),
             _ => None,

@@ -6,8 +6,8 @@ use crate::page::{PAGE_SIZE, PageIndex};
 
 use super::super::BlockInfo;
 use super::{
-    Command, CommandCode, MAGIC, MAX_BLOCKS, MAX_COMPRESSED, MAX_MACHINE, RAM, RAM_VERSION,
-    STREAM_VERSION, SectionKind, XBZRLE_ENCODING, flag, section,
+    Command, MAGIC, MAX_BLOCKS, MAX_COMPRESSED, MAX_MACHINE, RAM, RAM_VERSION, STREAM_VERSION,
+    SectionKind, XBZRLE_ENCODING, flag, section,
 };
 
 /// What is written behind the end of a stream that has no devices.
@@ -33,19 +33,19 @@ pub fn put_header(out: &mut Vec<u8>, machine: &str, subsections: &[u8]) {
 }
 
 /// Appends a command.
-pub fn put_command(out: &mut Vec<u8>, command: &Command) {
+pub fn put_command(out: &mut Vec<u8>, command: Command) {
     out.put_u8(section::COMMAND);
-    match command.code {
-        CommandCode::OpenReturnPath => {
+    match command {
+        Command::OpenReturnPath => {
             out.put_u16(1);
             out.put_u16(0);
         }
-        CommandCode::Ping(number) => {
+        Command::Ping(number) => {
             out.put_u16(2);
             out.put_u16(4);
             out.put_u32(number);
         }
-        CommandCode::SwitchoverStart => {
+        Command::SwitchoverStart => {
             out.put_u16(11);
             out.put_u16(0);
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 
 use ramferry::wire::Format;
-use ramferry::wire::qemu::{Command, CommandCode, SectionKind, put_command, put_header};
+use ramferry::wire::qemu::{Command, SectionKind, put_command, put_header};
 use ramferry::{Caps, Error, Handle, Kind, Params, source};
 
 use super::{Model, Sent, listen};
@@ -16,24 +16,24 @@ use crate::support::{
     Destination, Folder, Page, Program, command, hello, mixed, params, read_answer, unix, watchdog,
 };
 
-fn with_commands(codes: &[CommandCode]) -> Vec<u8> {
+fn with_commands(codes: &[Command]) -> Vec<u8> {
     let mut stream = Vec::new();
     put_header(&mut stream, "none", &[]);
     for &code in codes {
-        put_command(&mut stream, &Command { code });
+        put_command(&mut stream, code);
     }
     stream
 }
 
 /// A stream with these commands in front of RAM.
-fn guest_behind(codes: &[CommandCode], fill: impl FnOnce(&mut Model)) -> Vec<u8> {
+fn guest_behind(codes: &[Command], fill: impl FnOnce(&mut Model)) -> Vec<u8> {
     let mut header = Vec::new();
     put_header(&mut header, "none", &[]);
     let model = Model::with(&[("ram", 200)], fill);
     [&with_commands(codes), &model.stream[header.len()..]].concat()
 }
 
-const OPEN: CommandCode = CommandCode::OpenReturnPath;
+const OPEN: Command = Command::OpenReturnPath;
 const SHUT_0: [u8; 8] = [0, 1, 0, 4, 0, 0, 0, 0];
 const SHUT_1: [u8; 8] = [0, 1, 0, 4, 0, 0, 0, 1];
 
@@ -62,8 +62,8 @@ fn who_asks_and_never_listens_is_given_up() {
     let (handle, mut link) = start(&folder, "0.3");
     let mut all = with_commands(&[OPEN]);
     for value in 0..1_000_000 {
-        let code = CommandCode::Ping(value);
-        put_command(&mut all, &Command { code });
+        let code = Command::Ping(value);
+        put_command(&mut all, code);
     }
     // Fails when the receiver has had enough.
     link.write_all(&all).unwrap_err();
@@ -75,14 +75,14 @@ fn every_ping_is_answered_in_order_and_the_end_is_told_to_who_never_hangs_up() {
     let _limit = watchdog();
     let folder = Folder::in_memory();
     let (handle, mut link) = start(&folder, "5");
-    let codes = [OPEN, OPEN, CommandCode::Ping(7), CommandCode::Ping(7)];
+    let codes = [OPEN, OPEN, Command::Ping(7), Command::Ping(7)];
     let stream = guest_behind(&codes, |model| {
         for page in 0..200 {
             model.put(0, page, &Sent::Page(Page::Text(page)));
             if page == 100 {
                 model.end();
-                let code = CommandCode::Ping(u32::MAX);
-                put_command(&mut model.stream, &Command { code });
+                let code = Command::Ping(u32::MAX);
+                put_command(&mut model.stream, code);
                 model.begin(SectionKind::Part);
             }
         }
@@ -112,7 +112,7 @@ fn a_source_on_the_return_path_hears_of_every_failure() {
     let mut flags = guest_behind(&[OPEN], |_| {});
     flags.truncate(flags.len() - 60);
     flags.extend([0xff; 300]);
-    let outside = guest_behind(&[OPEN, CommandCode::Ping(1)], |model| {
+    let outside = guest_behind(&[OPEN, Command::Ping(1)], |model| {
         model.raw(0, 201, "zero", &[0]);
     });
     for (stream, what) in [
@@ -168,8 +168,8 @@ fn more_commands_than_a_guest_can_have_are_refused() {
     let model = Model::with(&[("ram", 1)], |model| {
         model.end();
         for _ in 0..1000 {
-            let code = CommandCode::SwitchoverStart;
-            put_command(&mut model.stream, &Command { code });
+            let code = Command::SwitchoverStart;
+            put_command(&mut model.stream, code);
         }
         model.begin(SectionKind::Part);
     });
@@ -357,7 +357,7 @@ fn resident(pid: u32) -> u64 {
 
 /// Sends `front`, waits for the answer to a ping, then sends `piece` as often as it says, with a
 /// ping behind it all: the most memory that the receiver ever had more.
-fn growth(front: &[CommandCode], begin: &[u8], piece: &[u8], times: usize, end: &[u8]) -> u64 {
+fn growth(front: &[Command], begin: &[u8], piece: &[u8], times: usize, end: &[u8]) -> u64 {
     let folder = Folder::in_memory();
     let socket = folder.path("socket");
     let (address, output) = (format!("unix:{}", socket.display()), folder.path("out"));
@@ -387,15 +387,15 @@ fn growth(front: &[CommandCode], begin: &[u8], piece: &[u8], times: usize, end: 
 
 fn ping(value: u32) -> Vec<u8> {
     let mut out = Vec::new();
-    let code = CommandCode::Ping(value);
-    put_command(&mut out, &Command { code });
+    let code = Command::Ping(value);
+    put_command(&mut out, code);
     out
 }
 
 #[test]
 fn no_number_of_short_records_or_commands_takes_memory() {
     let _limit = watchdog();
-    let front = [OPEN, CommandCode::Ping(1)];
+    let front = [OPEN, Command::Ping(1)];
     // 2.7 MB of commands in front of RAM.
     let pings = growth(&front, &[], &ping(5).repeat(1000), 300, &ping(99));
     assert!(pings < 2 << 20, "{pings}");

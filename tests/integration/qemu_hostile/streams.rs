@@ -2,7 +2,7 @@
 //! and pages that cannot be decoded.
 
 use ramferry::page::PAGE_SIZE;
-use ramferry::wire::qemu::{Command, CommandCode, SectionKind, put_command};
+use ramferry::wire::qemu::{Command, SectionKind, put_command};
 
 use super::{
     Model, Sent, Way, assert_same_guest, delta, devices, receive, receive_in, refuses, zlib,
@@ -94,12 +94,7 @@ fn small() -> (Model, Vec<usize>, usize) {
     model.put(0, 0, &Sent::Fill(0));
     model.put(0, 0, &Sent::Delta(7));
     model.end();
-    put_command(
-        &mut model.stream,
-        &Command {
-            code: CommandCode::SwitchoverStart,
-        },
-    );
+    put_command(&mut model.stream, Command::SwitchoverStart);
     model.begin(SectionKind::End);
     model.put(0, 69, &Sent::Compressed(Page::Fill(4)));
     model.end();
