@@ -102,6 +102,7 @@ pub mod round;
 pub mod session;
 pub mod source;
 pub mod stats;
+mod sync;
 pub mod synthetic;
 mod sys;
 pub mod transport;

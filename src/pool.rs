@@ -1,10 +1,12 @@
 //! What both pipelines are built from: recycled buffers, and workers that come and go.
 
 use std::num::NonZero;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
+
+use crate::sync;
 
 /// Packets that may wait between two stages, besides one for each connection. Enough for a stage
 /// to go on while another is off its core: waking an idle core takes longer than a packet.
@@ -32,21 +34,16 @@ impl Buffers {
 
     /// A buffer of at least `bytes` bytes, whatever they hold.
     pub(crate) fn take(&self) -> BytesMut {
-        let free = self.lock().pop();
+        let free = sync::lock(&self.free).pop();
         free.unwrap_or_else(|| BytesMut::zeroed(self.bytes))
     }
 
     /// Gives a buffer back; one too many is freed.
     pub(crate) fn give(&self, buffer: BytesMut) {
-        let mut free = self.lock();
+        let mut free = sync::lock(&self.free);
         if !buffer.is_empty() && free.len() < self.spare {
             free.push(buffer);
         }
-    }
-
-    /// Nothing can panic in the middle of a push or a pop.
-    fn lock(&self) -> MutexGuard<'_, Vec<BytesMut>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -17,6 +17,7 @@ use crate::error::{Error, Kind};
 use crate::page::PAGE_SIZE;
 use crate::params::{ParamError, Params};
 use crate::stats::Stats;
+use crate::sync;
 use crate::transport::{Abort, EmulatedLink, Stream, TransportError};
 use crate::wire::WireError;
 use crate::wire::native::{
@@ -152,7 +153,7 @@ impl Tuning {
     /// The parameters as they are now. (A poisoned lock holds a whole value all the same: it is
     /// only ever replaced as one.)
     pub fn get(&self) -> Arc<Params> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&*sync::ignore_poison(self.0.read()))
     }
 
     /// Changes a copy of the parameters and puts it in force, unless `change` fails.
@@ -160,7 +161,7 @@ impl Tuning {
     /// # Errors
     /// What `change` says; the parameters are then as they were.
     pub fn update<E>(&self, change: impl FnOnce(&mut Params) -> Result<(), E>) -> Result<(), E> {
-        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = sync::ignore_poison(self.0.write());
         let mut params = (**current).clone();
         change(&mut params)?;
         *current = Arc::new(params);

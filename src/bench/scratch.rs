@@ -4,10 +4,11 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::error::{Error, Kind, Result};
 use crate::session::session_id;
+use crate::sync;
 
 /// Where files are memory, if there is such a place: a disk would be measured as well elsewhere.
 const MEMORY: &str = "/dev/shm";
@@ -15,9 +16,8 @@ const MEMORY: &str = "/dev/shm";
 /// The folders that there are, for [`remove_all`].
 static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// A list of paths is whole at any time, whoever panicked.
 fn folders() -> MutexGuard<'static, Vec<PathBuf>> {
-    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner)
+    sync::lock(&FOLDERS)
 }
 
 /// A folder of its own, which goes with all that it holds when this is dropped.

@@ -3,10 +3,12 @@
 
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::sync;
 
 /// So many lines may come at once.
 const AT_ONCE: u32 = 32;
@@ -44,7 +46,7 @@ impl<W: Write + AsFd> Dropped<W> {
 
     /// Tells a line, or counts it.
     pub(super) fn tell(&self, line: &str) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = sync::lock(&self.inner);
         inner.tell(line, Instant::now());
     }
 }

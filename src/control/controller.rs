@@ -1,13 +1,14 @@
 //! The settings of the next migration, and at most one that is under way.
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use crate::caps::{Capability, Caps};
 use crate::error::{Error, Kind, Result};
 use crate::params::{Params, TypedParam, typed};
 use crate::stats::{Event, Observer, Report, Status};
+use crate::sync;
 use crate::transport::Address;
 use crate::wire::Format;
 use crate::{destination, source};
@@ -64,19 +65,14 @@ impl fmt::Debug for Hub {
     }
 }
 
-/// What is kept under a lock here is whole at any moment, whoever panicked meanwhile.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Hub {
     fn tell(&self, event: Event) {
         match event {
-            Event::Stop => *lock(&self.stopped) = true,
-            Event::Resume | Event::Migration(Status::Setup) => *lock(&self.stopped) = false,
+            Event::Stop => *sync::lock(&self.stopped) = true,
+            Event::Resume | Event::Migration(Status::Setup) => *sync::lock(&self.stopped) = false,
             Event::Migration(_) | Event::Pass(_) => {}
         }
-        for observer in &*lock(&self.observers) {
+        for observer in &*sync::lock(&self.observers) {
             observer(event);
         }
     }
@@ -141,7 +137,7 @@ impl Controller {
 
     /// The migration that runs, or the last one.
     pub fn handle(&self) -> Option<Arc<Handle>> {
-        let inner = lock(&self.inner);
+        let inner = sync::lock(&self.inner);
         let migration = inner.migration.as_ref()?;
         Some(Arc::clone(&migration.handle))
     }
@@ -156,7 +152,7 @@ impl Controller {
         listening: impl Fn(&Address) + Send + 'static,
         dropped: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<()> {
-        let mut inner = lock(&self.inner);
+        let mut inner = sync::lock(&self.inner);
         inner.check_idle()?;
         let request = destination::Request {
             caps: inner.caps,
@@ -167,7 +163,7 @@ impl Controller {
         let at = Arc::<Mutex<_>>::default();
         let note = Arc::clone(&at);
         let listening = move |address: &Address| {
-            *lock(&note) = Some(address.clone());
+            *sync::lock(&note) = Some(address.clone());
             listening(address);
         };
         let handle = Handle::receive_observed(request, params, listening, dropped, observer)?;
@@ -177,12 +173,9 @@ impl Controller {
 
     /// Waits until somebody says [`Control::quit`].
     pub fn wait_for_quit(&self) {
-        let mut quitting = lock(&self.quitting);
+        let mut quitting = sync::lock(&self.quitting);
         while !*quitting {
-            quitting = self
-                .told_to_quit
-                .wait(quitting)
-                .unwrap_or_else(PoisonError::into_inner);
+            quitting = sync::ignore_poison(self.told_to_quit.wait(quitting));
         }
     }
 
@@ -194,7 +187,7 @@ impl Controller {
 
 impl Control for Controller {
     fn params(&self) -> Params {
-        let inner = lock(&self.inner);
+        let inner = sync::lock(&self.inner);
         // In force may be another method than was asked for, if the destination lacks that.
         match inner.migration.as_ref().filter(|last| last.is_running()) {
             Some(migration) => migration.handle.params(),
@@ -203,7 +196,7 @@ impl Control for Controller {
     }
 
     fn set_params(&self, values: &[TypedParam]) -> Result<()> {
-        let mut inner = lock(&self.inner);
+        let mut inner = sync::lock(&self.inner);
         let (mut params, mut caps) = (inner.params.clone(), inner.caps);
         typed::apply(values, &mut params, &mut caps)
             .map_err(|error| Error::new(Kind::Usage, error))?;
@@ -219,12 +212,12 @@ impl Control for Controller {
     }
 
     fn caps(&self) -> Caps {
-        lock(&self.inner).caps
+        sync::lock(&self.inner).caps
     }
 
     fn set_caps(&self, values: &[(String, bool)]) -> Result<()> {
         let usage = |error| Error::new(Kind::Usage, error);
-        let mut inner = lock(&self.inner);
+        let mut inner = sync::lock(&self.inner);
         inner.check_idle()?;
         let mut caps = inner.caps;
         for (name, on) in values {
@@ -240,7 +233,7 @@ impl Control for Controller {
     }
 
     fn migrate(&self, request: source::Request) -> Result<()> {
-        let mut inner = lock(&self.inner);
+        let mut inner = sync::lock(&self.inner);
         inner.check_idle()?;
         let mut caps = inner.caps;
         if request.format == Format::Qemu {
@@ -265,7 +258,7 @@ impl Control for Controller {
     }
 
     fn cancel(&self) {
-        if let Some(migration) = lock(&self.inner).migration.as_ref()
+        if let Some(migration) = sync::lock(&self.inner).migration.as_ref()
             && migration.is_running()
         {
             migration.handle.cancel();
@@ -273,7 +266,7 @@ impl Control for Controller {
     }
 
     fn proceed(&self, from: Status) -> Result<()> {
-        let inner = lock(&self.inner);
+        let inner = sync::lock(&self.inner);
         let migration = inner.migration.as_ref();
         let status = migration.map_or(Status::None, |last| last.handle.query().status);
         match migration {
@@ -287,13 +280,13 @@ impl Control for Controller {
     }
 
     fn listening(&self) -> Option<Address> {
-        let inner = lock(&self.inner);
+        let inner = sync::lock(&self.inner);
         let listening = &inner.migration.as_ref()?.listening;
-        lock(listening).clone()
+        sync::lock(listening).clone()
     }
 
     fn run_state(&self) -> RunState {
-        let Some(migration) = lock(&self.inner).migration.clone() else {
+        let Some(migration) = sync::lock(&self.inner).migration.clone() else {
             return RunState::Paused;
         };
         let status = migration.handle.query().status;
@@ -301,7 +294,9 @@ impl Control for Controller {
             Side::Destination if status.is_running() => RunState::InMigrate,
             Side::Destination => RunState::Paused,
             Side::Source { .. } if status == Status::Completed => RunState::PostMigrate,
-            Side::Source { live: true } if *lock(&self.hub.stopped) => RunState::FinishMigrate,
+            Side::Source { live: true } if *sync::lock(&self.hub.stopped) => {
+                RunState::FinishMigrate
+            }
             Side::Source { live: true } => RunState::Running,
             Side::Source { live: false } => RunState::Paused,
         }
@@ -309,12 +304,12 @@ impl Control for Controller {
 
     fn quit(&self) {
         self.cancel();
-        *lock(&self.quitting) = true;
+        *sync::lock(&self.quitting) = true;
         self.told_to_quit.notify_all();
     }
 
     fn observe(&self, observer: Box<dyn Fn(Event) + Send + Sync>) {
-        lock(&self.hub.observers).push(observer);
+        sync::lock(&self.hub.observers).push(observer);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A migration that runs in threads of its own, and what its owner can do with it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::params::{self, ParamError, Params, TypedParam};
 use crate::session::Context;
 use crate::stats::{Observer, Report, Snapshot, Status};
+use crate::sync;
 use crate::transport::Address;
 use crate::{destination, source};
 
@@ -246,7 +247,7 @@ impl Handle {
     /// # Errors
     /// What ended the migration before its time, the first time that it is asked for.
     pub fn join(&self) -> Result<()> {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut thread = sync::lock(&self.thread);
         match thread.take() {
             None => Ok(()),
             Some(thread) => thread

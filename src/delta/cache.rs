@@ -15,11 +15,12 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::xbzrle::{self, Delta};
 use crate::page::PAGE_SIZE;
 use crate::round::Round;
+use crate::sync;
 
 /// Locks, unless there are fewer slots.
 const MAX_SHARDS: u64 = 64;
@@ -200,7 +201,7 @@ impl Cache {
     pub fn resize(&mut self, bytes: u64) -> Result<(), CacheError> {
         let mut resized = Cache::new(bytes)?;
         for shard in &mut self.shards {
-            let shard = shard.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let shard = sync::ignore_poison(shard.get_mut());
             for entry in std::mem::take(&mut shard.entries) {
                 resized.take_in(entry);
             }
@@ -247,9 +248,7 @@ impl Cache {
         let slot = key & (self.slots - 1);
         // Lossless: there are at most MAX_SHARDS shards.
         let shard = (slot % self.shards.len() as u64) as usize;
-        let guard = self.shards[shard]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let guard = sync::lock(&self.shards[shard]);
         // Only a cache larger than the address space has slots that do not fit; `remember` finds
         // no memory for them.
         let slot = usize::try_from(slot >> self.shard_bits).unwrap_or(usize::MAX - 1);

@@ -11,7 +11,7 @@ mod qemu;
 mod rounds;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::page::{Digest, PAGE_SIZE};
 use crate::pool::analysis_pool;
 use crate::session::{self, Context, PeerFailure};
 use crate::stats::{Stage, Status};
+use crate::sync;
 use crate::transport::{Address, Stream, TransportError};
 use crate::wire::native::Message;
 use accept::{Accepted, Links};
@@ -107,7 +108,7 @@ fn from_a_peer(links: &Links, mut output: Output, context: &Context) -> Result<(
     // The ticker and the main thread both write.
     let main = Mutex::new(&links.streams[0]);
     let say = |message: &Message| {
-        let main = main.lock().unwrap_or_else(PoisonError::into_inner);
+        let main = sync::lock(&main);
         session::send_message(*main, message)
     };
     let (done, until_done) = crossbeam_channel::bounded::<()>(0);

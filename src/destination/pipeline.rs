@@ -15,7 +15,7 @@
 //! size of the image. With more than one round also 16 bytes for each page that holds data and two
 //! bits for each that there is: what `prove.rs` keeps.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread::{self, Scope};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -28,6 +28,7 @@ use crate::pool::{Buffers, QUEUE, Workers};
 use crate::round::Round;
 use crate::session::{self, Context};
 use crate::stats::{Stage, StageClock, Tally};
+use crate::sync;
 use crate::transport::Stream;
 use crate::wire::WireError;
 use crate::wire::native::{FrameKind, Header, MAX_ROUNDS, Message};
@@ -54,10 +55,7 @@ struct Shared<'a> {
 impl Shared<'_> {
     /// Keeps the first error and ends every wait.
     fn fail(&self, error: Error) {
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(error);
+        sync::lock(&self.failure).get_or_insert(error);
         self.context.abort.raise();
         self.rounds.fail();
     }
@@ -126,13 +124,7 @@ pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<F
         shared.proof.stop();
         finished.flatten()
     });
-    match (
-        shared
-            .failure
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner),
-        finished,
-    ) {
+    match (sync::ignore_poison(shared.failure.into_inner()), finished) {
         (Some(error), _) => Err(error),
         (None, Some((digest, description))) => Ok(Finished {
             digest,

@@ -26,7 +26,7 @@
 //! they would be many, is read back at the end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -40,6 +40,7 @@ use crate::page::{Digest, PAGE_SIZE, PageIndex, PageRange};
 use crate::pool::analysis_pool;
 use crate::session::Context;
 use crate::stats::Stage;
+use crate::sync;
 use crate::sys::thread_cpu_time;
 
 /// 4 TiB of RAM: 128 MiB for each bitmap.
@@ -143,7 +144,7 @@ impl Proof {
         let Some(marks) = self.marks.get().and_then(|marks| marks.get(block)) else {
             return;
         };
-        let mut marks = lock(marks);
+        let mut marks = sync::lock(marks);
         for range in ranges {
             marks.touched.insert(range);
             marks.due.remove(range);
@@ -155,7 +156,7 @@ impl Proof {
         match self.marks.get() {
             Some(marks) => {
                 for marks in marks {
-                    let Marks { touched, due } = &mut *lock(marks);
+                    let Marks { touched, due } = &mut *sync::lock(marks);
                     due.absorb(touched);
                 }
             }
@@ -167,7 +168,7 @@ impl Proof {
 
     /// Everything is due.
     fn begin(&self, output: &Output) {
-        *lock(&self.held) = Held::new(output.pages(), output.blocks().len());
+        *sync::lock(&self.held) = Held::new(output.pages(), output.blocks().len());
         self.marks.get_or_init(|| {
             let pages = output.blocks().iter().map(BlockFile::pages);
             pages
@@ -190,7 +191,7 @@ impl Proof {
     /// # Errors
     /// The system's reason; the file having become shorter is one.
     pub(super) fn run(&self, output: &Output, context: &Context) -> Result<()> {
-        let mut held = lock(&self.held);
+        let mut held = sync::lock(&self.held);
         let (mut cursor, mut reader) = (Cursor::default(), Reader::default());
         let is_over = || self.over.load(Ordering::Acquire) || context.abort.is_raised();
         while !is_over() {
@@ -229,7 +230,7 @@ impl Proof {
     /// The system's reason; the file having become shorter is one. [`Kind::Interrupted`] on an abort.
     pub(super) fn finish(self, output: &Output, context: &Context) -> Result<Vec<Digest>> {
         let blocks = output.blocks();
-        let mut held = lock(&self.held);
+        let mut held = sync::lock(&self.held);
         let pool = if self.due() <= FEW {
             None
         } else {
@@ -278,7 +279,7 @@ impl Proof {
             *cursor = from;
             let mut left = WINDOW;
             while let Some(marks) = blocks.get(cursor.0) {
-                let due = &mut lock(marks).due;
+                let due = &mut sync::lock(marks).due;
                 while let Some(range) = due.next_run(cursor.1, left) {
                     due.remove(range);
                     taken.push((cursor.0, range));
@@ -302,7 +303,7 @@ impl Proof {
         let blocks = self.marks.get().map_or(&[][..], Vec::as_slice);
         for (block, range) in stretches {
             if let Some(marks) = blocks.get(block) {
-                lock(marks).due.insert(range);
+                sync::lock(marks).due.insert(range);
             }
         }
     }
@@ -310,14 +311,8 @@ impl Proof {
     /// How many pages are due.
     fn due(&self) -> u64 {
         let blocks = self.marks.get().into_iter().flatten();
-        blocks.map(|marks| lock(marks).due.count()).sum()
+        blocks.map(|marks| sync::lock(marks).due.count()).sum()
     }
-}
-
-/// Nothing can panic halfway through a change of what these locks guard, and if reading did, the
-/// session is over.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Cuts a window into what one call reads each. What lies in a hole is noted as zero instead.

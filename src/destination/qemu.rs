@@ -17,7 +17,7 @@
 //! Memory: some 450 KiB a batch (its bytes and the list of its records), six batches a decoder, and
 //! the hashes of pages that are not zero. None of it grows with what a stream announces.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 
 use bytes::BytesMut;
@@ -31,6 +31,7 @@ use crate::page::{Digest, PAGE_SIZE, PageRange};
 use crate::round::Round;
 use crate::session::Context;
 use crate::stats::{Stage, StageClock, StageTimes, Status};
+use crate::sync;
 use crate::transport::{Stream, TransportError};
 use crate::wire::qemu::return_path::Reply;
 use crate::wire::qemu::{Command, Element, MAX_ELEMENT, Parser, Record, SWITCHOVER_START, tail};
@@ -200,10 +201,7 @@ fn ram(
     let hashes = PageHashes::new(output.pages());
     let failure = Mutex::new(None);
     let fail = |error: Error| {
-        failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(error);
+        sync::lock(&failure).get_or_insert(error);
         context.abort.raise();
     };
     let received = thread::scope(|scope| {
@@ -230,7 +228,7 @@ fn ram(
         })
         .map_err(|error| error.in_stage("receive"))
     });
-    let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let failure = sync::ignore_poison(failure.into_inner());
     match (received, failure) {
         (_, Some(error)) | (Err(error), None) => Err(error),
         (Ok(()), None) => Ok(Digest(context.stats.snapshot().total.hashes)),

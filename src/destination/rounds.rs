@@ -1,8 +1,9 @@
 //! Keeps rounds apart: nothing of the next is placed before all of this one is.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex};
 
 use crate::round::Round;
+use crate::sync;
 
 #[derive(Debug)]
 struct State {
@@ -48,24 +49,19 @@ impl Rounds {
         }
     }
 
-    /// Every change of the state is whole before the lock is given back, panic or not.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The round in hand.
     pub(super) fn current(&self) -> Round {
-        self.lock().round
+        sync::lock(&self.state).round
     }
 
     /// A frame of this round was read.
     pub(super) fn enter(&self) {
-        self.lock().in_flight += 1;
+        sync::lock(&self.state).in_flight += 1;
     }
 
     /// A frame is placed.
     pub(super) fn leave(&self) {
-        let mut state = self.lock();
+        let mut state = sync::lock(&self.state);
         state.in_flight -= 1;
         if state.in_flight == 0 {
             self.changed.notify_all();
@@ -74,14 +70,14 @@ impl Rounds {
 
     /// It is over; nobody needs to wait any longer.
     pub(super) fn fail(&self) {
-        self.lock().failed = true;
+        sync::lock(&self.state).failed = true;
         self.changed.notify_all();
     }
 
     /// A connection's reader has read the round's end: waits for the others and for the decoders.
     /// Whoever comes last calls `close` before any other goes on.
     pub(super) fn end(&self, last: bool, close: impl FnOnce()) -> Result<(), Stuck> {
-        let mut state = self.lock();
+        let mut state = sync::lock(&self.state);
         let round = state.round;
         if *state.last.get_or_insert(last) != last {
             return Err(Stuck::Disagreement);
@@ -103,10 +99,7 @@ impl Rounds {
                 self.changed.notify_all();
                 return Ok(());
             }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = sync::ignore_poison(self.changed.wait(state));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, SeekFrom};
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::{ImageError, RawImage};
 use crate::page::{BlockSeed, PAGE_SIZE, PageIndex, PageRange};
+use crate::sync;
 
 /// A named stretch of guest RAM that is being received.
 #[derive(Debug)]
@@ -90,7 +91,7 @@ impl BlockFile {
     /// # Errors
     /// The system's reason, a full disk among them.
     pub fn place(&self, first: PageIndex, bytes: &[u8]) -> Result<(), ImageError> {
-        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = sync::lock(&self.writing);
         self.file
             .write_all_at(bytes, first.offset())
             .map_err(self.failed("write"))

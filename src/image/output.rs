@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -17,6 +17,7 @@ use super::folder::{Contents, DEVICE_STATE, FolderError, check_blocks, file_name
 use super::partial::{PartialFile, PartialFolder};
 use super::{BlockFile, Description, DeviceState, ImageError};
 use crate::page::Digest;
+use crate::sync;
 
 /// A guest that is being received: its blocks, and what becomes of them.
 #[derive(Debug)]
@@ -233,9 +234,7 @@ impl Output {
     }
 
     fn appended(&self) -> std::sync::MutexGuard<'_, Appended> {
-        self.device_state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.device_state)
     }
 
     /// What is to stand in the guest folder besides RAM and device state. To be said before

@@ -6,8 +6,8 @@
 //! for [`BATCH`] pages of data.
 
 use std::hint::black_box;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rayon::prelude::*;
@@ -19,6 +19,7 @@ use crate::image::{self, Description, Guest, ImageError};
 use crate::page::{Digest, PAGE_SIZE, PageRange, is_zero};
 use crate::pool::analysis_pool;
 use crate::source::{looks_random, sets_aside};
+use crate::sync;
 use crate::sys::thread_cpu_time;
 use crate::wire::qemu::tail;
 
@@ -171,17 +172,14 @@ impl<'a> Walk<'a> {
             .map(|batch| {
                 let mut found = Vec::new();
                 let part = self.look(*batch, sampled, &mut found)?;
-                hashes
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .append(&mut found);
+                sync::lock(&hashes).append(&mut found);
                 view.add(batch.count);
                 Ok(part)
             })
             .collect::<Result<_, ImageError>>()?;
         self.block.image().check_size()?;
 
-        let mut hashes = hashes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut hashes = sync::ignore_poison(hashes.into_inner());
         let kept = hashes.len() as u64;
         hashes.par_sort_unstable();
         hashes.dedup();

@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::caps::Capability;
@@ -24,6 +24,7 @@ use crate::pool::analysis_pool;
 use crate::round::{Round, RoundMark};
 use crate::session::Context;
 use crate::stats::{Event, LiveStats, Stage, Teller};
+use crate::sync;
 use crate::units::format_duration;
 use crate::writer::{Commands, Processes, Stopped, Writer, uses};
 
@@ -163,7 +164,7 @@ struct Shared(Arc<Mutex<dyn Writer>>);
 
 impl Shared {
     fn with<T>(&self, act: impl FnOnce(&mut dyn Writer) -> T) -> T {
-        act(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut *sync::lock(&self.0))
     }
 }
 

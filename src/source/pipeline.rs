@@ -21,7 +21,7 @@
 //! worker another while it compresses: (packets in the channel + K + 2 N) buffers, whatever the
 //! size of the image.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 use std::thread::{self, Scope};
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ use crate::pool::{Buffers, QUEUE, Workers};
 use crate::round::RoundMark;
 use crate::session::{Context, send_message};
 use crate::stats::{Stage, StageClock, Tally};
+use crate::sync;
 use crate::wire::Format;
 use crate::wire::native::Message;
 
@@ -137,7 +138,7 @@ impl Shared<'_> {
     pub(super) fn cache(&self) -> Option<RwLockReadGuard<'_, Cache>> {
         let cache = self.cache.as_ref()?;
         // Whoever panicked while it held the lock left an entry that is at worst a miss.
-        Some(cache.read().unwrap_or_else(PoisonError::into_inner))
+        Some(sync::ignore_poison(cache.read()))
     }
 
     /// Gives the cache the size that is wanted now.
@@ -150,7 +151,7 @@ impl Shared<'_> {
             return Ok(());
         }
         drop(now);
-        let mut cache = cache.write().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = sync::ignore_poison(cache.write());
         cache
             .resize(wanted)
             .map_err(|error| Error::new(Kind::Usage, error))

@@ -1,9 +1,10 @@
 //! Keeps all connections together within `max-bandwidth`.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::session::Tuning;
+use crate::sync;
 use crate::transport::{Abort, Stream, TransportError};
 
 /// Writes are cut to what the link may carry in this time, so that a change of the rate and an
@@ -60,7 +61,7 @@ impl Throttle {
     /// slice and no more.
     fn reserve(&self, bytes: usize, rate: u64) -> Duration {
         let now = Instant::now();
-        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free_at = sync::lock(&self.free_at);
         let start = (*free_at).max(now.checked_sub(SLICE).unwrap_or(now));
         *free_at = start + Duration::from_secs_f64(bytes as f64 / rate as f64);
         start.saturating_duration_since(now)

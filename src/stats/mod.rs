@@ -13,7 +13,7 @@ pub use event::{Event, Observer};
 pub use report::{Report, RoundReport};
 
 use std::ops::AddAssign;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -22,6 +22,7 @@ use rate::WireRate;
 
 use crate::page::Digest;
 use crate::round::Round;
+use crate::sync;
 
 /// The parts of the work whose CPU time is counted apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -362,9 +363,8 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// Counters are plain numbers: whoever panicked while holding them left none half written.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.inner)
     }
 
     /// Has `observer` told of every event; to be called before the start, and once.

@@ -19,12 +19,13 @@
 //! more is written than RATE allows, and over 300 ms or more that is within 3 %. Below RATE it stays
 //! only if there is not enough to send, or if the machine cannot carry so much.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::abort::Woken;
 use super::{Abort, TransportError};
 use crate::params::LinkSpec;
+use crate::sync;
 
 mod incoming;
 
@@ -96,7 +97,7 @@ impl EmulatedLink {
     }
 
     fn schedule(&self) -> std::sync::MutexGuard<'_, Schedule> {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.schedule)
     }
 }
 

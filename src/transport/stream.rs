@@ -6,7 +6,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -17,6 +17,7 @@ use super::abort::Woken;
 use super::child::ShellCommand;
 use super::link::{EmulatedLink, Incoming};
 use super::{Abort, TransportError};
+use crate::sync;
 
 /// A connection. Reading and writing may go on at once in two threads.
 #[derive(Debug)]
@@ -129,7 +130,7 @@ impl Stream {
     }
 
     fn last_heard(&self) -> Instant {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+        *sync::lock(&self.heard)
     }
 
     /// Writes all of `head` and then all of `body`.
@@ -199,7 +200,7 @@ impl Stream {
                     self.received.fetch_add(read as u64, Ordering::Relaxed);
                     filled += read;
                     if let Some(_waited) = waiting_since.take() {
-                        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                        *sync::lock(&self.heard) = Instant::now();
                     }
                 }
                 Err(Errno::AGAIN) => {

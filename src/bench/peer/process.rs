@@ -5,13 +5,14 @@ use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::error::printable;
+use crate::sync;
 
 /// The most of what it prints that is looked at.
 const MOST_BYTES: u64 = 1 << 16;
@@ -19,9 +20,8 @@ const MOST_BYTES: u64 = 1 << 16;
 /// Those that run, for [`kill_all`].
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// A list of numbers is whole at any time, whoever panicked.
 fn running() -> MutexGuard<'static, Vec<Pid>> {
-    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+    sync::lock(&RUNNING)
 }
 
 /// Ends every peer that was started here: for a process that is about to end without dropping

@@ -5,13 +5,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Instant, SystemTime};
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::Farewell;
 use crate::stats::Event;
+use crate::sync;
 
 /// Events on their way. The monitor's thread waits for nobody either, so this many are a sign of a
 /// machine that is at its end.
@@ -54,15 +55,10 @@ impl Shared {
         })
     }
 
-    /// It is whole at any moment, whoever panicked meanwhile.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Something happened.
     pub(super) fn tell(&self, event: Event) {
         let at = SystemTime::now();
-        let mut inner = self.lock();
+        let mut inner = sync::lock(&self.inner);
         if inner.events.len() < MOST_EVENTS {
             inner.events.push_back((event, at));
         } else {
@@ -74,17 +70,17 @@ impl Shared {
 
     /// The monitor is to end.
     pub(super) fn close(&self, closing: Closing) {
-        self.lock().closing = Some(closing);
+        sync::lock(&self.inner).closing = Some(closing);
         self.wake();
     }
 
     pub(super) fn closing(&self) -> Option<Closing> {
-        self.lock().closing
+        sync::lock(&self.inner).closing
     }
 
     /// What has happened since this was last called.
     pub(super) fn take(&self) -> Happened {
-        let mut inner = self.lock();
+        let mut inner = sync::lock(&self.inner);
         Happened {
             events: std::mem::take(&mut inner.events),
             lost: std::mem::take(&mut inner.lost),

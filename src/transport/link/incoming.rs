@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
+use crate::sync;
 use crate::transport::abort::Woken;
 use crate::transport::{Abort, TransportError};
 
@@ -131,7 +132,7 @@ impl Pipe {
 
 impl Shared {
     fn pipe(&self) -> MutexGuard<'_, Pipe> {
-        self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.pipe)
     }
 
     /// Reads what has come. The lock is held meanwhile, so that no byte is ever nowhere.

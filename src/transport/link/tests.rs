@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 static MEASURING: Mutex<()> = Mutex::new(());
 
 fn alone() -> std::sync::MutexGuard<'static, ()> {
-    MEASURING.lock().unwrap_or_else(PoisonError::into_inner)
+    sync::lock(&MEASURING)
 }
 
 fn spec(text: &str) -> LinkSpec {
