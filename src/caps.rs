@@ -6,7 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::units::{Quoted, parse_switch};
+use crate::text::Quoted;
+use crate::units::parse_switch;
 
 /// Something that a migration may make use of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

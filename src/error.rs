@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::text::printable;
+
 /// What an error means for whoever called. The program's exit code follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -81,31 +83,6 @@ impl fmt::Display for Place {
         }
         Ok(())
     }
-}
-
-/// A text that a peer or a file's name may have had a hand in, without anything that steers a
-/// terminal or turns the line around.
-pub(crate) fn printable(text: &str) -> String {
-    text.replace(steers, " ")
-}
-
-/// As [`printable`], for JSON, where such characters can only be in strings and have escapes.
-pub(crate) fn printable_json(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
-        if steers(c) && c != '\n' {
-            plain.push_str(&format!("\\u{:04x}", u32::from(c)));
-        } else {
-            plain.push(c);
-        }
-    }
-    plain
-}
-
-/// Whether it may have a terminal do something else than to show it.
-fn steers(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// An error of the crate. Its sources are kept: `std::error::Error::source` leads to the layer's own.

@@ -105,6 +105,7 @@ pub mod stats;
 mod sync;
 pub mod synthetic;
 mod sys;
+mod text;
 pub mod transport;
 pub mod units;
 pub mod wire;

@@ -4,8 +4,9 @@
 //! 1 610 612 736 bytes and nothing near it. Writing is for eyes and rounds to two decimals;
 //! documents for programs (`--json`) carry plain numbers instead.
 
-use std::fmt;
 use std::time::Duration;
+
+use crate::text::Quoted;
 
 /// A text that is no size, rate or time. Its words say what the text was and what would do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,22 +33,6 @@ pub const BIT_RATE_ALLOWED: &str = "a rate in bits a second, such as 200kbit, 10
 
 /// What [`parse_delay`] takes.
 pub const DELAY_ALLOWED: &str = "a time with its unit, such as 500us, 20ms or 1s";
-
-/// A value from outside on its way into a message: bare if that is plain to read, in quotes and
-/// escaped if it is empty or holds blanks or control characters. Messages thus stay one line.
-#[derive(Debug, Clone, Copy)]
-pub struct Quoted<'a>(pub &'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = |c: char| !c.is_whitespace() && !c.is_control();
-        if !self.0.is_empty() && self.0.chars().all(plain) {
-            f.write_str(self.0)
-        } else {
-            write!(f, "{:?}", self.0)
-        }
-    }
-}
 
 /// What a unit multiplies by: `multiply / divide` of the result's unit.
 #[derive(Debug, Clone, Copy)]

@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use super::report::{SCHEMA, SCHEMA_VERSION};
 use super::statistics::{chance_of_greater, median};
-use crate::error::{Error, Kind, Result, printable};
+use crate::error::{Error, Kind, Result};
+use crate::text::printable;
 
 /// A difference that is less likely than this by chance is one.
 const CHANCE: f64 = 0.05;

@@ -210,7 +210,7 @@ impl Axes {
             "wire" => {
                 let read = |word: &str| {
                     word.parse()
-                        .map_err(|_| AxisError::Wire(crate::error::printable(word)))
+                        .map_err(|_| AxisError::Wire(crate::text::printable(word)))
                 };
                 self.wires = distinct(list.split(',').map(|word| read(word.trim())))?;
             }

@@ -23,9 +23,10 @@ use serde_json::{Value, json};
 
 use super::scratch::Scratch;
 use super::statistics::median;
-use crate::error::{Error, Kind, Result, printable};
+use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::page::Digest;
+use crate::text::printable;
 use process::Process;
 use qmp::{PATIENCE, Qemu};
 use ways::{Version, Way};

@@ -22,11 +22,12 @@ use crate::bench::scratch::{self, Scratch};
 use crate::bench::table::{self, Look, Sort};
 use crate::bench::{self, Bench, compare, sweep};
 use crate::caps::Caps;
-use crate::error::{Error, Kind, Result, printable};
+use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::page::PAGE_SIZE;
 use crate::params::Params;
 use crate::synthetic::{self, Mix};
+use crate::text::printable;
 use crate::units::{format_bytes, format_duration, parse_duration, parse_size};
 
 use super::params::{BenchParams, Checked};

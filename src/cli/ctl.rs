@@ -11,10 +11,11 @@ use serde_json::{Map, Value, json};
 
 use crate::control::client::{Client, ClientError};
 use crate::control::job_info::{JobType, PrettyCapacity};
-use crate::error::{Error, Kind, Result, printable};
+use crate::error::{Error, Kind, Result};
 use crate::params::{LONGEST_TIMEOUT, TABLE};
+use crate::text::{Quoted, printable};
 use crate::transport::Address;
-use crate::units::{Quoted, parse_duration, parse_rate, parse_size};
+use crate::units::{parse_duration, parse_rate, parse_size};
 
 use super::params::Checked;
 use super::{print_json, unprintable};

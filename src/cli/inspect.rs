@@ -8,13 +8,14 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::error::{Error, Kind, Result, printable};
+use crate::error::{Error, Kind, Result};
 use crate::inspect::{
     Contents, Count, Damage, DamageSort, Device, GuestFolder, GuestImage, NativeStream,
     QemuSetting, QemuStream, Report, Sample, inspect,
 };
 use crate::page::PAGE_SIZE;
-use crate::units::{Quoted, format_bytes, format_duration};
+use crate::text::{Quoted, printable};
+use crate::units::{format_bytes, format_duration};
 
 use super::{print_json, unprintable};
 

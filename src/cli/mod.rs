@@ -17,7 +17,8 @@ mod tables;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::{Error, Kind, Result, printable_json};
+use crate::error::{Error, Kind, Result};
+use crate::text::printable_json;
 use crate::writer::guard;
 
 /// Moves a virtual machine's RAM: compressed by a pool of threads, as deltas after the bulk stage,

@@ -2,9 +2,10 @@
 
 use std::io::Write;
 
-use crate::error::{Error, Kind, Result, printable};
+use crate::error::{Error, Kind, Result};
 use crate::session::Context;
 use crate::source::{self, Peer};
+use crate::text::printable;
 use crate::transport::Address;
 use crate::units::format_duration;
 use crate::wire::native::VERSIONS;

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::error::{Error, Kind, printable};
+use crate::error::{Error, Kind};
+use crate::text::printable;
 use crate::transport::Address;
 use crate::units::format_duration;
 

@@ -9,9 +9,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::text::printable;
 use serde_json::{Map, Value};
-
-use crate::error::printable;
 
 /// What becomes of a job; the names are virsh's, the numbers libvirt's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,13 +14,14 @@ use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::codec::{self, Encoded, Method, Settings, ZlibEngine};
-use crate::error::{Error, Kind, Result, printable};
+use crate::error::{Error, Kind, Result};
 use crate::image::{self, Description, Guest, ImageError};
 use crate::page::{Digest, PAGE_SIZE, PageRange, is_zero};
 use crate::pool::analysis_pool;
 use crate::source::{looks_random, sets_aside};
 use crate::sync;
 use crate::sys::thread_cpu_time;
+use crate::text::printable;
 use crate::wire::qemu::tail;
 
 use super::Progress;

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read};
 
 use super::Progress;
 use super::report::{Damage, DamageSort};
-use crate::error::printable;
+use crate::text::printable;
 
 /// How much is read at once.
 const STEP: usize = 256 * 1024;

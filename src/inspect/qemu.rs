@@ -111,7 +111,7 @@ impl Scan {
                         Fault::Unsupported(_) => DamageSort::Unsupported,
                         _ => DamageSort::Damaged,
                     },
-                    reason: crate::error::printable(&error.what.to_string()),
+                    reason: crate::text::printable(&error.what.to_string()),
                 })
             })?;
             let Some((element, len)) = next else {
@@ -223,7 +223,7 @@ impl Scan {
             self.undecodable.get_or_insert_with(|| Damage {
                 offset: Some(offset),
                 sort: DamageSort::Damaged,
-                reason: crate::error::printable(&format!("page {page} of {block}: {reason}")),
+                reason: crate::text::printable(&format!("page {page} of {block}: {reason}")),
             });
         }
     }

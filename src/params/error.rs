@@ -1,7 +1,7 @@
 //! What can be wrong with a parameter, in one line each.
 
 use crate::codec::Method;
-use crate::units::Quoted;
+use crate::text::Quoted;
 
 use super::{Kind, TABLE};
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-use crate::error::printable;
 use crate::sync;
+use crate::text::printable;
 
 /// The most of what it prints that is looked at.
 const MOST_BYTES: u64 = 1 << 16;

@@ -12,8 +12,9 @@ use rustix::process::Pid;
 use serde_json::{Value, json};
 
 use super::process::Process;
-use crate::error::{Error, Kind, Result, printable};
+use crate::error::{Error, Kind, Result};
 use crate::sys::cpu_time_of;
+use crate::text::printable;
 
 /// How long QEMU may take to begin to listen, and to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);

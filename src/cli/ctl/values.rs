@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use crate::params::{Params, TABLE};
-use crate::units::{Quoted, parse_rate, parse_size, parse_switch};
+use crate::text::Quoted;
+use crate::units::{parse_rate, parse_size, parse_switch};
 
 /// What one of the integer options was given; `None`: "leave alone".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
