@@ -1,16 +1,101 @@
-//! What both pipelines are built from: recycled buffers, and workers that come and go.
+//! What both ends' pipelines are built from: threads that report how they ended, workers that come
+//! and go, and recycled buffers.
 
 use std::num::NonZero;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, Scope};
 
 use bytes::BytesMut;
+use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::error::{Error, Kind, Result};
 use crate::sync;
 
 /// Packets that may wait between two stages, besides one for each connection. Enough for a stage
 /// to go on while another is off its core: waking an idle core takes longer than a packet.
 pub(crate) const QUEUE: usize = 8;
+
+/// The threads of one pipeline. However one of them fails to do its work - an error, a panic, the
+/// system's refusal to start it - `failed` is called, once for each.
+#[derive(Clone, Copy)]
+pub(crate) struct Crew<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    failed: &'scope (dyn Fn(Error) + Sync),
+}
+
+impl<'scope, 'env> Crew<'scope, 'env> {
+    /// A crew without members. `failed` keeps the error, if it is the first, and wakes whatever
+    /// waits for what will now never come.
+    pub(crate) fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        failed: &'scope (dyn Fn(Error) + Sync),
+    ) -> Crew<'scope, 'env> {
+        Crew { scope, failed }
+    }
+
+    /// Starts a thread, which the scope joins.
+    pub(crate) fn spawn(
+        self,
+        name: String,
+        stage: &'static str,
+        work: impl FnOnce() -> Result<()> + Send + 'scope,
+    ) {
+        let run = move || {
+            self.answer_for(stage, work);
+        };
+        if let Err(error) = thread::Builder::new()
+            .name(name)
+            .spawn_scoped(self.scope, run)
+        {
+            (self.failed)(Error::new(Kind::Failed, error).in_stage("start a thread"));
+        }
+    }
+
+    /// Does `work` on this thread, as one of the crew. `None` if it failed.
+    pub(crate) fn answer_for<T>(
+        self,
+        stage: &'static str,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Option<T> {
+        Error::catch(stage, work)
+            .map_err(|error| (self.failed)(error.in_stage(stage)))
+            .ok()
+    }
+}
+
+/// The first error of a pipeline's threads. Those after it are its consequences (a channel that was
+/// closed, a wait that was ended), and are dropped.
+#[derive(Debug)]
+pub(crate) struct FirstError {
+    report: Sender<Error>,
+    reported: Receiver<Error>,
+}
+
+impl Default for FirstError {
+    fn default() -> FirstError {
+        // Room for one: what does not fit is not the first.
+        let (report, reported) = bounded(1);
+        FirstError { report, reported }
+    }
+}
+
+impl FirstError {
+    /// Keeps `error` if it is the first.
+    pub(crate) fn report(&self, error: Error) {
+        let _ = self.report.try_send(error);
+    }
+
+    /// For a producer that waits for this and something else at once. Never closed.
+    pub(crate) fn reported(&self) -> &Receiver<Error> {
+        &self.reported
+    }
+
+    /// The error, if there was one.
+    pub(crate) fn take(&self) -> Option<Error> {
+        self.reported.try_recv().ok()
+    }
+}
 
 /// Buffers that travel down the pipeline and come back, so that nothing is allocated per batch.
 ///
@@ -48,6 +133,9 @@ impl Buffers {
 }
 
 /// How many workers a stage has, and how many it should have. Both change between batches.
+///
+/// Relaxed is enough: the count decides who starts and who ends, and orders nothing else. What the
+/// workers work on reaches them through channels, which order it.
 #[derive(Debug, Default)]
 pub(crate) struct Workers {
     alive: AtomicUsize,

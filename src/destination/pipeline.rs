@@ -15,20 +15,18 @@
 //! size of the image. With more than one round also 16 bytes for each page that holds data and two
 //! bits for each that there is: what `prove.rs` keeps.
 
-use std::sync::Mutex;
-use std::thread::{self, Scope};
+use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::fault::Site;
 use crate::image::{Description, Output};
 use crate::page::Digest;
-use crate::pool::{Buffers, QUEUE, Workers};
+use crate::pool::{Buffers, Crew, FirstError, QUEUE, Workers};
 use crate::round::Round;
 use crate::session::{self, Context};
 use crate::stats::{Stage, StageClock, Tally};
-use crate::sync;
 use crate::transport::Stream;
 use crate::wire::WireError;
 use crate::wire::native::{FrameKind, Header, MAX_ROUNDS, Message};
@@ -48,14 +46,13 @@ struct Shared<'a> {
     proof: Proof,
     buffers: Buffers,
     decoders: Workers,
-    /// What went wrong first.
-    failure: Mutex<Option<Error>>,
+    failure: FirstError,
 }
 
 impl Shared<'_> {
     /// Keeps the first error and ends every wait.
     fn fail(&self, error: Error) {
-        sync::lock(&self.failure).get_or_insert(error);
+        self.failure.report(error);
         self.context.abort.raise();
         self.rounds.fail();
     }
@@ -100,31 +97,31 @@ pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<F
         // Frames tell how large they are; a buffer grows to the largest it has met.
         buffers: Buffers::new(1, decoders + QUEUE + 2 * links.streams.len()),
         decoders: Workers::default(),
-        failure: Mutex::new(None),
+        failure: FirstError::default(),
     };
     let (packets, queue) = bounded(QUEUE + links.streams.len());
     context.stats.begin_round(Round::FIRST, shared.received());
     context.stats.round_pages(output.pages());
+    let failed = |error| shared.fail(error);
     let finished = thread::scope(|scope| {
+        let crew = Crew::new(scope, &failed);
         for (connection, stream) in links.streams.iter().enumerate().skip(1) {
             let (packets, queue) = (packets.clone(), queue.clone());
             let shared = &shared;
-            spawn(scope, shared, format!("receive-{connection}"), move || {
-                answer_for("receive", shared, || {
-                    receive(scope, shared, stream, &packets, &queue)
-                });
+            crew.spawn(format!("receive-{connection}"), "receive", move || {
+                receive(crew, shared, stream, &packets, &queue).map(drop)
             });
         }
         // The first connection is this thread's.
-        let finished = answer_for("receive", &shared, || {
-            receive(scope, &shared, &links.streams[0], &packets, &queue)
+        let finished = crew.answer_for("receive", || {
+            receive(crew, &shared, &links.streams[0], &packets, &queue)
         });
         drop((packets, queue));
         // Whatever is left to be read back is read by all threads of the proof.
         shared.proof.stop();
         finished.flatten()
     });
-    match (sync::ignore_poison(shared.failure.into_inner()), finished) {
+    match (shared.failure.take(), finished) {
         (Some(error), _) => Err(error),
         (None, Some((digest, description))) => Ok(Finished {
             digest,
@@ -136,8 +133,8 @@ pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<F
 }
 
 /// What a receiver does: reads one connection up to its end, which on the first is `Finish`.
-fn receive<'scope, 'env: 'scope>(
-    scope: &'scope Scope<'scope, 'env>,
+fn receive<'scope>(
+    crew: Crew<'scope, '_>,
     shared: &'scope Shared<'_>,
     stream: &Stream,
     packets: &Sender<Packet>,
@@ -172,7 +169,7 @@ fn receive<'scope, 'env: 'scope>(
                 frames += 1;
                 pages += u64::from(header.pages);
                 shared.rounds.enter();
-                grow(scope, shared, queue);
+                grow(crew, shared, queue);
                 if packets.send(packet).is_err() {
                     return Ok(None);
                 }
@@ -202,10 +199,8 @@ fn receive<'scope, 'env: 'scope>(
                     match ended {
                         Ok(()) if last && !is_main => return Ok(None),
                         Ok(()) if is_main && round.is_first() && shared.proof.is_begun() => {
-                            spawn(scope, shared, "prove".to_owned(), move || {
-                                answer_for("prove", shared, || {
-                                    shared.proof.run(shared.output, shared.context)
-                                });
+                            crew.spawn("prove".to_owned(), "prove", || {
+                                shared.proof.run(shared.output, shared.context)
                             });
                         }
                         Ok(()) => {}
@@ -307,21 +302,18 @@ fn read_packet(stream: &Stream, header: &Header, shared: &Shared<'_>) -> Result<
 }
 
 /// Starts decoders up to the number that is wanted now.
-fn grow<'scope, 'env: 'scope>(
-    scope: &'scope Scope<'scope, 'env>,
-    shared: &'scope Shared<'_>,
-    queue: &Receiver<Packet>,
-) {
+fn grow<'scope>(crew: Crew<'scope, '_>, shared: &'scope Shared<'_>, queue: &Receiver<Packet>) {
     let wanted = usize::from(shared.context.tuning.get().decompress_threads);
     shared.decoders.grow_to(wanted, || {
         let queue = queue.clone();
-        spawn(scope, shared, "decode".to_owned(), move || {
-            let done = answer_for("decode", shared, || decode(shared, &queue));
+        crew.spawn("decode".to_owned(), "decode", move || {
+            let done = crew.answer_for("decode", || decode(shared, &queue));
             if done.is_none() {
                 // A reader may be waiting for room, and holds a receiver of its own, so that the
                 // channel would never close under it.
                 queue.iter().for_each(drop);
             }
+            Ok(())
         });
     });
 }
@@ -344,26 +336,4 @@ fn decode(shared: &Shared<'_>, queue: &Receiver<Packet>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn spawn<'scope, 'env: 'scope>(
-    scope: &'scope Scope<'scope, 'env>,
-    shared: &Shared<'_>,
-    name: String,
-    work: impl FnOnce() + Send + 'scope,
-) {
-    if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, work) {
-        shared.fail(Error::new(Kind::Failed, error).in_stage("start a thread"));
-    }
-}
-
-/// Runs a thread's work; what ends it before its time, a panic too, ends the session.
-fn answer_for<T>(
-    stage: &'static str,
-    shared: &Shared<'_>,
-    work: impl FnOnce() -> Result<T>,
-) -> Option<T> {
-    Error::catch(stage, work)
-        .map_err(|error| shared.fail(error.in_stage(stage)))
-        .ok()
 }
