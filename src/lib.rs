@@ -89,6 +89,7 @@ pub mod cli;
 pub mod codec;
 pub mod control;
 pub mod delta;
+pub mod description;
 pub mod destination;
 pub mod dirty;
 pub mod error;

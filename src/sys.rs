@@ -5,8 +5,11 @@ use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::FlockOperation;
 use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -40,6 +43,20 @@ pub(crate) fn take_fd(fd: RawFd) -> io::Result<OwnedFd> {
     // The flag says that it was taken.
     dup3(&null, &mut number, DupFlags::CLOEXEC)?;
     Ok(taken)
+}
+
+/// Whether `path` names the file that is open as `file`. A link is not followed.
+pub(crate) fn same_file(file: &File, path: &Path) -> bool {
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(file), Ok(path)) => identity(file) == identity(path),
+        _ => false,
+    }
+}
+
+/// Locks a file or a folder against other processes that do the same. `false`: one has it already.
+pub(crate) fn try_lock(file: &File) -> bool {
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 /// The CPU time that this thread has used.

@@ -1,7 +1,8 @@
 //! What a guest folder has besides RAM: taken when RAM is there, before the end.
 
+use crate::description::Description;
 use crate::error::{Error, Kind, Result};
-use crate::image::{Description, Output};
+use crate::image::Output;
 use crate::session;
 use crate::wire::WireError;
 use crate::wire::native::Message;

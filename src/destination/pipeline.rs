@@ -19,9 +19,10 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::description::Description;
 use crate::error::{Error, Result};
 use crate::fault::Site;
-use crate::image::{Description, Output};
+use crate::image::Output;
 use crate::page::Digest;
 use crate::pool::{Buffers, Crew, FirstError, QUEUE, Workers};
 use crate::round::Round;

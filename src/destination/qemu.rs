@@ -23,10 +23,11 @@ use std::thread;
 use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::description::Description;
 use crate::dirty::PageHashes;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
-use crate::image::{Description, Output};
+use crate::image::Output;
 use crate::page::{Digest, PAGE_SIZE, PageRange};
 use crate::round::Round;
 use crate::session::Context;

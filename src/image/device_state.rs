@@ -10,9 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::ImageError;
 use super::folder::FolderError;
+use crate::description::MAX_DEVICE_STATE;
 
-/// The most bytes of device state.
-pub const MAX_DEVICE_STATE: u64 = 1 << 30;
 /// Bytes that are read at once.
 const PIECE: usize = 256 << 10;
 

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
+use super::ImageError;
 use super::folder::{Contents, FolderError, GUEST_JSON, GUEST_JSON_NEW, MAX_GUEST_JSON, file_name};
-use super::{ImageError, lock, same_file};
+use crate::sys::{same_file, try_lock};
 
 /// A folder that is open.
 #[derive(Debug)]
@@ -43,7 +44,13 @@ impl Directory {
 
     /// Keeps other processes from writing it.
     pub(super) fn lock(&self) -> Result<(), ImageError> {
-        lock(&self.file, &self.path)
+        if try_lock(&self.file) {
+            Ok(())
+        } else {
+            Err(ImageError::OutputBusy {
+                path: self.path.clone(),
+            })
+        }
     }
 
     /// Whether `path` names this folder.

@@ -34,8 +34,9 @@
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::device_state::MAX_DEVICE_STATE;
-use super::{Description, MAX_COMMANDS, MAX_CONFIGURATION, MAX_MACHINE};
+use crate::description::{
+    Description, MAX_COMMANDS, MAX_CONFIGURATION, MAX_DEVICE_STATE, MAX_MACHINE, OutOfBounds,
+};
 use crate::page::{Digest, PAGE_SIZE};
 
 /// The file that says what a guest folder consists of.
@@ -95,16 +96,9 @@ pub enum FolderError {
         /// What would do.
         allowed: u64,
     },
-    /// Something is larger, or more, than it may be.
-    #[error("{what} are {given}, but at most {allowed} are allowed")]
-    TooMany {
-        /// What it is.
-        what: &'static str,
-        /// How many.
-        given: u64,
-        /// The most.
-        allowed: u64,
-    },
+    /// Something is larger than it may be.
+    #[error(transparent)]
+    TooMany(#[from] OutOfBounds),
     /// There is no block.
     #[error("the guest has no block")]
     NoBlocks,
@@ -206,11 +200,11 @@ pub(super) fn check_blocks(blocks: &[(String, u64)]) -> Result<(), FolderError> 
         return Err(FolderError::NoBlocks);
     }
     if blocks.len() > MAX_BLOCKS {
-        return Err(FolderError::TooMany {
+        return Err(FolderError::TooMany(OutOfBounds {
             what: "the guest's blocks",
             given: blocks.len() as u64,
             allowed: MAX_BLOCKS as u64,
-        });
+        }));
     }
     let mut total = 0_u64;
     let mut files = std::collections::HashSet::new();
@@ -317,11 +311,11 @@ impl Contents {
         check_blocks(&blocks)?;
         let state = json.device_state;
         if state.bytes > MAX_DEVICE_STATE {
-            return Err(FolderError::TooMany {
+            return Err(FolderError::TooMany(OutOfBounds {
                 what: "the device state's bytes",
                 given: state.bytes,
                 allowed: MAX_DEVICE_STATE,
-            });
+            }));
         }
         Ok(Contents {
             complete,

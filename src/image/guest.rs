@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::directory::Directory;
 use super::folder::{DEVICE_STATE, FolderError, file_name};
-use super::{Description, DeviceState, ImageError, RAW_BLOCK_NAME, RawImage};
+use super::{DeviceState, ImageError, RAW_BLOCK_NAME, RawImage};
+use crate::description::Description;
 use crate::page::{BlockSeed, Digest, PAGE_SIZE, PageIndex, PageRange};
 
 /// A guest's RAM, to be read.

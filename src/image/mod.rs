@@ -7,7 +7,6 @@
 //! the guest stores through a map (`writable.rs`).
 
 mod block_file;
-mod description;
 mod device_state;
 mod directory;
 pub mod folder;
@@ -19,20 +18,15 @@ mod sigbus;
 mod writable;
 
 pub use block_file::BlockFile;
-pub use description::{Description, MAX_COMMANDS, MAX_CONFIGURATION, MAX_MACHINE};
-pub use device_state::{DeviceState, MAX_DEVICE_STATE};
+pub use device_state::DeviceState;
 pub use folder::FolderError;
 pub use guest::{Block, Guest};
 pub use output::Output;
 pub use raw::RawImage;
 pub(crate) use writable::{Lane, Words};
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-
-use rustix::fs::FlockOperation;
+use std::path::PathBuf;
 
 use crate::error::{Error, Kind};
 use crate::page::PAGE_SIZE;
@@ -202,22 +196,4 @@ impl From<ImageError> for Error {
         };
         Error::new(kind, error)
     }
-}
-
-/// Whether `path` names the file that is open as `file`.
-pub(crate) fn same_file(file: &File, path: &Path) -> bool {
-    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    match (file.metadata(), std::fs::symlink_metadata(path)) {
-        (Ok(file), Ok(path)) => identity(file) == identity(path),
-        _ => false,
-    }
-}
-
-/// Keeps other processes from writing what is at `path` and open as `file`.
-fn lock(file: &File, path: &Path) -> Result<(), ImageError> {
-    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        ImageError::OutputBusy {
-            path: path.to_owned(),
-        }
-    })
 }

@@ -15,7 +15,8 @@ use super::device_state::Appended;
 use super::directory::Directory;
 use super::folder::{Contents, DEVICE_STATE, FolderError, check_blocks, file_name};
 use super::partial::{PartialFile, PartialFolder};
-use super::{BlockFile, Description, DeviceState, ImageError};
+use super::{BlockFile, DeviceState, ImageError};
+use crate::description::Description;
 use crate::page::Digest;
 use crate::sync;
 
@@ -214,7 +215,7 @@ impl Output {
     /// are counted and hashed.
     ///
     /// # Errors
-    /// More than [`MAX_DEVICE_STATE`](super::MAX_DEVICE_STATE) bytes, or the system's reason.
+    /// More than [`MAX_DEVICE_STATE`](crate::description::MAX_DEVICE_STATE) bytes, or the system's reason.
     pub fn append_device_state(&self, bytes: &[u8]) -> Result<(), ImageError> {
         self.appended().append(bytes)
     }

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
 
+use super::ImageError;
 use super::directory::Directory;
 use super::folder::Contents;
-use super::{ImageError, lock, same_file};
+use crate::sys::{same_file, try_lock};
 
 /// Where OUTPUT is built.
 fn partial_path(output: &Path) -> PathBuf {
@@ -22,6 +23,17 @@ fn partial_path(output: &Path) -> PathBuf {
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageError + use<> {
     let path = path.to_owned();
     move |source| ImageError::Io { what, path, source }
+}
+
+/// Keeps other processes from writing what is at `path` and open as `file`.
+fn lock(file: &File, path: &Path) -> Result<(), ImageError> {
+    if try_lock(file) {
+        Ok(())
+    } else {
+        Err(ImageError::OutputBusy {
+            path: path.to_owned(),
+        })
+    }
 }
 
 /// Removes what a killed process left behind. What is locked is not, nor is a folder that holds

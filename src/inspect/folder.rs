@@ -3,7 +3,7 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::image::MAX_DEVICE_STATE;
+use crate::description::MAX_DEVICE_STATE;
 use crate::wire::WireError;
 use crate::wire::native::Message;
 

@@ -14,8 +14,9 @@ use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::codec::{self, Encoded, Method, Settings, ZlibEngine};
+use crate::description::Description;
 use crate::error::{Error, Kind, Result};
-use crate::image::{self, Description, Guest, ImageError};
+use crate::image::{self, Guest, ImageError};
 use crate::page::{Digest, PAGE_SIZE, PageRange, is_zero};
 use crate::pool::analysis_pool;
 use crate::source::{looks_random, sets_aside};

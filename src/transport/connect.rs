@@ -16,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 use super::abort::Woken;
 use super::child::{Direction, ShellCommand};
 use super::{Abort, Address, Stream, TransportError};
-use crate::image::same_file;
+use crate::sys::{same_file, try_lock};
 
 /// How long to wait between attempts on a socket that is not there yet.
 const RETRY: Duration = Duration::from_millis(20);
@@ -178,12 +178,7 @@ impl Connector {
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&partial)
             .map_err(failed)?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
-            |_| TransportError::FileBusy {
-                path: PathBuf::from(&partial),
-            },
-        )?;
-        if !same_file(&file, Path::new(&partial)) {
+        if !try_lock(&file) || !same_file(&file, Path::new(&partial)) {
             let path = PathBuf::from(&partial);
             return Err(TransportError::FileBusy { path });
         }

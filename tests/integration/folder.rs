@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use ramferry::image::{Description, Guest, ImageError, Output};
+use ramferry::description::Description;
+use ramferry::image::{Guest, ImageError, Output};
 use ramferry::page::{Digest, PAGE_SIZE, PageIndex};
 use ramferry::session;
 use ramferry::transport::Address;

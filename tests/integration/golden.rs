@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use ramferry::Params;
 use ramferry::codec::Method;
-use ramferry::image::Description;
+use ramferry::description::Description;
 use ramferry::page::{Digest, PAGE_SIZE};
 use ramferry::round::Round;
 use ramferry::session;

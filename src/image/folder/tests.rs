@@ -1,7 +1,7 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::super::{Description, Guest, ImageError, Output};
+use super::super::{Guest, ImageError, Output};
 use super::*;
 use crate::page::PageIndex;
 

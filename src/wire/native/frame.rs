@@ -8,7 +8,7 @@ use super::guest;
 use super::reader::Reader;
 use super::{HEADER_LEN, MAX_BODY, MAX_PAGE_SET, MAX_PAGES, MAX_TEXT};
 use crate::codec::Method;
-use crate::image::Description;
+use crate::description::Description;
 use crate::page::Digest;
 use crate::round::Round;
 

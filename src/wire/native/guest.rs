@@ -6,7 +6,7 @@ use super::super::WireError;
 use super::frame::Message;
 use super::reader::Reader;
 use super::{MAX_BODY, MAX_PIECE};
-use crate::image::{Description, MAX_COMMANDS, MAX_CONFIGURATION};
+use crate::description::{Description, MAX_COMMANDS, MAX_CONFIGURATION};
 
 /// Appends a description, whose fields have been checked to be within their bounds.
 pub(super) fn put_description(out: &mut Vec<u8>, description: &Description) {

@@ -38,7 +38,7 @@
 //! A source that has a [guest folder](crate::image::folder) requires the capability `guest-folder`. On
 //! connection 0, behind the last `RoundEnd` and before `Finish`, it then sends one `Description`, the
 //! device state in pieces in their order (none if there is no device state, and
-//! [1 GiB](crate::image::MAX_DEVICE_STATE) at most together), and one
+//! [1 GiB](crate::description::MAX_DEVICE_STATE) at most together), and one
 //! `DeviceStateEnd`. Without the capability none of the three may stand anywhere, and with it
 //! `Finish` may not come before `DeviceStateEnd`. The digest in `Finish` is over the RAM of all blocks.
 //!
@@ -83,7 +83,7 @@
 //! | 7 `Commit` | none | none |
 //! | 8 `Committed` | none | none |
 //! | 9 `Failure` | none | u8: the exit code that fits; the rest: what happened, UTF-8, at most [`MAX_TEXT`] bytes |
-//! | 10 `Description` | none | u32 the number of RAM's section; a string, the machine type; u32 length and bytes of the configuration; u16 how many commands, each u16 code, u32 length and bytes. Bounds: [`Description`](crate::image::Description) |
+//! | 10 `Description` | none | u32 the number of RAM's section; a string, the machine type; u32 length and bytes of the configuration; u16 how many commands, each u16 code, u32 length and bytes. Bounds: [`Description`](crate::description::Description) |
 //! | 11 `DeviceState` | none | u64: how many bytes of device state came before; the rest: 1 to [`MAX_PIECE`] bytes of it |
 //! | 12 `DeviceStateEnd` | none | u64: how many bytes of device state there were; 16 bytes: their xxh3-128 |
 //!

@@ -36,8 +36,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::ChurnError;
 use super::plan::{Pattern, Plan};
 use crate::error::{Error, Result};
-use crate::image::{ImageError, RAW_BLOCK_NAME, RawImage, Words, same_file};
+use crate::image::{ImageError, RAW_BLOCK_NAME, RawImage, Words};
 use crate::page::{BlockSeed, PAGE_SIZE, PageIndex, PageRange, is_zero};
+use crate::sys::same_file;
 
 const MAGIC: [u8; 8] = *b"ramchurn";
 const VERSION: u32 = 1;

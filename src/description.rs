@@ -1,6 +1,7 @@
-//! What a guest consists of besides its RAM and its devices' state.
-
-use super::folder::FolderError;
+//! What is known of a guest besides its RAM: its description as QEMU's stream has it, and the bounds
+//! of its device state.
+//!
+//! On the ground floor, because the wires carry it and guest folders store it.
 
 /// The most bytes of a machine type's name.
 pub const MAX_MACHINE: usize = 255;
@@ -8,6 +9,20 @@ pub const MAX_MACHINE: usize = 255;
 pub const MAX_CONFIGURATION: usize = 64 << 10;
 /// The most commands between RAM's rounds.
 pub const MAX_COMMANDS: usize = 256;
+/// The most bytes of device state.
+pub const MAX_DEVICE_STATE: u64 = 1 << 30;
+
+/// A part of a description that exceeds its bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} are {given}, but at most {allowed} are allowed")]
+pub struct OutOfBounds {
+    /// The part.
+    pub what: &'static str,
+    /// Its size.
+    pub given: u64,
+    /// The bound.
+    pub allowed: u64,
+}
 
 /// What else is known of a guest: as QEMU's stream has it, kept as it came so that it can be
 /// written again. All of it may be empty.
@@ -28,8 +43,8 @@ impl Description {
     /// Whether all of it is within its bounds.
     ///
     /// # Errors
-    /// [`FolderError::TooMany`], which names what is not.
-    pub fn check(&self) -> Result<(), FolderError> {
+    /// [`OutOfBounds`], which names the first part that is not.
+    pub fn check(&self) -> Result<(), OutOfBounds> {
         let data: usize = self.commands.iter().map(|(_, data)| data.len()).sum();
         for (what, given, allowed) in [
             (
@@ -46,7 +61,7 @@ impl Description {
             ("the bytes of the commands", data, MAX_CONFIGURATION),
         ] {
             if given > allowed {
-                return Err(FolderError::TooMany {
+                return Err(OutOfBounds {
                     what,
                     given: given as u64,
                     allowed: allowed as u64,
