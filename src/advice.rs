@@ -3,9 +3,6 @@
 //!
 //! Pure functions over numbers, without any knowledge of where they come from.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::Serialize;
 
 /// What a setting costs, by medians.
@@ -60,39 +57,15 @@ pub enum Goal {
     Downtime,
 }
 
-impl Goal {
-    /// All of them.
-    pub const ALL: [Goal; 4] = [Goal::Time, Goal::Bytes, Goal::Cpu, Goal::Downtime];
-
-    /// Its name: `time`, `bytes`, `cpu` or `downtime`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Goal::Time => "time",
-            Goal::Bytes => "bytes",
-            Goal::Cpu => "cpu",
-            Goal::Downtime => "downtime",
-        }
+names!(
+    "goal",
+    Goal {
+        Time: "time",
+        Bytes: "bytes",
+        Cpu: "cpu",
+        Downtime: "downtime"
     }
-}
-
-impl fmt::Display for Goal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Goal {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Goal, String> {
-        Goal::ALL
-            .into_iter()
-            .find(|goal| goal.name() == name)
-            .ok_or_else(|| {
-                format!("'{name}' is no goal: allowed are time, bytes, cpu and downtime")
-            })
-    }
-}
+);
 
 /// Which other setting dominates each: the fastest of those that do.
 pub fn dominated_by(costs: &[Cost]) -> Vec<Option<usize>> {

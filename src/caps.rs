@@ -3,9 +3,7 @@
 //! The names are QEMU's. A parameter says *how much* or *how* ([`crate::params`]), a capability
 //! says *whether*. Both ends must agree on them before a page moves.
 
-use std::fmt;
-use std::str::FromStr;
-
+use crate::names::UnknownName;
 use crate::text::Quoted;
 use crate::units::parse_switch;
 
@@ -30,33 +28,21 @@ pub enum Capability {
     RdmaPinAll,
 }
 
-impl Capability {
-    /// Every capability, in the order in which they are listed.
-    pub const ALL: [Capability; 8] = [
-        Capability::Compress,
-        Capability::Xbzrle,
-        Capability::ReturnPath,
-        Capability::AutoConverge,
-        Capability::Events,
-        Capability::PauseBeforeSwitchover,
-        Capability::ZeroBlocks,
-        Capability::RdmaPinAll,
-    ];
-
-    /// The name that people and the wire use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Capability::Compress => "compress",
-            Capability::Xbzrle => "xbzrle",
-            Capability::ReturnPath => "return-path",
-            Capability::AutoConverge => "auto-converge",
-            Capability::Events => "events",
-            Capability::PauseBeforeSwitchover => "pause-before-switchover",
-            Capability::ZeroBlocks => "zero-blocks",
-            Capability::RdmaPinAll => "rdma-pin-all",
-        }
+names!(
+    "capability",
+    Capability {
+        Compress: "compress",
+        Xbzrle: "xbzrle",
+        ReturnPath: "return-path",
+        AutoConverge: "auto-converge",
+        Events: "events",
+        PauseBeforeSwitchover: "pause-before-switchover",
+        ZeroBlocks: "zero-blocks",
+        RdmaPinAll: "rdma-pin-all"
     }
+);
 
+impl Capability {
     /// What it does, in a sentence.
     pub fn meaning(self) -> &'static str {
         match self {
@@ -114,38 +100,16 @@ impl Capability {
     }
 }
 
-impl fmt::Display for Capability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Capability {
-    type Err = CapError;
-
-    fn from_str(name: &str) -> Result<Capability, CapError> {
-        Capability::ALL
-            .into_iter()
-            .find(|capability| capability.name() == name)
-            .ok_or_else(|| CapError::Unknown(name.to_owned()))
-    }
-}
-
 /// Why a capability could not be set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CapError {
     /// No capability has this name.
-    #[error("there is no capability {}: known are {}", Quoted(.0), known())]
-    Unknown(String),
+    #[error(transparent)]
+    Unknown(#[from] UnknownName),
     /// The text is not `NAME=on|off`.
-    #[error("capability {} is not NAME=on or NAME=off, where NAME is one of {}", Quoted(.0), known())]
+    #[error("capability {} is not NAME=on or NAME=off, where NAME is one of {}", Quoted(.0), Capability::ALL.map(Capability::name).join(", "))]
     Malformed(String),
-}
-
-/// The names of all capabilities.
-fn known() -> String {
-    Capability::ALL.map(Capability::name).join(", ")
 }
 
 /// Which capabilities are on.

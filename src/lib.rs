@@ -82,6 +82,9 @@
 //!
 //! `tcp:` is neither encrypted nor authenticated.
 
+#[macro_use]
+mod names;
+
 pub mod advice;
 pub mod bench;
 pub mod caps;

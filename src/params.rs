@@ -54,15 +54,13 @@ pub enum TimeoutAction {
     Abort,
 }
 
-impl TimeoutAction {
-    /// Its name as an option's value.
-    pub fn name(self) -> &'static str {
-        match self {
-            TimeoutAction::Suspend => "suspend",
-            TimeoutAction::Abort => "abort",
-        }
+names!(
+    "timeout action",
+    TimeoutAction {
+        Suspend: "suspend",
+        Abort: "abort"
     }
-}
+);
 
 /// The type of a parameter's value, in libvirt's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,26 +81,15 @@ pub enum Kind {
     String,
 }
 
-impl Kind {
-    /// Its name as libvirt writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Int => "int",
-            Kind::Uint => "uint",
-            Kind::Llong => "llong",
-            Kind::Ullong => "ullong",
-            Kind::Double => "double",
-            Kind::Boolean => "boolean",
-            Kind::String => "string",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
+names!(Kind {
+    Int: "int",
+    Uint: "uint",
+    Llong: "llong",
+    Ullong: "ullong",
+    Double: "double",
+    Boolean: "boolean",
+    String: "string"
+});
 
 /// Which end of a migration a parameter is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,22 +102,11 @@ pub enum Side {
     Both,
 }
 
-impl Side {
-    /// Its name: `source`, `destination` or `both`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Side::Source => "source",
-            Side::Destination => "destination",
-            Side::Both => "both",
-        }
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
+names!(Side {
+    Source: "source",
+    Destination: "destination",
+    Both: "both"
+});
 
 /// A parameter's value on its way out: shown to people by `Display`, in a form that
 /// [`Params::set_text`] takes back, and to programs as a JSON number, boolean, string or null.

@@ -4,9 +4,6 @@
 //! axis takes what the parameter takes. Combinations that mean the same are measured once, and
 //! those that cannot be are left out, with a note.
 
-use std::fmt;
-use std::str::FromStr;
-
 use super::sweep::{self, Compression};
 use crate::caps::{Capability, Caps};
 use crate::codec::{Method, ZlibEngine};
@@ -433,27 +430,18 @@ pub enum Preset {
     Delta,
 }
 
-impl Preset {
-    /// All of them.
-    pub const ALL: [Preset; 5] = [
-        Preset::Quick,
-        Preset::Levels,
-        Preset::Threads,
-        Preset::Links,
-        Preset::Delta,
-    ];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Preset::Quick => "quick",
-            Preset::Levels => "levels",
-            Preset::Threads => "threads",
-            Preset::Links => "links",
-            Preset::Delta => "delta",
-        }
+names!(
+    "preset",
+    Preset {
+        Quick: "quick",
+        Levels: "levels",
+        Threads: "threads",
+        Links: "links",
+        Delta: "delta"
     }
+);
 
+impl Preset {
     /// The methods that it compares, as [`sweep::parse`] takes them.
     pub fn methods(self) -> &'static str {
         match self {
@@ -483,27 +471,6 @@ impl Preset {
                 axes.xbzrle = vec![None, Some(16 << 20), Some(64 << 20), Some(256 << 20)];
             }
         }
-    }
-}
-
-impl fmt::Display for Preset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Preset {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Preset, String> {
-        Preset::ALL
-            .into_iter()
-            .find(|preset| preset.name() == name)
-            .ok_or_else(|| {
-                format!(
-                    "'{name}' is no preset: allowed are quick, levels, threads, links and delta"
-                )
-            })
     }
 }
 

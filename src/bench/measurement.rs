@@ -1,10 +1,8 @@
 //! One measurement: a migration with both ends in this process, or a plain copy.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,32 +43,13 @@ pub enum Transport {
     Tcp,
 }
 
-impl Transport {
-    /// Its name: `unix` or `tcp`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Transport::Unix => "unix",
-            Transport::Tcp => "tcp",
-        }
+names!(
+    "transport",
+    Transport {
+        Unix: "unix",
+        Tcp: "tcp"
     }
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Transport {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Transport, String> {
-        [Transport::Unix, Transport::Tcp]
-            .into_iter()
-            .find(|transport| transport.name() == name)
-            .ok_or_else(|| format!("transport {name} is not unix or tcp"))
-    }
-}
+);
 
 /// What all migrations of a comparison have in common.
 #[derive(Debug)]

@@ -4,8 +4,6 @@
 mod grid;
 mod rows;
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -45,29 +43,19 @@ pub enum Sort {
     Downtime,
 }
 
-impl Sort {
-    /// All of them.
-    pub const ALL: [Sort; 6] = [
-        Sort::Given,
-        Sort::Time,
-        Sort::Bytes,
-        Sort::Ratio,
-        Sort::Cpu,
-        Sort::Downtime,
-    ];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Sort::Given => "given",
-            Sort::Time => "time",
-            Sort::Bytes => "bytes",
-            Sort::Ratio => "ratio",
-            Sort::Cpu => "cpu",
-            Sort::Downtime => "downtime",
-        }
+names!(
+    "order",
+    Sort {
+        Given: "given",
+        Time: "time",
+        Bytes: "bytes",
+        Ratio: "ratio",
+        Cpu: "cpu",
+        Downtime: "downtime"
     }
+);
 
+impl Sort {
     /// Rows are sorted by this number, the least first.
     fn key(self, row: &SettingReport) -> f64 {
         let Some(cost) = row.cost() else {
@@ -81,27 +69,6 @@ impl Sort {
             Sort::Cpu => cost.cpu,
             Sort::Downtime => cost.downtime.unwrap_or(f64::INFINITY),
         }
-    }
-}
-
-impl fmt::Display for Sort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Sort {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Sort, String> {
-        Sort::ALL
-            .into_iter()
-            .find(|sort| sort.name() == name)
-            .ok_or_else(|| {
-                format!(
-                    "'{name}' is no order: allowed are given, time, bytes, ratio, cpu and downtime"
-                )
-            })
     }
 }
 

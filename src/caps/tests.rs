@@ -60,7 +60,7 @@ fn unknown_names_are_refused_with_the_list() {
         let words = caps.set_text(text).map_err(|error| error.to_string());
         let words = words.expect_err(text);
         assert!(
-            words.ends_with("known are compress, xbzrle, return-path, auto-converge, events, pause-before-switchover, zero-blocks, rdma-pin-all"),
+            words.ends_with("allowed are compress, xbzrle, return-path, auto-converge, events, pause-before-switchover, zero-blocks and rdma-pin-all"),
             "{words}"
         );
     }

@@ -56,7 +56,7 @@ pub(super) struct BenchArgs {
     #[command(flatten)]
     effort: EffortArgs,
     /// A QEMU whose own ways (of the bulk stage) are measured beside: qemu[:BINARY[,DATADIR]]
-    #[arg(long, value_name = "PEER", value_parser = Checked(word::<PeerSpec>))]
+    #[arg(long, value_name = "PEER", value_parser = Checked(str::parse::<PeerSpec>))]
     peer: Option<PeerSpec>,
     /// What joins the two ends: unix or tcp
     #[arg(long, value_name = "KIND", default_value_t = Transport::Unix)]
@@ -77,7 +77,7 @@ pub(super) struct BenchArgs {
     #[arg(
         long,
         value_name = "MIX",
-        value_parser = Checked(word::<Mix>),
+        value_parser = Checked(str::parse::<Mix>),
         long_help = "\
 What the pages of the synthesised guest hold [default: busy]:
   idle      most of its memory was never used
@@ -102,7 +102,7 @@ What the pages of the synthesised guest hold [default: busy]:
 #[command(next_help_heading = "What is compared")]
 struct MatrixArgs {
     /// Where to start from: quick, levels, threads, links or delta
-    #[arg(long, value_name = "NAME", default_value_t = Preset::Quick, value_parser = Checked(word::<Preset>))]
+    #[arg(long, value_name = "NAME", default_value_t = Preset::Quick, value_parser = Checked(str::parse::<Preset>))]
     preset: Preset,
     /// Methods: METHOD, METHOD:LEVEL or METHOD:A-B, separated by commas
     #[arg(
@@ -156,13 +156,13 @@ struct EffortArgs {
     )]
     runs: u32,
     /// For how long each setting is measured, at least
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     min_time: Option<Duration>,
     /// How long all of it may take: what does not fit is left out, and named
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     max_time: Option<Duration>,
     /// What the recommendation is for: time, bytes, cpu or downtime
-    #[arg(long, value_name = "GOAL", default_value_t = Goal::Time, value_parser = Checked(word::<Goal>))]
+    #[arg(long, value_name = "GOAL", default_value_t = Goal::Time, value_parser = Checked(str::parse::<Goal>))]
     goal: Goal,
 }
 
@@ -171,7 +171,7 @@ struct EffortArgs {
 #[command(next_help_heading = "Results")]
 struct OutputArgs {
     /// The order of the rows: given, time, bytes, ratio, cpu or downtime
-    #[arg(long, value_name = "ORDER", default_value_t = Sort::Given, value_parser = Checked(word::<Sort>))]
+    #[arg(long, value_name = "ORDER", default_value_t = Sort::Given, value_parser = Checked(str::parse::<Sort>))]
     sort: Sort,
     /// Print one JSON document instead of the table
     #[arg(long)]
@@ -197,16 +197,6 @@ struct OutputArgs {
     /// Show no progress
     #[arg(long, short)]
     quiet: bool,
-}
-
-/// Reads a word that knows what is allowed.
-fn word<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T, String> {
-    text.parse()
-}
-
-/// Reads a length of time.
-fn time(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// Reads the size of an image.

@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 use crate::error::{Error, Kind, Result};
 use crate::transport::Abort;
 use crate::units::{format_bytes, format_duration, parse_duration, parse_size};
-use crate::writer::churn::{self, ChurnError, Pattern, Request, Summary};
+use crate::writer::churn::{self, Pattern, Request, Summary};
 
 use super::params::Checked;
 use super::{print_json, unprintable};
@@ -33,7 +33,7 @@ pub(super) struct ChurnArgs {
     image: PathBuf,
     /// Where to write: random, sequential, hotset (90 % of the writes to 10 % of the pages) or
     /// counter (a number at each page's beginning)
-    #[arg(long, default_value_t = Pattern::Random, value_parser = Checked(pattern))]
+    #[arg(long, default_value_t = Pattern::Random, value_parser = Checked(str::parse::<Pattern>))]
     pattern: Pattern,
     /// Writes a second, each within one page; 0: as many as possible
     #[arg(
@@ -44,7 +44,7 @@ pub(super) struct ChurnArgs {
     )]
     rate: u64,
     /// How much of the image is written, from its beginning on [default: all]
-    #[arg(long, value_name = "SIZE", value_parser = Checked(size))]
+    #[arg(long, value_name = "SIZE", value_parser = Checked(parse_size))]
     working_set: Option<u64>,
     /// Bytes in each write, 1 to 4096 [default: 64; counter: 8, which is also its most]
     #[arg(long, value_name = "N")]
@@ -58,7 +58,7 @@ pub(super) struct ChurnArgs {
     )]
     threads: u32,
     /// When to end [default: at a signal]
-    #[arg(long, value_name = "TIME", value_parser = Checked(duration))]
+    #[arg(long, value_name = "TIME", value_parser = Checked(parse_duration))]
     duration: Option<Duration>,
     /// What decides on places and bytes: equal seeds, equal writes [default: another each time]
     #[arg(long, value_name = "N")]
@@ -77,18 +77,6 @@ pub(super) struct ChurnArgs {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
-}
-
-fn pattern(text: &str) -> Result<Pattern, String> {
-    text.parse().map_err(|error: ChurnError| error.to_string())
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    parse_size(text).map_err(|error| error.to_string())
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|error| error.to_string())
 }
 
 pub(super) fn run(args: ChurnArgs) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::caps::{Capability, Caps};
 use crate::control::Control;
 use crate::error::{Error, Kind, Result};
 use crate::source::{Live, WriterChoice};
-use crate::transport::{Address, TransportError};
+use crate::transport::Address;
 use crate::wire::Format;
 use crate::writer::guard;
 use crate::{destination, source};
@@ -36,13 +36,13 @@ pub(super) struct SendArgs {
     /// A raw RAM image or a guest folder
     image: PathBuf,
     /// Where to: tcp:HOST:PORT, unix:PATH, file:PATH, fd:N or exec:COMMAND
-    #[arg(value_parser = Checked(address))]
+    #[arg(value_parser = Checked(str::parse::<Address>))]
     uri: Address,
     /// The same guest's RAM at a later time: a delta round over what changed (may be repeated)
     #[arg(long, value_name = "IMAGE")]
     then: Vec<PathBuf>,
     /// What to speak: native, or qemu for a stream that a QEMU's -incoming loads
-    #[arg(long, value_name = "FORMAT", default_value = "native", value_parser = Checked(format))]
+    #[arg(long, value_name = "FORMAT", default_value = "native", value_parser = Checked(str::parse::<Format>))]
     wire: Format,
     /// What to call a raw image's block [default: pc.ram]
     #[arg(long, value_name = "NAME")]
@@ -77,7 +77,7 @@ port was picked here (tcp:HOST:0), else on standard error.
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct ReceiveArgs {
     /// From where: tcp:HOST:PORT (port 0: any), unix:PATH, file:PATH, fd:N or exec:COMMAND
-    #[arg(value_parser = Checked(address))]
+    #[arg(value_parser = Checked(str::parse::<Address>))]
     uri: Address,
     /// The raw RAM image to write, or the guest folder if that is what comes
     output: PathBuf,
@@ -165,15 +165,6 @@ struct ShowArgs {
     /// Listen for clients that speak QMP, QEMU's protocol, and look at the migration, change or end it
     #[arg(long, value_name = "unix:PATH", value_parser = Checked(monitor::path))]
     monitor: Option<PathBuf>,
-}
-
-pub(super) fn address(text: &str) -> Result<Address, String> {
-    text.parse()
-        .map_err(|error: TransportError| error.to_string())
-}
-
-fn format(text: &str) -> Result<Format, String> {
-    text.parse()
 }
 
 pub(super) fn send(args: SendArgs) -> Result<()> {

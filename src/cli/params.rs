@@ -6,6 +6,7 @@
 //! [`BenchParams`].
 
 use std::ffi::OsStr;
+use std::fmt;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
@@ -202,9 +203,7 @@ fn option(row: &'static Parameter) -> Arg {
         .value_name(value_name(row))
         .action(action)
         .value_parser(Checked(move |value: &str| {
-            check(row, value)
-                .map(|()| value.to_owned())
-                .map_err(|error| error.to_string())
+            check(row, value).map(|()| value.to_owned())
         }))
         .default_values(defaults)
         .allow_negative_numbers(true)
@@ -280,10 +279,7 @@ fn capability_option(compared: bool) -> Arg {
         .value_name("NAME=on|off")
         .action(ArgAction::Append)
         .value_parser(Checked(|value: &str| {
-            Caps::default()
-                .set_text(value)
-                .map(|()| value.to_owned())
-                .map_err(|error| error.to_string())
+            Caps::default().set_text(value).map(|()| value.to_owned())
         }))
         .help_heading("Parameters")
         .help(format!("Turn a capability on or off: {names}"))
@@ -298,10 +294,11 @@ fn capability_option(compared: bool) -> Arg {
 #[derive(Clone)]
 pub(super) struct Checked<F>(pub(super) F);
 
-impl<F, T> TypedValueParser for Checked<F>
+impl<F, T, E> TypedValueParser for Checked<F>
 where
-    F: Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static,
+    F: Fn(&str) -> Result<T, E> + Clone + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
+    E: fmt::Display,
 {
     type Value = T;
 
@@ -318,7 +315,7 @@ where
 }
 
 /// clap's error for a value that is refused; it ends the program with exit code 2.
-fn refusal(message: impl std::fmt::Display) -> clap::Error {
+fn refusal(message: impl fmt::Display) -> clap::Error {
     clap::Error::raw(ErrorKind::ValueValidation, format!("{message}\n"))
 }
 
@@ -414,11 +411,11 @@ mod tests {
             ),
             (
                 ["send", "--compress-method", ""],
-                "error: compress-method \"\" is not zlib, gzip, lz4, zstd or none\n",
+                "error: compress-method \"\" is not none, zlib, gzip, lz4 or zstd\n",
             ),
             (
                 ["send", "--capability", "xbzlre=on"],
-                "error: there is no capability xbzlre: known are compress, xbzrle, return-path, auto-converge, events, pause-before-switchover, zero-blocks, rdma-pin-all\n",
+                "error: invalid capability xbzlre: allowed are compress, xbzrle, return-path, auto-converge, events, pause-before-switchover, zero-blocks and rdma-pin-all\n",
             ),
         ] {
             let error = Send::try_parse_from(args).expect_err("refused");

@@ -10,7 +10,6 @@ use crate::transport::Address;
 use crate::units::format_duration;
 use crate::wire::native::VERSIONS;
 
-use super::migrate::address;
 use super::params::{Checked, LimitArgs};
 use super::{print_json, unprintable};
 
@@ -24,7 +23,7 @@ what it is asked it takes for a stream that is broken.
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct ProbeArgs {
     /// Where it listens: tcp:HOST:PORT or unix:PATH
-    #[arg(value_parser = Checked(address))]
+    #[arg(value_parser = Checked(str::parse::<Address>))]
     uri: Address,
     /// Print one JSON document
     #[arg(long)]

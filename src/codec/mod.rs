@@ -19,7 +19,6 @@ mod tests;
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::str::FromStr;
 
 /// What compresses. XBZRLE is not a method but an encoding of its own, see [`crate::delta`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,27 +36,18 @@ pub enum Method {
     Zstd = 4,
 }
 
-impl Method {
-    /// Every method, in the order of their numbers on the wire.
-    pub const ALL: [Method; 5] = [
-        Method::None,
-        Method::Zlib,
-        Method::Gzip,
-        Method::Lz4,
-        Method::Zstd,
-    ];
-
-    /// The name that people and the wire's hello use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::None => "none",
-            Method::Zlib => "zlib",
-            Method::Gzip => "gzip",
-            Method::Lz4 => "lz4",
-            Method::Zstd => "zstd",
-        }
+names!(
+    "method",
+    Method {
+        None: "none",
+        Zlib: "zlib",
+        Gzip: "gzip",
+        Lz4: "lz4",
+        Zstd: "zstd"
     }
+);
 
+impl Method {
     /// The method with this number in a frame header.
     pub fn from_wire(number: u8) -> Option<Method> {
         Method::ALL.get(usize::from(number)).copied()
@@ -84,23 +74,6 @@ impl Method {
     }
 }
 
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Method {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Method, String> {
-        Method::ALL
-            .into_iter()
-            .find(|method| method.name() == name)
-            .ok_or_else(|| "zlib, gzip, lz4, zstd or none".to_owned())
-    }
-}
-
 /// Which library compresses for `zlib` and `gzip`. Both write and read the same formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ZlibEngine {
@@ -111,35 +84,13 @@ pub enum ZlibEngine {
     ZlibRs,
 }
 
-impl ZlibEngine {
-    /// Both engines.
-    pub const ALL: [ZlibEngine; 2] = [ZlibEngine::Libdeflate, ZlibEngine::ZlibRs];
-
-    /// The engine's name as an option's value.
-    pub fn name(self) -> &'static str {
-        match self {
-            ZlibEngine::Libdeflate => "libdeflate",
-            ZlibEngine::ZlibRs => "zlib-rs",
-        }
+names!(
+    "zlib engine",
+    ZlibEngine {
+        Libdeflate: "libdeflate",
+        ZlibRs: "zlib-rs"
     }
-}
-
-impl fmt::Display for ZlibEngine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for ZlibEngine {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<ZlibEngine, String> {
-        ZlibEngine::ALL
-            .into_iter()
-            .find(|engine| engine.name() == name)
-            .ok_or_else(|| "libdeflate or zlib-rs".to_owned())
-    }
-}
+);
 
 /// How batches are compressed: read anew for each batch, so it can change during a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

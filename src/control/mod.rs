@@ -115,15 +115,10 @@ pub enum RunState {
     InMigrate,
 }
 
-impl RunState {
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            RunState::Paused => "paused",
-            RunState::Running => "running",
-            RunState::FinishMigrate => "finish-migrate",
-            RunState::PostMigrate => "postmigrate",
-            RunState::InMigrate => "inmigrate",
-        }
-    }
-}
+names!(RunState {
+    Paused: "paused",
+    Running: "running",
+    FinishMigrate: "finish-migrate",
+    PostMigrate: "postmigrate",
+    InMigrate: "inmigrate"
+});

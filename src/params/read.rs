@@ -2,9 +2,11 @@
 //! same bounds and are refused in the same words.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::{LONGEST_TIMEOUT, TypedValue};
+use crate::names::UnknownName;
 use crate::page::PAGE_SIZE;
 use crate::units::{RATE_ALLOWED, parse_duration, parse_rate, parse_size, parse_switch};
 
@@ -60,10 +62,11 @@ impl fmt::Display for Given<'_> {
     }
 }
 
-/// A word that a type is read from; the error is what is allowed.
-pub(super) fn word<T: std::str::FromStr<Err = String>>(given: Given<'_>) -> Result<T, String> {
-    // What is no word is refused as the empty one is.
-    given.word().unwrap_or_default().parse()
+/// One of the names of a type; the error is what is allowed.
+pub(super) fn name<T: FromStr<Err = UnknownName>>(given: Given<'_>) -> Result<T, String> {
+    // A value of another type is refused as an empty name is.
+    let name = given.word().unwrap_or_default();
+    name.parse().map_err(|error: UnknownName| error.allowed())
 }
 
 /// An integer within bounds; as text, decimal digits only.

@@ -2,8 +2,8 @@
 //! and how it is given back.
 
 use super::compression::{self, Compression};
-use super::read::{cache_size, downtime, integer, limit, rate, switch, word};
-use super::{Kind, Parameter, Side, TimeoutAction, Value};
+use super::read::{cache_size, downtime, integer, limit, name, rate, switch};
+use super::{Kind, Parameter, Side, Value};
 
 /// Every parameter, in the order in which they are listed.
 ///
@@ -18,7 +18,7 @@ pub static TABLE: &[Parameter] = &[
         name: "compress-method",
         kind: Kind::String,
         default: "zlib",
-        range: "zlib, gzip, lz4, zstd or none",
+        range: "none, zlib, gzip, lz4 or zstd",
         unit: None,
         meaning: "What compresses batches of pages",
         side: Side::Source,
@@ -27,7 +27,7 @@ pub static TABLE: &[Parameter] = &[
         repeatable: false,
         unset: None,
         set: |params, given| {
-            params.compress_method = word(given)?;
+            params.compress_method = name(given)?;
             Ok(())
         },
         get: |params| Value::Word(params.compress_method.name()),
@@ -223,7 +223,7 @@ pub static TABLE: &[Parameter] = &[
         repeatable: false,
         unset: None,
         set: |params, given| {
-            params.zlib_engine = word(given)?;
+            params.zlib_engine = name(given)?;
             Ok(())
         },
         get: |params| Value::Word(params.zlib_engine.name()),
@@ -319,11 +319,7 @@ pub static TABLE: &[Parameter] = &[
         repeatable: false,
         unset: None,
         set: |params, given| {
-            params.timeout_action = match given.word() {
-                Some("suspend") => TimeoutAction::Suspend,
-                Some("abort") => TimeoutAction::Abort,
-                _ => return Err("suspend or abort".to_owned()),
-            };
+            params.timeout_action = name(given)?;
             Ok(())
         },
         get: |params| Value::Word(params.timeout_action.name()),
@@ -477,7 +473,10 @@ pub static TABLE: &[Parameter] = &[
         set: |params, given| {
             params.link = match given {
                 _ if given.is(NO_LINK) => None,
-                _ => Some(word(given).map_err(|what| format!("{NO_LINK} or {what}"))?),
+                _ => Some(
+                    (given.word().unwrap_or_default().parse())
+                        .map_err(|what| format!("{NO_LINK} or {what}"))?,
+                ),
             };
             Ok(())
         },

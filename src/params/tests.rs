@@ -81,7 +81,7 @@ fn each_refusal_names_the_value_and_what_is_allowed() {
         (
             "compress-method",
             "lzma",
-            "compress-method lzma is not zlib, gzip, lz4, zstd or none",
+            "compress-method lzma is not none, zlib, gzip, lz4 or zstd",
         ),
         (
             "compress-level",

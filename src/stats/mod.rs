@@ -45,33 +45,16 @@ pub enum Stage {
     Proof,
 }
 
-impl Stage {
-    /// All of them, in the order of a page's way.
-    pub const ALL: [Stage; 8] = [
-        Stage::Scan,
-        Stage::Read,
-        Stage::Hash,
-        Stage::Delta,
-        Stage::Codec,
-        Stage::Socket,
-        Stage::Place,
-        Stage::Proof,
-    ];
-
-    /// Its name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Scan => "scan",
-            Stage::Read => "read",
-            Stage::Hash => "hash",
-            Stage::Delta => "delta",
-            Stage::Codec => "codec",
-            Stage::Socket => "socket",
-            Stage::Place => "place",
-            Stage::Proof => "proof",
-        }
-    }
-}
+names!(Stage {
+    Scan: "scan",
+    Read: "read",
+    Hash: "hash",
+    Delta: "delta",
+    Codec: "codec",
+    Socket: "socket",
+    Place: "place",
+    Proof: "proof"
+});
 
 /// CPU time by stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -208,22 +191,19 @@ pub enum Status {
     Cancelled,
 }
 
-impl Status {
-    /// Its name, as QEMU has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Status::None => "none",
-            Status::Setup => "setup",
-            Status::Active => "active",
-            Status::PreSwitchover => "pre-switchover",
-            Status::Device => "device",
-            Status::Completed => "completed",
-            Status::Failed => "failed",
-            Status::Cancelling => "cancelling",
-            Status::Cancelled => "cancelled",
-        }
-    }
+names!(Status {
+    None: "none",
+    Setup: "setup",
+    Active: "active",
+    PreSwitchover: "pre-switchover",
+    Device: "device",
+    Completed: "completed",
+    Failed: "failed",
+    Cancelling: "cancelling",
+    Cancelled: "cancelled"
+});
 
+impl Status {
     /// Whether there is a migration that goes on.
     pub fn is_running(self) -> bool {
         match self {

@@ -37,12 +37,10 @@
 //!
 //! It says nothing about how a guest *changes*, and a real image is always the better choice.
 
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::page::PAGE_SIZE;
@@ -110,6 +108,16 @@ pub enum Mix {
     Random,
 }
 
+names!(
+    "mix",
+    Mix {
+        Idle: "idle",
+        Busy: "busy",
+        Database: "database",
+        Random: "random"
+    }
+);
+
 const IDLE: [Share; 9] = [
     share(Class::Zero, 600, 48),
     share(Class::Text, 60, 8),
@@ -147,19 +155,6 @@ const DATABASE: [Share; 10] = [
 const RANDOM: [Share; 1] = [share(Class::Compressed, 1000, 16)];
 
 impl Mix {
-    /// All of them.
-    pub const ALL: [Mix; 4] = [Mix::Idle, Mix::Busy, Mix::Database, Mix::Random];
-
-    /// Its name: `idle`, `busy`, `database` or `random`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mix::Idle => "idle",
-            Mix::Busy => "busy",
-            Mix::Database => "database",
-            Mix::Random => "random",
-        }
-    }
-
     fn shares(self) -> &'static [Share] {
         match self {
             Mix::Idle => &IDLE,
@@ -185,25 +180,6 @@ impl Mix {
         });
         let share = fallen_to.unwrap_or(&self.shares()[0]);
         (share.class, 1 + random.below(2 * share.run - 1))
-    }
-}
-
-impl fmt::Display for Mix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Mix {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Mix, String> {
-        Mix::ALL
-            .into_iter()
-            .find(|mix| mix.name() == name)
-            .ok_or_else(|| {
-                format!("'{name}' is no mix: allowed are idle, busy, database and random")
-            })
     }
 }
 

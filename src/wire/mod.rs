@@ -6,9 +6,6 @@
 pub mod native;
 pub mod qemu;
 
-use std::fmt;
-use std::str::FromStr;
-
 use crate::error::{Error, Kind};
 
 /// A block as a stream announces it before any page of it.
@@ -30,35 +27,13 @@ pub enum Format {
     Qemu,
 }
 
-impl Format {
-    /// Both.
-    pub const ALL: [Format; 2] = [Format::Native, Format::Qemu];
-
-    /// The name that people use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Format::Native => "native",
-            Format::Qemu => "qemu",
-        }
+names!(
+    "wire format",
+    Format {
+        Native: "native",
+        Qemu: "qemu"
     }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Format, String> {
-        Format::ALL
-            .into_iter()
-            .find(|format| format.name() == name)
-            .ok_or_else(|| format!("'{name}' is no wire format: allowed are native and qemu"))
-    }
-}
+);
 
 /// What can be wrong with bytes that a peer sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

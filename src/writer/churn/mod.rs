@@ -52,12 +52,6 @@ pub const MOST_RATE: u64 = 1_000_000_000;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChurnError {
-    /// There is no such pattern.
-    #[error("there is no pattern '{given}'; allowed are random, sequential, hotset and counter")]
-    Pattern {
-        /// What was given.
-        given: String,
-    },
     /// The working set does not fit.
     #[error("a working set of {given} pages is not possible: the image allows 1 to {pages}")]
     WorkingSet {
@@ -139,8 +133,7 @@ pub enum ChurnError {
 impl From<ChurnError> for Error {
     fn from(error: ChurnError) -> Error {
         let kind = match error {
-            ChurnError::Pattern { .. }
-            | ChurnError::WorkingSet { .. }
+            ChurnError::WorkingSet { .. }
             | ChurnError::NotWholePages { .. }
             | ChurnError::BytesPerWrite { .. }
             | ChurnError::Threads { .. }

@@ -1,9 +1,6 @@
 //! Which bytes a churn writes where: a pure function of the plan, the thread and the number of the
 //! write, so that whoever knows how many were done knows what an image must hold.
 
-use std::fmt;
-use std::str::FromStr;
-
 use super::ChurnError;
 use crate::page::PAGE_SIZE;
 
@@ -24,25 +21,17 @@ pub enum Pattern {
     Counter,
 }
 
-impl Pattern {
-    /// All there are.
-    pub const ALL: [Pattern; 4] = [
-        Pattern::Random,
-        Pattern::Sequential,
-        Pattern::Hotset,
-        Pattern::Counter,
-    ];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Pattern::Random => "random",
-            Pattern::Sequential => "sequential",
-            Pattern::Hotset => "hotset",
-            Pattern::Counter => "counter",
-        }
+names!(
+    "pattern",
+    Pattern {
+        Random: "random",
+        Sequential: "sequential",
+        Hotset: "hotset",
+        Counter: "counter"
     }
+);
 
+impl Pattern {
     /// How many bytes a write has unless something else is asked for.
     pub fn default_bytes_per_write(self) -> u32 {
         match self {
@@ -70,25 +59,6 @@ impl Pattern {
 
     pub(super) fn from_code(code: u32) -> Option<Pattern> {
         Pattern::ALL.into_iter().find(|known| known.code() == code)
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Pattern {
-    type Err = ChurnError;
-
-    fn from_str(text: &str) -> Result<Pattern, ChurnError> {
-        Pattern::ALL
-            .into_iter()
-            .find(|known| known.name() == text)
-            .ok_or_else(|| ChurnError::Pattern {
-                given: text.to_owned(),
-            })
     }
 }
 

@@ -196,7 +196,7 @@ fn parameters_are_declined_in_qemus_words_where_qemu_has_them() {
         ),
         (
             json!({"compress-method": "x"}),
-            "Parameter 'compress-method' expects zlib, gzip, lz4, zstd or none",
+            "Parameter 'compress-method' expects none, zlib, gzip, lz4 or zstd",
         ),
         (
             json!({"compress-method": "lz4", "compress-level": 2}),
