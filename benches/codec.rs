@@ -10,7 +10,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ramferry::codec::{Encoded, Method, Settings, ZlibEngine, decoder, encoder};
+use ramferry::codec::{CodecSettings, Encoded, Method, ZlibEngine, decoder, encoder};
 use ramferry::page::{PAGE_SIZE, is_zero};
 
 /// Pages in a batch.
@@ -87,8 +87,8 @@ fn content() -> Vec<u8> {
 }
 
 /// What is measured, by name.
-fn codecs() -> Vec<(String, Settings)> {
-    let settings = |method, level, zlib_engine| Settings {
+fn codecs() -> Vec<(String, CodecSettings)> {
+    let settings = |method, level, zlib_engine| CodecSettings {
         method,
         level,
         zlib_engine,

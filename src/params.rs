@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::codec::{Method, Settings, ZlibEngine};
+use crate::codec::{CodecSettings, Method, ZlibEngine};
 
 mod compression;
 mod error;
@@ -343,8 +343,8 @@ impl Params {
     }
 
     /// What the codecs need to know.
-    pub fn codec_settings(&self) -> Settings {
-        Settings {
+    pub fn codec_settings(&self) -> CodecSettings {
+        CodecSettings {
             method: self.compress_method,
             level: self.compress_level,
             zlib_engine: self.zlib_engine,

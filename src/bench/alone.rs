@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::matrix::Setting;
 use super::statistics::Summary;
-use crate::codec::{self, Encoded, Method, Settings};
+use crate::codec::{self, CodecSettings, Encoded, Method};
 use crate::error::{Error, Kind, Result};
 use crate::image::{Block, Guest};
 use crate::page::{PAGE_SIZE, PageRange, is_zero};
@@ -70,7 +70,7 @@ pub struct AloneReport {
 /// A codec as a setting has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Codec {
-    settings: Settings,
+    settings: CodecSettings,
     batch_pages: u16,
 }
 
@@ -232,7 +232,7 @@ impl Sample {
     ///
     /// # Errors
     /// What the codec's library says.
-    fn run(&self, settings: Settings, batch_pages: u16) -> Result<Option<Alone>> {
+    fn run(&self, settings: CodecSettings, batch_pages: u16) -> Result<Option<Alone>> {
         if settings.method == Method::None || self.pages.is_empty() {
             return Ok(None);
         }
@@ -322,8 +322,8 @@ mod tests {
         Sample::of(&Guest::open(&image).expect("a guest")).expect("a sample")
     }
 
-    fn settings(method: Method) -> Settings {
-        Settings {
+    fn settings(method: Method) -> CodecSettings {
+        CodecSettings {
             method,
             level: 1,
             zlib_engine: ZlibEngine::default(),

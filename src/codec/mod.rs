@@ -94,7 +94,7 @@ names!(
 
 /// How batches are compressed: read anew for each batch, so it can change during a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Settings {
+pub struct CodecSettings {
     /// What compresses.
     pub method: Method,
     /// 0 for the method's own default, else within [`Method::levels`].
@@ -222,8 +222,8 @@ pub enum CodecError {
 /// # Errors
 /// [`CodecError::Level`] for a level outside of [`Method::levels`], [`CodecError::NoMemory`] or
 /// [`CodecError::Compress`] if the library refuses a context or its level.
-pub fn encoder(settings: Settings) -> Result<Box<dyn Encoder>, CodecError> {
-    let Settings {
+pub fn encoder(settings: CodecSettings) -> Result<Box<dyn Encoder>, CodecError> {
+    let CodecSettings {
         method,
         level,
         zlib_engine,

@@ -53,7 +53,7 @@ fn classes(pages: usize) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// Every method that compresses, with each engine and these levels where it has them.
-fn settings(levels: &[u8]) -> Vec<Settings> {
+fn settings(levels: &[u8]) -> Vec<CodecSettings> {
     let mut all = Vec::new();
     for method in [Method::Zlib, Method::Gzip, Method::Lz4, Method::Zstd] {
         let engines: &[ZlibEngine] = match method {
@@ -65,7 +65,7 @@ fn settings(levels: &[u8]) -> Vec<Settings> {
                 .iter()
                 .filter(|level| method.levels().contains(level))
             {
-                all.push(Settings {
+                all.push(CodecSettings {
                     method,
                     level,
                     zlib_engine,
@@ -77,7 +77,7 @@ fn settings(levels: &[u8]) -> Vec<Settings> {
 }
 
 /// The payload, which must be there when `out` has room for everything.
-fn payload(settings: Settings, plain: &[u8]) -> Vec<u8> {
+fn payload(settings: CodecSettings, plain: &[u8]) -> Vec<u8> {
     let mut out = vec![0; plain.len() * 2 + 100];
     let mut encoder = encoder(settings).expect("a level of the method");
     match encoder.encode(plain, &mut out) {
@@ -322,7 +322,7 @@ fn arbitrary_bytes_never_panic() {
 
 #[test]
 fn none_never_compresses_and_copies_exactly() {
-    let none = Settings {
+    let none = CodecSettings {
         method: Method::None,
         level: 0,
         zlib_engine: ZlibEngine::default(),
@@ -345,7 +345,7 @@ fn none_never_compresses_and_copies_exactly() {
 fn levels_outside_the_range_are_errors_that_name_it() {
     for method in Method::ALL {
         for level in 0..=255 {
-            let made = encoder(Settings {
+            let made = encoder(CodecSettings {
                 method,
                 level,
                 zlib_engine: ZlibEngine::default(),
@@ -369,7 +369,7 @@ fn levels_outside_the_range_are_errors_that_name_it() {
 fn level_0_is_the_default_level() {
     let plain = classes(4).swap_remove(2).1;
     for with_default in settings(&[0]) {
-        let explicit = Settings {
+        let explicit = CodecSettings {
             level: with_default.method.default_level(),
             ..with_default
         };

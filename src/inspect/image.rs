@@ -13,7 +13,7 @@ use std::time::Duration;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::codec::{self, Encoded, Method, Settings, ZlibEngine};
+use crate::codec::{self, CodecSettings, Encoded, Method, ZlibEngine};
 use crate::description::Description;
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Guest, ImageError};
@@ -317,7 +317,7 @@ struct Trial {
 
 impl Trial {
     fn new(method: Method) -> Result<Trial> {
-        let settings = Settings {
+        let settings = CodecSettings {
             method,
             level: LEVEL,
             zlib_engine: ZlibEngine::default(),

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use ramferry::codec::{self, Encoded, Method, Settings};
+use ramferry::codec::{self, CodecSettings, Encoded, Method};
 use ramferry::delta;
 use ramferry::image::Guest;
 use ramferry::page::{BlockSeed, Digest, PAGE_SIZE, PageIndex, is_zero};
@@ -826,7 +826,7 @@ impl Parts {
 
     /// Compresses the body, but for the stored pages.
     pub(crate) fn compressed(mut self, method: Method) -> Parts {
-        let settings = Settings {
+        let settings = CodecSettings {
             method,
             level: 1,
             ..Params::default().codec_settings()

@@ -6,7 +6,7 @@
 mod native;
 mod qemu;
 
-use crate::codec::{self, Encoder, Settings};
+use crate::codec::{self, CodecSettings, Encoder};
 use crate::error::{Error, Kind, Result};
 use crate::image::Block;
 use crate::page::{PAGE_SIZE, PageIndex, is_zero};
@@ -111,8 +111,8 @@ fn hash_holes(shared: &Shared<'_>, block: &Block, job: &Job, tally: &mut Tally) 
 
 /// The compressor for these settings; the one in hand if it fits.
 fn encoder(
-    slot: &mut Option<(Settings, Box<dyn Encoder>)>,
-    settings: Settings,
+    slot: &mut Option<(CodecSettings, Box<dyn Encoder>)>,
+    settings: CodecSettings,
 ) -> Result<&mut dyn Encoder> {
     if slot
         .as_ref()

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::codec::{Encoded, Encoder, Method, Settings};
+use crate::codec::{CodecSettings, Encoded, Encoder, Method};
 use crate::delta::Lookup;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
@@ -19,7 +19,7 @@ use super::Copied;
 /// Turns jobs into frames.
 pub(in super::super) struct Encode<'a> {
     pub(super) shared: &'a Shared<'a>,
-    codec: Option<(Settings, Box<dyn Encoder>)>,
+    codec: Option<(CodecSettings, Box<dyn Encoder>)>,
     pages: Vec<Copied>,
     set: PageSet,
     set_bytes: Vec<u8>,
@@ -232,7 +232,7 @@ impl<'a> Encode<'a> {
     /// how many bytes it holds then, and its codec.
     fn compress(
         &mut self,
-        settings: Settings,
+        settings: CodecSettings,
         mut body: BytesMut,
         len: usize,
         tally: &mut Tally,

@@ -3,7 +3,7 @@
 //! The first record names the block and the rest refer to it, so that batches may go out in any
 //! order. Unlike QEMU's own compression, a page that does not shrink goes plain.
 
-use crate::codec::{Encoded, Encoder, Method, Settings};
+use crate::codec::{CodecSettings, Encoded, Encoder, Method};
 use crate::delta::Lookup;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
@@ -23,7 +23,7 @@ static ZERO_PAGE: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 /// Turns jobs into records.
 pub(in super::super) struct Encode<'a> {
     pub(super) shared: &'a Shared<'a>,
-    codec: Option<(Settings, Box<dyn Encoder>)>,
+    codec: Option<(CodecSettings, Box<dyn Encoder>)>,
     pages: Vec<Copied>,
     /// The batch's pages that are not zero.
     packed: Vec<u8>,
@@ -175,7 +175,12 @@ impl<'a> Encode<'a> {
     }
 
     /// Compresses a page into `self.compressed`, if that makes it shorter.
-    fn compress(&mut self, settings: Settings, plan: Plan, page: &[u8]) -> Result<Option<usize>> {
+    fn compress(
+        &mut self,
+        settings: CodecSettings,
+        plan: Plan,
+        page: &[u8],
+    ) -> Result<Option<usize>> {
         if !plan.compress || choose::looks_random(page) {
             return Ok(None);
         }
