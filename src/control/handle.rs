@@ -129,11 +129,7 @@ impl Handle {
                 if let Err(error) = &outcome {
                     own.stats.error(error.one_line());
                 }
-                own.stats.end(match &outcome {
-                    Ok(()) => Status::Completed,
-                    Err(error) if error.kind() == Kind::Interrupted => Status::Cancelled,
-                    Err(_) => Status::Failed,
-                });
+                own.end(&outcome);
                 outcome
             })
             .map_err(failed)?;

@@ -21,8 +21,8 @@ use crate::fault::Site;
 use crate::image::Output;
 use crate::page::{Digest, PAGE_SIZE};
 use crate::pool::analysis_pool;
-use crate::session::{self, Context, PeerFailure};
-use crate::stats::{Stage, Status};
+use crate::session::{self, Context, PeerFailure, Phase};
+use crate::stats::Stage;
 use crate::sync;
 use crate::transport::{Address, Stream, TransportError};
 use crate::wire::native::Message;
@@ -158,6 +158,7 @@ fn from_a_writer(links: &mut Links, mut output: Output, context: &Context) -> Re
     if context.abort.is_raised() {
         return Err(Error::interrupted());
     }
+    context.enter(Phase::Commit)?;
     output.commit()?;
     context.stats.proven(digest);
     Ok(())
@@ -166,7 +167,7 @@ fn from_a_writer(links: &mut Links, mut output: Output, context: &Context) -> Re
 /// Reads back what the output really holds, as far as that was not done beside the rounds, and
 /// compares it with what was sent.
 fn prove(sent: Digest, proof: Proof, output: &mut Output, context: &Context) -> Result<()> {
-    context.stats.proving();
+    context.enter(Phase::Switchover)?;
     context.faults.check(Site::Finish)?;
     let held = if proof.is_begun() {
         let blocks = proof
@@ -221,6 +222,7 @@ fn commit(
             other => return Err(session::out_of_place(&other, "Commit was expected")),
         }
     }
+    context.enter(Phase::Commit)?;
     context.faults.check(Site::Commit)?;
     output.commit()?;
     // The source has let go and the output is there: what happens to the link is no matter now.
@@ -228,7 +230,7 @@ fn commit(
         // Whoever cancels now comes too late, and the source is to know how it ended.
         main.last_word(&Message::Committed.to_bytes(), LAST_WORDS);
     }
-    context.stats.end(Status::Completed);
+    context.end(&Ok(()));
     Ok(())
 }
 

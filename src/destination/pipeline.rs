@@ -101,7 +101,7 @@ pub(super) fn run(links: &Links, output: &Output, context: &Context) -> Result<F
         failure: FirstError::default(),
     };
     let (packets, queue) = bounded(QUEUE + links.streams.len());
-    context.stats.begin_round(Round::FIRST, shared.received());
+    context.begin_round(Round::FIRST, shared.received())?;
     context.stats.round_pages(output.pages());
     let failed = |error| shared.fail(error);
     let finished = thread::scope(|scope| {

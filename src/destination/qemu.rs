@@ -30,8 +30,8 @@ use crate::fault::Site;
 use crate::image::Output;
 use crate::page::{Digest, PAGE_SIZE, PageRange};
 use crate::round::Round;
-use crate::session::Context;
-use crate::stats::{Stage, StageClock, StageTimes, Status};
+use crate::session::{Context, Phase};
+use crate::stats::{Stage, StageClock, StageTimes};
 use crate::sync;
 use crate::transport::{Stream, TransportError};
 use crate::wire::qemu::return_path::Reply;
@@ -79,7 +79,7 @@ pub(super) fn receive(
         .bytes(link.stream.received(), link.stream.sent());
     match outcome {
         Ok(()) => {
-            context.stats.end(Status::Completed);
+            context.end(&Ok(()));
             Ok(())
         }
         Err(error) => {
@@ -148,9 +148,7 @@ fn guest(
         None => Output::folder(&request.output, &blocks, request.force)?,
     };
     context.stats.ram(output.pages() * PAGE_SIZE as u64, 1);
-    context
-        .stats
-        .begin_round(Round::FIRST, link.stream.received());
+    context.begin_round(Round::FIRST, link.stream.received())?;
     context.stats.round_pages(output.pages());
 
     let sent = ram(&mut reading, link, &output, &mut description, context)?;
@@ -164,6 +162,7 @@ fn guest(
     if context.abort.is_raised() {
         return Err(Error::interrupted());
     }
+    context.enter(Phase::Commit)?;
     output.describe(description);
     output.commit()?;
     context.stats.proven(sent);

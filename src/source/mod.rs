@@ -27,8 +27,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::Guest;
 use crate::page::Digest;
-use crate::session::{self, Context, PeerFailure};
-use crate::stats::Status;
+use crate::session::{self, Context, PeerFailure, Phase};
 use crate::transport::{Address, Stream, TransportError};
 use crate::wire::Format;
 use crate::wire::native::Message;
@@ -152,7 +151,7 @@ pub fn run(request: &Request, context: &Context) -> Result<()> {
                 stopped.release();
             }
             // What follows, such as unmapping the image, nobody waits for.
-            context.stats.end(Status::Completed);
+            context.end(&Ok(()));
             Ok(())
         }
         Err(error) => {
@@ -213,11 +212,13 @@ fn walk<'w>(
 
 /// The destination is about to take over: whatever happens from now on, nobody here resumes the
 /// writer, for it might then run in two places.
-fn let_go(stopped: Option<Stopped<'_>>, context: &Context) {
+fn let_go(stopped: Option<Stopped<'_>>, context: &Context) -> Result<()> {
+    context.enter(Phase::Commit)?;
     if let Some(stopped) = stopped {
         stopped.release();
         context.stats.let_go();
     }
+    Ok(())
 }
 
 /// A stored stream may not replace an image that it is made from, not even by force.
@@ -297,6 +298,7 @@ fn to_a_reader<'w>(
     })?;
     let digest = walked.digest;
     folder::send(&walked.guest, links)?;
+    context.enter(Phase::Switchover)?;
     context.faults.check(Site::Finish)?;
     session::send_message(&links.streams[0], &Message::Finish { digest })?;
     context.stats.proven(digest);
@@ -318,7 +320,7 @@ fn to_qemu<'w>(
     let walked = pipeline::run(&shared, unbounded(), |pipeline| {
         walk(pipeline, guest, request, writer, context)
     })?;
-    context.stats.proving();
+    context.enter(Phase::Switchover)?;
     context.faults.check(Site::Finish)?;
     let devices = framing.finish(&walked.guest, request.has_later_rounds())?;
     // Without its last byte no QEMU takes the stream: until then the source is in charge.
@@ -332,7 +334,7 @@ fn to_qemu<'w>(
         return Err(Error::interrupted());
     }
     let stopped = if links.is_two_way() {
-        let_go(walked.stopped, context);
+        let_go(walked.stopped, context)?;
         None
     } else {
         walked.stopped
@@ -341,6 +343,8 @@ fn to_qemu<'w>(
     let heard = heard.and_then(|()| qemu::hear_the_end(stream, framing));
     heard.map_err(|error| match error.kind() {
         Kind::Refused | Kind::OutcomeUnknown => error,
+        // The last byte may be under way: cancelling comes too late.
+        Kind::Interrupted if links.is_two_way() => qemu::unknown(error),
         // Whoever looks at the writer, which stays stopped, must look at the destination, too.
         _ if context.stats.snapshot().let_go => qemu::unknown(error),
         _ => error,
@@ -360,7 +364,7 @@ fn commit(
     context: &Context,
 ) -> Result<()> {
     let (main, digest) = (&links.streams[0], walked.digest);
-    context.stats.proving();
+    context.enter(Phase::Switchover)?;
     let reply = || {
         replies
             .recv()
@@ -384,7 +388,7 @@ fn commit(
     if context.abort.is_raised() {
         return Err(Error::interrupted());
     }
-    let_go(walked.stopped, context);
+    let_go(walked.stopped, context)?;
     session::send_message(main, &Message::Commit).map_err(unknown)?;
     match reply() {
         Ok(Message::Committed) => Ok(()),

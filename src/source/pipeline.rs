@@ -38,7 +38,7 @@ use crate::page::{Digest, PAGE_SIZE, PageRange};
 use crate::params::Params;
 use crate::pool::{Buffers, QUEUE, Workers};
 use crate::round::RoundMark;
-use crate::session::{Context, send_message};
+use crate::session::{Context, Phase, send_message};
 use crate::stats::{Stage, StageClock, Tally};
 use crate::sync;
 use crate::wire::Format;
@@ -305,8 +305,7 @@ impl<'scope> Pipeline<'scope, '_> {
     pub(super) fn begin_round(&mut self, mark: RoundMark) -> Result<()> {
         self.shared
             .context
-            .stats
-            .begin_round(mark.round, self.shared.links.sent());
+            .begin_round(mark.round, self.shared.links.sent())?;
         match &self.shared.links.framing {
             None => Ok(()),
             Some(framing) => self.mark(framing.section_start(mark)),
@@ -370,7 +369,7 @@ impl<'scope> Pipeline<'scope, '_> {
         if !caps.has(Capability::PauseBeforeSwitchover) {
             return Ok(());
         }
-        context.stats.pre_switchover();
+        context.enter(Phase::Paused)?;
         select! {
             recv(context.gate.opened()) -> _ => {}
             recv(self.failures) -> error => return Err(error.unwrap_or_else(|_| gone("send"))),
@@ -378,8 +377,7 @@ impl<'scope> Pipeline<'scope, '_> {
         if context.abort.is_raised() {
             return Err(Error::interrupted());
         }
-        context.stats.proving();
-        Ok(())
+        context.enter(Phase::Switchover)
     }
 
     /// The digest of what the destination must hold now.

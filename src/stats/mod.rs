@@ -385,8 +385,7 @@ impl Stats {
         let mut inner = self.lock();
         let now = Instant::now();
         self.observed.tell(Event::Pass(round.0));
-        if inner.snapshot.status == Status::Setup {
-            self.enter(&mut inner, Status::Active);
+        if round.is_first() {
             inner.snapshot.setup_time = now - inner.started;
         }
         inner.round_started = now;
@@ -460,23 +459,13 @@ impl Stats {
         self.lock().snapshot.dropped.push(name);
     }
 
-    /// It waits for somebody to say that it may go on.
-    pub(crate) fn pre_switchover(&self) {
-        self.enter_running(Status::PreSwitchover);
-    }
-
-    /// Everything is sent and is to be proven.
-    pub(crate) fn proving(&self) {
-        self.enter_running(Status::Device);
-    }
-
     /// It is to end as soon as possible.
     pub(crate) fn cancelling(&self) {
-        self.enter_running(Status::Cancelling);
+        self.status(Status::Cancelling);
     }
 
-    /// What is over, or being cancelled, stays so.
-    fn enter_running(&self, status: Status) {
+    /// What a migration that runs has come to; one that is being cancelled stays so until the end.
+    pub(crate) fn status(&self, status: Status) {
         let mut inner = self.lock();
         if inner.snapshot.status.is_running() && inner.snapshot.status != Status::Cancelling {
             self.enter(&mut inner, status);

@@ -1,0 +1,185 @@
+//! What a migration's threads and its owner share.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::codec::Method;
+use crate::error::{Error, Kind, Result};
+use crate::params::{ParamError, Params};
+use crate::round::Round;
+use crate::stats::Stats;
+use crate::sync;
+use crate::transport::{Abort, EmulatedLink, Stream, TransportError};
+
+use super::Phase;
+
+/// What a migration's threads and its owner share.
+#[derive(Debug)]
+pub struct Context {
+    /// Ends it.
+    pub abort: Arc<Abort>,
+    /// How it is done; may change meanwhile.
+    pub tuning: Tuning,
+    /// How far it is.
+    pub stats: Stats,
+    phase: Mutex<Phase>,
+    /// What all its connections share, if a link is emulated.
+    pub link: Option<Arc<EmulatedLink>>,
+    /// What both ends can do, once a destination was asked.
+    pub(crate) agreed: OnceLock<BTreeSet<String>>,
+    /// Where it waits for leave to switch over.
+    pub(crate) gate: Gate,
+    /// Faults that tests inject.
+    pub(crate) faults: crate::fault::Faults,
+}
+
+impl Context {
+    /// A migration that has not begun.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub fn new(params: Params) -> io::Result<Context> {
+        Ok(Context {
+            abort: Arc::new(Abort::new()?),
+            link: params.link.map(|spec| Arc::new(EmulatedLink::new(spec))),
+            phase: Mutex::default(),
+            tuning: Tuning(RwLock::new(Arc::new(params))),
+            stats: Stats::default(),
+            agreed: OnceLock::new(),
+            gate: Gate::default(),
+            faults: crate::fault::Faults::default(),
+        })
+    }
+}
+
+impl Context {
+    /// The next phase begins.
+    pub(crate) fn enter(&self, next: Phase) -> Result<()> {
+        let mut phase = sync::lock(&self.phase);
+        *phase = phase
+            .to(next)
+            .map_err(|error| Error::new(Kind::Failed, error))?;
+        self.stats.status(next.status());
+        Ok(())
+    }
+
+    /// A round begins, and with the first one the phase that they are. `wire_bytes` are on the links
+    /// so far.
+    pub(crate) fn begin_round(&self, round: Round, wire_bytes: u64) -> Result<()> {
+        self.stats.begin_round(round, wire_bytes);
+        if round.is_first() {
+            self.enter(Phase::Rounds)?;
+        }
+        Ok(())
+    }
+
+    /// The migration is over. Only the first outcome counts.
+    pub(crate) fn end(&self, outcome: &Result<()>) {
+        let mut phase = sync::lock(&self.phase);
+        if phase.is_over() {
+            return;
+        }
+        let last = phase.ended_by(outcome);
+        debug_assert!(phase.to(last).is_ok(), "{phase} to {last}");
+        *phase = last;
+        self.stats.end(last.status());
+    }
+
+    /// Ends it as soon as possible; not what it is when it is over.
+    pub fn cancel(&self) {
+        self.stats.cancelling();
+        self.abort.raise();
+        // Whoever waits there looks at the abort next.
+        self.gate.open();
+    }
+
+    /// Refuses a method that the destination is known not to have.
+    ///
+    /// # Errors
+    /// [`ParamError::BadValue`], with those that it has.
+    pub(crate) fn check_method(&self, method: Method) -> Result<(), ParamError> {
+        let has = |method: Method| {
+            let agreed = self.agreed.get();
+            method == Method::None || agreed.is_none_or(|agreed| agreed.contains(method.name()))
+        };
+        if has(method) {
+            return Ok(());
+        }
+        let names = Method::ALL.into_iter().filter(|&one| has(one));
+        let names: Vec<&str> = names.map(Method::name).collect();
+        Err(ParamError::BadValue {
+            name: "compress-method",
+            value: method.name().to_owned(),
+            allowed: format!("what the destination has: {}", names.join(", ")),
+        })
+    }
+
+    /// Has a connection emulate the link, if one is to be.
+    pub(crate) fn emulate_link(&self, stream: &mut Stream) -> Result<(), TransportError> {
+        match &self.link {
+            Some(link) => stream.emulate(link),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends every wait if it did not work.
+    pub(crate) fn abort_on_error<T>(&self, outcome: &Result<T>) {
+        if outcome.is_err() {
+            self.abort.raise();
+        }
+    }
+}
+
+/// Where a migration waits until somebody lets it through.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    open: Sender<()>,
+    opened: Receiver<()>,
+}
+
+impl Default for Gate {
+    fn default() -> Gate {
+        let (open, opened) = bounded(1);
+        Gate { open, opened }
+    }
+}
+
+impl Gate {
+    /// Lets it through, now or when it comes.
+    pub(crate) fn open(&self) {
+        // Full is open already.
+        let _ = self.open.try_send(());
+    }
+
+    /// Hears when it is opened.
+    pub(crate) fn opened(&self) -> &Receiver<()> {
+        &self.opened
+    }
+}
+
+/// The parameters in force. Workers read them for each batch.
+#[derive(Debug)]
+pub struct Tuning(RwLock<Arc<Params>>);
+
+impl Tuning {
+    /// The parameters as they are now. (A poisoned lock holds a whole value all the same: it is
+    /// only ever replaced as one.)
+    pub fn get(&self) -> Arc<Params> {
+        Arc::clone(&*sync::ignore_poison(self.0.read()))
+    }
+
+    /// Changes a copy of the parameters and puts it in force, unless `change` fails.
+    ///
+    /// # Errors
+    /// What `change` says; the parameters are then as they were.
+    pub fn update<E>(&self, change: impl FnOnce(&mut Params) -> Result<(), E>) -> Result<(), E> {
+        let mut current = sync::ignore_poison(self.0.write());
+        let mut params = (**current).clone();
+        change(&mut params)?;
+        *current = Arc::new(params);
+        Ok(())
+    }
+}

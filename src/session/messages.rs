@@ -1,0 +1,106 @@
+//! Records of the native wire on a [`Stream`], and what a peer's last one means.
+
+use crate::error::{Error, Kind};
+use crate::transport::{Stream, TransportError};
+use crate::wire::WireError;
+use crate::wire::native::{Answer, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, Message};
+
+/// Takes the rest of a hello off a stream.
+///
+/// # Errors
+/// The stream's, and bytes that are no hello of ours.
+pub fn receive_hello(stream: &Stream, head: [u8; HELLO_HEAD_LEN]) -> Result<Hello, Error> {
+    let head = HelloHead::of_hello(head)?;
+    let mut rest = vec![0; head.rest_len()];
+    stream.read(&mut rest)?;
+    Ok(Hello::read(&head, &rest)?)
+}
+
+/// Takes an answer off a stream.
+///
+/// # Errors
+/// The stream's, and bytes that are no answer of ours.
+pub fn receive_answer(stream: &Stream) -> Result<Answer, Error> {
+    let mut head = [0; HELLO_HEAD_LEN];
+    stream.read(&mut head)?;
+    let head = HelloHead::of_answer(head)?;
+    let mut rest = vec![0; head.rest_len()];
+    stream.read(&mut rest)?;
+    Ok(Answer::read(&head, &rest)?)
+}
+
+/// Takes a frame's header off a stream.
+///
+/// # Errors
+/// The stream's, its end, and a header that is out of bounds.
+pub fn receive_header(stream: &Stream) -> Result<Header, Error> {
+    let mut bytes = [0; HEADER_LEN];
+    stream.read(&mut bytes)?;
+    Ok(Header::from_bytes(&bytes)?)
+}
+
+/// Takes what follows `header` off a stream, for a frame without pages. `None` if it is of a kind
+/// that may be skipped.
+///
+/// # Errors
+/// The stream's, and a frame that is damaged or has pages.
+pub fn receive_rest(stream: &Stream, header: &Header) -> Result<Option<Message>, Error> {
+    let mut rest = vec![0; header.rest_len()];
+    stream.read(&mut rest)?;
+    match header.kind {
+        Some(kind) => Ok(Some(Message::read(header, kind, &rest)?)),
+        None => Ok(None),
+    }
+}
+
+/// Takes a message off a stream; what may be skipped is.
+///
+/// # Errors
+/// As [`receive_header`] and [`receive_rest`].
+pub fn receive_message(stream: &Stream) -> Result<Message, Error> {
+    loop {
+        let header = receive_header(stream)?;
+        if let Some(message) = receive_rest(stream, &header)? {
+            return Ok(message);
+        }
+    }
+}
+
+/// Puts a message on a stream.
+///
+/// # Errors
+/// The stream's.
+pub fn send_message(stream: &Stream, message: &Message) -> Result<(), TransportError> {
+    stream.write(&message.to_bytes(), &[])
+}
+
+/// What a peer said when it gave up, as an error of our own.
+pub fn peer_failure(code: u8, text: &str) -> Error {
+    let kind = match Kind::from_exit_code(code) {
+        kind @ (Kind::Differs | Kind::Refused) => kind,
+        _ => Kind::Failed,
+    };
+    Error::new(kind, PeerFailure(text.to_owned()))
+}
+
+/// What a peer said when it gave up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the other side gave up: {0}")]
+pub struct PeerFailure(pub String);
+
+/// The message that tells a peer about `error`.
+pub fn failure_message(error: &Error) -> Message {
+    Message::Failure {
+        code: error.kind().exit_code(),
+        text: error.one_line(),
+    }
+}
+
+/// An error for a message that may not stand where it does.
+pub fn out_of_place(message: &Message, why: &'static str) -> Error {
+    WireError::OutOfPlace {
+        record: message.kind().name(),
+        why,
+    }
+    .into()
+}
