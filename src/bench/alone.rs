@@ -13,11 +13,11 @@ use serde::Serialize;
 use super::matrix::Setting;
 use super::statistics::Summary;
 use crate::codec::{self, CodecSettings, Encoded, Method};
+use crate::codec::{looks_random, sets_aside};
 use crate::error::{Error, Kind, Result};
 use crate::image::{Block, Guest};
 use crate::page::{PAGE_SIZE, PageRange, is_zero};
 use crate::params::Params;
-use crate::source::{looks_random, sets_aside};
 use crate::sys::thread_cpu_time;
 use crate::wire::Format;
 

@@ -12,10 +12,13 @@
 
 pub mod deflate;
 pub mod lz4;
+mod worth;
 pub mod zstd;
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) use worth::{looks_random, sets_aside};
 
 use std::fmt;
 use std::ops::RangeInclusive;

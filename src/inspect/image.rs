@@ -14,12 +14,12 @@ use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::codec::{self, CodecSettings, Encoded, Method, ZlibEngine};
+use crate::codec::{looks_random, sets_aside};
 use crate::description::Description;
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Guest, ImageError};
 use crate::page::{Digest, PAGE_SIZE, PageRange, is_zero};
 use crate::pool::analysis_pool;
-use crate::source::{looks_random, sets_aside};
 use crate::sync;
 use crate::sys::thread_cpu_time;
 use crate::text::printable;

@@ -9,9 +9,7 @@
 //! last round                 what a last scan finds
 //! ```
 
-use std::fmt;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::caps::Capability;
@@ -23,14 +21,14 @@ use crate::params::TimeoutAction;
 use crate::pool::analysis_pool;
 use crate::round::{Round, RoundMark};
 use crate::session::Context;
-use crate::stats::{Event, LiveStats, Stage, Teller};
-use crate::sync;
+use crate::stats::{LiveStats, Stage};
 use crate::units::format_duration;
-use crate::writer::{Commands, Processes, Stopped, Writer, uses};
+use crate::writer::{Stopped, Writer};
 
 use super::converge::{AutoConverge, Decision, Limits, Measured, Totals, decide};
 use super::pipeline::Pipeline;
-use super::{Request, rounds};
+use super::request::{Live, Request};
+use super::rounds;
 
 /// What a destination reads back in a second, as an estimate until it has said anything: a third
 /// of what it was measured to do.
@@ -39,152 +37,6 @@ const PROOF_RATE: f64 = 1e9;
 const PROOF_OVERHEAD: Duration = Duration::from_millis(5);
 /// Bytes on the wire from which a round says something about the link: less is lost in buffers.
 const TELLING: u64 = 1 << 20;
-
-/// A migration while the guest's RAM is being written.
-#[derive(Debug, Clone)]
-pub struct Live {
-    /// How to make the writer stand still for the last round.
-    pub writer: WriterChoice,
-    /// How to learn what it changed; by comparing with what was sent unless given.
-    pub tracker: Option<Arc<dyn Tracker>>,
-}
-
-/// Who writes the guest's RAM.
-#[derive(Clone)]
-pub enum WriterChoice {
-    /// Processes, stopped by signals.
-    Processes {
-        /// Their PIDs.
-        pids: Vec<u32>,
-        /// The ramferry program, which becomes the guard that resumes them if this process is
-        /// killed; [`crate::writer::guard::this_program`] where that is this one.
-        guard: PathBuf,
-    },
-    /// Somebody who is stopped and resumed by commands.
-    Commands {
-        /// Stops.
-        stop: String,
-        /// Resumes.
-        resume: String,
-    },
-    /// Somebody in this process, or wherever.
-    Own(Arc<Mutex<dyn Writer>>),
-    /// Nobody is stopped: the destination becomes equal to what was sent, which is of no single
-    /// instant.
-    Fuzzy,
-}
-
-impl fmt::Debug for WriterChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WriterChoice::Processes { pids, .. } => f.debug_tuple("Processes").field(pids).finish(),
-            WriterChoice::Commands { stop, resume } => {
-                f.debug_tuple("Commands").field(stop).field(resume).finish()
-            }
-            WriterChoice::Own(_) => f.write_str("Own"),
-            WriterChoice::Fuzzy => f.write_str("Fuzzy"),
-        }
-    }
-}
-
-impl WriterChoice {
-    /// Gets hold of the writer; `None` if nobody is to be stopped.
-    pub(super) fn open(&self, guest: &Guest, context: &Context) -> Result<Option<Box<dyn Writer>>> {
-        let abort = Arc::clone(&context.abort);
-        let writer: Box<dyn Writer> = match self {
-            WriterChoice::Processes { pids, guard } => {
-                let processes = Processes::open(pids, guard, abort)?;
-                // The shell, timeout or sudo in front of the writer is stopped as easily, to no avail.
-                let mut images = guest.blocks().iter().map(|block| block.image().path());
-                let is_used = |image| pids.iter().any(|&pid| uses(pid, image) != Some(false));
-                if let Some(image) = images.clone().next()
-                    && !images.any(is_used)
-                {
-                    return Err(Error::new(
-                        Kind::Usage,
-                        format!(
-                            "no process of --pid maps '{}' or has it open: the one that writes it is to be \
-                             stopped, not what started it",
-                            image.display()
-                        ),
-                    ));
-                }
-                Box::new(processes)
-            }
-            WriterChoice::Commands { stop, resume } => {
-                let limit = context.tuning.get().timeout;
-                Box::new(Commands::new(stop.clone(), resume.clone(), limit, abort))
-            }
-            WriterChoice::Own(writer) => Box::new(Shared(Arc::clone(writer))),
-            WriterChoice::Fuzzy => return Ok(None),
-        };
-        let told = Told {
-            writer,
-            teller: context.stats.teller(),
-            stopped: false,
-        };
-        Ok(Some(Box::new(told)))
-    }
-}
-
-/// A writer whose stopping and going on is told.
-struct Told {
-    writer: Box<dyn Writer>,
-    teller: Teller,
-    stopped: bool,
-}
-
-impl Writer for Told {
-    fn stop(&mut self, limit: Duration) -> Result<()> {
-        self.writer.stop(limit)?;
-        self.stopped = true;
-        self.teller.tell(Event::Stop);
-        Ok(())
-    }
-    fn resume(&mut self) -> Result<()> {
-        self.writer.resume()?;
-        if std::mem::take(&mut self.stopped) {
-            self.teller.tell(Event::Resume);
-        }
-        Ok(())
-    }
-    fn release(&mut self) {
-        self.writer.release();
-    }
-    fn throttle(&mut self, percent: u8) -> Result<bool> {
-        self.writer.throttle(percent)
-    }
-    fn describe(&self) -> String {
-        self.writer.describe()
-    }
-}
-
-/// A writer that its owner keeps.
-struct Shared(Arc<Mutex<dyn Writer>>);
-
-impl Shared {
-    fn with<T>(&self, act: impl FnOnce(&mut dyn Writer) -> T) -> T {
-        act(&mut *sync::lock(&self.0))
-    }
-}
-
-impl Writer for Shared {
-    fn stop(&mut self, limit: Duration) -> Result<()> {
-        self.with(|writer| writer.stop(limit))
-    }
-    fn resume(&mut self) -> Result<()> {
-        self.with(|writer| writer.resume())
-    }
-    fn release(&mut self) {
-        self.with(|writer| writer.release());
-    }
-    fn throttle(&mut self, percent: u8) -> Result<bool> {
-        self.with(|writer| writer.throttle(percent))
-    }
-    fn describe(&self) -> String {
-        self.with(|writer| writer.describe())
-    }
-}
 
 /// It will not converge, and is not to be forced to.
 #[derive(Debug, thiserror::Error)]

@@ -12,90 +12,38 @@ mod live;
 mod pipeline;
 mod probe;
 mod qemu;
+mod request;
 mod rounds;
 mod throttle;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::Guest;
 use crate::page::Digest;
 use crate::session::{self, Context, PeerFailure, Phase};
-use crate::transport::{Address, Stream, TransportError};
+use crate::transport::{Stream, TransportError};
 use crate::wire::Format;
 use crate::wire::native::Message;
+pub use crate::writer::WriterChoice;
 use crate::writer::{Stopped, Writer};
-pub(crate) use choose::{looks_random, sets_aside};
 use connect::Links;
-pub use live::{Live, WriterChoice};
 use pipeline::{Pipeline, Shared};
 pub use probe::{Peer, probe};
 pub use qemu::DEFAULT_MACHINE;
 use qemu::Framing;
+pub use request::{Live, Request};
 
 /// How long a destination that hung up may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Messages that a destination has reason to send, besides KeepAlive and Failure.
 const MESSAGES: usize = 2;
-
-/// What to send, and where to.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The guest: a raw image of its RAM, or a guest folder.
-    pub image: PathBuf,
-    /// The same guest's RAM later on: a delta round each.
-    pub then: Vec<PathBuf>,
-    /// Where to.
-    pub address: Address,
-    /// What may be used.
-    pub caps: Caps,
-    /// Whether it goes on without what the destination lacks: with another method (zlib if that
-    /// is there), without deltas. What was left out is in the [report](crate::stats::Report::dropped).
-    /// Without effect where there is nobody to ask, which a notice says.
-    pub fallback: bool,
-    /// Whether a stored stream that is there already is replaced.
-    pub force: bool,
-    /// In which format.
-    pub format: Format,
-    /// What to call the block of a raw image; [`crate::image::RAW_BLOCK_NAME`] unless given.
-    pub block: Option<String>,
-    /// The machine of a raw image, which the qemu wire wants to name; [`DEFAULT_MACHINE`] unless
-    /// given.
-    pub machine: Option<String>,
-    /// Whether the guest's RAM is being written meanwhile, and by whom.
-    pub live: Option<Live>,
-}
-
-impl Request {
-    /// One image, on the native wire, with everything that may be used.
-    pub fn new(image: impl Into<PathBuf>, address: Address) -> Request {
-        Request {
-            image: image.into(),
-            then: Vec::new(),
-            address,
-            caps: Caps::default(),
-            fallback: false,
-            force: false,
-            format: Format::Native,
-            block: None,
-            machine: None,
-            live: None,
-        }
-    }
-
-    /// Whether there will be more rounds than the bulk stage.
-    fn has_later_rounds(&self) -> bool {
-        self.live.is_some() || !self.then.is_empty()
-    }
-}
 
 /// Sends a guest's RAM, and returns when it has arrived and is proven; on a link without a way
 /// back, when all is written.
@@ -105,21 +53,7 @@ impl Request {
 /// not, and the source is as it was; save that the writer of a live guest is still stopped if the
 /// destination gave up after Commit, which a notice says.
 pub fn run(request: &Request, context: &Context) -> Result<()> {
-    keep_images(request)?;
-    let mut guest = Guest::open(&request.image)?;
-    if let Some(name) = &request.block {
-        guest.name_block(name)?;
-    }
-    let guest = Arc::new(guest);
-    let mut last = Arc::clone(&guest);
-    for later in &request.then {
-        last = Arc::new(last.open_later(later)?);
-    }
-    drop(last);
-    if request.live.is_some() && !request.then.is_empty() {
-        let what = "a live guest has no later images";
-        return Err(Error::new(Kind::Usage, what));
-    }
+    let guest = request.open_guest()?;
     let mut writer = match &request.live {
         Some(live) => live.writer.open(&guest, context)?,
         None => None,
@@ -217,35 +151,6 @@ fn let_go(stopped: Option<Stopped<'_>>, context: &Context) -> Result<()> {
     if let Some(stopped) = stopped {
         stopped.release();
         context.stats.let_go();
-    }
-    Ok(())
-}
-
-/// A stored stream may not replace an image that it is made from, not even by force.
-fn keep_images(request: &Request) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    let Address::File(path) = &request.address else {
-        return Ok(());
-    };
-    let identity = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.dev(), metadata.ino()))
-    };
-    let target = identity(path);
-    let around = path.canonicalize().ok();
-    let around = around.as_deref().and_then(std::path::Path::parent);
-    for image in request.then.iter().chain([&request.image]) {
-        if image.is_dir() && around.is_some() && image.canonicalize().ok().as_deref() == around {
-            let what = format!(
-                "{} lies in a guest folder that is to be sent",
-                request.address
-            );
-            return Err(Error::new(Kind::Usage, what));
-        }
-        if target.is_some() && identity(image) == target {
-            let what = format!("{} is an image that is to be sent", request.address);
-            return Err(Error::new(Kind::Usage, what));
-        }
     }
     Ok(())
 }

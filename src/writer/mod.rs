@@ -7,11 +7,13 @@
 //!
 //! [`churn`] is a writer of our own, for tests and measurements.
 
+mod choice;
 pub mod churn;
 mod command;
 pub mod guard;
 mod process;
 
+pub use choice::WriterChoice;
 pub use command::Commands;
 pub use process::{Processes, uses};
 

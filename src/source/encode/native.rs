@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::codec::{CodecSettings, Encoded, Encoder, Method};
+use crate::codec::{self, CodecSettings, Encoded, Encoder, Method};
 use crate::delta::Lookup;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
@@ -88,7 +88,7 @@ impl<'a> Encode<'a> {
         self.stored.clear();
         let (mut method, mut decoded_len) = (Method::None, len);
         if plan.compress && settings.method != Method::None {
-            if !plan.delta && choose::sets_aside(settings.method) {
+            if !plan.delta && codec::sets_aside(settings.method) {
                 decoded_len = self.set_aside(&mut body, len);
             }
             (body, len, method) = self.compress(settings, body, decoded_len, &mut tally)?;
@@ -214,7 +214,7 @@ impl<'a> Encode<'a> {
             }
             let bytes = from..from + PAGE_SIZE;
             from += PAGE_SIZE;
-            if choose::looks_random(&body[bytes.clone()]) {
+            if codec::looks_random(&body[bytes.clone()]) {
                 copied.class = Some(Class::Stored);
                 self.stored.extend_from_slice(&body[bytes]);
                 continue;

@@ -3,7 +3,7 @@
 //! The first record names the block and the rest refer to it, so that batches may go out in any
 //! order. Unlike QEMU's own compression, a page that does not shrink goes plain.
 
-use crate::codec::{CodecSettings, Encoded, Encoder, Method};
+use crate::codec::{self, CodecSettings, Encoded, Encoder, Method};
 use crate::delta::Lookup;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
@@ -181,7 +181,7 @@ impl<'a> Encode<'a> {
         plan: Plan,
         page: &[u8],
     ) -> Result<Option<usize>> {
-        if !plan.compress || choose::looks_random(page) {
+        if !plan.compress || codec::looks_random(page) {
             return Ok(None);
         }
         let outcome = super::encoder(&mut self.codec, settings)?

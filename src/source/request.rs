@@ -1,0 +1,120 @@
+//! What to send, and where to.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::caps::Caps;
+use crate::dirty::Tracker;
+use crate::error::{Error, Kind, Result};
+use crate::image::Guest;
+use crate::transport::Address;
+use crate::wire::Format;
+use crate::writer::WriterChoice;
+
+/// What to send, and where to.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The guest: a raw image of its RAM, or a guest folder.
+    pub image: PathBuf,
+    /// Later snapshots of the same guest's RAM: a delta round each.
+    pub then: Vec<PathBuf>,
+    /// The destination.
+    pub address: Address,
+    /// The capabilities that may be used.
+    pub caps: Caps,
+    /// Whether to go on without what the destination lacks: with another method (zlib if it has
+    /// that), without deltas. What was left out is in the [report](crate::stats::Report::dropped).
+    /// Without effect, but with a notice, where there is no destination to ask.
+    pub fallback: bool,
+    /// Whether an existing stored stream is replaced.
+    pub force: bool,
+    /// The wire format.
+    pub format: Format,
+    /// The block name of a raw image; [`crate::image::RAW_BLOCK_NAME`] unless given.
+    pub block: Option<String>,
+    /// The machine type of a raw image, which the qemu wire announces; [`super::DEFAULT_MACHINE`]
+    /// unless given.
+    pub machine: Option<String>,
+    /// How to follow a guest whose RAM is being written during the migration.
+    pub live: Option<Live>,
+}
+
+/// A migration while the guest's RAM is being written.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// How to stop the writer for the last round.
+    pub writer: WriterChoice,
+    /// How to learn what it changed; by comparing with what was sent unless given.
+    pub tracker: Option<Arc<dyn Tracker>>,
+}
+
+impl Request {
+    /// One image, on the native wire, with every capability that is on by default.
+    pub fn new(image: impl Into<PathBuf>, address: Address) -> Request {
+        Request {
+            image: image.into(),
+            then: Vec::new(),
+            address,
+            caps: Caps::default(),
+            fallback: false,
+            force: false,
+            format: Format::Native,
+            block: None,
+            machine: None,
+            live: None,
+        }
+    }
+
+    /// Whether rounds may follow the first.
+    pub(super) fn has_later_rounds(&self) -> bool {
+        self.live.is_some() || !self.then.is_empty()
+    }
+
+    /// Opens the guest, and checks that later snapshots can be opened and fit it.
+    pub(super) fn open_guest(&self) -> Result<Arc<Guest>> {
+        self.keep_images()?;
+        let mut guest = Guest::open(&self.image)?;
+        if let Some(name) = &self.block {
+            guest.name_block(name)?;
+        }
+        let guest = Arc::new(guest);
+        let mut last = Arc::clone(&guest);
+        for later in &self.then {
+            last = Arc::new(last.open_later(later)?);
+        }
+        if self.live.is_some() && !self.then.is_empty() {
+            let what = "a live guest has no later images";
+            return Err(Error::new(Kind::Usage, what));
+        }
+        Ok(guest)
+    }
+
+    /// A stored stream may not replace an image that it is made from, not even by force.
+    fn keep_images(&self) -> Result<()> {
+        let Address::File(path) = &self.address else {
+            return Ok(());
+        };
+        let identity = |path: &Path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.dev(), metadata.ino()))
+        };
+        let target = identity(path);
+        let around = path.canonicalize().ok();
+        let around = around.as_deref().and_then(Path::parent);
+        for image in self.then.iter().chain([&self.image]) {
+            let holds_target = image.is_dir()
+                && around.is_some()
+                && image.canonicalize().ok().as_deref() == around;
+            let what = if holds_target {
+                "lies in a guest folder that is to be sent"
+            } else if target.is_some() && identity(image) == target {
+                "is an image that is to be sent"
+            } else {
+                continue;
+            };
+            return Err(Error::new(Kind::Usage, format!("{} {what}", self.address)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! Which writer a migration stops, as a caller chooses it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::image::Guest;
+use crate::session::Context;
+use crate::stats::{Event, Teller};
+use crate::sync;
+
+use super::{Commands, Processes, Writer, uses};
+
+/// How the writer of the guest's RAM is stopped for the last round.
+#[derive(Clone)]
+pub enum WriterChoice {
+    /// Processes, stopped by signals.
+    Processes {
+        /// Their PIDs.
+        pids: Vec<u32>,
+        /// The ramferry program, which is started as the guard that resumes them if this process is
+        /// killed; [`super::guard::this_program`] where that is this one.
+        guard: PathBuf,
+    },
+    /// A writer that shell commands stop and resume.
+    Commands {
+        /// The command that returns once the writer has stopped.
+        stop: String,
+        /// The command that resumes it.
+        resume: String,
+    },
+    /// A writer supplied by the caller.
+    Own(Arc<Mutex<dyn Writer>>),
+    /// The writer is not stopped: the destination becomes equal to what was sent, which is not a
+    /// point-in-time snapshot.
+    Fuzzy,
+}
+
+impl fmt::Debug for WriterChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WriterChoice::Processes { pids, .. } => f.debug_tuple("Processes").field(pids).finish(),
+            WriterChoice::Commands { stop, resume } => {
+                f.debug_tuple("Commands").field(stop).field(resume).finish()
+            }
+            WriterChoice::Own(_) => f.write_str("Own"),
+            WriterChoice::Fuzzy => f.write_str("Fuzzy"),
+        }
+    }
+}
+
+impl WriterChoice {
+    /// Gets hold of the writer; `None` if it is not to be stopped.
+    pub(crate) fn open(&self, guest: &Guest, context: &Context) -> Result<Option<Box<dyn Writer>>> {
+        let abort = Arc::clone(&context.abort);
+        let writer: Box<dyn Writer> = match self {
+            WriterChoice::Processes { pids, guard } => {
+                let processes = Processes::open(pids, guard, abort)?;
+                check_use(pids, guest)?;
+                Box::new(processes)
+            }
+            WriterChoice::Commands { stop, resume } => {
+                let limit = context.tuning.get().timeout;
+                Box::new(Commands::new(stop.clone(), resume.clone(), limit, abort))
+            }
+            WriterChoice::Own(writer) => Box::new(Borrowed(Arc::clone(writer))),
+            WriterChoice::Fuzzy => return Ok(None),
+        };
+        Ok(Some(Box::new(Announced {
+            writer,
+            teller: context.stats.teller(),
+            stopped: false,
+        })))
+    }
+}
+
+/// Refuses processes that do not use the guest's image: the shell, timeout or sudo in front of the
+/// writer is stopped as easily, but that does not stop the writer.
+fn check_use(pids: &[u32], guest: &Guest) -> Result<()> {
+    let mut images = guest.blocks().iter().map(|block| block.image().path());
+    let is_used = |image| pids.iter().any(|&pid| uses(pid, image) != Some(false));
+    match images.clone().next() {
+        Some(image) if !images.any(is_used) => Err(Error::new(
+            Kind::Usage,
+            format!(
+                "no process of --pid maps '{}' or has it open: pass the process that writes it, not \
+                 the one that started it",
+                image.display()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A writer whose stops and resumptions are reported as events.
+struct Announced {
+    writer: Box<dyn Writer>,
+    teller: Teller,
+    stopped: bool,
+}
+
+impl Writer for Announced {
+    fn stop(&mut self, limit: Duration) -> Result<()> {
+        self.writer.stop(limit)?;
+        self.stopped = true;
+        self.teller.tell(Event::Stop);
+        Ok(())
+    }
+    fn resume(&mut self) -> Result<()> {
+        self.writer.resume()?;
+        if std::mem::take(&mut self.stopped) {
+            self.teller.tell(Event::Resume);
+        }
+        Ok(())
+    }
+    fn release(&mut self) {
+        self.writer.release();
+    }
+    fn throttle(&mut self, percent: u8) -> Result<bool> {
+        self.writer.throttle(percent)
+    }
+    fn describe(&self) -> String {
+        self.writer.describe()
+    }
+}
+
+/// A writer that its owner keeps.
+struct Borrowed(Arc<Mutex<dyn Writer>>);
+
+impl Writer for Borrowed {
+    fn stop(&mut self, limit: Duration) -> Result<()> {
+        sync::lock(&self.0).stop(limit)
+    }
+    fn resume(&mut self) -> Result<()> {
+        sync::lock(&self.0).resume()
+    }
+    fn release(&mut self) {
+        sync::lock(&self.0).release();
+    }
+    fn throttle(&mut self, percent: u8) -> Result<bool> {
+        sync::lock(&self.0).throttle(percent)
+    }
+    fn describe(&self) -> String {
+        sync::lock(&self.0).describe()
+    }
+}
