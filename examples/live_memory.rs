@@ -24,7 +24,7 @@ use ramferry::page::{PAGE_SIZE, PageIndex};
 use ramferry::source::{Live, WriterChoice};
 use ramferry::transport::Address;
 use ramferry::writer::Writer;
-use ramferry::{Error, Handle, Kind, Params, destination, source};
+use ramferry::{Error, Kind, Migration, Params};
 
 /// 8 MiB of guest memory.
 const PAGES: u64 = 2048;
@@ -173,14 +173,16 @@ fn migrate(
         ..Params::default()
     };
 
-    let receive = destination::Request::new(address.clone(), &output);
-    let receiving = Handle::receive(receive, params.clone(), |_| {}, |line| eprintln!("{line}"))?;
-    let mut send = source::Request::new(image, address);
-    send.live = Some(Live {
+    let receiving = Migration::receive(&output)
+        .from(address.clone())
+        .on_dropped(|line| eprintln!("{line}"))
+        .start()?;
+    let live = Live {
         writer: WriterChoice::Own(Arc::new(Mutex::new(Control(Arc::clone(cpu))))),
         tracker: Some(log.clone()),
-    });
-    let sent = Handle::send(send, params)?.wait()?;
+    };
+    let sending = Migration::send(image).to(address).live(live);
+    let sent = sending.settings(params).start()?.wait()?;
     let received = receiving.wait()?;
 
     for round in &sent.rounds {

@@ -8,7 +8,7 @@
 //! migration of test VM images**.
 //!
 //! ```
-//! use ramferry::{Caps, Handle, Params, destination, source};
+//! use ramferry::{Migration, Settings};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
@@ -16,14 +16,11 @@
 //! # std::fs::write(&image, vec![7; 1 << 20])?;
 //! # let address: ramferry::transport::Address =
 //! #     format!("unix:{}", folder.path().join("r.sock").display()).parse()?;
-//! let params = Params { compress_method: "zstd".parse()?, ..Params::default() };
-//! let caps = Caps::default();
-//! let receive =
-//!     destination::Request { address: address.clone(), output, block: None, caps, force: false };
-//! let receiving = Handle::receive(receive, params.clone(), |_| {}, |line| eprintln!("{line}"))?;
-//! let send = source::Request::new(image, address);
-//! let sent = Handle::send(send, params)?.wait()?;
-//! let received = receiving.wait()?;
+//! let mut settings = Settings::default();
+//! settings.params.set_text("compress-method", "zstd")?;
+//! let receiving = Migration::receive(output).from(address.clone()).start()?;
+//! let sending = Migration::send(image).to(address).settings(settings).start()?;
+//! let (sent, received) = (sending.wait()?, receiving.wait()?);
 //! assert_eq!(sent.digest, received.digest);
 //! println!("{} bytes on the wire", sent.wire_bytes);
 //! # Ok(())
@@ -104,6 +101,7 @@ pub mod params;
 mod pool;
 pub mod round;
 pub mod session;
+mod settings;
 pub mod source;
 pub mod stats;
 mod sync;
@@ -116,6 +114,7 @@ pub mod wire;
 pub mod writer;
 
 pub use caps::Caps;
-pub use control::Handle;
+pub use control::Migration;
 pub use error::{Error, Kind};
 pub use params::Params;
+pub use settings::Settings;

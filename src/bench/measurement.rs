@@ -11,16 +11,16 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use serde::Serialize;
 
 use crate::caps::Caps;
-use crate::control::Handle;
+use crate::control::Migration;
 use crate::error::{Error, Kind, Result};
 use crate::image::{Block, Guest, ImageError, RAW_BLOCK_NAME};
 use crate::page::{Digest, PAGE_SIZE, PageRange};
 use crate::params::Params;
+use crate::settings::Settings;
 use crate::stats::{RoundReport, Snapshot};
 use crate::sys::{process_cpu_time, trim_memory};
 use crate::transport::{Address, TransportError};
 use crate::wire::Format;
-use crate::{destination, source};
 
 use super::scratch::Scratch;
 
@@ -267,32 +267,23 @@ fn both_ends(
     interrupted: &AtomicBool,
     memory: &mut Option<u64>,
     watch: &mut dyn FnMut(&Snapshot),
-) -> Result<(Handle, Handle)> {
+) -> Result<(Migration, Migration)> {
     let (listening, address) = bounded(1);
-    let mut destination = Handle::receive(
-        destination::Request {
-            address: course.address.clone(),
-            output: course.output.clone(),
-            block: course.block.clone().filter(|_| how.wire == Format::Qemu),
-            caps: Caps::default(),
-            force: false,
-        },
-        how.params.clone(),
-        move |address| {
+    let mut destination = Migration::receive(&course.output)
+        .from(course.address.clone())
+        .settings(how.params.clone())
+        .block(course.block.clone().filter(|_| how.wire == Format::Qemu))
+        .on_listening(move |address| {
             let _ = listening.send(address.clone());
-        },
-        |_| {},
-    )?;
+        })
+        .start()?;
     let address = listening_at(&address, &mut destination, interrupted)?;
-    let source = Handle::send(
-        source::Request {
-            then: course.then.clone(),
-            caps: how.caps,
-            format: how.wire,
-            ..source::Request::new(&course.image, address)
-        },
-        how.params.clone(),
-    )?;
+    let source = Migration::send(&course.image)
+        .to(address)
+        .settings(Settings::new(how.params.clone(), how.caps))
+        .then(&course.then)
+        .format(how.wire)
+        .start()?;
 
     let mut looked = Instant::now();
     while !source.ends_within(SAMPLE) {
@@ -327,7 +318,7 @@ fn both_ends(
 /// Where the destination listens, as soon as it does.
 fn listening_at(
     address: &Receiver<Address>,
-    destination: &mut Handle,
+    destination: &mut Migration,
     interrupted: &AtomicBool,
 ) -> Result<Address> {
     loop {

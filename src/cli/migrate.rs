@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use signal_hook::iterator::Signals;
 
 use crate::caps::{Capability, Caps};
-use crate::control::Control;
+use crate::control::{Control, Migration};
 use crate::error::{Error, Kind, Result};
+use crate::settings::Settings;
 use crate::source::{Live, WriterChoice};
 use crate::transport::Address;
 use crate::wire::Format;
 use crate::writer::guard;
-use crate::{destination, source};
 
 use super::dropped::Dropped;
 use super::monitor::{self, Attached};
@@ -182,18 +182,8 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
              given there, lets the migration go on",
         ));
     }
-    let request = source::Request {
-        then: args.then,
-        caps,
-        fallback: args.fallback,
-        force: args.force,
-        format: args.wire,
-        block: args.block,
-        machine: args.machine,
-        live,
-        ..source::Request::new(args.image, args.uri)
-    };
-    let mut end = match (args.wire, request.address.is_listening()) {
+    let waiting = format!("connecting to {}", args.uri);
+    let mut end = match (args.wire, args.uri.is_listening()) {
         (Format::Native, true) => "arrived and proven",
         (Format::Qemu, true) if caps.has(Capability::ReturnPath) => {
             "loaded, as the destination says"
@@ -205,10 +195,18 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
     if fuzzy {
         end.push_str(", though of no single instant");
     }
-    let waiting = format!("connecting to {}", request.address);
+    let send = Migration::send(args.image)
+        .to(args.uri)
+        .then(args.then)
+        .format(args.wire)
+        .fallback(args.fallback)
+        .force(args.force)
+        .block(args.block)
+        .machine(args.machine)
+        .live(live);
     let signals = signals::catch()?;
-    let attached = Attached::new(args.show.monitor.clone(), params, caps)?;
-    attached.controller().migrate(request)?;
+    let attached = Attached::new(args.show.monitor.clone(), Settings::new(params, caps))?;
+    attached.controller().migrate(send)?;
     finish(attached, signals, &args.show, (waiting, &end))
 }
 
@@ -216,13 +214,6 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
     let (params, caps) = args.params.into_parts(Caps::default())?;
     let picked = matches!(args.uri, Address::Tcp { port: 0, .. });
     let on_stdout = !args.show.json || picked;
-    let request = destination::Request {
-        address: args.uri,
-        output: args.output,
-        block: args.block,
-        caps,
-        force: args.force,
-    };
     let listening = move |address: &Address| {
         // Whoever reads it may be gone: that is no reason not to listen.
         if on_stdout {
@@ -234,10 +225,16 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
     };
     let dropped = Dropped::new(std::io::stderr());
     let dropped = move |line: &str| dropped.tell(line);
-    let waiting = format!("waiting for a source at {}", request.address);
+    let waiting = format!("waiting for a source at {}", args.uri);
+    let receive = Migration::receive(args.output)
+        .from(args.uri)
+        .block(args.block)
+        .force(args.force)
+        .on_listening(listening)
+        .on_dropped(dropped);
     let signals = signals::catch()?;
-    let attached = Attached::new(args.show.monitor.clone(), params, caps)?;
-    (attached.controller()).receive_with(request, listening, dropped)?;
+    let attached = Attached::new(args.show.monitor.clone(), Settings::new(params, caps))?;
+    attached.controller().receive(receive)?;
     finish(
         attached,
         signals,

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use crate::caps::{Capability, Caps};
 use crate::control::monitor::{Defaults, Farewell};
-use crate::control::{Control, Controller, Handle, Monitor, RunState};
+use crate::control::{
+    Control, Controller, Migration, Monitor, ReceiveBuilder, RunState, SendBuilder,
+};
 use crate::error::{Error, Kind, Result};
 use crate::params::{Params, TypedParam};
+use crate::settings::Settings;
 use crate::stats::{Event, Report, Status};
 use crate::transport::{Address, TransportError};
 use crate::writer::guard;
-use crate::{destination, source};
 
 use super::params::Checked;
 use super::signals;
@@ -60,7 +62,7 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
 
 pub(super) fn run(args: MonitorArgs) -> Result<()> {
     let signals = signals::catch()?;
-    let controller = Arc::new(Controller::new(Params::default(), Caps::default()));
+    let controller = Arc::new(Controller::default());
     let defaults = Defaults {
         image: args.image,
         output: args.output,
@@ -82,7 +84,7 @@ pub(super) fn run(args: MonitorArgs) -> Result<()> {
         told.quit();
     })?;
     controller.wait_for_quit();
-    if let Some(migration) = controller.handle() {
+    if let Some(migration) = controller.migration() {
         // What became of it, clients were told.
         let _ = migration.join();
     }
@@ -100,9 +102,10 @@ pub(super) struct Attached {
 }
 
 impl Attached {
-    /// The next migration has these parameters and capabilities.
-    pub(super) fn new(path: Option<PathBuf>, params: Params, caps: Caps) -> Result<Attached> {
-        let controller = Arc::new(Controller::new(params, caps));
+    /// The next migration has these settings.
+    pub(super) fn new(path: Option<PathBuf>, settings: Settings) -> Result<Attached> {
+        let caps = settings.caps;
+        let controller = Arc::new(Controller::new(settings));
         // The command line has the last word on each of them.
         let chosen: Vec<_> = Capability::ALL
             .map(|capability| (capability.name().to_owned(), caps.has(capability)))
@@ -123,9 +126,9 @@ impl Attached {
     }
 
     /// The migration, which was started.
-    pub(super) fn migration(&self) -> Result<Arc<Handle>> {
+    pub(super) fn migration(&self) -> Result<Arc<Migration>> {
         let missing = || Error::new(Kind::Failed, "no migration was started").in_stage("start");
-        self.controller.handle().ok_or_else(missing)
+        self.controller.migration().ok_or_else(missing)
     }
 
     /// Says where the monitor is.
@@ -174,11 +177,11 @@ impl Control for OnlyMigration {
         self.0.set_caps(values)
     }
 
-    fn migrate(&self, _: source::Request) -> Result<()> {
+    fn migrate(&self, _: SendBuilder) -> Result<()> {
         self.refuse()
     }
 
-    fn receive(&self, _: destination::Request) -> Result<()> {
+    fn receive(&self, _: ReceiveBuilder) -> Result<()> {
         self.refuse()
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::control::Handle;
+use crate::control::Migration;
 use crate::page::PAGE_SIZE;
 use crate::stats::{Snapshot, Status};
 use crate::units::{format_bytes, format_duration, format_rate};
@@ -48,7 +48,7 @@ impl Progress {
     }
 
     /// Shows `migration` until it is over.
-    pub(super) fn follow(mut self, migration: &Handle) {
+    pub(super) fn follow(mut self, migration: &Migration) {
         while !migration.ends_within(REDRAW) {
             let now = migration.query();
             self.history(&now);

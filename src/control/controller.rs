@@ -7,13 +7,13 @@ use std::time::Duration;
 use crate::caps::{Capability, Caps};
 use crate::error::{Error, Kind, Result};
 use crate::params::{Params, TypedParam, typed};
+use crate::settings::Settings;
 use crate::stats::{Event, Observer, Report, Status};
 use crate::sync;
 use crate::transport::Address;
 use crate::wire::Format;
-use crate::{destination, source};
 
-use super::{Control, ControlError, Handle, RunState};
+use super::{Control, ControlError, Migration, ReceiveBuilder, RunState, SendBuilder};
 
 /// What a monitor drives in earnest.
 #[derive(Debug, Default)]
@@ -27,26 +27,23 @@ pub struct Controller {
 
 #[derive(Debug, Default)]
 struct Inner {
-    params: Params,
-    caps: Caps,
+    settings: Settings,
     /// What was switched by somebody, whatever its default.
     chosen: Vec<Capability>,
-    migration: Option<Migration>,
+    started: Option<Started>,
     /// Those before it whose threads have not ended yet, and are not waited for.
-    ending: Vec<Migration>,
+    ending: Vec<Started>,
 }
 
 /// The migration that runs, or the last one.
 #[derive(Debug, Clone)]
-struct Migration {
-    handle: Arc<Handle>,
-    side: Side,
-    /// Where a destination listens, once it does.
-    listening: Arc<Mutex<Option<Address>>>,
+struct Started {
+    migration: Arc<Migration>,
+    role: Role,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Side {
+enum Role {
     Source { live: bool },
     Destination,
 }
@@ -78,15 +75,15 @@ impl Hub {
     }
 }
 
-impl Migration {
+impl Started {
     /// Whoever hears that it is over may start the next one at once, while it is still unmapping its
     /// image.
     fn is_running(&self) -> bool {
-        self.handle.query().status.is_running() && !self.has_ended()
+        self.migration.query().status.is_running() && !self.has_ended()
     }
 
     fn has_ended(&self) -> bool {
-        self.handle.ends_within(Duration::ZERO)
+        self.migration.ends_within(Duration::ZERO)
     }
 }
 
@@ -102,31 +99,26 @@ impl Inner {
 
     /// Refuses what cannot be done while a migration runs.
     fn check_idle(&self) -> Result<()> {
-        if self.migration.as_ref().is_some_and(Migration::is_running) {
+        if self.started.as_ref().is_some_and(Started::is_running) {
             return Err(Error::new(Kind::Usage, ControlError::InProgress));
         }
         Ok(())
     }
 
     /// There is a new migration.
-    fn start(&mut self, handle: Handle, side: Side, listening: Arc<Mutex<Option<Address>>>) {
-        let migration = Migration {
-            handle: Arc::new(handle),
-            side,
-            listening,
-        };
-        let last = self.migration.replace(migration);
+    fn start(&mut self, migration: Migration, role: Role) {
+        let migration = Arc::new(migration);
+        let last = self.started.replace(Started { migration, role });
         self.ending.extend(last);
-        self.ending.retain(|migration| !migration.has_ended());
+        self.ending.retain(|started| !started.has_ended());
     }
 }
 
 impl Controller {
     /// No migration yet; the next one has these settings.
-    pub fn new(params: Params, caps: Caps) -> Controller {
+    pub fn new(settings: Settings) -> Controller {
         let inner = Inner {
-            params,
-            caps,
+            settings,
             ..Inner::default()
         };
         Controller {
@@ -136,39 +128,9 @@ impl Controller {
     }
 
     /// The migration that runs, or the last one.
-    pub fn handle(&self) -> Option<Arc<Handle>> {
+    pub fn migration(&self) -> Option<Arc<Migration>> {
         let inner = sync::lock(&self.inner);
-        let migration = inner.migration.as_ref()?;
-        Some(Arc::clone(&migration.handle))
-    }
-
-    /// As [`Control::receive`], with somebody who hears what [`destination::run`] tells.
-    ///
-    /// # Errors
-    /// As [`Control::receive`].
-    pub fn receive_with(
-        &self,
-        request: destination::Request,
-        listening: impl Fn(&Address) + Send + 'static,
-        dropped: impl Fn(&str) + Send + Sync + 'static,
-    ) -> Result<()> {
-        let mut inner = sync::lock(&self.inner);
-        inner.check_idle()?;
-        let request = destination::Request {
-            caps: inner.caps,
-            ..request
-        };
-        let params = inner.params.clone();
-        let observer = Some(self.observer());
-        let at = Arc::<Mutex<_>>::default();
-        let note = Arc::clone(&at);
-        let listening = move |address: &Address| {
-            *sync::lock(&note) = Some(address.clone());
-            listening(address);
-        };
-        let handle = Handle::receive_observed(request, params, listening, dropped, observer)?;
-        inner.start(handle, Side::Destination, at);
-        Ok(())
+        Some(Arc::clone(&inner.started.as_ref()?.migration))
     }
 
     /// Waits until somebody says [`Control::quit`].
@@ -179,9 +141,9 @@ impl Controller {
         }
     }
 
-    fn observer(&self) -> Observer {
+    fn observer(&self) -> impl Fn(Event) + Send + Sync + 'static {
         let hub = Arc::clone(&self.hub);
-        Box::new(move |event| hub.tell(event))
+        move |event| hub.tell(event)
     }
 }
 
@@ -189,22 +151,22 @@ impl Control for Controller {
     fn params(&self) -> Params {
         let inner = sync::lock(&self.inner);
         // In force may be another method than was asked for, if the destination lacks that.
-        match inner.migration.as_ref().filter(|last| last.is_running()) {
-            Some(migration) => migration.handle.params(),
-            None => inner.params.clone(),
+        match inner.started.as_ref().filter(|last| last.is_running()) {
+            Some(started) => started.migration.params(),
+            None => inner.settings.params.clone(),
         }
     }
 
     fn set_params(&self, values: &[TypedParam]) -> Result<()> {
         let mut inner = sync::lock(&self.inner);
-        let (mut params, mut caps) = (inner.params.clone(), inner.caps);
-        typed::apply(values, &mut params, &mut caps)
+        let mut settings = inner.settings.clone();
+        typed::apply(values, &mut settings.params, &mut settings.caps)
             .map_err(|error| Error::new(Kind::Usage, error))?;
-        if let Some(migration) = inner.migration.as_ref().filter(|last| last.is_running()) {
+        if let Some(started) = inner.started.as_ref().filter(|last| last.is_running()) {
             // It also refuses what would switch a capability: that is for the next one.
-            migration.handle.set(values)?;
+            started.migration.set(values)?;
         }
-        (inner.params, inner.caps) = (params, caps);
+        inner.settings = settings;
         if typed::switches_caps(values) {
             inner.choose([Capability::Compress, Capability::Xbzrle]);
         }
@@ -212,14 +174,14 @@ impl Control for Controller {
     }
 
     fn caps(&self) -> Caps {
-        sync::lock(&self.inner).caps
+        sync::lock(&self.inner).settings.caps
     }
 
     fn set_caps(&self, values: &[(String, bool)]) -> Result<()> {
         let usage = |error| Error::new(Kind::Usage, error);
         let mut inner = sync::lock(&self.inner);
         inner.check_idle()?;
-        let mut caps = inner.caps;
+        let mut caps = inner.settings.caps;
         for (name, on) in values {
             caps.set(name, *on)
                 .map_err(|error| Error::new(Kind::Usage, error))?;
@@ -227,78 +189,79 @@ impl Control for Controller {
         if let Some(conflict) = caps.conflicts() {
             return Err(usage(conflict));
         }
-        inner.caps = caps;
+        inner.settings.caps = caps;
         inner.choose(values.iter().flat_map(|(name, _)| name.parse()));
         Ok(())
     }
 
-    fn migrate(&self, request: source::Request) -> Result<()> {
+    fn migrate(&self, send: SendBuilder) -> Result<()> {
         let mut inner = sync::lock(&self.inner);
         inner.check_idle()?;
-        let mut caps = inner.caps;
-        if request.format == Format::Qemu {
+        let mut settings = inner.settings.clone();
+        if send.request.format == Format::Qemu {
             // What nobody chose is as suits who reads the stream.
             let suits = Caps::for_qemu();
             for capability in Capability::ALL {
                 if !inner.chosen.contains(&capability) {
-                    caps.switch(capability, suits.has(capability));
+                    settings.caps.switch(capability, suits.has(capability));
                 }
             }
         }
-        let live = request.live.is_some();
-        let request = source::Request { caps, ..request };
-        let observer = Some(self.observer());
-        let handle = Handle::send_observed(request, inner.params.clone(), observer)?;
-        inner.start(handle, Side::Source { live }, Arc::default());
+        let live = send.request.live.is_some();
+        let migration = send.settings(settings).on_event(self.observer()).start()?;
+        inner.start(migration, Role::Source { live });
         Ok(())
     }
 
-    fn receive(&self, request: destination::Request) -> Result<()> {
-        self.receive_with(request, |_| {}, |_| {})
+    fn receive(&self, receive: ReceiveBuilder) -> Result<()> {
+        let mut inner = sync::lock(&self.inner);
+        inner.check_idle()?;
+        let receive = receive.settings(inner.settings.clone());
+        let migration = receive.on_event(self.observer()).start()?;
+        inner.start(migration, Role::Destination);
+        Ok(())
     }
 
     fn cancel(&self) {
-        if let Some(migration) = sync::lock(&self.inner).migration.as_ref()
-            && migration.is_running()
+        if let Some(started) = sync::lock(&self.inner).started.as_ref()
+            && started.is_running()
         {
-            migration.handle.cancel();
+            started.migration.cancel();
         }
     }
 
     fn proceed(&self, from: Status) -> Result<()> {
         let inner = sync::lock(&self.inner);
-        let migration = inner.migration.as_ref();
-        let status = migration.map_or(Status::None, |last| last.handle.query().status);
-        match migration {
-            Some(migration) if status == from => migration.handle.proceed(),
+        let started = inner.started.as_ref();
+        let status = started.map_or(Status::None, |last| last.migration.query().status);
+        match started {
+            Some(started) if status == from => started.migration.proceed(),
             _ => Err(Error::new(Kind::Usage, ControlError::NotInState(status))),
         }
     }
 
     fn report(&self) -> Option<Report> {
-        self.handle().map(|handle| handle.report())
+        self.migration().map(|migration| migration.report())
     }
 
     fn listening(&self) -> Option<Address> {
-        let inner = sync::lock(&self.inner);
-        let listening = &inner.migration.as_ref()?.listening;
-        sync::lock(listening).clone()
+        self.migration()?.listening()
     }
 
     fn run_state(&self) -> RunState {
-        let Some(migration) = sync::lock(&self.inner).migration.clone() else {
+        let Some(Started { migration, role }) = sync::lock(&self.inner).started.clone() else {
             return RunState::Paused;
         };
-        let status = migration.handle.query().status;
-        match migration.side {
-            Side::Destination if status.is_running() => RunState::InMigrate,
-            Side::Destination => RunState::Paused,
-            Side::Source { .. } if status == Status::Completed => RunState::PostMigrate,
-            Side::Source { live: true } if *sync::lock(&self.hub.stopped) => {
+        let status = migration.query().status;
+        match role {
+            Role::Destination if status.is_running() => RunState::InMigrate,
+            Role::Destination => RunState::Paused,
+            Role::Source { .. } if status == Status::Completed => RunState::PostMigrate,
+            Role::Source { live: true } if *sync::lock(&self.hub.stopped) => {
                 RunState::FinishMigrate
             }
-            Side::Source { live: true } => RunState::Running,
-            Side::Source { live: false } => RunState::Paused,
+            Role::Source { live: true } => RunState::Running,
+            Role::Source { live: false } => RunState::Paused,
         }
     }
 

@@ -1,13 +1,14 @@
 //! Control of a migration from outside: start it, look at it, change it, cancel it.
 //!
-//! [`Handle`] is one migration. A [`Controller`] holds the settings of the next one and at most one
+//! [`Migration`] is one migration. A [`Controller`] holds the settings of the next one and at most one
 //! that is under way; a monitor drives it through [`Control`], and knows nothing else. [`client`] is
 //! the other end of a monitor, ours or a QEMU's, and [`job_info`] what its users want to see.
 
+mod builder;
 pub mod client;
 mod controller;
-mod handle;
 pub mod job_info;
+mod migration;
 pub mod monitor;
 #[cfg(test)]
 mod tests;
@@ -17,10 +18,10 @@ use crate::error::Result;
 use crate::params::{Params, TypedParam};
 use crate::stats::{Event, Report, Status};
 use crate::transport::Address;
-use crate::{destination, source};
 
+pub use builder::{ReceiveBuilder, ReceiveOutput, SendBuilder, SendImage};
 pub use controller::Controller;
-pub use handle::Handle;
+pub use migration::Migration;
 pub use monitor::Monitor;
 
 /// What a monitor may do.
@@ -48,18 +49,17 @@ pub trait Control: Send + Sync {
     /// migration that is under way.
     fn set_caps(&self, values: &[(String, bool)]) -> Result<()>;
 
-    /// Starts sending, with the parameters and capabilities that are set (those in `request` do
-    /// not count).
+    /// Starts sending with the settings held here; those of `send` are replaced.
     ///
     /// # Errors
-    /// [`ControlError::InProgress`], and [`Handle::send`]'s.
-    fn migrate(&self, request: source::Request) -> Result<()>;
+    /// [`ControlError::InProgress`], and [`SendBuilder::start`]'s.
+    fn migrate(&self, send: SendBuilder) -> Result<()>;
 
-    /// Starts receiving; otherwise as [`Control::migrate`].
+    /// Starts receiving with the settings held here; those of `receive` are replaced.
     ///
     /// # Errors
-    /// [`ControlError::InProgress`], and [`Handle::receive`]'s.
-    fn receive(&self, request: destination::Request) -> Result<()>;
+    /// [`ControlError::InProgress`], and [`ReceiveBuilder::start`]'s.
+    fn receive(&self, receive: ReceiveBuilder) -> Result<()>;
 
     /// Ends the migration as soon as possible; harmless if none runs.
     fn cancel(&self);

@@ -7,13 +7,13 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ramferry::control::{Control, ControlError, Controller, RunState};
+use ramferry::control::{Control, ControlError, Controller, ReceiveBuilder, RunState, SendBuilder};
 use ramferry::params::{TypedParam, TypedValue};
-use ramferry::source::{self, Live};
+use ramferry::source::Live;
 use ramferry::stats::{Event, Status};
 use ramferry::transport::Address;
 use ramferry::wire::Format;
-use ramferry::{Caps, Handle, Kind, Params, destination};
+use ramferry::{Caps, Kind, Migration, Params, Settings};
 
 use crate::live_support::{Call, Own};
 use crate::support::{
@@ -53,28 +53,35 @@ impl Scene {
         destination
     }
 
-    fn request(&self, caps: Caps) -> source::Request {
-        source::Request {
-            then: self.states[1..].to_vec(),
-            caps,
-            ..source::Request::new(&self.states[0], self.socket.clone())
-        }
+    fn send(&self, caps: Caps) -> SendBuilder {
+        Migration::send(&self.states[0])
+            .to(self.socket.clone())
+            .then(&self.states[1..])
+            .settings(Settings::new(Params::default(), caps))
+    }
+
+    fn receive(&self) -> ReceiveBuilder {
+        Migration::receive(&self.output).from(self.socket.clone())
     }
 
     /// The first state, while somebody writes it.
-    fn live(&self, writer: &Own, caps: Caps) -> source::Request {
-        source::Request {
-            then: Vec::new(),
-            live: Some(Live {
-                writer: writer.choice(),
-                tracker: None,
-            }),
-            ..self.request(caps)
-        }
+    fn live(&self, writer: &Own, caps: Caps) -> SendBuilder {
+        let live = Live {
+            writer: writer.choice(),
+            tracker: None,
+        };
+        self.send(caps).then([""; 0]).live(live)
     }
 
     fn writer(&self) -> Own {
         Own::start(&self.states[0], 64, Duration::from_millis(1), 3)
+    }
+}
+
+fn caps_for(format: Format) -> Caps {
+    match format {
+        Format::Native => Caps::default(),
+        Format::Qemu => Caps::for_qemu(),
     }
 }
 
@@ -85,17 +92,17 @@ fn pausing() -> Caps {
 }
 
 /// A source whose events are noted.
-fn observed(request: source::Request, params: Params) -> (Handle, Receiver<Event>) {
+fn observed(send: SendBuilder, params: Params) -> (Migration, Receiver<Event>) {
     let (tell, events) = mpsc::channel();
     let tell = Mutex::new(tell);
     let observer = move |event| {
         let _ = tell.lock().unwrap().send(event);
     };
-    let handle = Handle::send_observed(request, params, Some(Box::new(observer))).unwrap();
+    let handle = send.params(params).on_event(observer).start().unwrap();
     (handle, events)
 }
 
-fn wait_for(handle: &Handle, status: Status) {
+fn wait_for(handle: &Migration, status: Status) {
     until(|| handle.query().status == status);
 }
 
@@ -104,7 +111,7 @@ fn every_state_and_round_is_told_once_and_in_order() {
     let _limit = watchdog();
     let scene = Scene::new();
     let destination = scene.destination();
-    let (source, events) = observed(scene.request(Caps::default()), Params::default());
+    let (source, events) = observed(scene.send(Caps::default()), Params::default());
     source.wait().unwrap();
     destination.handle.wait().unwrap();
     assert_eq!(
@@ -143,13 +150,10 @@ fn with_the_writer_stopped_it_waits_for_leave_and_then_arrives() {
     for format in [Format::Native, Format::Qemu] {
         let scene = Scene::new();
         let (destination, writer) = (scene.destination(), scene.writer());
-        let mut request = scene.live(&writer, pausing());
-        request.format = format;
-        if format == Format::Qemu {
-            request.caps = Caps::for_qemu();
-            request.caps.set(PAUSE, true).unwrap();
-        }
-        let (source, events) = observed(request, Params::default());
+        let mut caps = caps_for(format);
+        caps.set(PAUSE, true).unwrap();
+        let send = scene.live(&writer, caps).format(format);
+        let (source, events) = observed(send, Params::default());
         wait_for(&source, Status::PreSwitchover);
         assert!(writer.is_paused());
         source.proceed().unwrap();
@@ -208,7 +212,7 @@ fn one_that_waits_for_leave_hears_when_the_destination_gives_up() {
     let _limit = watchdog();
     let scene = Scene::new();
     let destination = scene.destination();
-    let (source, _) = observed(scene.request(pausing()), Params::default());
+    let (source, _) = observed(scene.send(pausing()), Params::default());
     wait_for(&source, Status::PreSwitchover);
     destination.handle.cancel();
     destination.handle.wait().unwrap_err();
@@ -222,7 +226,7 @@ fn only_one_that_waits_can_be_let_go_on() {
     let scene = Scene::new();
     let destination = scene.destination();
     let slowly = params(&[("max-bandwidth", "64KiB")]);
-    let (source, _) = observed(scene.request(pausing()), slowly);
+    let (source, _) = observed(scene.send(pausing()), slowly);
     wait_for(&source, Status::Active);
     let early = source.proceed().unwrap_err();
     let words = "Migration not in expected state: active";
@@ -245,13 +249,9 @@ fn a_cache_that_changes_its_size_meanwhile_makes_no_difference_to_what_arrives()
     for format in [Format::Native, Format::Qemu] {
         let scene = Scene::new();
         let destination = scene.destination();
-        let mut request = scene.request(Caps::default());
-        request.format = format;
-        if format == Format::Qemu {
-            request.caps = Caps::for_qemu();
-        }
+        let send = scene.send(caps_for(format)).format(format);
         let slowly = params(&[("max-bandwidth", "4MiB"), ("batch-pages", "4")]);
-        let (source, _) = observed(request, slowly);
+        let (source, _) = observed(send, slowly);
         // First such that all of the guest fits, so that there is something to lose.
         let mut sizes = ["16MiB", "8MiB"].iter().cycle();
         while source.query().round < 2 && !source.ends_within(Duration::from_millis(2)) {
@@ -282,7 +282,7 @@ fn typed(name: &str, value: TypedValue) -> [TypedParam; 1] {
 fn a_controller_has_one_migration_at_a_time_and_keeps_settings_for_the_next() {
     let _limit = watchdog();
     let scene = Scene::new();
-    let controller = Controller::new(Params::default(), Caps::default());
+    let controller = Controller::default();
     assert!(controller.report().is_none());
     assert_eq!(controller.run_state(), RunState::Paused);
     let told = Arc::new(Mutex::new(Vec::new()));
@@ -293,14 +293,11 @@ fn a_controller_has_one_migration_at_a_time_and_keeps_settings_for_the_next() {
         .unwrap();
 
     let destination = scene.destination();
-    controller.migrate(scene.request(Caps::default())).unwrap();
+    controller.migrate(scene.send(Caps::default())).unwrap();
     until(|| controller.report().unwrap().status == Status::Active);
     let busy = [
-        controller.migrate(scene.request(Caps::default())),
-        controller.receive(destination::Request::new(
-            scene.socket.clone(),
-            &scene.output,
-        )),
+        controller.migrate(scene.send(Caps::default())),
+        controller.receive(scene.receive()),
         controller.set_caps(&[("xbzrle".to_owned(), false)]),
     ];
     for outcome in busy {
@@ -319,7 +316,7 @@ fn a_controller_has_one_migration_at_a_time_and_keeps_settings_for_the_next() {
     assert_eq!(controller.report().unwrap().level, Some(9));
 
     controller.cancel();
-    let handle = controller.handle().unwrap();
+    let handle = controller.migration().unwrap();
     assert_eq!(handle.join().unwrap_err().kind(), Kind::Interrupted);
     destination.handle.wait().unwrap_err();
     let report = controller.report().unwrap();
@@ -336,8 +333,8 @@ fn a_controller_has_one_migration_at_a_time_and_keeps_settings_for_the_next() {
         .set_caps(&[("xbzrle".to_owned(), false)])
         .unwrap();
     let destination = scene.destination();
-    controller.migrate(scene.request(Caps::default())).unwrap();
-    controller.handle().unwrap().join().unwrap();
+    controller.migrate(scene.send(Caps::default())).unwrap();
+    controller.migration().unwrap().join().unwrap();
     destination.handle.wait().unwrap();
     let report = controller.report().unwrap();
     assert_eq!((report.level, report.connections), (Some(9), 2));
@@ -366,13 +363,12 @@ fn a_controller_tells_what_the_guest_does() {
     let scene = Scene::new();
     let writer = scene.writer();
     let (source, destination) = (Controller::default(), Controller::default());
-    let incoming = destination::Request::new(scene.socket.clone(), &scene.output);
     let (listening, listens) = mpsc::channel();
     destination
-        .receive_with(
-            incoming,
-            move |_| listening.send(()).unwrap(),
-            |line| panic!("{line}"),
+        .receive(
+            (scene.receive())
+                .on_listening(move |_| listening.send(()).unwrap())
+                .on_dropped(|line| panic!("{line}")),
         )
         .unwrap();
     assert_eq!(destination.run_state(), RunState::InMigrate);
@@ -396,8 +392,8 @@ fn a_controller_tells_what_the_guest_does() {
     until(|| source.report().unwrap().status == Status::PreSwitchover);
     assert_eq!(source.run_state(), RunState::FinishMigrate);
     source.proceed(Status::PreSwitchover).unwrap();
-    source.handle().unwrap().join().unwrap();
-    destination.handle().unwrap().join().unwrap();
+    source.migration().unwrap().join().unwrap();
+    destination.migration().unwrap().join().unwrap();
     assert_eq!(source.run_state(), RunState::PostMigrate);
     assert_eq!(destination.run_state(), RunState::Paused);
     assert_same(&scene.output, &scene.states[0]);
@@ -408,14 +404,9 @@ fn to_quit_cancels_what_runs() {
     let _limit = watchdog();
     let scene = Scene::new();
     let controller = Controller::default();
-    controller
-        .receive(destination::Request::new(
-            scene.socket.clone(),
-            &scene.output,
-        ))
-        .unwrap();
+    controller.receive(scene.receive()).unwrap();
     controller.quit();
     controller.wait_for_quit();
-    let handle = controller.handle().unwrap();
+    let handle = controller.migration().unwrap();
     assert_eq!(handle.join().unwrap_err().kind(), Kind::Interrupted);
 }

@@ -8,7 +8,7 @@ use std::thread;
 
 use ramferry::stats::Report;
 use ramferry::wire::native::{FrameKind, HEADER_LEN, HELLO_HEAD_LEN, Header};
-use ramferry::{Caps, Error, Handle, Kind};
+use ramferry::{Caps, Error, Kind, Migration};
 
 use crate::support::{
     Cut, CuttingRelay, Destination, Folder, assert_same, later, mixed, params, source, unix, until,
@@ -252,7 +252,7 @@ fn a_cancelled_migration_ends_on_both_sides_whoever_cancels() {
         let slowly = params(&[("max-bandwidth", "16KiB"), ("compress-method", "none")]);
         let mut source = source(&scene.states, &socket, Caps::default(), slowly).unwrap();
         until(|| destination.handle.query().wire_bytes > 0 || destination.handle.query().round > 0);
-        let (first, second): (&mut Handle, &mut Handle) = if by_source {
+        let (first, second): (&mut Migration, &mut Migration) = if by_source {
             (&mut source, &mut destination.handle)
         } else {
             (&mut destination.handle, &mut source)

@@ -275,7 +275,7 @@ fn a_link_that_breaks_leaves_the_old_folder_and_no_partial() {
         let relay = CuttingRelay::start(&near, &folder.path("listen"), cut);
         let images = [first.clone()];
         let sent = source(&images, &unix(&near), Caps::default(), Params::default())
-            .and_then(ramferry::Handle::wait);
+            .and_then(ramferry::Migration::wait);
         let received = destination.handle.wait();
         let (forth, _) = relay.finish();
         let _ = std::fs::remove_file(near);
@@ -547,7 +547,7 @@ fn blocks_that_do_not_fit_a_hello_are_refused_by_the_source() {
     }
     let address = unix(&folder.path("socket"));
     let error = source(&[path], &address, Caps::default(), Params::default())
-        .and_then(ramferry::Handle::wait)
+        .and_then(ramferry::Migration::wait)
         .unwrap_err();
     let line = error.one_line();
     assert!(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ramferry::stats::Report;
 use ramferry::wire::Format;
-use ramferry::{Caps, Handle, source};
+use ramferry::{Caps, Migration, Settings};
 
 use crate::support::{
     Destination, Folder, any_port, assert_same, mixed, params, run, unix, watchdog,
@@ -26,15 +26,17 @@ fn over(link: &str, pages: usize, connections: &str, format: Format) -> Report {
         ("connections", connections),
     ]);
     let destination = Destination::start(&unix(&folder.path("socket")), &output, settings.clone());
-    let request = source::Request {
-        caps: match format {
-            Format::Native => Caps::default(),
-            Format::Qemu => Caps::for_qemu(),
-        },
-        format,
-        ..source::Request::new(&image, destination.address())
+    let caps = match format {
+        Format::Native => Caps::default(),
+        Format::Qemu => Caps::for_qemu(),
     };
-    let sent = Handle::send(request, settings).unwrap().wait().unwrap();
+    let sent = Migration::send(&image)
+        .to(destination.address())
+        .format(format)
+        .settings(Settings::new(settings, caps))
+        .start()
+        .and_then(Migration::wait)
+        .unwrap();
     let received = destination.handle.wait().unwrap();
     match format {
         Format::Native => assert_same(&output, &image),
@@ -86,8 +88,11 @@ fn a_cancelled_migration_does_not_wait_for_a_slow_link() {
     // It would take three quarters of an hour.
     let settings = params(&[("link", "10kbit/100ms"), ("compress-method", "none")]);
     let destination = Destination::start(&any_port(), &folder.path("out"), settings.clone());
-    let request = source::Request::new(&image, destination.address());
-    let sending = Handle::send(request, settings).unwrap();
+    let sending = Migration::send(&image)
+        .to(destination.address())
+        .settings(settings)
+        .start()
+        .unwrap();
     crate::support::until(|| sending.query().round > 0);
     let begin = std::time::Instant::now();
     sending.cancel();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ramferry::stats::Status;
-use ramferry::{Caps, Handle, Kind};
+use ramferry::{Caps, Kind, Migration};
 
 use crate::support::{
     Destination, Folder, Page, assert_same, later, mixed, params, source, unix, until, watchdog,
@@ -16,7 +16,7 @@ struct Scene {
     folder: Folder,
     states: Vec<PathBuf>,
     destination: Destination,
-    source: Handle,
+    source: Migration,
 }
 
 impl Scene {

@@ -13,7 +13,7 @@ use ramferry::source::WriterChoice;
 use ramferry::transport::Address;
 use ramferry::wire::Format;
 use ramferry::wire::native::FrameKind;
-use ramferry::{Caps, Error, Handle, Kind, Params};
+use ramferry::{Caps, Error, Kind, Migration, Params};
 
 use crate::live_support::{
     Call, Moment, Own, Relay, Seen, Then, Way, moment, send_live, send_live_as,
@@ -78,7 +78,7 @@ impl Scene {
         destination
     }
 
-    fn source(&self, address: &Address, writer: WriterChoice) -> Handle {
+    fn source(&self, address: &Address, writer: WriterChoice) -> Migration {
         send_live(
             &self.image,
             address,
@@ -93,7 +93,7 @@ impl Scene {
         &self,
         when: impl FnMut(&Seen) -> bool + Send + 'static,
         act: impl FnMut() -> Then + Send + 'static,
-        during: impl FnOnce(&Handle, &Destination),
+        during: impl FnOnce(&Migration, &Destination),
     ) -> Ended {
         let destination = self.destination();
         let relay = Relay::at(&self.near(), &self.far(), when, act);
@@ -229,7 +229,7 @@ fn a_cut_from_commit_on_leaves_the_writer_stopped_and_the_outcome_unknown() {
 }
 
 /// Somebody cancels when `moment` comes.
-fn cancel_at(moment: Moment, by_source: bool) -> impl FnOnce(&Handle, &Destination) {
+fn cancel_at(moment: Moment, by_source: bool) -> impl FnOnce(&Migration, &Destination) {
     move |source, destination| {
         let handle = if by_source {
             source

@@ -14,12 +14,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use ramferry::page::PAGE_SIZE;
-use ramferry::source::{self, Live, WriterChoice};
+use ramferry::source::{Live, WriterChoice};
 use ramferry::transport::Address;
 use ramferry::wire::Format;
 use ramferry::wire::native::{FrameKind, HEADER_LEN, HELLO_HEAD_LEN, Header};
 use ramferry::writer::{Writer, churn};
-use ramferry::{Caps, Error, Handle, Kind, Params};
+use ramferry::{Caps, Error, Kind, Migration, Params, Settings};
 use rustix::process::Signal;
 
 use crate::support::{Dice, Page, Program, command, until};
@@ -290,7 +290,7 @@ pub(crate) fn send_live(
     writer: WriterChoice,
     caps: Caps,
     params: Params,
-) -> Handle {
+) -> Migration {
     send_live_as(Format::Native, image, address, writer, caps, params)
 }
 
@@ -301,17 +301,18 @@ pub(crate) fn send_live_as(
     writer: WriterChoice,
     caps: Caps,
     params: Params,
-) -> Handle {
-    let request = source::Request {
-        live: Some(Live {
-            writer,
-            tracker: None,
-        }),
-        caps,
-        format,
-        ..source::Request::new(image, address.clone())
+) -> Migration {
+    let live = Live {
+        writer,
+        tracker: None,
     };
-    Handle::send(request, params).unwrap()
+    Migration::send(image)
+        .to(address.clone())
+        .format(format)
+        .live(live)
+        .settings(Settings::new(params, caps))
+        .start()
+        .unwrap()
 }
 
 // ---- a moment

@@ -27,7 +27,7 @@ use ramferry::wire::native::{
     Answer, BlockInfo, Class, Frame, FrameKind, HELLO_HEAD_LEN, Header, Hello, HelloHead, Message,
     PageSet,
 };
-use ramferry::{Caps, Error, Handle, Params, destination, source};
+use ramferry::{Caps, Error, Migration, Params, Settings};
 
 // ---- limits
 
@@ -293,20 +293,17 @@ pub(crate) fn source(
     address: &Address,
     caps: Caps,
     params: Params,
-) -> Result<Handle, Error> {
-    Handle::send(
-        source::Request {
-            then: images[1..].to_vec(),
-            caps,
-            ..source::Request::new(&images[0], address.clone())
-        },
-        params,
-    )
+) -> Result<Migration, Error> {
+    Migration::send(&images[0])
+        .to(address.clone())
+        .then(&images[1..])
+        .settings(Settings::new(params, caps))
+        .start()
 }
 
 /// A destination, and the address that it listens on if it does.
 pub(crate) struct Destination {
-    pub(crate) handle: Handle,
+    pub(crate) handle: Migration,
     pub(crate) dropped: Receiver<String>,
     listening: Receiver<Address>,
 }
@@ -315,19 +312,14 @@ impl Destination {
     pub(crate) fn start(address: &Address, output: &Path, params: Params) -> Destination {
         let (told, listening) = mpsc::channel();
         let (line, dropped) = mpsc::channel();
-        let handle = Handle::receive(
-            destination::Request {
-                address: address.clone(),
-                output: output.to_owned(),
-                block: None,
-                caps: ramferry::Caps::default(),
-                force: true,
-            },
-            params,
-            move |address| drop(told.send(address.clone())),
-            move |text| drop(line.send(text.to_owned())),
-        )
-        .unwrap();
+        let handle = Migration::receive(output)
+            .from(address.clone())
+            .settings(params)
+            .force(true)
+            .on_listening(move |address| drop(told.send(address.clone())))
+            .on_dropped(move |text| drop(line.send(text.to_owned())))
+            .start()
+            .unwrap();
         Destination {
             handle,
             dropped,
@@ -356,7 +348,7 @@ pub(crate) fn migrate(
     source_params: Params,
 ) -> Outcome {
     if !address.is_listening() {
-        let sent = source(images, address, caps, source_params).and_then(Handle::wait);
+        let sent = source(images, address, caps, source_params).and_then(Migration::wait);
         let destination = Destination::start(address, output, Params::default());
         return Outcome {
             source: sent,
@@ -366,7 +358,7 @@ pub(crate) fn migrate(
     let destination = Destination::start(address, output, Params::default());
     let to = destination.address();
     Outcome {
-        source: source(images, &to, caps, source_params).and_then(Handle::wait),
+        source: source(images, &to, caps, source_params).and_then(Migration::wait),
         destination: destination.handle.wait(),
     }
 }

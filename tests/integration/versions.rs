@@ -12,7 +12,7 @@ use ramferry::wire::native::{
     ANSWER_MAGIC, Answer, FrameKind, HEADER_LEN, HELLO_MAGIC, Header, Hello, Message, Offer,
     Verdict,
 };
-use ramferry::{Error, Handle, Kind, Params, source};
+use ramferry::{Error, Kind, Migration, Params};
 
 use crate::cli::Files;
 use crate::golden::{blessing, fixture, load, store};
@@ -215,14 +215,15 @@ impl Guest {
         UnixListener::bind(self.folder.path("socket")).unwrap()
     }
 
-    fn send(&self, fallback: bool, values: &[(&str, &str)]) -> Handle {
+    fn send(&self, fallback: bool, values: &[(&str, &str)]) -> Migration {
         let socket = unix(&self.folder.path("socket"));
-        let request = source::Request {
-            then: vec![self.folder.path("ram2")],
-            fallback,
-            ..source::Request::new(self.folder.path("ram"), socket)
-        };
-        Handle::send(request, crate::support::params(values)).unwrap()
+        Migration::send(self.folder.path("ram"))
+            .to(socket)
+            .then([self.folder.path("ram2")])
+            .fallback(fallback)
+            .settings(crate::support::params(values))
+            .start()
+            .unwrap()
     }
 }
 
@@ -395,16 +396,6 @@ fn where_nobody_can_be_asked_fallback_is_without_effect_and_a_notice_says_so() {
     let _limit = watchdog();
     let folder = Folder::new();
     let image = folder.image("ram", &mixed(16, 7));
-    let request = |file: &str, wire| source::Request {
-        fallback: true,
-        format: wire,
-        ..source::Request::new(
-            &image,
-            format!("file:{}", folder.path(file).display())
-                .parse()
-                .unwrap(),
-        )
-    };
     for (file, wire, why) in [
         (
             "ours",
@@ -413,8 +404,12 @@ fn where_nobody_can_be_asked_fallback_is_without_effect_and_a_notice_says_so() {
         ),
         ("qemu's", ramferry::wire::Format::Qemu, "on the qemu wire"),
     ] {
-        let report = Handle::send(request(file, wire), Params::default())
-            .and_then(Handle::wait)
+        let report = Migration::send(&image)
+            .to(ramferry::transport::Address::File(folder.path(file)))
+            .format(wire)
+            .fallback(true)
+            .start()
+            .and_then(Migration::wait)
             .unwrap();
         assert!(report.dropped.is_empty());
         assert!(
@@ -432,11 +427,11 @@ fn a_guest_folder_cannot_be_left_out() {
     let guest = Guest::new();
     let listener = guest.listen();
     let [folder, _] = crate::folder::two_states(&guest.folder);
-    let request = source::Request {
-        fallback: true,
-        ..source::Request::new(folder, unix(&guest.folder.path("socket")))
-    };
-    let migration = Handle::send(request, Params::default()).unwrap();
+    let migration = Migration::send(folder)
+        .to(unix(&guest.folder.path("socket")))
+        .fallback(true)
+        .start()
+        .unwrap();
     let (mut link, _) = listener.accept().unwrap();
     assert_eq!(required(&read_hello(&mut link)), ["guest-folder"]);
     link.write_all(&recorded("older-answer")).unwrap();

@@ -33,8 +33,10 @@ fn compression_sets_the_method_and_switches_capabilities_unless_a_migration_runs
     ));
 
     let address = format!("unix:{}", folder.path().join("sock").display());
-    let request = destination::Request::new(address.parse().unwrap(), folder.path().join("out"));
-    controller.receive(request).unwrap();
+    let receive = Migration::receive(folder.path().join("out"));
+    controller
+        .receive(receive.from(address.parse().unwrap()))
+        .unwrap();
     let both = [
         compression(&["xbzrle"]),
         vec![TypedParam::new("max-bandwidth", TypedValue::Ullong(7))],
@@ -47,7 +49,7 @@ fn compression_sets_the_method_and_switches_capabilities_unless_a_migration_runs
     assert_eq!(controller.params().max_bandwidth, 0);
 
     controller.cancel();
-    let _ = controller.handle().unwrap().join();
+    let _ = controller.migration().unwrap().join();
     controller.set_params(&both).unwrap();
     assert_eq!(state(), (Method::Zstd, [false, true]));
     assert_eq!(controller.params().max_bandwidth, 7);
@@ -86,16 +88,13 @@ fn while_a_migration_runs_its_parameters_are_those_that_it_fell_back_to() {
         }
     }));
     let address = format!("unix:{}", socket.display()).parse().unwrap();
-    let request = source::Request {
-        fallback: true,
-        ..source::Request::new(image, address)
-    };
-    controller.migrate(request).unwrap();
+    let send = Migration::send(image).to(address).fallback(true);
+    controller.migrate(send).unwrap();
     let (link, _) = listener.accept().unwrap();
     answer_with_zlib(&link);
     passes.recv_timeout(Duration::from_secs(20)).unwrap();
     assert_eq!(controller.params().compress_method, Method::Zlib);
     drop(link);
-    let _ = controller.handle().unwrap().join();
+    let _ = controller.migration().unwrap().join();
     assert_eq!(controller.params().compress_method, Method::Zstd);
 }

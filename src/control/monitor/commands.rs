@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::caps::Capability;
-use crate::control::{Control, ControlError, RunState};
+use crate::control::{Control, ControlError, Migration, RunState};
 use crate::source::{Live, WriterChoice};
 use crate::stats::Status;
 use crate::transport::Address;
 use crate::wire::Format;
-use crate::{destination, source};
 
 use super::Defaults;
 use super::arguments::{Arguments, expects, missing, no_such_value};
@@ -240,12 +239,8 @@ fn migrate_incoming(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     let output = output
         .or_else(|| this.defaults.output.clone())
         .ok_or_else(|| missing("output"))?;
-    let request = destination::Request {
-        block,
-        force,
-        ..destination::Request::new(address(&uri)?, output)
-    };
-    this.control.receive(request)?;
+    let receive = Migration::receive(output).from(address(&uri)?);
+    this.control.receive(receive.block(block).force(force))?;
     done()
 }
 
@@ -284,17 +279,16 @@ fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
             .map_err(|_| no_such_value("wire", &name))?,
         None => Format::Native,
     };
-    let request = source::Request {
-        then: then.into_iter().map(PathBuf::from).collect(),
-        fallback,
-        force,
-        format,
-        block,
-        machine,
-        live,
-        ..source::Request::new(image, address(&uri)?)
-    };
-    this.control.migrate(request)?;
+    let send = Migration::send(image)
+        .to(address(&uri)?)
+        .then(then)
+        .format(format)
+        .fallback(fallback)
+        .force(force)
+        .block(block)
+        .machine(machine)
+        .live(live);
+    this.control.migrate(send)?;
     done()
 }
 

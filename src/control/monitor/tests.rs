@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{Defaults, Farewell, Monitor};
 use crate::caps::Caps;
-use crate::control::{Control, ControlError, RunState};
+use crate::control::{Control, ControlError, ReceiveBuilder, RunState, SendBuilder};
 use crate::error::{Error, Kind, Result};
 use crate::params::{Params, TypedParam, typed};
 use crate::stats::{Event, Observer, Report, Status};
@@ -119,17 +119,17 @@ impl Control for Fake {
         Ok(())
     }
 
-    fn migrate(&self, request: source::Request) -> Result<()> {
+    fn migrate(&self, send: SendBuilder) -> Result<()> {
         let mut state = self.call("migrate")?;
-        state.sent.push(request);
+        state.sent.push(send.request);
         let events = state.events.clone();
         drop(state);
         events.into_iter().for_each(|event| self.tell(event));
         Ok(())
     }
 
-    fn receive(&self, request: destination::Request) -> Result<()> {
-        self.call("receive")?.received.push(request);
+    fn receive(&self, receive: ReceiveBuilder) -> Result<()> {
+        self.call("receive")?.received.push(receive.request);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! From a QEMU to us and on to another QEMU: what comes out is the guest that went in.
 
 use ramferry::transport::Address;
-use ramferry::{Handle, Params, source};
+use ramferry::{Migration, Params, source};
 
 use super::guest::{assert_continues, assert_one_moment, boot_floppy};
 use super::ours::{Link, MIB, guest_pages, listen_in, load_stored, ram_in, receive, request, send};
@@ -44,9 +44,11 @@ fn a_guest_comes_through_both_wires() {
     receive(&folder, &mut source, Link::Unix, &here);
 
     let destination = Destination::start(&any_port(), &there, Params::default());
-    let request = source::Request::new(&here, destination.address());
+    let request = Migration::send(&here).to(destination.address());
     let values = [("connections", "2"), ("compress-method", "zstd")];
-    let sent = Handle::send(request, params(&values))
+    let sent = request
+        .settings(params(&values))
+        .start()
         .unwrap()
         .wait()
         .unwrap();
@@ -80,7 +82,7 @@ fn the_ram_of_a_guest_is_an_image_for_the_native_wire() {
         ramferry::Caps::default(),
         values,
     );
-    sent.and_then(Handle::wait).unwrap();
+    sent.and_then(Migration::wait).unwrap();
     destination.handle.wait().unwrap();
 
     let output = folder.path("out");

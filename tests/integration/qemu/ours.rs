@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use ramferry::control::SendBuilder;
 use ramferry::page::{PAGE_SIZE, is_zero};
 use ramferry::stats::Report;
 use ramferry::transport::Address;
 use ramferry::wire::Format;
 use ramferry::wire::qemu::{Element, Parser, RecordKind};
-use ramferry::{Caps, Error, Handle, Params, source};
+use ramferry::{Caps, Error, Migration, Params, Settings};
 use serde_json::{Value, json};
 
 use super::support::{Binary, Qemu};
@@ -116,21 +117,20 @@ pub(crate) fn ram_in(guest: &Path) -> PathBuf {
 // ---- to a QEMU
 
 /// What is asked for when a guest goes to a QEMU, with these capabilities on.
-pub(crate) fn request(guest: &Path, to: Address, capabilities: &[&str]) -> source::Request {
+pub(crate) fn request(guest: &Path, to: Address, capabilities: &[&str]) -> SendBuilder {
     let mut caps = Caps::for_qemu();
     for name in ["compress", "xbzrle"] {
         caps.set(name, capabilities.contains(&name)).unwrap();
     }
-    source::Request {
-        caps,
-        format: Format::Qemu,
-        force: true,
-        ..source::Request::new(guest, to)
-    }
+    Migration::send(guest)
+        .to(to)
+        .format(Format::Qemu)
+        .force(true)
+        .settings(Settings::new(Params::default(), caps))
 }
 
-pub(crate) fn send(request: source::Request, params: Params) -> Result<Report, Error> {
-    Handle::send(request, params)?.wait()
+pub(crate) fn send(request: SendBuilder, params: Params) -> Result<Report, Error> {
+    request.params(params).start()?.wait()
 }
 
 /// Has a QEMU listen; where.

@@ -2,7 +2,7 @@
 //! record.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ramferry::delta::{self, Delta};
 use ramferry::error::Kind;
@@ -81,8 +81,7 @@ fn arrives(qemu: &Binary, life: &Life, case: &Case) -> Option<Report> {
         Link::Stored => Address::File(stored.clone()),
         link => listen_in(folder, &mut destination, link),
     };
-    let mut request = request(&life.guest, to, case.capabilities);
-    request.then = life.images[1..=case.then].to_vec();
+    let request = request(&life.guest, to, case.capabilities).then(&life.images[1..=case.then]);
     let name = format!(
         "{:?} {:?} {} {:?}",
         case.capabilities, case.params, case.then, case.link
@@ -257,8 +256,7 @@ fn a_raw_image_is_a_guest_without_devices() {
             Link::Stored => Address::File(stored.clone()),
             link => listen_in(&folder, &mut destination, link),
         };
-        let mut request = request(&images[0], to, &["xbzrle"]);
-        request.then = images[1..].to_vec();
+        let request = request(&images[0], to, &["xbzrle"]).then(&images[1..]);
         let report = send(request, params(&[])).unwrap();
         assert_deltas(&report, &format!("{link:?}"));
         if link == Link::Stored {
@@ -277,11 +275,11 @@ fn refused(
     life: &Life,
     mut destination: Qemu,
     capabilities: &[&str],
-    change: impl FnOnce(&mut ramferry::source::Request),
+    guest: &Path,
+    block: Option<&str>,
 ) -> String {
     let to = listen_in(&life.folder, &mut destination, Link::Unix);
-    let mut request = request(&life.guest, to, capabilities);
-    change(&mut request);
+    let request = request(guest, to, capabilities).block(block.map(str::to_owned));
     let error = send(request, params(&[])).unwrap_err();
     // Whether QEMU's answer or its end comes first, is its affair; it is no success.
     let kind = error.kind();
@@ -299,7 +297,7 @@ fn a_destination_that_does_not_decompress_fails_the_source() {
     let _limit = watchdog();
     let life = Life::new(qemu);
     let destination = qemu.destination(&life.folder.path("out"), 16 * MIB).start();
-    let said = refused(&life, destination, &["compress"], |_| {});
+    let said = refused(&life, destination, &["compress"], &life.guest, None);
     assert!(said.contains("compressed page"), "{said}");
     // The guest is as it was.
     assert_same(&super::ours::ram_in(&life.guest), &life.images[0]);
@@ -312,21 +310,18 @@ fn a_destination_that_is_another_machine_fails_the_source() {
     let life = Life::new(qemu);
     let output = life.folder.path("out");
     let other = qemu.destination(&output, 16 * MIB).machine("q35").start();
-    let said = refused(&life, other, &[], |_| {});
+    let said = refused(&life, other, &[], &life.guest, None);
     assert!(said.contains("Machine type received is"), "{said}");
 
     let other = qemu
         .destination(&life.folder.path("larger"), 32 * MIB)
         .start();
-    let said = refused(&life, other, &[], |_| {});
+    let said = refused(&life, other, &[], &life.guest, None);
     assert!(said.contains("Size mismatch: pc.ram"), "{said}");
 
     let other = qemu.destination(&output, 16 * MIB).start();
-    let image = life.images[0].clone();
-    let said = refused(&life, other, &[], |request| {
-        request.image = image;
-        request.block = Some("pc.rom.of.another".to_owned());
-    });
+    let block = Some("pc.rom.of.another");
+    let said = refused(&life, other, &[], &life.images[0], block);
     assert!(said.contains("pc.rom.of.another"), "{said}");
     assert_same(&super::ours::ram_in(&life.guest), &life.images[0]);
 }
@@ -341,9 +336,8 @@ fn stream_of(
     values: &[(&str, &str)],
 ) -> Vec<u8> {
     let path = folder.path("stream");
-    let mut request = request(&images[0], Address::File(path.clone()), capabilities);
-    request.then = images[1..].to_vec();
-    send(request, params(values)).unwrap();
+    let request = request(&images[0], Address::File(path.clone()), capabilities);
+    send(request.then(&images[1..]), params(values)).unwrap();
     std::fs::read(path).unwrap()
 }
 

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use ramferry::error::Kind;
 use ramferry::transport::Address;
-use ramferry::{Handle, Params};
 use serde_json::json;
 
 use super::gate::Gate;
@@ -276,7 +275,7 @@ fn a_source_of_ours_that_is_cancelled_leaves_no_guest_in_qemu() {
     };
     let gate = Gate::to_unix(&folder, &socket);
     let request = request(&guest, gate.uri().parse().unwrap(), &[]);
-    let source = Handle::send(request, Params::default()).unwrap();
+    let source = request.start().unwrap();
     gate.let_through(MIB);
     source.cancel();
     let error = source.wait().unwrap_err();
@@ -299,7 +298,7 @@ fn a_qemu_that_is_killed_fails_the_source() {
     };
     let gate = Gate::to_unix(&folder, &socket);
     let request = request(&guest, gate.uri().parse().unwrap(), &[]);
-    let source = Handle::send(request, Params::default()).unwrap();
+    let source = request.start().unwrap();
     gate.let_through(MIB);
     drop(destination);
     gate.open();

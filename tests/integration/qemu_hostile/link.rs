@@ -9,7 +9,7 @@ use std::thread;
 
 use ramferry::wire::Format;
 use ramferry::wire::qemu::{Command, SectionKind, put_command, put_header};
-use ramferry::{Caps, Error, Handle, Kind, Params, source};
+use ramferry::{Caps, Error, Kind, Migration, Params, Settings};
 
 use super::{Model, Sent, listen};
 use crate::support::{
@@ -41,7 +41,7 @@ fn pong(value: u32) -> Vec<u8> {
     [&[0, 2, 0, 4][..], &value.to_be_bytes()].concat()
 }
 
-fn start(folder: &Folder, timeout: &str) -> (Handle, UnixStream) {
+fn start(folder: &Folder, timeout: &str) -> (Migration, UnixStream) {
     let socket = folder.path("socket");
     let params = params(&[("timeout", timeout), ("accept-timeout", "5")]);
     let handle = listen(&socket, &folder.path("out"), params);
@@ -49,7 +49,7 @@ fn start(folder: &Folder, timeout: &str) -> (Handle, UnixStream) {
 }
 
 #[track_caller]
-fn failed(folder: &Folder, handle: Handle, what: &str) {
+fn failed(folder: &Folder, handle: Migration, what: &str) {
     let line = handle.wait().expect_err(what).one_line();
     assert!(line.contains(what), "{what:?} is not in {line:?}");
     assert!(folder.names().is_empty(), "{:?}", folder.names());
@@ -248,11 +248,13 @@ fn send(
 }
 
 fn to_qemu(image: &Path, socket: &Path, return_path: bool) -> Result<(), Error> {
-    let mut request = source::Request::new(image, unix(socket));
-    request.format = Format::Qemu;
-    request.caps = Caps::for_qemu();
-    request.caps.set("return-path", return_path).unwrap();
-    Handle::send(request, params(&[("timeout", "0.3")]))?
+    let mut caps = Caps::for_qemu();
+    caps.set("return-path", return_path).unwrap();
+    Migration::send(image)
+        .to(unix(socket))
+        .format(Format::Qemu)
+        .settings(Settings::new(params(&[("timeout", "0.3")]), caps))
+        .start()?
         .wait()
         .map(drop)
 }
@@ -335,12 +337,13 @@ fn whatever_a_destination_answers_the_source_ends() {
 fn a_machine_type_that_no_stream_can_name_is_refused() {
     let folder = Folder::in_memory();
     let image = folder.image("guest", &mixed(2, 1));
-    let mut request = source::Request::new(&image, unix(&folder.path("nobody")));
-    request.format = Format::Qemu;
-    request.caps = Caps::for_qemu();
-    request.machine = Some("m".repeat(256));
-    let error = Handle::send(request, Params::default())
-        .and_then(Handle::wait)
+    let error = Migration::send(&image)
+        .to(unix(&folder.path("nobody")))
+        .format(Format::Qemu)
+        .settings(Settings::new(Params::default(), Caps::for_qemu()))
+        .machine("m".repeat(256))
+        .start()
+        .and_then(Migration::wait)
         .unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
     assert!(error.one_line().contains("256 bytes, but at most 255"));

@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc;
 
+use ramferry::control::ReceiveBuilder;
 use ramferry::page::{PAGE_SIZE, PageIndex};
 use ramferry::transport::Address;
 use ramferry::wire::BlockInfo;
@@ -19,7 +20,7 @@ use ramferry::wire::qemu::{
     MAX_COMPRESSED, RecordWriter, SectionKind, put_end_of_stream, put_header, put_section,
     put_section_end, put_start,
 };
-use ramferry::{Caps, Error, Handle, Params, destination};
+use ramferry::{Error, Migration, Params};
 
 use crate::support::{Dice, Folder, Page, params, unix};
 
@@ -220,14 +221,8 @@ fn devices() -> Vec<u8> {
 }
 
 /// A request to replace OUTPUT by what comes.
-fn request(address: &Address, output: &Path) -> destination::Request {
-    destination::Request {
-        address: address.clone(),
-        output: output.to_owned(),
-        block: None,
-        caps: Caps::default(),
-        force: true,
-    }
+fn request(address: &Address, output: &Path) -> ReceiveBuilder {
+    Migration::receive(output).from(address.clone()).force(true)
 }
 
 /// What a guest folder's blocks hold: the test's own way from a name to a file.
@@ -276,9 +271,7 @@ fn receive_in(
             let stored = folder.path("stream");
             std::fs::write(&stored, stream).unwrap();
             let request = request(&Address::File(stored), &output);
-            Handle::receive(request, params, |_| {}, |_| {})
-                .unwrap()
-                .wait()
+            request.params(params).start().unwrap().wait()
         }
         Way::Pieces(most) => {
             let handle = listen(&folder.path("socket"), &output, params);
@@ -323,15 +316,13 @@ fn receive(stream: &[u8]) -> Result<Vec<(String, Vec<u8>)>, Error> {
 }
 
 /// A receiver on a unix socket, once it listens.
-fn listen(socket: &Path, output: &Path, params: Params) -> Handle {
+fn listen(socket: &Path, output: &Path, params: Params) -> Migration {
     let (told, listening) = mpsc::channel();
-    let handle = Handle::receive(
-        request(&unix(socket), output),
-        params,
-        move |_| told.send(()).unwrap_or_default(),
-        |_| {},
-    )
-    .unwrap();
+    let handle = request(&unix(socket), output)
+        .params(params)
+        .on_listening(move |_| told.send(()).unwrap_or_default())
+        .start()
+        .unwrap();
     listening.recv().expect("it listens");
     handle
 }

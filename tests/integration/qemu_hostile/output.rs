@@ -4,10 +4,10 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
+use ramferry::Params;
 use ramferry::page::PAGE_SIZE;
 use ramferry::transport::Address;
 use ramferry::wire::qemu::SectionKind;
-use ramferry::{Handle, Params};
 
 use super::{Model, Sent, Way, listen, receive_in, refuses, request};
 use crate::support::{Folder, Page, Program, assert_same_bytes, until, watchdog};
@@ -47,10 +47,7 @@ fn a_blocks_name_leads_to_no_other_file() {
     let (stored, output) = (folder.path("stream"), folder.path("out"));
     std::fs::write(&stored, &model.stream).unwrap();
     let from = Address::File(stored);
-    Handle::receive(request(&from, &output), Params::default(), |_| {}, |_| {})
-        .unwrap()
-        .wait()
-        .unwrap();
+    request(&from, &output).start().unwrap().wait().unwrap();
     assert_eq!(folder.names(), ["out", "stream"]);
     let files: Vec<_> = std::fs::read_dir(&output)
         .unwrap()
@@ -65,18 +62,19 @@ fn a_blocks_name_leads_to_no_other_file() {
     // Each of them alone is what was sent.
     for (block, name) in names.iter().enumerate() {
         let output = folder.path("one");
-        let mut request = request(&from, &output);
-        request.block = Some(name.clone());
-        Handle::receive(request, Params::default(), |_| {}, |_| {})
+        request(&from, &output)
+            .block(name.clone())
+            .start()
             .unwrap()
             .wait()
             .unwrap();
         assert_same_bytes(&std::fs::read(&output).unwrap(), &model.ram[block]);
     }
     // One that is not there; the message has the names, but nothing that steers a terminal.
-    let mut other = request(&from, &folder.path("other"));
-    other.block = Some("pc.ram".to_owned());
-    let error = Handle::receive(other, Params::default(), |_| {}, |_| {})
+    let other = request(&from, &folder.path("other"));
+    let error = other
+        .block("pc.ram".to_owned())
+        .start()
         .unwrap()
         .wait()
         .unwrap_err();
@@ -214,9 +212,10 @@ fn of_two_receivers_with_one_output_the_second_gives_up() {
     let other = Model::with(&[("other", 1)], |_| {});
     std::fs::write(folder.path("stream"), &other.stream).unwrap();
     for block in [None, Some("other")] {
-        let mut request = request(&Address::File(folder.path("stream")), &output);
-        request.block = block.map(str::to_owned);
-        let line = Handle::receive(request, Params::default(), |_| {}, |_| {})
+        let request = request(&Address::File(folder.path("stream")), &output);
+        let line = request
+            .block(block.map(str::to_owned))
+            .start()
             .unwrap()
             .wait()
             .unwrap_err()
@@ -253,14 +252,10 @@ fn links_and_foreign_folders_at_output_are_left_alone() {
         let stored = folder.path("stream");
         std::fs::write(&stored, &model.stream).unwrap();
         let receive = || {
-            Handle::receive(
-                request(&Address::File(stored.clone()), &output),
-                Params::default(),
-                |_| {},
-                |_| {},
-            )
-            .unwrap()
-            .wait()
+            request(&Address::File(stored.clone()), &output)
+                .start()
+                .unwrap()
+                .wait()
         };
         match name {
             "link-to-folder" => std::os::unix::fs::symlink(&target, &output).unwrap(),

@@ -1,5 +1,6 @@
 //! A migration that runs in threads of its own, and what its owner can do with it.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -8,124 +9,104 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::caps::{Capability, Caps};
 use crate::error::{Error, Kind, Result};
-use crate::params::{self, ParamError, Params, TypedParam};
+use crate::params::{self, ParamError, Params, Side, TypedParam};
 use crate::session::Context;
+use crate::settings::Settings;
 use crate::stats::{Observer, Report, Snapshot, Status};
 use crate::sync;
 use crate::transport::Address;
-use crate::{destination, source};
 
 use super::ControlError;
+use super::builder::{ReceiveOutput, SendImage};
 
-/// A migration under way. Dropping the handle cancels it and waits for its end.
+/// A migration under way. Dropping it cancels it and waits for its end.
 ///
+/// A send:
 /// ```no_run
-/// use ramferry::{Handle, Params, source};
+/// use ramferry::{Migration, Settings};
 ///
-/// let mut params = Params::default();
-/// params.set_text("compress-method", "zstd")?;
-/// let request = source::Request::new("guest.ram", "tcp:10.0.0.2:4444".parse()?);
-/// let migration = Handle::send(request, params)?;
+/// let mut settings = Settings::default();
+/// settings.params.set_text("compress-method", "zstd")?;
+/// let migration = Migration::send("guest.ram")
+///     .to("tcp:10.0.0.2:4444".parse()?)
+///     .settings(settings)
+///     .start()?;
 /// migration.change(&[("max-bandwidth", "200MiB"), ("compress-threads", "4")])?;
-/// println!("{} pages so far", migration.query().total.pages());
 /// let report = migration.wait()?;
-/// println!("{} ms", report.total_time);
+/// println!("{} bytes sent", report.wire_bytes);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A receive that shows its progress:
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use ramferry::Migration;
+///
+/// let migration = Migration::receive("out.ram")
+///     .from("tcp:0.0.0.0:4444".parse()?)
+///     .on_listening(|address| println!("listening on {address}"))
+///     .on_dropped(|line| eprintln!("{line}"))
+///     .start()?;
+/// while !migration.ends_within(Duration::from_millis(200)) {
+///     let now = migration.query();
+///     println!("round {}: {} pages", now.round, now.current.pages());
+/// }
+/// migration.wait()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct Handle {
+pub struct Migration {
     context: Arc<Context>,
     /// What a source may use; `None` at a destination.
     caps: Option<Caps>,
+    /// Where a destination listens, once it does.
+    listening: Arc<Mutex<Option<Address>>>,
     thread: Mutex<Option<JoinHandle<Result<()>>>>,
     /// Disconnected when the thread has done its work.
     done: Receiver<()>,
 }
 
-impl Handle {
-    /// Starts sending.
-    ///
-    /// # Errors
-    /// Parameters that contradict each other, and a system without threads or descriptors left.
-    /// Everything else is [`Handle::wait`]'s to report.
-    pub fn send(request: source::Request, params: Params) -> Result<Handle> {
-        Handle::send_observed(request, params, None)
+impl Migration {
+    /// Sends a raw image of a guest's RAM, or a guest folder.
+    pub fn send(image: impl Into<PathBuf>) -> SendImage {
+        SendImage(image.into())
     }
 
-    /// Starts sending, and has `observer` told of every event.
-    ///
-    /// # Errors
-    /// As [`Handle::send`].
-    pub fn send_observed(
-        request: source::Request,
-        params: Params,
-        observer: Option<Observer>,
-    ) -> Result<Handle> {
-        if let Some(conflict) = request.caps.conflicts() {
+    /// Receives a guest's RAM into a raw image or, if that is what arrives, a guest folder.
+    pub fn receive(output: impl Into<PathBuf>) -> ReceiveOutput {
+        ReceiveOutput(output.into())
+    }
+
+    pub(super) fn start(
+        settings: Settings,
+        side: Side,
+        observers: Vec<Observer>,
+        work: impl FnOnce(&Context, &Mutex<Option<Address>>) -> Result<()> + Send + 'static,
+    ) -> Result<Migration> {
+        let Settings { params, caps } = settings;
+        if let Some(conflict) = caps.conflicts() {
             return Err(Error::new(Kind::Usage, conflict));
         }
-        let caps = request.caps;
-        let named = (Some(caps), "source");
-        Handle::start(params, named, observer, move |context| {
-            source::run(&request, context)
-        })
-    }
-
-    /// Starts receiving. `listening` and `dropped` are as in [`destination::run`].
-    ///
-    /// # Errors
-    /// As [`Handle::send`].
-    pub fn receive(
-        request: destination::Request,
-        params: Params,
-        listening: impl Fn(&Address) + Send + 'static,
-        dropped: impl Fn(&str) + Send + Sync + 'static,
-    ) -> Result<Handle> {
-        Handle::receive_observed(request, params, listening, dropped, None)
-    }
-
-    /// Starts receiving, and has `observer` told of every event.
-    ///
-    /// # Errors
-    /// As [`Handle::send`].
-    pub fn receive_observed(
-        request: destination::Request,
-        params: Params,
-        listening: impl Fn(&Address) + Send + 'static,
-        dropped: impl Fn(&str) + Send + Sync + 'static,
-        observer: Option<Observer>,
-    ) -> Result<Handle> {
-        if let Some(conflict) = request.caps.conflicts() {
-            return Err(Error::new(Kind::Usage, conflict));
-        }
-        let named = (None, "destination");
-        Handle::start(params, named, observer, move |context| {
-            destination::run(&request, context, &listening, &dropped)
-        })
-    }
-
-    fn start(
-        params: Params,
-        (caps, name): (Option<Caps>, &str),
-        observer: Option<Observer>,
-        work: impl FnOnce(&Context) -> Result<()> + Send + 'static,
-    ) -> Result<Handle> {
         params
             .validate()
             .map_err(|error| Error::new(Kind::Usage, error))?;
         let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
         let context = Arc::new(Context::new(params).map_err(failed)?);
-        if let Some(observer) = observer {
-            context.stats.observe(observer);
+        if !observers.is_empty() {
+            context.stats.observe(Box::new(move |event| {
+                observers.iter().for_each(|observer| observer(event));
+            }));
         }
         context.stats.start();
-        let own = Arc::clone(&context);
+        let listening = Arc::<Mutex<_>>::default();
+        let (own, own_listening) = (Arc::clone(&context), Arc::clone(&listening));
         let (working, done) = bounded::<()>(0);
         let thread = thread::Builder::new()
-            .name(name.to_owned())
+            .name(side.name().to_owned())
             .spawn(move || {
                 let _working = working;
-                let outcome = work(&own);
+                let outcome = work(&own, &own_listening);
                 if let Err(error) = &outcome {
                     own.stats.error(error.one_line());
                 }
@@ -133,12 +114,18 @@ impl Handle {
                 outcome
             })
             .map_err(failed)?;
-        Ok(Handle {
+        Ok(Migration {
             context,
-            caps,
+            caps: (side == Side::Source).then_some(caps),
+            listening,
             thread: Mutex::new(Some(thread)),
             done,
         })
+    }
+
+    /// Where a destination listens, once it does: with the port that was picked if none was given.
+    pub fn listening(&self) -> Option<Address> {
+        sync::lock(&self.listening).clone()
     }
 
     /// The counters as they are now.
@@ -162,10 +149,10 @@ impl Handle {
         })
     }
 
-    /// As [`Handle::change`], from a typed list.
+    /// As [`Migration::change`], from a typed list.
     ///
     /// # Errors
-    /// As [`Handle::change`], and those of a typed list.
+    /// As [`Migration::change`], and those of a typed list.
     pub fn set(&self, list: &[TypedParam]) -> Result<()> {
         self.update(list.iter().map(|param| param.name.as_str()), |params| {
             params.set(list)
@@ -204,7 +191,7 @@ impl Handle {
         self.context.cancel();
     }
 
-    /// What cancels the migration from a place that cannot hold the handle.
+    /// What cancels the migration from a place that cannot hold the migration.
     pub fn canceller(&self) -> impl Fn() + Send + Sync + 'static + use<> {
         let context = Arc::clone(&self.context);
         move || context.cancel()
@@ -238,7 +225,7 @@ impl Handle {
         }
     }
 
-    /// Waits for the end, and keeps the handle for a last look at it.
+    /// Waits for the end, and keeps the migration for a last look at it.
     ///
     /// # Errors
     /// What ended the migration before its time, the first time that it is asked for.
@@ -262,7 +249,7 @@ impl Handle {
     }
 }
 
-impl Drop for Handle {
+impl Drop for Migration {
     fn drop(&mut self) {
         if !self.ends_within(Duration::ZERO) {
             self.cancel();
