@@ -38,7 +38,7 @@ const STEP: u64 = 64;
 
 /// The data extents in steps.
 fn steps(block: &Block) -> Vec<PageRange> {
-    let data = block.image().data_ranges().expect("it can be examined");
+    let data = block.data_ranges().expect("it can be examined");
     data.into_iter()
         .flat_map(|range| {
             (range.start.0..range.end())
@@ -53,7 +53,7 @@ fn read(block: &Block, steps: &[PageRange], mut each: impl FnMut(PageRange, &[u8
     let mut buffer = vec![0; STEP as usize * PAGE_SIZE];
     for range in steps {
         let bytes = &mut buffer[..range.count as usize * PAGE_SIZE];
-        block.image().copy(*range, bytes).expect("it can be read");
+        block.copy(*range, bytes).expect("it can be read");
         each(*range, bytes);
     }
 }
@@ -133,7 +133,7 @@ fn copy_out(block: &Block) {
         || vec![0; STEP as usize * PAGE_SIZE],
         |buffer, range| {
             let bytes = &mut buffer[..range.count as usize * PAGE_SIZE];
-            block.image().copy(*range, bytes).expect("it can be read");
+            block.copy(*range, bytes).expect("it can be read");
             black_box(bytes);
         },
     );

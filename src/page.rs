@@ -61,6 +61,13 @@ impl PageRange {
         self.start.offset()..self.end() * PAGE_SIZE as u64
     }
 
+    /// The range in steps of `pages` pages, of which the last may have fewer.
+    pub(crate) fn steps(self, pages: u64) -> impl Iterator<Item = PageRange> + use<> {
+        (self.start.0..self.end())
+            .step_by(pages as usize)
+            .map(move |start| PageRange::between(start, self.end().min(start + pages)))
+    }
+
     /// Every page's index, in order.
     pub fn pages(self) -> impl Iterator<Item = PageIndex> {
         (self.start.0..self.end()).map(PageIndex)

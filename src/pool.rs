@@ -8,6 +8,8 @@ use std::thread::{self, Scope};
 
 use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use rayon::iter::MaxLen;
+use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::sync;
@@ -175,6 +177,12 @@ impl Workers {
     pub(crate) fn alive(&self) -> usize {
         self.alive.load(Ordering::Relaxed)
     }
+}
+
+/// The steps of a whole-image pass for rayon's threads, one at a time. Left to itself, rayon cuts
+/// them into a few large pieces, and one thread ends long after the others.
+pub(crate) fn evenly<T: Sync>(steps: &[T]) -> MaxLen<rayon::slice::Iter<'_, T>> {
+    steps.par_iter().with_max_len(1)
 }
 
 /// A pool for whole-image passes, with no more threads than there are cores.

@@ -15,8 +15,8 @@ use super::statistics::Summary;
 use crate::codec::{self, CodecSettings, Encoded, Method};
 use crate::codec::{looks_random, sets_aside};
 use crate::error::{Error, Kind, Result};
-use crate::image::{Block, Guest};
-use crate::page::{PAGE_SIZE, PageRange, is_zero};
+use crate::image::Guest;
+use crate::page::{PAGE_SIZE, is_zero};
 use crate::params::Params;
 use crate::sys::thread_cpu_time;
 use crate::wire::Format;
@@ -195,16 +195,7 @@ impl Sample {
     /// # Errors
     /// When the image cannot be read.
     pub fn of(guest: &Guest) -> Result<Sample> {
-        let mut pieces: Vec<(&Block, PageRange)> = Vec::new();
-        for block in guest.blocks() {
-            for range in block.image().data_ranges()? {
-                let starts = (range.start.0..range.end()).step_by(PIECE as usize);
-                pieces.extend(starts.map(|start| {
-                    let end = range.end().min(start + PIECE);
-                    (block, PageRange::between(start, end))
-                }));
-            }
-        }
+        let pieces = guest.ram().data_steps(PIECE)?;
         let wanted = SAMPLE / (PIECE as usize * PAGE_SIZE);
         // Twice as many as there is room for: many pages may be zero.
         let step = pieces.len().div_ceil(wanted * 2).max(1);
@@ -212,8 +203,7 @@ impl Sample {
         let (mut looked, mut kept) = (0_u64, 0_u64);
         let mut piece = vec![0; PIECE as usize * PAGE_SIZE];
         for (block, range) in pieces.iter().step_by(step) {
-            let image = block.image();
-            let len = image.read_some(*range, &mut piece, |_, page| !is_zero(page))?;
+            let len = block.read_some(*range, &mut piece, |_, page| !is_zero(page))?;
             looked += range.count;
             kept += (len / PAGE_SIZE) as u64;
             found.extend_from_slice(&piece[..len]);

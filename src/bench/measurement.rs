@@ -13,8 +13,8 @@ use serde::Serialize;
 use crate::caps::Caps;
 use crate::control::Migration;
 use crate::error::{Error, Kind, Result};
-use crate::image::{Block, Guest, ImageError, RAW_BLOCK_NAME};
-use crate::page::{Digest, PAGE_SIZE, PageRange};
+use crate::image::{Guest, ImageError, RAW_BLOCK_NAME};
+use crate::page::{Digest, PAGE_SIZE};
 use crate::params::Params;
 use crate::settings::Settings;
 use crate::stats::{RoundReport, Snapshot};
@@ -388,12 +388,12 @@ pub fn memcpy(image: &Path, threads: usize) -> Result<Duration> {
     const STEP: u64 = 64;
     let start = Instant::now();
     let guest = Guest::open(image)?;
-    let steps = data_steps(&guest, STEP)?;
+    let steps = guest.ram().data_steps(STEP)?;
     let next = AtomicUsize::new(0);
     let copy = || -> Result<(), ImageError> {
         let mut buffer = vec![0; STEP as usize * PAGE_SIZE];
         while let Some((block, range)) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
-            block.image().copy(*range, &mut buffer)?;
+            block.copy(*range, &mut buffer)?;
             std::hint::black_box(&buffer);
         }
         Ok(())
@@ -407,21 +407,6 @@ pub fn memcpy(image: &Path, threads: usize) -> Result<Duration> {
         })
     })?;
     Ok(start.elapsed())
-}
-
-/// The data of all blocks in pieces of at most `step` pages.
-fn data_steps(guest: &Guest, step: u64) -> Result<Vec<(&Block, PageRange)>, ImageError> {
-    let mut steps = Vec::new();
-    for block in guest.blocks() {
-        for range in block.image().data_ranges()? {
-            let starts = (range.start.0..range.end()).step_by(step as usize);
-            steps.extend(starts.map(|start| {
-                let end = range.end().min(start + step);
-                (block, PageRange::between(start, end))
-            }));
-        }
-    }
-    Ok(steps)
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub(super) fn check(request: &Request) -> Result<()> {
 pub fn data_bytes(guest: &Guest) -> Result<u64> {
     let mut pages = 0;
     for block in guest.blocks() {
-        let ranges = block.image().data_ranges()?;
+        let ranges = block.data_ranges()?;
         pages += ranges.iter().map(|range| range.count).sum::<u64>();
     }
     Ok(pages * PAGE_SIZE as u64)

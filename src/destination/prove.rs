@@ -35,7 +35,7 @@ use rayon::prelude::*;
 use crate::dirty::{Bitmap, PageHashes};
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
-use crate::image::{BlockFile, ImageError, Output};
+use crate::image::{Block, ImageError, Output};
 use crate::page::{Digest, PAGE_SIZE, PageIndex, PageRange};
 use crate::pool::analysis_pool;
 use crate::session::Context;
@@ -81,7 +81,7 @@ impl Held {
         }
     }
 
-    fn replace(&mut self, blocks: &[BlockFile], number: usize, page: PageIndex, hash: u128) {
+    fn replace(&mut self, blocks: &[Block], number: usize, page: PageIndex, hash: u128) {
         if let (Some(block), Some(sum)) = (blocks.get(number), self.sums.get_mut(number)) {
             let before = self.hashes.replace(block.key(page), hash);
             *sum = sum.wrapping_sub(before).wrapping_add(hash);
@@ -89,14 +89,14 @@ impl Held {
     }
 
     /// Takes in what was read.
-    fn note(&mut self, blocks: &[BlockFile], (number, range): Stretch, hashes: &[u128]) {
+    fn note(&mut self, blocks: &[Block], (number, range): Stretch, hashes: &[u128]) {
         for (page, &hash) in range.pages().zip(hashes) {
             self.replace(blocks, number, page, hash);
         }
     }
 
     /// The range is a hole.
-    fn clear(&mut self, blocks: &[BlockFile], (number, range): Stretch) {
+    fn clear(&mut self, blocks: &[Block], (number, range): Stretch) {
         for page in range.pages() {
             self.replace(blocks, number, page, 0);
         }
@@ -170,7 +170,7 @@ impl Proof {
     fn begin(&self, output: &Output) {
         *sync::lock(&self.held) = Held::new(output.pages(), output.blocks().len());
         self.marks.get_or_init(|| {
-            let pages = output.blocks().iter().map(BlockFile::pages);
+            let pages = output.blocks().iter().map(Block::pages);
             pages
                 .map(|pages| {
                     let (touched, mut due) = (Bitmap::new(pages), Bitmap::new(pages));
@@ -318,7 +318,7 @@ impl Proof {
 /// Cuts a window into what one call reads each. What lies in a hole is noted as zero instead.
 fn steps(
     window: &[Stretch],
-    blocks: &[BlockFile],
+    blocks: &[Block],
     held: &mut Held,
 ) -> Result<Vec<Stretch>, ImageError> {
     let mut steps = Vec::new();
@@ -347,10 +347,7 @@ fn steps(
 }
 
 /// Reads back on rayon's threads: each step's hashes, and the CPU time that they took.
-fn read_all(
-    steps: &[Stretch],
-    blocks: &[BlockFile],
-) -> Result<Vec<(Vec<u128>, Duration)>, ImageError> {
+fn read_all(steps: &[Stretch], blocks: &[Block]) -> Result<Vec<(Vec<u128>, Duration)>, ImageError> {
     steps
         .par_iter()
         // Pieces large enough for their buffers to pay.
@@ -381,11 +378,7 @@ impl Default for Reader {
 
 impl Reader {
     /// The hashes of at most [`STEP`] pages, as the file holds them now.
-    fn read(
-        &mut self,
-        blocks: &[BlockFile],
-        (number, range): Stretch,
-    ) -> Result<&[u128], ImageError> {
+    fn read(&mut self, blocks: &[Block], (number, range): Stretch) -> Result<&[u128], ImageError> {
         self.hashes.clear();
         if let Some(block) = blocks.get(number) {
             let bytes = &mut self.bytes[..range.count as usize * PAGE_SIZE];

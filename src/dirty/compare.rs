@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::{Bitmap, PageHashes};
 use crate::image::{Block, Guest, ImageError};
-use crate::page::{PAGE_SIZE, PageIndex, PageRange};
+use crate::page::{PageIndex, PageRange};
+use crate::pool::evenly;
 use crate::sys::thread_cpu_time;
 
 /// The pages of one block that must be sent again.
@@ -64,37 +65,21 @@ pub fn changed(guest: &Guest, sent: &PageHashes) -> Result<(Vec<Changed>, Durati
 
 fn changed_in(block: &Block, sent: &PageHashes) -> Result<(Changed, Duration), ImageError> {
     // Small enough to share out, large enough for sharing and for the clock to cost nothing.
-    const STEP: usize = 128;
-    let data = block.image().data_ranges()?;
+    const STEP: u64 = 128;
+    let data = block.data_ranges()?;
     let steps: Vec<(PageRange, bool)> = with_holes(&data, block.range())
-        .flat_map(|(range, is_data)| {
-            (range.start.0..range.end())
-                .step_by(STEP)
-                .map(move |start| {
-                    let end = range.end().min(start + STEP as u64);
-                    (PageRange::between(start, end), is_data)
-                })
-        })
+        .flat_map(|(range, is_data)| range.steps(STEP).map(move |step| (step, is_data)))
         .collect();
     let differs = |page: PageIndex, hash: u128| sent.get(block.key(page)) != hash;
-    let found: Vec<(bool, Vec<PageIndex>, Duration)> = steps
-        .par_iter()
-        // Left to itself, rayon cuts this into a few large pieces, and one thread ends long after
-        // the others.
-        .with_max_len(1)
+    let found: Vec<(bool, Vec<PageIndex>, Duration)> = evenly(&steps)
         .map(|&(range, is_data)| {
             let start = thread_cpu_time();
             let mut pages = Vec::new();
             if is_data {
-                // Each page is copied over the one before, and never leaves the nearest cache.
-                // Hashing without a copy would be faster still, and means a slice of what others
-                // write meanwhile.
-                let mut copy = [0; PAGE_SIZE];
-                block.image().copy_some(range, &mut copy, |page, bytes| {
+                block.scan(range, |page, bytes| {
                     if differs(page, block.seed().hash_or_zero(page, bytes)) {
                         pages.push(page);
                     }
-                    false
                 })?;
             } else {
                 pages.extend(range.pages().filter(|page| differs(*page, 0)));
@@ -104,8 +89,8 @@ fn changed_in(block: &Block, sent: &PageHashes) -> Result<(Changed, Duration), I
         .collect::<Result<_, ImageError>>()?;
 
     let mut changed = Changed {
-        data: Bitmap::new(block.image().pages()),
-        holes: Bitmap::new(block.image().pages()),
+        data: Bitmap::new(block.pages()),
+        holes: Bitmap::new(block.pages()),
     };
     let mut time = Duration::ZERO;
     for (is_data, pages, spent) in found {

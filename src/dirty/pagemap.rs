@@ -318,12 +318,9 @@ impl Pagemap {
                     self.log.mark(index, page);
                 });
             })
-            .map_err(failed(
-                "find what was written to",
-                block.image().path().to_owned(),
-            ))?;
+            .map_err(failed("find what was written to", block.path().to_owned()))?;
             // What was discarded was not written: it lies in a hole now, and was not zero.
-            let data = block.image().data_ranges()?;
+            let data = block.data_ranges()?;
             for (range, is_data) in compare::with_holes(&data, block.range()) {
                 if !is_data {
                     range
@@ -347,10 +344,8 @@ impl Tracker for Pagemap {
         // Asks about the sizes, too.
         self.log.begin(guest)?;
         for (block, span) in guest.blocks().iter().zip(&self.blocks) {
-            self.protect(*span).map_err(failed(
-                "watch what is written to",
-                block.image().path().to_owned(),
-            ))?;
+            self.protect(*span)
+                .map_err(failed("watch what is written to", block.path().to_owned()))?;
         }
         Ok(())
     }

@@ -170,7 +170,7 @@ impl Tracker for DirtyLog {
         let log: u64 = self.blocks.iter().map(|(_, pages)| pages).sum();
         let fits = self.blocks.len() == guest.blocks().len()
             && (self.blocks.iter().zip(guest.blocks()))
-                .all(|((_, pages), block)| *pages == block.image().pages());
+                .all(|((_, pages), block)| *pages == block.pages());
         if !fits {
             return Err(ImageError::OtherLog {
                 pages: log,
@@ -213,7 +213,7 @@ impl Tracker for DirtyLog {
         }
         // Only now: what has been marked before is data by now, unless it was discarded.
         for (index, block) in guest.blocks().iter().enumerate() {
-            match block.image().data_ranges() {
+            match block.data_ranges() {
                 Ok(data) => split_holes(&mut all[index], &data),
                 Err(error) => {
                     self.give_back(&all);

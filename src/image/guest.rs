@@ -1,39 +1,27 @@
-//! A guest's RAM, to be read: from a raw image or from a guest folder.
+//! A guest to be sent or looked at: a raw image or a guest folder.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::directory::Directory;
 use super::folder::{DEVICE_STATE, FolderError, file_name};
-use super::{DeviceState, ImageError, RAW_BLOCK_NAME, RawImage};
+use super::store::FlatFile;
+use super::{Block, DeviceState, ImageError, Ram};
 use crate::description::Description;
-use crate::page::{BlockSeed, Digest, PAGE_SIZE, PageIndex, PageRange};
+use crate::page::Digest;
 
-/// A guest's RAM, to be read.
+/// A guest: its RAM and, if it is a guest folder, what comes with it.
 #[derive(Debug)]
 pub struct Guest {
-    blocks: Vec<Block>,
-    /// What a guest folder has besides.
-    folder: Option<Arc<Rest>>,
+    ram: Arc<Ram>,
+    extras: Option<Arc<Extras>>,
 }
 
 /// What a guest folder has besides RAM.
 #[derive(Debug)]
-struct Rest {
+struct Extras {
     description: Description,
     device_state: DeviceState,
-}
-
-/// A named stretch of guest RAM, to be read.
-#[derive(Debug, Clone)]
-pub struct Block {
-    name: String,
-    seed: BlockSeed,
-    image: Arc<RawImage>,
-    /// The pages of all blocks before this one.
-    first_key: u64,
-    /// What `guest.json` says of it.
-    recorded: Option<Digest>,
 }
 
 /// The most bytes of a block's name: its length is one byte on the wire.
@@ -46,21 +34,15 @@ impl Guest {
     /// `guest.json` says, what they hold is for [`Guest::digest`] to compare.
     ///
     /// # Errors
-    /// Whatever [`RawImage::open`] finds, and [`ImageError::Folder`].
+    /// A file that is missing, unreadable, empty, not a regular file, or not of whole pages, and
+    /// [`ImageError::Folder`].
     pub fn open(path: &Path) -> Result<Guest, ImageError> {
         if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
             return Guest::open_folder(path);
         }
-        let image = RawImage::open(path)?;
         Ok(Guest {
-            blocks: vec![Block {
-                name: RAW_BLOCK_NAME.to_owned(),
-                seed: BlockSeed::new(RAW_BLOCK_NAME),
-                image: Arc::new(image),
-                first_key: 0,
-                recorded: None,
-            }],
-            folder: None,
+            ram: Arc::new(Ram::new(vec![Block::open_raw(path)?])),
+            extras: None,
         })
     }
 
@@ -71,35 +53,19 @@ impl Guest {
             return Err(folder.wrong(FolderError::Partial));
         }
         let mut blocks = Vec::new();
-        let mut first_key = 0;
         for ((name, bytes), digest) in contents.blocks.into_iter().zip(contents.digests) {
             let file = folder.open_file(&file_name(&name))?;
             let path = folder.path_of_block(&name);
-            let size = file
-                .metadata()
-                .map_err(|source| ImageError::Io {
-                    what: "examine",
-                    path: path.clone(),
-                    source,
-                })?
-                .len();
-            if size != bytes {
+            let metadata = file.metadata().map_err(ImageError::io("examine", &path))?;
+            if metadata.len() != bytes {
                 return Err(folder.wrong(FolderError::Size {
                     file: file_name(&name),
-                    size,
+                    size: metadata.len(),
                     expected: bytes,
                 }));
             }
-            let image = RawImage::of(file, &path)?;
-            let pages = image.pages();
-            blocks.push(Block {
-                seed: BlockSeed::new(&name),
-                name,
-                image: Arc::new(image),
-                first_key,
-                recorded: Some(digest),
-            });
-            first_key += pages;
+            let store = Arc::new(FlatFile::raw(file, &path)?);
+            blocks.push(Block::new(&name, store, Some(digest)));
         }
         let device_state = DeviceState::new(
             folder.open_file(DEVICE_STATE)?,
@@ -107,8 +73,8 @@ impl Guest {
             contents.device_state,
         )?;
         Ok(Guest {
-            blocks,
-            folder: Some(Arc::new(Rest {
+            ram: Arc::new(Ram::new(blocks)),
+            extras: Some(Arc::new(Extras {
                 description: contents.description,
                 device_state,
             })),
@@ -121,15 +87,14 @@ impl Guest {
     /// [`ImageError::Named`] for a guest folder, whose blocks have names, and
     /// [`ImageError::BlockName`] for a name that no stream can carry.
     pub fn name_block(&mut self, name: &str) -> Result<(), ImageError> {
-        match &mut self.blocks[..] {
-            [block] if self.folder.is_none() => {
+        match self.ram.blocks() {
+            [block] if self.extras.is_none() => {
                 if name.is_empty() || name.len() > MAX_NAME {
                     return Err(ImageError::BlockName {
                         given: name.to_owned(),
                     });
                 }
-                name.clone_into(&mut block.name);
-                block.seed = BlockSeed::new(name);
+                self.ram = Arc::new(Ram::new(vec![block.renamed(name)]));
                 Ok(())
             }
             _ => Err(ImageError::Named),
@@ -143,31 +108,26 @@ impl Guest {
     /// Whatever [`Guest::open`] finds, a size that is not the block's, blocks that are not this guest's.
     pub fn open_later(&self, path: &Path) -> Result<Guest, ImageError> {
         let later = Guest::open(path)?;
-        if later.folder.is_some() {
+        if later.extras.is_some() {
             return self.same_blocks(&later, path).map(|()| later);
         }
-        let mut guest = Guest {
-            blocks: self.blocks.clone(),
-            folder: self.folder.clone(),
-        };
-        let most = guest.blocks.iter().map(|block| block.image.pages()).max();
-        let largest = guest
-            .blocks
-            .iter_mut()
-            .find(|block| Some(block.image.pages()) == most);
-        if let (Some(block), Some(now)) = (largest, later.blocks.into_iter().next()) {
-            let (size, expected) = (now.image.pages(), block.image.pages());
-            if size != expected {
+        let mut blocks = self.ram.blocks().to_vec();
+        let most = blocks.iter().map(Block::pages).max();
+        let largest = blocks.iter_mut().find(|block| Some(block.pages()) == most);
+        if let (Some(block), [now]) = (largest, later.ram.blocks()) {
+            if now.pages() != block.pages() {
                 return Err(ImageError::OtherSize {
                     path: path.to_owned(),
-                    size: size * PAGE_SIZE as u64,
-                    expected: expected * PAGE_SIZE as u64,
+                    size: now.bytes(),
+                    expected: block.bytes(),
                 });
             }
-            block.image = now.image;
-            block.recorded = None;
+            *block = block.with_pages_of(now);
         }
-        Ok(guest)
+        Ok(Guest {
+            ram: Arc::new(Ram::new(blocks)),
+            extras: self.extras.clone(),
+        })
     }
 
     fn same_blocks(&self, later: &Guest, path: &Path) -> Result<(), ImageError> {
@@ -177,47 +137,50 @@ impl Guest {
                 what,
             })
         };
-        if self.folder.is_none() {
+        if self.extras.is_none() {
             return other("the guest was a raw image, and this is a guest folder".to_owned());
         }
-        if self.blocks.len() != later.blocks.len() {
-            let (is, was) = (later.blocks.len(), self.blocks.len());
+        let (before, now) = (self.ram.blocks(), later.ram.blocks());
+        if before.len() != now.len() {
+            let (is, was) = (now.len(), before.len());
             return other(format!("it has {is}, the guest {was}"));
         }
-        for (was, is) in self.blocks.iter().zip(&later.blocks) {
-            if was.name != is.name {
-                return other(format!("'{}' stands where '{}' was", is.name, was.name));
+        for (was, is) in before.iter().zip(now) {
+            if was.name() != is.name() {
+                let (is, was) = (is.name(), was.name());
+                return other(format!("'{is}' stands where '{was}' was"));
             }
-            if was.image.pages() != is.image.pages() {
-                return other(format!(
-                    "'{}' has {} pages, and had {}",
-                    is.name,
-                    is.image.pages(),
-                    was.image.pages()
-                ));
+            if was.pages() != is.pages() {
+                let (name, is, was) = (is.name(), is.pages(), was.pages());
+                return other(format!("'{name}' has {is} pages, and had {was}"));
             }
         }
         Ok(())
     }
 
-    /// The blocks, in the order in which they are sent.
+    /// Its RAM.
+    pub fn ram(&self) -> &Arc<Ram> {
+        &self.ram
+    }
+
+    /// The blocks of its RAM.
     pub fn blocks(&self) -> &[Block] {
-        &self.blocks
+        self.ram.blocks()
     }
 
     /// The pages of all blocks together.
     pub fn pages(&self) -> u64 {
-        self.blocks.iter().map(|block| block.image.pages()).sum()
+        self.ram.pages()
     }
 
     /// What a guest folder says of the guest; `None` for a raw image.
     pub fn description(&self) -> Option<&Description> {
-        self.folder.as_deref().map(|rest| &rest.description)
+        self.extras.as_deref().map(|extras| &extras.description)
     }
 
     /// A guest folder's device state; `None` for a raw image.
     pub fn device_state(&self) -> Option<&DeviceState> {
-        self.folder.as_deref().map(|rest| &rest.device_state)
+        self.extras.as_deref().map(|extras| &extras.device_state)
     }
 
     /// The RAM digest, computed on all cores over the data extents alone.
@@ -225,58 +188,29 @@ impl Guest {
     /// # Errors
     /// When an image cannot be read, or a guest folder's block does not hold what `guest.json` says.
     pub fn digest(&self) -> Result<Digest, ImageError> {
-        let mut digest = Digest::default();
-        for block in &self.blocks {
-            let (sum, _) = block.image.sum_hashes(block.seed)?;
-            if let Some(Digest(expected)) = block.recorded.filter(|recorded| recorded.0 != sum) {
-                return Err(block.damaged(sum, expected));
+        let (digests, _) = self.ram.digests()?;
+        let mut whole = Digest::default();
+        for (block, digest) in self.ram.blocks().iter().zip(digests) {
+            match block.recorded_digest() {
+                Some(recorded) if recorded != digest => {
+                    return Err(damaged(block, digest, recorded));
+                }
+                _ => whole.add(digest.0),
             }
-            digest.add(sum);
         }
-        Ok(digest)
+        Ok(whole)
     }
 }
 
-impl Block {
-    /// The block's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// What its page hashes are seeded with.
-    pub fn seed(&self) -> BlockSeed {
-        self.seed
-    }
-
-    /// Its bytes.
-    pub fn image(&self) -> &RawImage {
-        &self.image
-    }
-
-    /// The page's number within the whole guest.
-    pub fn key(&self, page: PageIndex) -> u64 {
-        self.first_key + page.0
-    }
-
-    /// The digest of this block alone that `guest.json` gives; `None` for a raw image.
-    pub fn recorded_digest(&self) -> Option<Digest> {
-        self.recorded
-    }
-
-    /// All of its pages.
-    pub fn range(&self) -> PageRange {
-        PageRange::between(0, self.image.pages())
-    }
-
-    fn damaged(&self, found: u128, expected: u128) -> ImageError {
-        let path = self.image.path();
-        ImageError::Folder {
-            path: path.parent().unwrap_or(path).to_owned(),
-            source: FolderError::Damaged {
-                file: file_name(&self.name),
-                found,
-                expected,
-            },
-        }
+/// A guest folder's block is not what `guest.json` says.
+fn damaged(block: &Block, found: Digest, recorded: Digest) -> ImageError {
+    let path = block.path();
+    ImageError::Folder {
+        path: path.parent().unwrap_or(path).to_owned(),
+        source: FolderError::Damaged {
+            file: file_name(block.name()),
+            found: found.0,
+            expected: recorded.0,
+        },
     }
 }

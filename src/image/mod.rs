@@ -1,199 +1,38 @@
-//! Guest images: where RAM is read from and where it is put. The only home of `mmap`.
+//! Guest images: where RAM is read from and where it is put.
 //!
-//! A [`Guest`] is one or more named blocks: a raw image, which is one, or a [guest folder](folder).
-//! Reading ([`RawImage`]) hands out copies, never slices of
-//! the map: another process may write the memory at any time. Writing ([`Output`])
-//! is by `pwrite` into `OUTPUT.partial`, which becomes OUTPUT only when all is proven. Only who plays
-//! the guest stores through a map (`writable.rs`).
+//! ```text
+//! Guest   a guest to be sent      ┐ each holds  Ram   named blocks of pages
+//! Output  a guest being received  ┘              └ Store  where a block's pages are: a file, and
+//!                                                         in which way (store/)
+//! ```
+//!
+//! [`Ram`] knows neither which of the two it is for nor what its blocks are stored in: it reads,
+//! places, clears and hashes pages. A [`Guest`] is a raw image, which is one block, or a
+//! [guest folder](folder). An [`Output`] is written as `OUTPUT.partial`, which becomes OUTPUT only
+//! when everything is proven.
+//!
+//! Memory that another process may write at any time is never lent out as a slice, only copied.
+//! `map.rs` is the only home of `mmap`.
 
-mod block_file;
 mod device_state;
 mod directory;
+mod error;
 pub mod folder;
 mod guest;
+mod map;
 mod output;
 mod partial;
-mod raw;
+mod ram;
 mod sigbus;
-mod writable;
+mod store;
 
-pub use block_file::BlockFile;
 pub use device_state::DeviceState;
+pub use error::ImageError;
 pub use folder::FolderError;
-pub use guest::{Block, Guest};
+pub use guest::Guest;
+pub(crate) use map::{Lane, Words};
 pub use output::Output;
-pub use raw::RawImage;
-pub(crate) use writable::{Lane, Words};
-
-use std::io;
-use std::path::PathBuf;
-
-use crate::error::{Error, Kind};
-use crate::page::PAGE_SIZE;
+pub use ram::{Block, Ram};
 
 /// The block name of a raw image: what QEMU calls a PC's main memory.
 pub const RAW_BLOCK_NAME: &str = "pc.ram";
-
-/// What can be wrong with an image.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ImageError {
-    /// It cannot be opened, read, mapped or written.
-    #[error("cannot {what} '{}'", path.display())]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// The image.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// It is a folder, a device, a pipe.
-    #[error("'{}' is not a regular file", path.display())]
-    NotAFile {
-        /// What was given.
-        path: PathBuf,
-    },
-    /// It has no bytes.
-    #[error("'{}' is empty: a RAM image holds at least one page of {PAGE_SIZE} bytes", path.display())]
-    Empty {
-        /// The image.
-        path: PathBuf,
-    },
-    /// Its size is not that of whole pages.
-    #[error("'{}' has {size} bytes, which is no multiple of the page size of {PAGE_SIZE}", path.display())]
-    NotWholePages {
-        /// The image.
-        path: PathBuf,
-        /// Its size in bytes.
-        size: u64,
-    },
-    /// A later snapshot is not as large as the first.
-    #[error("'{}' has {size} bytes, but the guest has {expected}", path.display())]
-    OtherSize {
-        /// The later snapshot.
-        path: PathBuf,
-        /// Its size in bytes.
-        size: u64,
-        /// The size of the first.
-        expected: u64,
-    },
-    /// Somebody cut it short while it was being read.
-    #[error("'{}' was truncated while it was being read: {size} of {expected} bytes are left", path.display())]
-    Truncated {
-        /// The image.
-        path: PathBuf,
-        /// Its size in bytes when this was noticed.
-        size: u64,
-        /// Its size when it was opened.
-        expected: u64,
-    },
-    /// A store through a map went nowhere.
-    #[error("'{}' could not take what was stored in it: it was truncated, or the disk is full", path.display())]
-    StoreLost {
-        /// The image.
-        path: PathBuf,
-    },
-    /// More images are mapped at once than there is room for.
-    #[error("more than {limit} images are mapped at once")]
-    TooManyMapped {
-        /// How many there may be.
-        limit: usize,
-    },
-    /// A log of dirty pages is for another guest.
-    #[error(
-        "the log of dirty pages is for {pages} pages, and the guest has {expected}, or in other blocks"
-    )]
-    OtherLog {
-        /// The pages of the log.
-        pages: u64,
-        /// The pages of the guest.
-        expected: u64,
-    },
-    /// The blocks of a guest folder have names.
-    #[error("the blocks of a guest folder have names of their own")]
-    Named,
-    /// A block cannot have this name.
-    #[error("'{given}' is no name for a block: it has 1 to 255 bytes")]
-    BlockName {
-        /// What was given.
-        given: String,
-    },
-    /// The output is there already.
-    #[error("'{}' exists already (--force replaces it)", path.display())]
-    OutputExists {
-        /// The output.
-        path: PathBuf,
-    },
-    /// Another process is writing the same output.
-    #[error("'{}' is being written by another process", path.display())]
-    OutputBusy {
-        /// The partial file.
-        path: PathBuf,
-    },
-    /// It is no guest folder, or one that cannot be used, or cannot become one.
-    #[error("guest folder '{}'", path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: FolderError,
-    },
-    /// A later snapshot does not have the guest's blocks.
-    #[error("'{}' does not have the guest's blocks: {what}", path.display())]
-    OtherBlocks {
-        /// The later snapshot.
-        path: PathBuf,
-        /// The first difference.
-        what: String,
-    },
-    /// A guest with several blocks should become a raw image.
-    #[error("the guest has {count} blocks, and an image is of one: name it with --block ({names})")]
-    ManyBlocks {
-        /// How many.
-        count: usize,
-        /// Their names.
-        names: String,
-    },
-    /// The block that was asked for is none of the guest's.
-    #[error("the guest has no block '{name}': its blocks are {names}")]
-    NoSuchBlock {
-        /// What was asked for.
-        name: String,
-        /// What there is.
-        names: String,
-    },
-    /// A guest folder comes where a file is.
-    #[error("'{}' is a file, and what is received is a guest folder: only a guest folder is replaced by one", path.display())]
-    FileByFolder {
-        /// The output.
-        path: PathBuf,
-    },
-    /// A file comes where a guest folder is.
-    #[error("'{}' is a guest folder, and what is received is a raw image: only a file is replaced by one", path.display())]
-    FolderByFile {
-        /// The output.
-        path: PathBuf,
-    },
-    /// There is more device state than is allowed.
-    #[error("the device state has more than the {allowed} bytes that are allowed")]
-    DeviceStateTooLong {
-        /// The most bytes.
-        allowed: u64,
-    },
-}
-
-impl From<ImageError> for Error {
-    fn from(error: ImageError) -> Error {
-        let kind = match &error {
-            ImageError::Folder {
-                source: FolderError::Damaged { .. },
-                ..
-            } => Kind::Differs,
-            _ => Kind::Failed,
-        };
-        Error::new(kind, error)
-    }
-}

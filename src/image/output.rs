@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -15,17 +15,18 @@ use super::device_state::Appended;
 use super::directory::Directory;
 use super::folder::{Contents, DEVICE_STATE, FolderError, check_blocks, file_name};
 use super::partial::{PartialFile, PartialFolder};
-use super::{BlockFile, DeviceState, ImageError};
+use super::store::FlatFile;
+use super::{Block, DeviceState, ImageError, Ram};
 use crate::description::Description;
-use crate::page::Digest;
+use crate::page::{Digest, PAGE_SIZE};
 use crate::sync;
 
 /// A guest that is being received: its blocks, and what becomes of them.
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
-    blocks: Vec<BlockFile>,
-    /// Of each block alone, once they have been summed up.
+    ram: Arc<Ram>,
+    /// Of each block alone, once they have been computed.
     digests: Vec<Digest>,
     description: Description,
     device_state: Mutex<Appended>,
@@ -100,7 +101,7 @@ impl Output {
             });
         }
         let partial = PartialFile::create(path)?;
-        let blocks = open_blocks(blocks, |name| {
+        let ram = open_blocks(blocks, |name| {
             let file = if name == keep {
                 partial.file()?
             } else {
@@ -111,7 +112,7 @@ impl Output {
         let device_state = Appended::new(None, partial.path().to_owned());
         Ok(Output::new(
             path,
-            blocks,
+            ram,
             device_state,
             force,
             Target::File(partial),
@@ -143,7 +144,7 @@ impl Output {
         };
         let partial = PartialFolder::create(path, &contents)?;
         let folder = partial.folder();
-        let blocks = open_blocks(blocks, |name| {
+        let ram = open_blocks(blocks, |name| {
             let file = folder.create_file(&file_name(name))?;
             Ok((file, folder.path_of_block(name)))
         })?;
@@ -153,23 +154,17 @@ impl Output {
         );
         Ok(Output::new(
             path,
-            blocks,
+            ram,
             device_state,
             force,
             Target::Folder(partial),
         ))
     }
 
-    fn new(
-        path: &Path,
-        blocks: Vec<BlockFile>,
-        device_state: Appended,
-        replace: bool,
-        target: Target,
-    ) -> Output {
+    fn new(path: &Path, ram: Ram, device_state: Appended, replace: bool, target: Target) -> Output {
         Output {
             path: path.to_owned(),
-            blocks,
+            ram: Arc::new(ram),
             digests: Vec::new(),
             description: Description::default(),
             device_state: Mutex::new(device_state),
@@ -178,14 +173,19 @@ impl Output {
         }
     }
 
+    /// The RAM that is being received.
+    pub fn ram(&self) -> &Arc<Ram> {
+        &self.ram
+    }
+
     /// The blocks, in the order in which they were announced.
-    pub fn blocks(&self) -> &[BlockFile] {
-        &self.blocks
+    pub fn blocks(&self) -> &[Block] {
+        self.ram.blocks()
     }
 
     /// The pages of all blocks together.
     pub fn pages(&self) -> u64 {
-        self.blocks.iter().map(BlockFile::pages).sum()
+        self.ram.pages()
     }
 
     /// The sum of the hashes of what the blocks really hold, read back on rayon's threads, and the
@@ -194,15 +194,11 @@ impl Output {
     /// # Errors
     /// The system's reason; a file having become shorter is one.
     pub fn sum_hashes(&mut self) -> Result<(u128, Duration), ImageError> {
-        self.digests.clear();
-        let (mut all, mut time) = (0_u128, Duration::ZERO);
-        for block in &mut self.blocks {
-            let (sum, spent) = block.sum_hashes()?;
-            self.digests.push(Digest(sum));
-            all = all.wrapping_add(sum);
-            time += spent;
-        }
-        Ok((all, time))
+        let (digests, time) = self.ram.digests()?;
+        let mut whole = Digest::default();
+        digests.iter().for_each(|digest| whole.add(digest.0));
+        self.digests = digests;
+        Ok((whole.0, time))
     }
 
     /// Notes each block's digest, in the blocks' order, instead of having [`Output::sum_hashes`]
@@ -271,7 +267,8 @@ impl Output {
                     complete: true,
                     description: self.description.clone(),
                     blocks: self
-                        .blocks
+                        .ram
+                        .blocks()
                         .iter()
                         .map(|block| (block.name().to_owned(), block.bytes()))
                         .collect(),
@@ -306,17 +303,13 @@ fn unfit(path: &Path, source: FolderError) -> ImageError {
 fn open_blocks(
     blocks: &[(String, u64)],
     mut open: impl FnMut(&str) -> Result<(File, PathBuf), ImageError>,
-) -> Result<Vec<BlockFile>, ImageError> {
-    let mut first_key = 0;
-    blocks
-        .iter()
-        .map(|block| {
-            let (file, path) = open(&block.0)?;
-            let file = BlockFile::new(block, first_key, file, path)?;
-            first_key += file.pages();
-            Ok(file)
-        })
-        .collect()
+) -> Result<Ram, ImageError> {
+    let blocks = blocks.iter().map(|(name, bytes)| {
+        let (file, path) = open(name)?;
+        let store = FlatFile::new_raw(file, &path, bytes / PAGE_SIZE as u64)?;
+        Ok(Block::new(name, Arc::new(store), None))
+    });
+    Ok(Ram::new(blocks.collect::<Result<_, ImageError>>()?))
 }
 
 /// The path without a slash at its end, which would put what is built beside OUTPUT into it.

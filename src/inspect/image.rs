@@ -19,7 +19,7 @@ use crate::description::Description;
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Guest, ImageError};
 use crate::page::{Digest, PAGE_SIZE, PageRange, is_zero};
-use crate::pool::analysis_pool;
+use crate::pool::{analysis_pool, evenly};
 use crate::sync;
 use crate::sys::thread_cpu_time;
 use crate::text::printable;
@@ -46,7 +46,7 @@ pub(super) fn take(guest: &Guest, progress: &Progress<'_>) -> Result<GuestImage>
     let pool = analysis_pool(u8::MAX).map_err(|error| Error::new(Kind::Failed, error))?;
     let mut walks = Vec::new();
     for block in guest.blocks() {
-        let extents = block.image().data_ranges()?;
+        let extents = block.data_ranges()?;
         walks.push(Walk::new(block, &extents));
     }
     let view = View {
@@ -61,7 +61,7 @@ pub(super) fn take(guest: &Guest, progress: &Progress<'_>) -> Result<GuestImage>
         digest.add(part.0);
         blocks.push(Block {
             name: walk.block.name().to_owned(),
-            bytes: walk.block.image().pages() * PAGE_SIZE as u64,
+            bytes: walk.block.bytes(),
             digest: part,
             recorded_digest: walk.block.recorded_digest(),
             census: walk.census.clone(),
@@ -151,11 +151,14 @@ impl<'a> Walk<'a> {
         let data_bytes = data * PAGE_SIZE as u64;
         Walk {
             block,
-            batches: extents.iter().flat_map(|extent| batches(*extent)).collect(),
+            batches: extents
+                .iter()
+                .flat_map(|extent| extent.steps(BATCH))
+                .collect(),
             not_zero: Vec::new(),
             census: Census {
                 data_bytes,
-                hole_bytes: (block.image().pages() * PAGE_SIZE as u64).saturating_sub(data_bytes),
+                hole_bytes: block.bytes().saturating_sub(data_bytes),
                 extents: extents.len() as u64,
                 pages: Pages::default(),
                 duplicates_sampled: data.div_ceil(MAX_HASHES).max(1),
@@ -167,10 +170,7 @@ impl<'a> Walk<'a> {
     fn run(&mut self, view: &View<'_>) -> Result<Digest, ImageError> {
         let sampled = self.census.duplicates_sampled;
         let hashes = Mutex::new(Vec::new());
-        let parts: Vec<Part> = self
-            .batches
-            .par_iter()
-            .with_max_len(1)
+        let parts: Vec<Part> = evenly(&self.batches)
             .map(|batch| {
                 let mut found = Vec::new();
                 let part = self.look(*batch, sampled, &mut found)?;
@@ -179,7 +179,7 @@ impl<'a> Walk<'a> {
                 Ok(part)
             })
             .collect::<Result<_, ImageError>>()?;
-        self.block.image().check_size()?;
+        self.block.check_size()?;
 
         let mut hashes = sync::ignore_poison(hashes.into_inner());
         let kept = hashes.len() as u64;
@@ -195,7 +195,7 @@ impl<'a> Walk<'a> {
             pages.one_byte += part.one_byte;
             digest.add(part.digest);
         }
-        let rest = self.block.image().pages() - pages.zero - pages.one_byte;
+        let rest = self.block.pages() - pages.zero - pages.one_byte;
         pages.duplicate = repeated.saturating_mul(sampled).min(rest);
         pages.other = rest - pages.duplicate;
         self.not_zero = parts.iter().map(|part| part.not_zero).collect();
@@ -209,38 +209,26 @@ impl<'a> Walk<'a> {
         found: &mut Vec<u128>,
     ) -> Result<Part, ImageError> {
         let mut part = Part::default();
-        // Each page is copied over the one before, and never leaves the nearest cache.
-        let mut copy = [0; PAGE_SIZE];
-        self.block
-            .image()
-            .copy_some(batch, &mut copy, |page, bytes| {
-                if is_zero(bytes) {
-                    part.zero += 1;
-                    return false;
+        self.block.scan(batch, |page, bytes| {
+            if is_zero(bytes) {
+                part.zero += 1;
+                return;
+            }
+            part.not_zero += 1;
+            let hash = self.block.seed().hash(page, bytes);
+            part.digest = part.digest.wrapping_add(hash);
+            if is_one_byte(bytes) {
+                part.one_byte += 1;
+            } else {
+                // Without a seed: the same for equal pages wherever they are.
+                let hash = xxh3_128(bytes);
+                if ((hash >> 64) as u64).is_multiple_of(sampled) {
+                    found.push(hash);
                 }
-                part.not_zero += 1;
-                let hash = self.block.seed().hash(page, bytes);
-                part.digest = part.digest.wrapping_add(hash);
-                if is_one_byte(bytes) {
-                    part.one_byte += 1;
-                } else {
-                    // Without a seed: the same for equal pages wherever they are.
-                    let hash = xxh3_128(bytes);
-                    if ((hash >> 64) as u64).is_multiple_of(sampled) {
-                        found.push(hash);
-                    }
-                }
-                false
-            })?;
+            }
+        })?;
         Ok(part)
     }
-}
-
-/// The batches of an extent.
-fn batches(extent: PageRange) -> impl Iterator<Item = PageRange> {
-    (extent.start.0..extent.end())
-        .step_by(BATCH as usize)
-        .map(move |start| PageRange::between(start, extent.end().min(start + BATCH)))
 }
 
 /// Whether a page holds one byte all over.
@@ -289,9 +277,7 @@ fn sample(walks: &[Walk<'_>]) -> Result<Option<Sample>> {
     let mut out = vec![0; BATCH as usize * PAGE_SIZE];
     let mut bytes = 0;
     for (block, batch) in places {
-        let len = block
-            .image()
-            .read_some(batch, &mut body, |_, page| !is_zero(page))?;
+        let len = block.read_some(batch, &mut body, |_, page| !is_zero(page))?;
         bytes += len as u64;
         for trial in &mut trials {
             trial.run(&body[..len], &mut out)?;

@@ -172,7 +172,7 @@ fn greet(
             .iter()
             .map(|block| BlockInfo {
                 name: block.name().to_owned(),
-                bytes: block.image().pages() * PAGE_SIZE as u64,
+                bytes: block.pages() * PAGE_SIZE as u64,
             })
             .collect(),
         agree::offers(request, &request.caps, &params),

@@ -71,7 +71,7 @@ impl Framing {
             .iter()
             .map(|block| BlockInfo {
                 name: block.name().to_owned(),
-                bytes: block.image().pages() * PAGE_SIZE as u64,
+                bytes: block.pages() * PAGE_SIZE as u64,
             })
             .collect();
         let return_path = two_way && request.caps.has(Capability::ReturnPath);

@@ -43,7 +43,7 @@ pub(super) fn walk(
 /// Nobody may have cut an image short meanwhile.
 pub(super) fn whole(guest: &Guest) -> Result<()> {
     for block in guest.blocks() {
-        block.image().check_size()?;
+        block.check_size()?;
     }
     Ok(())
 }
@@ -56,7 +56,7 @@ pub(super) fn bulk(
 ) -> Result<()> {
     pipeline.round_pages(guest.pages());
     for (number, block) in (0..).zip(guest.blocks()) {
-        let data = block.image().data_ranges()?;
+        let data = block.data_ranges()?;
         let mut batch = Batch::new(pipeline, guest, number, mark);
         for (range, is_data) in compare::with_holes(&data, block.range()) {
             if is_data {

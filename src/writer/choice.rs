@@ -79,7 +79,7 @@ impl WriterChoice {
 /// Refuses processes that do not use the guest's image: the shell, timeout or sudo in front of the
 /// writer is stopped as easily, but that does not stop the writer.
 fn check_use(pids: &[u32], guest: &Guest) -> Result<()> {
-    let mut images = guest.blocks().iter().map(|block| block.image().path());
+    let mut images = guest.blocks().iter().map(|block| block.path());
     let is_used = |image| pids.iter().any(|&pid| uses(pid, image) != Some(false));
     match images.clone().next() {
         Some(image) if !images.any(is_used) => Err(Error::new(

@@ -6,7 +6,7 @@ use crate::codec::{Decoders, Method};
 use crate::delta;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
-use crate::image::{BlockFile, Output};
+use crate::image::{Block, Output};
 use crate::page::{BlockSeed, PAGE_SIZE};
 use crate::session::Context;
 use crate::stats::{Stage, StageClock, Tally};
@@ -76,7 +76,7 @@ impl<'a> DecodeWorker<'a> {
             })
     }
 
-    fn read_page_set(&mut self, packet: &Packet, block: &BlockFile) -> Result<()> {
+    fn read_page_set(&mut self, packet: &Packet, block: &Block) -> Result<()> {
         let header = &packet.header;
         let bytes = &packet.bytes[..header.page_set_len as usize];
         self.set.read(bytes, block.pages())?;
@@ -93,7 +93,7 @@ impl<'a> DecodeWorker<'a> {
         Ok(())
     }
 
-    fn checked(&mut self, packet: &Packet, block: &BlockFile) -> Result<Tally> {
+    fn checked(&mut self, packet: &Packet, block: &Block) -> Result<Tally> {
         let header = &packet.header;
         let (set, body) = packet.bytes.split_at(header.page_set_len as usize);
         let body = &body[..header.body_len as usize];
@@ -204,7 +204,7 @@ fn contradiction(given: usize, expected: usize) -> Error {
 fn apply_deltas(
     bytes: &[u8],
     set: &PageSet,
-    block: &BlockFile,
+    block: &Block,
     patched: &mut Vec<u8>,
 ) -> Result<usize> {
     let count = set.count(Class::Delta) as usize;
@@ -277,7 +277,7 @@ fn hash(set: &PageSet, seed: BlockSeed, mut bodies: Bodies<'_>, hashes: &mut Vec
     }
 }
 
-fn place(set: &PageSet, block: &BlockFile, mut bodies: Bodies<'_>) -> Result<()> {
+fn place(set: &PageSet, block: &Block, mut bodies: Bodies<'_>) -> Result<()> {
     for run in set.runs() {
         if let Some(bytes) = bodies.next(run) {
             block.place(run.range.start, bytes)?;

@@ -9,7 +9,7 @@ use crate::delta;
 use crate::dirty::PageHashes;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
-use crate::image::{BlockFile, Output};
+use crate::image::{Block, Output};
 use crate::page::{PAGE_SIZE, PageIndex, PageRange};
 use crate::session::Context;
 use crate::stats::{Stage, StageClock, Tally};
@@ -144,7 +144,7 @@ impl<'a> DecodeQemu<'a> {
         }
     }
 
-    fn file(&self, block: u16) -> Result<&'a BlockFile> {
+    fn file(&self, block: u16) -> Result<&'a Block> {
         self.output
             .blocks()
             .get(usize::from(block))

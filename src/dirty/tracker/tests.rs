@@ -60,7 +60,7 @@ impl Scene {
                     copy.fill(0);
                 } else {
                     let range = PageRange::between(page.0, page.0 + 1);
-                    block.image().copy(range, copy).unwrap();
+                    block.copy(range, copy).unwrap();
                 }
                 let other = between(&self.guest);
                 let noted = other.as_deref().unwrap_or(copy);
@@ -77,7 +77,7 @@ impl Scene {
         claim.commit();
         let block = &self.guest.blocks()[0];
         let mut now = vec![0; self.copy.len()];
-        block.image().copy(block.range(), &mut now).unwrap();
+        block.copy(block.range(), &mut now).unwrap();
         let pairs = now
             .chunks(PAGE_SIZE)
             .zip(self.copy.chunks(PAGE_SIZE))
@@ -256,8 +256,8 @@ fn a_hash_of_the_page_instead_of_the_copy_loses_a_write() {
         scene.send(&claim, |guest| {
             lane.store(2, 0, b"new").unwrap();
             let mut now = vec![0; PAGE_SIZE];
-            let image = guest.blocks()[0].image();
-            image.copy(PageRange::between(2, 3), &mut now).unwrap();
+            let block = &guest.blocks()[0];
+            block.copy(PageRange::between(2, 3), &mut now).unwrap();
             of_page.then_some(now)
         });
         claim.commit();

@@ -62,17 +62,15 @@ fn read(block: &Block, job: &Job, pages: &mut Vec<Copied>, packed: &mut [u8]) ->
     pages.clear();
     let mut filled = 0;
     for &range in &job.ranges {
-        filled += block
-            .image()
-            .read_some(range, &mut packed[filled..], |page, bytes| {
-                let zero = is_zero(bytes);
-                pages.push(Copied {
-                    page,
-                    hash: 0,
-                    class: Some(if zero { Class::Zero } else { Class::Whole }),
-                });
-                !zero
-            })?;
+        filled += block.read_some(range, &mut packed[filled..], |page, bytes| {
+            let zero = is_zero(bytes);
+            pages.push(Copied {
+                page,
+                hash: 0,
+                class: Some(if zero { Class::Zero } else { Class::Whole }),
+            });
+            !zero
+        })?;
     }
     Ok(filled)
 }

@@ -36,7 +36,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::ChurnError;
 use super::plan::{Pattern, Plan};
 use crate::error::{Error, Result};
-use crate::image::{ImageError, RAW_BLOCK_NAME, RawImage, Words};
+use crate::image::{Block, ImageError, RAW_BLOCK_NAME, Words};
 use crate::page::{BlockSeed, PAGE_SIZE, PageIndex, PageRange, is_zero};
 use crate::sys::same_file;
 
@@ -94,7 +94,7 @@ pub(super) struct Records {
 
 impl Records {
     /// Notes what the image holds now. Replaces older records, but no other file.
-    pub(super) fn create(path: &Path, plan: &Plan, image: &RawImage) -> Result<Records> {
+    pub(super) fn create(path: &Path, plan: &Plan, image: &Block) -> Result<Records> {
         let file = create(path)?;
         let made = fill(&file, path, plan, image);
         if made.is_err() && same_file(&file, path) {
@@ -178,7 +178,7 @@ fn header(plan: &Plan, pages: u64) -> [u8; 56] {
     header
 }
 
-fn fill(file: &File, path: &Path, plan: &Plan, image: &RawImage) -> Result<Words> {
+fn fill(file: &File, path: &Path, plan: &Plan, image: &Block) -> Result<Words> {
     let write = |bytes: &[u8], at: u64| {
         file.write_all_at(bytes, at)
             .map_err(failed("write", path))
@@ -196,7 +196,11 @@ fn fill(file: &File, path: &Path, plan: &Plan, image: &RawImage) -> Result<Words
     let seed = BlockSeed::new(RAW_BLOCK_NAME);
     let mut buffer = vec![0; CHUNK as usize * PAGE_SIZE];
     let mut hashes = Vec::new();
-    for chunk in image.data_ranges()?.into_iter().flat_map(chunks) {
+    for chunk in image
+        .data_ranges()?
+        .into_iter()
+        .flat_map(|range| range.steps(CHUNK))
+    {
         // A chunk that lies on both sides of the working set's end is read twice.
         let inside = PageRange::between(chunk.start.0, chunk.end().min(plan.working_set));
         if inside.count > 0 {
@@ -224,17 +228,10 @@ fn fill(file: &File, path: &Path, plan: &Plan, image: &RawImage) -> Result<Words
     Ok(words)
 }
 
-/// A range in pieces of [`CHUNK`] pages or less.
-pub(super) fn chunks(range: PageRange) -> impl Iterator<Item = PageRange> {
-    (range.start.0..range.end())
-        .step_by(CHUNK as usize)
-        .map(move |start| PageRange::between(start, range.end().min(start + CHUNK)))
-}
-
 /// Records that were kept, to be read.
 #[derive(Debug)]
 pub(super) struct Kept {
-    file: RawImage,
+    file: Block,
     layout: Layout,
     /// What was written.
     pub(super) plan: Plan,
@@ -249,7 +246,7 @@ impl Kept {
             path: path.into(),
             why,
         };
-        let file = match RawImage::open(path) {
+        let file = match Block::open_raw(path) {
             Err(ImageError::Empty { .. } | ImageError::NotWholePages { .. }) => {
                 return Err(bad("its size is not that of any").into());
             }

@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::ChurnError;
 use super::plan::Spot;
-use super::records::{HASH_LEN, Kept, Progress, chunks};
+use super::records::{CHUNK, HASH_LEN, Kept, Progress};
 use crate::error::{Error, Kind, Result};
-use crate::image::{ImageError, RAW_BLOCK_NAME, RawImage};
+use crate::image::{Block, ImageError, RAW_BLOCK_NAME};
 use crate::page::{BlockSeed, PAGE_SIZE, PageRange};
 
 /// What an image was found to be.
@@ -64,7 +64,7 @@ struct Expected {
 pub fn verify(image: &Path, records: &Path) -> Result<Verified> {
     let kept = Kept::open(records)?;
     let before = kept.progress()?;
-    let raw = RawImage::open(image)?;
+    let raw = Block::open_raw(image)?;
     if raw.pages() != kept.pages {
         let other = ImageError::OtherSize {
             path: image.to_owned(),
@@ -80,7 +80,8 @@ pub fn verify(image: &Path, records: &Path) -> Result<Verified> {
         .collect::<Result<_>>()?;
     let hashes = kept.hashes()?;
     let whole = PageRange::between(0, kept.pages);
-    let (differing, first_differing) = chunks(whole)
+    let (differing, first_differing) = whole
+        .steps(CHUNK)
         .par_bridge()
         .map(|chunk| compare(&raw, chunk, &expected, (&kept, &hashes)))
         .try_reduce(
@@ -112,7 +113,11 @@ fn replay(kept: &Kept, thread: u32, progress: Progress) -> Result<Expected> {
     // Zeroes that nobody writes to take no memory: a sparse working set stays sparse.
     let mut pages = vec![0; plan.own_pages(thread) as usize * PAGE_SIZE];
     let mut buffer = vec![0; super::records::CHUNK as usize * PAGE_SIZE];
-    for chunk in kept.base_ranges()?.into_iter().flat_map(chunks) {
+    for chunk in kept
+        .base_ranges()?
+        .into_iter()
+        .flat_map(|range| range.steps(CHUNK))
+    {
         kept.base(chunk, &mut buffer)?;
         for (page, bytes) in chunk.pages().zip(buffer.chunks_exact(PAGE_SIZE)) {
             if page.0 % threads == u64::from(thread) {
@@ -135,7 +140,7 @@ fn replay(kept: &Kept, thread: u32, progress: Progress) -> Result<Expected> {
 
 /// How many pages of a chunk are not as they must be, and the first of them.
 fn compare(
-    image: &RawImage,
+    image: &Block,
     chunk: PageRange,
     expected: &[Expected],
     (kept, hashes): (&Kept, &[u8]),
