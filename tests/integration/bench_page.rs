@@ -6,13 +6,13 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::qemu::support::qemu_or_skip;
+use crate::support::qemu::qemu_or_skip;
 use crate::support::*;
 
 /// What a browser makes of a page; `None` if there is no browser.
 fn drawn(folder: &Folder, page: &Path) -> Option<String> {
     if Command::new("chromium").arg("--version").output().is_err() {
-        crate::qemu::support::skipped("chromium is not installed");
+        crate::support::qemu::skipped("chromium is not installed");
         return None;
     }
     let profile = folder.path("profile");

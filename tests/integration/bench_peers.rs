@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 
-use crate::qemu::support::qemu_or_skip;
+use crate::support::qemu::qemu_or_skip;
 use crate::support::*;
 
 /// A program of these lines.

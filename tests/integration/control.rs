@@ -15,7 +15,7 @@ use ramferry::transport::Address;
 use ramferry::wire::Format;
 use ramferry::{Caps, Kind, Migration, Params, Settings};
 
-use crate::live_support::{Call, Own};
+use crate::support::live::{Call, Own};
 use crate::support::{
     Destination, Folder, assert_same, later, mixed, params, unix, until, watchdog,
 };

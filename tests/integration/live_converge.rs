@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ramferry::{Caps, Params};
 
-use crate::live_support::{Call, Churn, Own, moment, send_live};
+use crate::support::live::{Call, Churn, Own, moment, send_live};
 use crate::support::{
     Destination, Folder, Page, Program, assert_same, command, mixed, params, unix, watchdog,
 };

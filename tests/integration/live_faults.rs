@@ -15,7 +15,7 @@ use ramferry::wire::Format;
 use ramferry::wire::native::FrameKind;
 use ramferry::{Caps, Error, Kind, Migration, Params};
 
-use crate::live_support::{
+use crate::support::live::{
     Call, Moment, Own, Relay, Seen, Then, Way, moment, send_live, send_live_as,
 };
 use crate::support::{Destination, Folder, assert_same, mixed, params, unix, watchdog};

@@ -10,7 +10,7 @@ use ramferry::wire::native::FrameKind;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, prlimit};
 
-use crate::live_support::{Churn, Moment, Relay, Seen, Then, Way, moment};
+use crate::support::live::{Churn, Moment, Relay, Seen, Then, Way, moment};
 use crate::support::{
     Dice, Ended, Folder, Program, assert_same, command, mixed, run, signal, until, watchdog,
 };

@@ -12,7 +12,7 @@ use ramferry::source::WriterChoice;
 use ramferry::writer::churn::Pattern;
 use ramferry::{Caps, Error, Kind, Params};
 
-use crate::live_support::{Call, Churn, Own, Relay, Then, moment, send_live};
+use crate::support::live::{Call, Churn, Own, Relay, Then, moment, send_live};
 use crate::support::{Destination, Dice, Folder, assert_same, mixed, params, unix, watchdog};
 
 const PAGES: u64 = 128;

@@ -12,7 +12,7 @@ use ramferry::wire::Format;
 use ramferry::writer::churn::Pattern;
 use ramferry::{Caps, Params};
 
-use crate::live_support::{Call, Churn, Own, send_live, send_live_as};
+use crate::support::live::{Call, Churn, Own, send_live, send_live_as};
 use crate::support::{Destination, Folder, assert_same, digest, mixed, params, unix, watchdog};
 
 const PAGES: u64 = 1024;

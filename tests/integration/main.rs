@@ -21,7 +21,6 @@ mod live_faults;
 mod live_kills;
 mod live_random;
 mod live_rounds;
-mod live_support;
 mod migrate;
 mod monitor;
 mod probe;

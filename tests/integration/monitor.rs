@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::live_support::Churn;
+use crate::support::live::Churn;
 use crate::support::{
     Ended, Folder, Page, Program, assert_same, command, mixed, run, until, watchdog,
 };

@@ -5,7 +5,7 @@ use ramferry::{Migration, Params, source};
 
 use super::guest::{assert_continues, assert_one_moment, boot_floppy};
 use super::ours::{Link, MIB, guest_pages, listen_in, load_stored, ram_in, receive, request, send};
-use super::support::{Binary, Qemu, qemu_or_skip, skipped};
+use crate::support::qemu::{Binary, Qemu, qemu_or_skip, skipped};
 use crate::support::{
     Destination, Folder, any_port, assert_same, digest, params, source as native, watchdog,
 };

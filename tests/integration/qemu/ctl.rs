@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::gate::Gate;
-use super::support::{Machine, Qemu, qemu_or_skip};
+use crate::support::qemu::{Machine, Qemu, qemu_or_skip};
 use crate::support::{Ended, Folder, Page, Program, command, mixed, run, watchdog};
 
 /// A second monitor besides that of the tests, at this path.

@@ -10,7 +10,7 @@ use super::gate::{Gate, migrate_with_deltas};
 use super::ours::{
     Link, MIB, Memory, compression, guest_pages, listen, pages_of, ram_in, receive, receive_stored,
 };
-use super::support::{Qemu, qemu_or_skip, skipped};
+use crate::support::qemu::{Qemu, qemu_or_skip, skipped};
 use crate::support::{Folder, assert_same, watchdog};
 
 /// `false`: this QEMU has no `compress`, and the rest of the test is not done.

@@ -11,8 +11,8 @@ use std::thread::{self, JoinHandle};
 
 use serde_json::{Value, json};
 
-use super::support::Qemu;
 use crate::support::Folder;
+use crate::support::qemu::Qemu;
 
 /// Takes one stream over a unix socket and passes it on. It is closed at first.
 pub(crate) struct Gate {

@@ -1,7 +1,7 @@
 //! What `inspect` says of a stream that a QEMU wrote, against what that QEMU says of it.
 
 use super::gate::{Gate, migrate_with_deltas};
-use super::support::qemu_or_skip;
+use crate::support::qemu::qemu_or_skip;
 use crate::support::{Folder, Page, mixed, run, watchdog};
 
 #[test]

@@ -1,6 +1,6 @@
 //! Migrations with real QEMUs at one end or at both.
 //!
-//! `support` runs a QEMU and speaks with its monitor, `guest` is a program that runs in one,
+//! `support::qemu` runs a QEMU and speaks with its monitor, `guest` is a program that runs in one,
 //! `gate` holds a stream up so that pages change between its rounds, `pairs` tries all of it
 //! between two QEMUs, and `ours` is the end that is not a QEMU.
 //!
@@ -8,7 +8,7 @@
 //! other, and `trouble` what goes wrong; `inspect` compares what is told of a stream with what its
 //! QEMU counted; `ctl` has a QEMU do what the command of that name tells it.
 //!
-//! Every test begins with [`qemu_or_skip`](support::qemu_or_skip) and a watchdog. Nothing here
+//! Every test begins with [`qemu_or_skip`](crate::support::qemu::qemu_or_skip) and a watchdog. Nothing here
 //! sleeps or asks again and again: answers and events come over the monitor, and the watchdog is
 //! the limit of every wait. `RAMFERRY_QEMU` names another program than `qemu-system-x86_64`;
 //! `RAMFERRY_REQUIRE_QEMU=1` makes it an error that there is none.
@@ -54,7 +54,6 @@ mod guest;
 mod inspect;
 mod ours;
 mod pairs;
-pub(crate) mod support;
 mod to_qemu;
 mod trouble;
 

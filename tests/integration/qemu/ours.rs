@@ -14,7 +14,7 @@ use ramferry::wire::qemu::{Element, Parser, RecordKind};
 use ramferry::{Caps, Error, Migration, Params, Settings};
 use serde_json::{Value, json};
 
-use super::support::{Binary, Qemu};
+use crate::support::qemu::{Binary, Qemu};
 use crate::support::{Destination, Folder, Page, any_port, assert_same_bytes, mixed, unix, until};
 
 pub(crate) const MIB: u64 = 1 << 20;

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::gate::{Gate, migrate_with_deltas};
 use super::guest::{assert_continues, assert_one_moment, boot_floppy};
 use super::ours::{StoredByCommand, load_stored};
-use super::support::{Binary, Qemu, qemu_or_skip, skipped};
+use crate::support::qemu::{Binary, Qemu, qemu_or_skip, skipped};
 use crate::support::{Folder, Page, assert_same, assert_same_bytes, mixed, watchdog};
 
 const MIB: u64 = 1 << 20;

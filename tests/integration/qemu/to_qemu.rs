@@ -16,7 +16,7 @@ use super::ours::{
     Link, MIB, Memory, StoredByCommand, guest_folder, guest_pages, listen_in, load_stored,
     pages_of, request, send,
 };
-use super::support::{Binary, Qemu, qemu_or_skip, skipped};
+use crate::support::qemu::{Binary, Qemu, qemu_or_skip, skipped};
 use crate::support::{
     Folder, Page, assert_same, assert_same_bytes, later, mixed, params, watchdog,
 };

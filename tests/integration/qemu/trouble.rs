@@ -13,7 +13,7 @@ use super::gate::Gate;
 use super::ours::{
     Link, MIB, guest_folder, guest_pages, listen, listen_in, ram_in, receive, request, send,
 };
-use super::support::{Binary, Machine, Qemu, qemu_or_skip};
+use crate::support::qemu::{Binary, Machine, Qemu, qemu_or_skip};
 use crate::support::{
     Destination, Folder, Page, Program, assert_same, command, digest, params, unix, until, watchdog,
 };

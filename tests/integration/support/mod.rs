@@ -1,0 +1,18 @@
+//! What the tests share. A test imports most of it as `crate::support::NAME`; what only live
+//! migrations or a QEMU need is in `support::live` and `support::qemu`.
+
+mod ends;
+mod guests;
+mod limits;
+pub(crate) mod live;
+mod program;
+pub(crate) mod qemu;
+mod relays;
+mod streams;
+
+pub(crate) use ends::*;
+pub(crate) use guests::*;
+pub(crate) use limits::*;
+pub(crate) use program::*;
+pub(crate) use relays::*;
+pub(crate) use streams::*;
