@@ -108,6 +108,18 @@ names!(Side {
     Both: "both"
 });
 
+/// What a comparison of settings (`ramferry bench`) does with a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BenchUse {
+    /// It is one of the axes along which settings differ.
+    Varied,
+    /// All settings have the same value of it.
+    Same,
+    /// It has no effect: no writer is stopped or slowed down, and the two ends find each other at
+    /// once.
+    Unused,
+}
+
 /// A parameter's value on its way out: shown to people by `Display`, in a form that
 /// [`Params::set_text`] takes back, and to programs as a JSON number, boolean, string or null.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -178,6 +190,8 @@ pub struct Parameter {
     /// The word that stands for no value at all: a typed value may be this word as a
     /// [`Kind::String`] whatever the parameter's type.
     pub unset: Option<&'static str>,
+    /// What a comparison of settings does with it.
+    pub in_bench: BenchUse,
     /// Reads a value into its field. The error is what is allowed, to follow the words "VALUE is
     /// not"; the field is unchanged then.
     set: fn(&mut Params, Given<'_>) -> Result<(), String>,

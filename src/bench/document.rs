@@ -11,7 +11,7 @@ use super::report::{self, Circumstances, Image, Memcpy, PlanReport, Report, Sett
 use super::statistics::Summary;
 use crate::caps::Capability;
 use crate::page::PAGE_SIZE;
-use crate::params::TABLE;
+use crate::params::{BenchUse, TABLE};
 
 impl Bench {
     /// What has been measured so far.
@@ -61,7 +61,7 @@ impl Bench {
                 scratch: shown(&self.scratch),
                 parameters: TABLE
                     .iter()
-                    .filter(|row| !AXES.contains(&row.name) && !WITHOUT_EFFECT.contains(&row.name))
+                    .filter(|row| row.in_bench == BenchUse::Same)
                     .map(|row| (row.name, (row.get)(params)))
                     .collect(),
                 capabilities: Capability::ALL
@@ -94,34 +94,6 @@ impl Bench {
         report
     }
 }
-
-/// The parameters that are a setting's own.
-pub const AXES: [&str; 9] = [
-    "compress-method",
-    "compress-level",
-    "compress-threads",
-    "decompress-threads",
-    "batch-pages",
-    "connections",
-    "xbzrle-cache-size",
-    "zlib-engine",
-    "link",
-];
-
-/// The parameters that mean nothing here: no writer is stopped or slowed down, and the two ends
-/// find each other at once.
-pub const WITHOUT_EFFECT: [&str; 10] = [
-    "downtime-limit",
-    "max-rounds",
-    "max-time",
-    "timeout-action",
-    "throttle-trigger-threshold",
-    "cpu-throttle-initial",
-    "cpu-throttle-increment",
-    "max-cpu-throttle",
-    "connect-timeout",
-    "accept-timeout",
-];
 
 fn shown(path: &Path) -> String {
     path.display().to_string()

@@ -57,7 +57,6 @@ use crate::synthetic::Mix;
 use alone::{Codecs, Sample};
 use budget::Plan;
 use conditions::Conditions;
-pub use document::{AXES, WITHOUT_EFFECT};
 use matrix::Setting;
 use measurement::{Course, How, Run, Transport};
 use peer::{Against, Peer, PeerReport, PeerSpec};

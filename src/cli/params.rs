@@ -13,10 +13,11 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::bench::WITHOUT_EFFECT;
 use crate::caps::{Capability, Caps};
 use crate::error::{Error, Kind};
-use crate::params::{self, ParamError, Parameter, Params, Side, TABLE, TypedParam, typed};
+use crate::params::{
+    self, BenchUse, ParamError, Parameter, Params, Side, TABLE, TypedParam, typed,
+};
 
 const CAPABILITY: &str = "capability";
 /// The parameter that `compression` may contradict.
@@ -139,7 +140,7 @@ impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool> FromArgMat
 
 /// Whether a comparison has no such option, or one of its own.
 fn is_left_out(row: &Parameter) -> bool {
-    row.repeatable || LISTS.contains(&row.name) || WITHOUT_EFFECT.contains(&row.name)
+    row.repeatable || LISTS.contains(&row.name) || row.in_bench == BenchUse::Unused
 }
 
 /// The options of the time limits, for a command that connects and moves nothing.
@@ -189,9 +190,9 @@ impl FromArgMatches for LimitArgs {
 fn option(row: &'static Parameter) -> Arg {
     let range = row.range;
     let running = if row.runtime {
-        "It may change while a migration runs."
+        "Can be changed during a migration."
     } else {
-        "It stays as it is while a migration runs."
+        "Fixed during a migration."
     };
     let (action, defaults) = if row.repeatable {
         (ArgAction::Append, row.default.split(' ').collect())

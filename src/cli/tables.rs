@@ -58,7 +58,11 @@ impl ParameterRow {
     }
 
     fn running(&self) -> &'static str {
-        if self.runtime { "may change" } else { "stays" }
+        if self.runtime {
+            "can be changed"
+        } else {
+            "fixed"
+        }
     }
 }
 
@@ -74,7 +78,7 @@ fn parameter_table(width: Option<u16>) -> String {
                 "default",
                 "range",
                 "side",
-                "while it runs",
+                "during a migration",
                 "since",
                 "meaning",
             ],
@@ -96,7 +100,7 @@ fn parameter_table(width: Option<u16>) -> String {
         return text(&mut table);
     }
     let header = [
-        "name, type\nside; while it runs; since",
+        "name, type\nside; during a migration; since",
         "default",
         "range",
         "meaning",

@@ -69,6 +69,20 @@ pub(super) fn name<T: FromStr<Err = UnknownName>>(given: Given<'_>) -> Result<T,
     name.parse().map_err(|error: UnknownName| error.allowed())
 }
 
+/// What `read` makes of a value, or `None` for the word that says that there is none.
+pub(super) fn or_unset<'a, T>(
+    given: Given<'a>,
+    word: &str,
+    read: impl FnOnce(Given<'a>) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    if given.is(word) {
+        return Ok(None);
+    }
+    read(given)
+        .map(Some)
+        .map_err(|allowed| format!("{word} or {allowed}"))
+}
+
 /// An integer within bounds; as text, decimal digits only.
 pub(super) fn integer<T>(given: Given<'_>, lowest: T, highest: T) -> Result<T, String>
 where

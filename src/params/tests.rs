@@ -272,7 +272,7 @@ fn markdown() -> String {
             .replace(']', "\\]")
     };
     let mut text =
-        "| name | type | default | range | unit | side | while it runs | since | meaning |\n\
+        "| name | type | default | range | unit | side | during a migration | since | meaning |\n\
                     |---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
     for row in TABLE {
@@ -288,7 +288,11 @@ fn markdown() -> String {
             row.range,
             row.unit.unwrap_or("-"),
             row.side.name(),
-            if row.runtime { "may change" } else { "stays" },
+            if row.runtime {
+                "can be changed"
+            } else {
+                "fixed"
+            },
             row.since,
             row.meaning,
         ];

@@ -1,5 +1,6 @@
 use super::*;
 use crate::cli::{Cli, Command};
+use crate::params::{BenchUse, TABLE};
 use clap::Parser;
 
 fn args(words: &[&str]) -> Result<BenchArgs, clap::Error> {
@@ -62,7 +63,8 @@ fn options_that_contradict_each_other_are_refused() {
         let error = args(words).expect_err("refused");
         assert_eq!(error.exit_code(), 2, "{words:?}");
     }
-    for name in crate::bench::WITHOUT_EFFECT {
+    let unused = (TABLE.iter()).filter(|row| row.in_bench == BenchUse::Unused);
+    for name in unused.map(|row| row.name) {
         let error = args(&[&format!("--{name}"), "1"]).map(|args| args.effort.max_time);
         match error {
             // All of a comparison has a time limit of its own.
