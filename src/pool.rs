@@ -1,5 +1,5 @@
-//! What both ends' pipelines are built from: threads that report how they ended, workers that come
-//! and go, and recycled buffers.
+//! What both ends' pipelines are built from: threads that report how they ended, queues with and
+//! without lanes, workers that come and go, and recycled buffers.
 
 use std::num::NonZero;
 use std::sync::Mutex;
@@ -96,6 +96,73 @@ impl FirstError {
     /// The error, if there was one.
     pub(crate) fn take(&self) -> Option<Error> {
         self.reported.try_recv().ok()
+    }
+}
+
+/// Bounded queues between a stage that hands work on and the workers of the next. Clones are ends of
+/// the same queues; the workers end when the last clone is gone and the queues are empty.
+///
+/// ```text
+///   shared:  hand(0, work) ──> queue ──┬──> worker      any free worker takes what comes next:
+///                                      ├──> worker      for work that stands alone; the number of
+///                                      └──> worker      workers may follow a parameter
+///
+///   lanes:   hand(0, work) ──> queue 0 ───> worker 0    a lane's work is done in its order, by one
+///            hand(1, work) ──> queue 1 ───> worker 1    worker: for pages that may come twice, and
+///                                                       for compressors' streams with a history
+/// ```
+#[derive(Debug)]
+pub(crate) struct Queues<T> {
+    queues: Vec<(Sender<T>, Receiver<T>)>,
+    lanes: bool,
+}
+
+impl<T> Clone for Queues<T> {
+    fn clone(&self) -> Queues<T> {
+        Queues {
+            queues: self.queues.clone(),
+            lanes: self.lanes,
+        }
+    }
+}
+
+impl<T> Queues<T> {
+    /// One queue for all workers.
+    pub(crate) fn shared(depth: usize) -> Queues<T> {
+        Queues {
+            queues: vec![bounded(depth)],
+            lanes: false,
+        }
+    }
+
+    /// A queue for each of `lanes` workers, at least one.
+    pub(crate) fn lanes(lanes: usize, depth: usize) -> Queues<T> {
+        Queues {
+            queues: (0..lanes.max(1)).map(|_| bounded(depth)).collect(),
+            lanes: true,
+        }
+    }
+
+    pub(crate) fn are_lanes(&self) -> bool {
+        self.lanes
+    }
+
+    /// How many queues there are.
+    pub(crate) fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Where the workers of a lane, or all workers, take their work from.
+    pub(crate) fn queue(&self, lane: usize) -> &Receiver<T> {
+        &self.queues[lane].1
+    }
+
+    /// Hands work to a lane, and waits for room in its queue.
+    ///
+    /// As this holds the queue's other end as well, it never finds it closed: a worker that has
+    /// failed must go on taking work and drop it, or this waits forever.
+    pub(crate) fn hand(&self, lane: usize, work: T) {
+        let _ = self.queues[lane].0.send(work);
     }
 }
 
@@ -197,6 +264,46 @@ pub(crate) fn analysis_pool(threads: u8) -> Result<rayon::ThreadPool, rayon::Thr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lane_keeps_its_order_and_ends_when_all_its_ends_are_gone() {
+        let queues = Queues::lanes(3, 2);
+        assert!(queues.are_lanes());
+        let taken: Vec<Vec<usize>> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..queues.len())
+                .map(|lane| {
+                    let queue = queues.queue(lane).clone();
+                    scope.spawn(move || queue.iter().collect())
+                })
+                .collect();
+            for work in 0..30 {
+                queues.hand(work % 3, work);
+            }
+            drop(queues);
+            workers
+                .into_iter()
+                .map(|worker| worker.join().unwrap())
+                .collect()
+        });
+        for (lane, taken) in taken.into_iter().enumerate() {
+            assert_eq!(taken, (lane..30).step_by(3).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_first_error_of_a_crew_is_kept_and_a_panic_is_one() {
+        let first = FirstError::default();
+        let failed = |error| first.report(error);
+        thread::scope(|scope| {
+            let crew = Crew::new(scope, &failed);
+            let did = crew.answer_for("encode", || -> Result<()> { panic!("on purpose") });
+            assert!(did.is_none());
+            crew.spawn("send".to_owned(), "send", || Err(Error::interrupted()));
+        });
+        let line = first.take().unwrap().one_line();
+        assert_eq!(line, "a worker panicked: on purpose (encode)");
+        assert!(first.take().is_none());
+    }
 
     #[test]
     fn workers_follow_the_wanted_number_up_and_down() {

@@ -9,7 +9,7 @@ use crate::wire::native::Message;
 
 /// Description and device state, as far as they have come.
 #[derive(Debug)]
-pub(super) struct Rest {
+pub(super) struct FolderParts {
     /// Whether they must come at all.
     agreed: bool,
     description: Option<Description>,
@@ -17,9 +17,9 @@ pub(super) struct Rest {
     complete: bool,
 }
 
-impl Rest {
-    pub(super) fn new(agreed: bool) -> Rest {
-        Rest {
+impl FolderParts {
+    pub(super) fn new(agreed: bool) -> FolderParts {
+        FolderParts {
             agreed,
             description: None,
             complete: false,

@@ -1,69 +1,43 @@
 //! The receiving end. The phases of a migration, top-down; `pipeline.rs` is where a page goes.
 //!
-//! Mirrors [`crate::source`], file by file.
+//! Its files have the names of [`crate::source`]'s where they do the reverse: `request`, `links`,
+//! `pipeline`, `wire/native`, `wire/qemu`, `folder`; `decode/` undoes `encode/`.
 
 mod accept;
+mod barrier;
 mod decode;
 mod folder;
+mod links;
+mod lobby;
 mod pipeline;
 mod prove;
-mod qemu;
-mod rounds;
+mod request;
+mod wire;
 
-use std::path::PathBuf;
-use std::sync::Mutex;
-use std::thread;
 use std::time::Duration;
 
-use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::Output;
 use crate::page::{Digest, PAGE_SIZE};
 use crate::pool::analysis_pool;
-use crate::session::{self, Context, PeerFailure, Phase};
+use crate::session::{Context, Phase};
 use crate::stats::Stage;
-use crate::sync;
-use crate::transport::{Address, Stream, TransportError};
-use crate::wire::native::Message;
-use accept::{Accepted, Links};
+use crate::transport::Address;
+use accept::Source;
 use prove::Proof;
+pub use request::Request;
+use wire::Wire;
+use wire::native::Native;
+use wire::qemu::Qemu;
 
 /// How long a source may take to hear why it was given up.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// From where to receive, and what to make of it.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// From where. Whether it is one of us or a QEMU that sends shows by itself.
-    pub address: Address,
-    /// What is written: a raw image or, if the source has one, a guest folder.
-    pub output: PathBuf,
-    /// The one block that is kept, as a raw image; the others are received, proven and dropped.
-    pub block: Option<String>,
-    /// What the source may use.
-    pub caps: Caps,
-    /// Whether an output that is there already is replaced.
-    pub force: bool,
-}
-
-impl Request {
-    /// All of a guest, with everything that may be used.
-    pub fn new(address: Address, output: impl Into<PathBuf>) -> Request {
-        Request {
-            address,
-            output: output.into(),
-            block: None,
-            caps: Caps::default(),
-            force: false,
-        }
-    }
-}
-
 /// Receives a guest's RAM, and returns when it is proven and OUTPUT holds it.
 ///
-/// `listening` hears the address that is listened on, as soon as it is; `dropped` hears a line
-/// for each connection that is dropped because it is none of ours.
+/// `listening` is called with the address that is listened on, as soon as it is; `dropped` with a
+/// line for each connection that is dropped or refused.
 ///
 /// # Errors
 /// OUTPUT is then as it was, and the source, if it can hear it, knows why.
@@ -74,94 +48,53 @@ pub fn run(
     dropped: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
     Output::check(&request.output, request.force)?;
-    let (mut links, output) = match accept::accept(request, context, listening, dropped)? {
-        Accepted::Native(native) => *native,
-        Accepted::Qemu(source) => {
-            let (mut stream, head, others) = *source;
-            context.emulate_link(&mut stream)?;
-            return qemu::receive(&mut stream, (&head, others), request, context);
-        }
-    };
-    for stream in &mut links.streams {
-        context.emulate_link(stream)?;
+    match accept::accept(request, context, listening, dropped)? {
+        Source::Native(source) => receive(Native::new(*source, context), context),
+        Source::Qemu(source) => receive(Qemu::new(*source, request, context), context),
     }
-    context.stats.ram(
-        output.pages() * PAGE_SIZE as u64,
-        links.streams.len() as u16,
-    );
+}
 
-    let outcome = if links.is_two_way() {
-        from_a_peer(&links, output, context)
-    } else {
-        from_a_writer(&mut links, output, context)
-    };
-    let outcome = outcome.map_err(|error| {
-        links.give_up(&error);
-        links.explain(error)
-    });
+/// Receives from a source that has been accepted, and says how it ended.
+fn receive<W: Wire>(mut wire: W, context: &Context) -> Result<()> {
+    let outcome =
+        Error::catch("receive", || walk(&mut wire, context)).map_err(|error| wire.failed(error));
+    let links = wire.links();
     context.stats.bytes(links.received(), links.sent());
-    outcome
-}
-
-/// Receives from somebody who waits for answers: ends with the commit protocol.
-fn from_a_peer(links: &Links, mut output: Output, context: &Context) -> Result<()> {
-    // The ticker and the main thread both write.
-    let main = Mutex::new(&links.streams[0]);
-    let say = |message: &Message| {
-        let main = sync::lock(&main);
-        session::send_message(*main, message)
-    };
-    let (done, until_done) = crossbeam_channel::bounded::<()>(0);
-    thread::scope(|scope| {
-        thread::Builder::new()
-            .name("keep-alive".into())
-            .spawn_scoped(scope, || {
-                let interval = links.agreed.keepalive_interval();
-                // Nothing is ever sent on the channel: it ends when its sender is dropped.
-                while until_done.recv_timeout(interval)
-                    == Err(crossbeam_channel::RecvTimeoutError::Timeout)
-                {
-                    if say(&Message::KeepAlive).is_err() {
-                        return;
-                    }
-                }
-            })
-            .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
-        let outcome = pipeline::run(links, &output, context).and_then(|finished| {
-            Error::catch("commit", || {
-                let (digest, proof) = finished.take(&mut output);
-                prove(digest, proof, &mut output, context)?;
-                commit(digest, &links.streams[0], &say, &mut output, context)
-            })
-        });
-        context.abort_on_error(&outcome);
-        drop(done);
-        outcome
-    })
-}
-
-/// Receives from a file or a pipe: nobody hears an answer.
-fn from_a_writer(links: &mut Links, mut output: Output, context: &Context) -> Result<()> {
-    let finished = pipeline::run(links, &output, context)?;
-    let (digest, proof) = finished.take(&mut output);
-    // The end of the stream, or a writer that has not hung up yet.
-    if let Ok(Some(_)) = links.streams[0].try_read(&mut [0]) {
-        return Err(
-            Error::new(Kind::Failed, "the stream goes on behind its end").in_stage("receive"),
-        );
-    }
-    prove(digest, proof, &mut output, context)?;
-    // A command that failed may have written all the same.
-    for stream in &mut links.streams {
-        stream.finish()?;
-    }
-    if context.abort.is_raised() {
-        return Err(Error::interrupted());
-    }
-    context.enter(Phase::Commit)?;
-    output.commit()?;
-    context.stats.proven(digest);
+    outcome?;
+    context.end(&Ok(()));
     Ok(())
+}
+
+/// Walks the phases.
+fn walk<W: Wire>(wire: &mut W, context: &Context) -> Result<()> {
+    let received = &*wire;
+    let mut output = received.attend(|| {
+        let mut output = received.output()?;
+        let connections = received.links().streams.len() as u16;
+        let bytes = output.pages() * PAGE_SIZE as u64;
+        context.stats.ram(bytes, connections);
+
+        let proof = pipeline::run(received, &output, context)?;
+        Error::catch("commit", || {
+            let digest = received.end(&mut output)?;
+            prove(digest, proof, &mut output, context)?;
+            context.stats.proven(digest);
+            received.proven(digest)
+        })?;
+        Ok(output)
+    })?;
+    wire.links_mut().finish()?;
+    // From here on nothing but the output itself can fail.
+    let taking_over = &*wire;
+    taking_over.attend(|| {
+        Error::catch("commit", || {
+            context.enter(Phase::Commit)?;
+            context.faults.check(Site::Commit)?;
+            output.commit()?;
+            taking_over.committed();
+            Ok(())
+        })
+    })
 }
 
 /// Reads back what the output really holds, as far as that was not done beside the rounds, and
@@ -178,7 +111,7 @@ fn prove(sent: Digest, proof: Proof, output: &mut Output, context: &Context) -> 
         output.set_digests(blocks);
         held
     } else {
-        walk(output, context).map_err(|error| error.in_stage("prove"))?
+        read_back(output, context).map_err(|error| error.in_stage("prove"))?
     };
     if held == sent {
         // Reading it back is what proves it.
@@ -195,46 +128,11 @@ fn prove(sent: Digest, proof: Proof, output: &mut Output, context: &Context) -> 
     }
 }
 
-/// All of it at once.
-fn walk(output: &mut Output, context: &Context) -> Result<Digest> {
+/// All of the output at once.
+fn read_back(output: &mut Output, context: &Context) -> Result<Digest> {
     let pool = analysis_pool(context.tuning.get().decompress_threads)
         .map_err(|error| Error::new(Kind::Failed, error))?;
     let (held, time) = pool.install(|| output.sum_hashes())?;
     context.stats.add_cpu(Stage::Proof, time);
     Ok(Digest(held))
-}
-
-/// It is proven: says so, and takes over when the source has let go.
-fn commit(
-    digest: Digest,
-    main: &Stream,
-    say: &dyn Fn(&Message) -> Result<(), TransportError>,
-    output: &mut Output,
-    context: &Context,
-) -> Result<()> {
-    say(&Message::Proven { digest })?;
-    context.stats.proven(digest);
-    loop {
-        match session::receive_message(main).map_err(|error| error.in_stage("commit"))? {
-            Message::KeepAlive => {}
-            Message::Commit => break,
-            Message::Failure { code, text } => return Err(session::peer_failure(code, &text)),
-            other => return Err(session::out_of_place(&other, "Commit was expected")),
-        }
-    }
-    context.enter(Phase::Commit)?;
-    context.faults.check(Site::Commit)?;
-    output.commit()?;
-    // The source has let go and the output is there: what happens to the link is no matter now.
-    if say(&Message::Committed).is_err() && context.abort.is_raised() {
-        // Whoever cancels now comes too late, and the source is to know how it ended.
-        main.last_word(&Message::Committed.to_bytes(), LAST_WORDS);
-    }
-    context.end(&Ok(()));
-    Ok(())
-}
-
-/// Whether the source knows of this error already, or is gone.
-fn source_knows(error: &Error) -> bool {
-    error.cause::<PeerFailure>().is_some() || matches!(error.cause(), Some(TransportError::Closed))
 }

@@ -151,19 +151,25 @@ impl Proof {
         }
     }
 
-    /// To be called at a round's end, while nothing is placed.
-    pub(super) fn end_round(&self, last: bool, output: &Output) {
-        match self.marks.get() {
+    /// To be called at a round's end, while nothing is placed. Returns whether the proof begins:
+    /// then [`Proof::run`] is to be called by a thread of its own.
+    pub(super) fn end_round(&self, last: bool, output: &Output) -> bool {
+        let begins = match self.marks.get() {
             Some(marks) => {
                 for marks in marks {
                     let Marks { touched, due } = &mut *sync::lock(marks);
                     due.absorb(touched);
                 }
+                false
             }
-            None if last || output.pages() > MAX_PAGES => return,
-            None => self.begin(output),
-        }
+            None if last || output.pages() > MAX_PAGES => return false,
+            None => {
+                self.begin(output);
+                true
+            }
+        };
         self.wake();
+        begins
     }
 
     /// Everything is due.

@@ -1,9 +1,6 @@
-//! One packet: from its bytes to pages in their place. What a decoder thread does all day.
+//! From what a wire carries to pages in their place: what a decoder thread does all day.
 //!
-//! One file for each wire format.
+//! One file for each wire.
 
-mod native;
-mod qemu;
-
-pub(super) use native::{DecodeWorker, Packet};
-pub(super) use qemu::{Batch, DecodeQemu, Entry, STRETCH};
+pub(super) mod native;
+pub(super) mod qemu;

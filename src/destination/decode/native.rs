@@ -6,30 +6,33 @@ use crate::codec::{Decoders, Method};
 use crate::delta;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
-use crate::image::{Block, Output};
+use crate::image::Block;
+
 use crate::page::{BlockSeed, PAGE_SIZE};
-use crate::session::Context;
+use crate::pool::Buffers;
 use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::WireError;
 use crate::wire::native::{Class, FrameKind, Header, PageSet, Run, frame_hash};
 
+use super::super::pipeline::Target;
 use super::super::prove::Proof;
+use super::super::wire::Decode;
 
 /// A frame with pages, as it was read.
 #[derive(Debug)]
-pub(in super::super) struct Packet {
-    pub(in super::super) header: Header,
+pub(in crate::destination) struct Packet {
+    pub(in crate::destination) header: Header,
     /// Page set, then body.
-    pub(in super::super) bytes: BytesMut,
+    pub(in crate::destination) bytes: BytesMut,
     /// The CPU time of reading it.
-    pub(in super::super) tally: Tally,
+    pub(in crate::destination) tally: Tally,
 }
 
 /// Checks and places frames. Its buffers and decompressors live as long as its thread.
-pub(in super::super) struct DecodeWorker<'a> {
-    context: &'a Context,
-    output: &'a Output,
-    proof: &'a Proof,
+pub(in crate::destination) struct FrameDecoder<'a> {
+    target: &'a Target<'a>,
+    /// Where a frame's bytes go when it is placed.
+    buffers: &'a Buffers,
     decoders: Decoders,
     set: PageSet,
     plain: Vec<u8>,
@@ -38,42 +41,45 @@ pub(in super::super) struct DecodeWorker<'a> {
     hashes: Vec<u8>,
 }
 
-impl<'a> DecodeWorker<'a> {
-    pub(in super::super) fn new(
-        context: &'a Context,
-        output: &'a Output,
-        proof: &'a Proof,
-    ) -> Self {
-        DecodeWorker {
-            context,
-            output,
-            proof,
+impl Decode<Packet> for FrameDecoder<'_> {
+    fn place(&mut self, packet: Packet) -> Result<Tally> {
+        self.target.context.faults.check(Site::Decode)?;
+        let header = &packet.header;
+        let block = self
+            .target
+            .output
+            .blocks()
+            .get(usize::from(header.block))
+            .ok_or(WireError::Unknown {
+                field: "the frame's block",
+                given: header.block.into(),
+            })?;
+        let tally = self
+            .read_page_set(&packet, block)
+            .and_then(|()| self.place_pages(&packet, block))
+            .map_err(|error| {
+                let error = error.in_stage("decode").in_round(header.round.0);
+                match self.set.runs().first() {
+                    Some(run) => error.at_page(run.range.start.0),
+                    None => error,
+                }
+            })?;
+        self.buffers.give(packet.bytes);
+        Ok(tally)
+    }
+}
+
+impl<'a> FrameDecoder<'a> {
+    pub(in crate::destination) fn new(target: &'a Target<'a>, buffers: &'a Buffers) -> Self {
+        FrameDecoder {
+            target,
+            buffers,
             decoders: Decoders::default(),
             set: PageSet::default(),
             plain: Vec::new(),
             patched: Vec::new(),
             hashes: Vec::new(),
         }
-    }
-
-    /// Decodes a frame, checks its hash, and only then places its pages.
-    pub(in super::super) fn place(&mut self, packet: &Packet) -> Result<Tally> {
-        self.context.faults.check(Site::Decode)?;
-        let block = self
-            .output
-            .blocks()
-            .get(usize::from(packet.header.block))
-            .ok_or(WireError::Unknown {
-                field: "the frame's block",
-                given: packet.header.block.into(),
-            })?;
-        self.read_page_set(packet, block)
-            .and_then(|()| self.checked(packet, block))
-            .map_err(|error| {
-                let first = self.set.runs().first().map(|run| run.range.start.0);
-                let error = error.in_stage("decode").in_round(packet.header.round.0);
-                first.into_iter().fold(error, Error::at_page)
-            })
     }
 
     fn read_page_set(&mut self, packet: &Packet, block: &Block) -> Result<()> {
@@ -93,46 +99,30 @@ impl<'a> DecodeWorker<'a> {
         Ok(())
     }
 
-    fn checked(&mut self, packet: &Packet, block: &Block) -> Result<Tally> {
+    /// Checks the frame's hash, and only then places its pages.
+    fn place_pages(&mut self, packet: &Packet, block: &Block) -> Result<Tally> {
         let header = &packet.header;
         let (set, body) = packet.bytes.split_at(header.page_set_len as usize);
         let body = &body[..header.body_len as usize];
         let mut tally = packet.tally;
         let mut clock = StageClock::start();
+        let baseline = self.target.baseline.before(header.round);
         if header.kind == Some(FrameKind::Zeros) {
-            if self.set.count(Class::Zero) != self.set.pages() || !body.is_empty() {
-                return Err(WireError::OutOfPlace {
-                    record: "a page that is not zero",
-                    why: "a Zeros frame has none",
-                }
-                .into());
-            }
+            self.check_zeros(body)?;
             check_hash(header, set, &[])?;
-            touch(self.proof, header, &self.set);
+            touch(&self.target.proof, header, &self.set);
         } else {
-            if header.round.is_first() && self.set.count(Class::Delta) > 0 {
+            if !baseline.is_known() && self.set.count(Class::Delta) > 0 {
                 return Err(WireError::OutOfPlace {
                     record: "a delta",
                     why: "in round 1 there is nothing to differ from",
                 }
                 .into());
             }
-            let (body, stored) = split_stored(&self.set, body)?;
-            let len = header.decoded_len as usize;
-            if header.codec == Method::None && body.len() != len {
-                return Err(contradiction(body.len(), len));
-            }
-            let plain = (self.decoders)
-                .decode((header.codec, body), len, &mut self.plain)
-                .map_err(|error| Error::new(Kind::Failed, error))?;
+            let (compressed, stored) = split_stored(&self.set, body)?;
+            let plain = decompress(&mut self.decoders, header, compressed, &mut self.plain)?;
             clock.cut(&mut tally.cpu, Stage::Codec);
-            let whole = self
-                .set
-                .count(Class::Whole)
-                .checked_mul(PAGE_SIZE as u64)
-                .and_then(|bytes| plain.len().checked_sub(bytes as usize))
-                .ok_or_else(|| contradiction(plain.len(), 0))?;
-            let (deltas, whole) = plain.split_at(whole);
+            let (deltas, whole) = split_whole(&self.set, plain)?;
             tally.delta_bytes = apply_deltas(deltas, &self.set, block, &mut self.patched)? as u64;
             clock.cut(&mut tally.cpu, Stage::Delta);
             let bodies = Bodies {
@@ -143,11 +133,11 @@ impl<'a> DecodeWorker<'a> {
             hash(&self.set, block.seed(), bodies, &mut self.hashes);
             check_hash(header, set, &self.hashes)?;
             clock.cut(&mut tally.cpu, Stage::Hash);
-            touch(self.proof, header, &self.set);
+            touch(&self.target.proof, header, &self.set);
             place(&self.set, block, bodies)?;
         }
         // A fresh output is zero already.
-        if !header.round.is_first() {
+        if baseline.is_known() {
             for range in self.set.of(Class::Zero) {
                 block.clear(range)?;
             }
@@ -155,6 +145,16 @@ impl<'a> DecodeWorker<'a> {
         clock.cut(&mut tally.cpu, Stage::Place);
         self.count(header, &mut tally);
         Ok(tally)
+    }
+
+    fn check_zeros(&self, body: &[u8]) -> Result<(), WireError> {
+        if self.set.count(Class::Zero) == self.set.pages() && body.is_empty() {
+            return Ok(());
+        }
+        Err(WireError::OutOfPlace {
+            record: "a page that is not zero",
+            why: "a Zeros frame has none",
+        })
     }
 
     fn count(&self, header: &Header, tally: &mut Tally) {
@@ -173,7 +173,7 @@ impl<'a> DecodeWorker<'a> {
     }
 }
 
-/// The proof is to read these pages back when the round is over.
+/// Has the proof read these pages back when the round is over. To be called before they change.
 fn touch(proof: &Proof, header: &Header, set: &PageSet) {
     proof.touch(header.block.into(), set.runs().iter().map(|run| run.range));
 }
@@ -198,6 +198,31 @@ fn contradiction(given: usize, expected: usize) -> Error {
         expected: expected as u64,
     }
     .into()
+}
+
+/// A body as it was before compression, without its stored pages.
+fn decompress<'a>(
+    decoders: &mut Decoders,
+    header: &Header,
+    body: &'a [u8],
+    plain: &'a mut Vec<u8>,
+) -> Result<&'a [u8]> {
+    let len = header.decoded_len as usize;
+    if header.codec == Method::None && body.len() != len {
+        return Err(contradiction(body.len(), len));
+    }
+    decoders
+        .decode((header.codec, body), len, plain)
+        .map_err(|error| Error::new(Kind::Failed, error))
+}
+
+/// Cuts the whole pages off the end of what was compressed; what precedes them are deltas.
+fn split_whole<'a>(set: &PageSet, plain: &'a [u8]) -> Result<(&'a [u8], &'a [u8])> {
+    set.count(Class::Whole)
+        .checked_mul(PAGE_SIZE as u64)
+        .and_then(|bytes| plain.len().checked_sub(bytes as usize))
+        .map(|at| plain.split_at(at))
+        .ok_or_else(|| contradiction(plain.len(), 0))
 }
 
 /// Applies all deltas to what the block holds, into `patched`. Returns the bytes of deltas.

@@ -15,28 +15,31 @@ use crate::session::Context;
 use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::qemu::RecordKind;
 
-/// Neighbouring pages that are decoded by one thread, and placed together where they can be.
-pub(in super::super) const STRETCH: u64 = 64;
+use super::super::pipeline::Target;
+use super::super::wire::Decode;
 
-/// A record, or neighbouring zero pages.
+/// Neighbouring pages that belong to the same lane, and are placed together where they can be.
+pub(in crate::destination) const STRETCH: u64 = 64;
+
+/// A record: how a page is made.
 #[derive(Debug, Clone)]
-pub(in super::super) struct Entry {
-    pub(in super::super) block: u16,
-    pub(in super::super) pages: PageRange,
-    pub(in super::super) kind: RecordKind,
+pub(in crate::destination) struct Entry {
+    pub(in crate::destination) block: u16,
+    pub(in crate::destination) page: PageIndex,
+    pub(in crate::destination) kind: RecordKind,
     /// Where the payload lies within the batch's bytes.
-    pub(in super::super) payload: Range<usize>,
+    pub(in crate::destination) payload: Range<usize>,
 }
 
-/// Records for one decoder.
+/// Records of one lane, in their order.
 #[derive(Debug)]
-pub(in super::super) struct Batch {
-    pub(in super::super) bytes: Bytes,
-    pub(in super::super) entries: Vec<Entry>,
+pub(in crate::destination) struct Records {
+    pub(in crate::destination) bytes: Bytes,
+    pub(in crate::destination) entries: Vec<Entry>,
 }
 
 /// Places records. Its buffers and its decompressor live as long as its thread.
-pub(in super::super) struct DecodeQemu<'a> {
+pub(in crate::destination) struct RecordDecoder<'a> {
     context: &'a Context,
     output: &'a Output,
     /// The hash of each page as it is now, by its key.
@@ -48,36 +51,33 @@ pub(in super::super) struct DecodeQemu<'a> {
     run_start: u64,
 }
 
-impl<'a> DecodeQemu<'a> {
-    pub(in super::super) fn new(
-        context: &'a Context,
-        output: &'a Output,
-        hashes: &'a PageHashes,
-    ) -> Self {
-        DecodeQemu {
-            context,
-            output,
-            hashes,
-            inflate: codec::decoder(Method::Zlib),
-            run: Vec::with_capacity(STRETCH as usize * PAGE_SIZE),
-            run_block: 0,
-            run_start: 0,
-        }
-    }
-
-    /// Decodes and places all records of a batch, in their order.
-    pub(in super::super) fn place(&mut self, batch: &Batch) -> Result<Tally> {
+impl Decode<Records> for RecordDecoder<'_> {
+    fn place(&mut self, batch: Records) -> Result<Tally> {
         self.context.faults.check(Site::Decode)?;
         let mut tally = Tally::default();
         let mut clock = StageClock::start();
         for entry in &batch.entries {
             let payload = batch.bytes.get(entry.payload.clone()).unwrap_or_default();
             self.take(entry, payload, &mut tally, &mut clock)
-                .map_err(|error| error.in_stage("decode").at_page(entry.pages.start.0))?;
+                .map_err(|error| error.in_stage("decode").at_page(entry.page.0))?;
         }
         self.flush(&mut tally, &mut clock)?;
         tally.frames = 1;
         Ok(tally)
+    }
+}
+
+impl<'a> RecordDecoder<'a> {
+    pub(in crate::destination) fn new(target: &Target<'a>, hashes: &'a PageHashes) -> Self {
+        RecordDecoder {
+            context: target.context,
+            output: target.output,
+            hashes,
+            inflate: codec::decoder(Method::Zlib),
+            run: Vec::with_capacity(STRETCH as usize * PAGE_SIZE),
+            run_block: 0,
+            run_start: 0,
+        }
     }
 
     fn take(
@@ -87,18 +87,18 @@ impl<'a> DecodeQemu<'a> {
         tally: &mut Tally,
         clock: &mut StageClock,
     ) -> Result<()> {
-        let page = entry.pages.start;
+        let page = entry.page;
         match entry.kind {
             RecordKind::Zero => {
-                tally.zero += entry.pages.count;
+                tally.zero += 1;
                 match payload {
                     [0] => self.clear(entry, tally, clock),
                     // Any other byte is one that QEMU up to 9 fills the page with.
-                    [fill] => entry.pages.pages().try_for_each(|page| {
+                    [fill] => {
                         self.next_slot(entry.block, page, tally, clock)?.fill(*fill);
                         self.placed(entry.block, page, tally);
                         Ok(())
-                    }),
+                    }
                     _ => Err(Error::new(Kind::Failed, "a zero page without its byte")),
                 }
             }
@@ -195,20 +195,20 @@ impl<'a> DecodeQemu<'a> {
         Ok(())
     }
 
-    /// Makes pages zero. Those that are already stay untouched, so that the output stays sparse.
+    /// Makes a page zero. One that is already stays untouched, so that the output stays sparse.
     fn clear(&mut self, entry: &Entry, tally: &mut Tally, clock: &mut StageClock) -> Result<()> {
         let file = self.file(entry.block)?;
-        // Pages of the run that is not placed yet may be among them.
-        let held = |page: PageIndex| self.hashes.get(file.key(page)) != 0;
-        if !entry.pages.pages().any(held) {
+        if self.hashes.get(file.key(entry.page)) == 0 {
             return Ok(());
         }
+        // It may be in the run that is not placed yet.
         self.flush(tally, clock)?;
-        for page in entry.pages.pages() {
-            let before = self.hashes.replace(file.key(page), 0);
-            tally.hashes = tally.hashes.wrapping_sub(before);
-        }
-        file.clear(entry.pages)?;
+        let before = self.hashes.replace(file.key(entry.page), 0);
+        tally.hashes = tally.hashes.wrapping_sub(before);
+        file.clear(PageRange {
+            start: entry.page,
+            count: 1,
+        })?;
         clock.cut(&mut tally.cpu, Stage::Place);
         Ok(())
     }

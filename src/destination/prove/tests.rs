@@ -55,8 +55,7 @@ fn prove(rounds: &[Vec<Change>], context: &Context) -> (Vec<Digest>, Digest) {
             for change in changes {
                 change.make(&proof, &output, number == 0);
             }
-            proof.end_round(number + 1 == rounds.len(), &output);
-            if number == 0 && proof.is_begun() {
+            if proof.end_round(number + 1 == rounds.len(), &output) {
                 scope.spawn(|| proof.run(&output, context).unwrap());
             }
         }

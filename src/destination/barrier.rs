@@ -1,4 +1,7 @@
 //! Keeps rounds apart: nothing of the next is placed before all of this one is.
+//!
+//! A page may occur in both, on different connections and with different decoders; without the
+//! barrier the older copy could be placed last.
 
 use std::sync::{Condvar, Mutex};
 
@@ -10,7 +13,7 @@ struct State {
     round: Round,
     /// Connections that have read this round's end.
     arrived: usize,
-    /// Frames that were read and are not yet placed.
+    /// Pieces of work that were read and are not yet placed.
     in_flight: usize,
     /// What the first connection at the round's end said: whether it was the last round.
     last: Option<bool>,
@@ -19,24 +22,24 @@ struct State {
 
 /// The barrier at a round's end, for the connections' readers and the decoders.
 #[derive(Debug)]
-pub(super) struct Rounds {
+pub(super) struct Barrier {
     connections: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// Why a round cannot end.
+/// Why a round does not end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stuck {
-    /// The session has failed elsewhere; whoever hears this has nothing to add.
+pub(super) enum NotEnded {
+    /// The session has failed elsewhere, where the reason is kept.
     Failed,
     /// The connections disagree about whether this is the last round.
     Disagreement,
 }
 
-impl Rounds {
-    pub(super) fn new(connections: usize) -> Rounds {
-        Rounds {
+impl Barrier {
+    pub(super) fn new(connections: usize) -> Barrier {
+        Barrier {
             connections,
             state: Mutex::new(State {
                 round: Round::FIRST,
@@ -50,16 +53,16 @@ impl Rounds {
     }
 
     /// The round in hand.
-    pub(super) fn current(&self) -> Round {
+    pub(super) fn round(&self) -> Round {
         sync::lock(&self.state).round
     }
 
-    /// A frame of this round was read.
+    /// A piece of this round's work was read.
     pub(super) fn enter(&self) {
         sync::lock(&self.state).in_flight += 1;
     }
 
-    /// A frame is placed.
+    /// A piece of work is placed.
     pub(super) fn leave(&self) {
         let mut state = sync::lock(&self.state);
         state.in_flight -= 1;
@@ -68,25 +71,34 @@ impl Rounds {
         }
     }
 
-    /// It is over; nobody needs to wait any longer.
+    /// The session is over: every wait ends.
     pub(super) fn fail(&self) {
         sync::lock(&self.state).failed = true;
         self.changed.notify_all();
     }
 
+    /// Waits until all that was read is placed, or the session is over.
+    pub(super) fn settle(&self) {
+        let mut state = sync::lock(&self.state);
+        while state.in_flight > 0 && !state.failed {
+            state = sync::ignore_poison(self.changed.wait(state));
+        }
+    }
+
     /// A connection's reader has read the round's end: waits for the others and for the decoders.
-    /// Whoever comes last calls `close` before any other goes on.
-    pub(super) fn end(&self, last: bool, close: impl FnOnce()) -> Result<(), Stuck> {
+    /// The last to come calls `close` before any other goes on. `close` must not call the barrier,
+    /// which is locked meanwhile.
+    pub(super) fn end(&self, last: bool, close: impl FnOnce()) -> Result<(), NotEnded> {
         let mut state = sync::lock(&self.state);
         let round = state.round;
         if *state.last.get_or_insert(last) != last {
-            return Err(Stuck::Disagreement);
+            return Err(NotEnded::Disagreement);
         }
         state.arrived += 1;
         self.changed.notify_all();
         loop {
             if state.failed {
-                return Err(Stuck::Failed);
+                return Err(NotEnded::Failed);
             }
             if state.round != round {
                 return Ok(());
@@ -110,19 +122,19 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn nobody_passes_before_all_have_arrived_and_all_frames_are_placed() {
-        let rounds = Rounds::new(3);
+    fn no_reader_passes_before_all_have_arrived_and_all_work_is_placed() {
+        let barrier = Barrier::new(3);
         let closed = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
                     for round in 1..=100 {
-                        assert_eq!(rounds.current(), Round(round));
+                        assert_eq!(barrier.round(), Round(round));
                         for _ in 0..10 {
-                            rounds.enter();
-                            scope.spawn(|| rounds.leave());
+                            barrier.enter();
+                            scope.spawn(|| barrier.leave());
                         }
-                        rounds
+                        barrier
                             .end(false, || {
                                 closed.fetch_add(1, Ordering::Relaxed);
                             })
@@ -135,12 +147,12 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_releases_whoever_waits() {
-        let rounds = Rounds::new(2);
+    fn a_failure_releases_all_who_wait() {
+        let barrier = Barrier::new(2);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| rounds.end(false, || {}));
-            rounds.fail();
-            assert_eq!(waiting.join().unwrap(), Err(Stuck::Failed));
+            let waiting = scope.spawn(|| barrier.end(false, || {}));
+            barrier.fail();
+            assert_eq!(waiting.join().unwrap(), Err(NotEnded::Failed));
         });
     }
 }

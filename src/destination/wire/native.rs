@@ -1,0 +1,391 @@
+//! The native wire at the destination: frames, messages, and the commit protocol.
+
+use std::sync::Mutex;
+use std::thread;
+
+use crossbeam_channel::RecvTimeoutError;
+
+use crate::description::Description;
+use crate::error::{Error, Kind, Result};
+use crate::fault::Site;
+use crate::image::Output;
+use crate::page::Digest;
+use crate::pool::{Buffers, QUEUE};
+use crate::round::Round;
+use crate::session::{self, Agreed, Context};
+use crate::stats::{Stage, StageClock, Tally};
+use crate::sync;
+use crate::transport::{Stream, TransportError};
+use crate::wire::WireError;
+use crate::wire::native::{FrameKind, Header, MAX_ROUNDS, Message};
+
+use super::super::LAST_WORDS;
+use super::super::accept::NativeSource;
+use super::super::barrier::NotEnded;
+use super::super::decode::native::{FrameDecoder, Packet};
+use super::super::folder::FolderParts;
+use super::super::links::{Links, is_closed, source_knows};
+use super::super::pipeline::{Feed, Target};
+use super::{Decode, Order, Wire};
+
+/// A source that speaks the native wire, with all of its connections.
+pub(in crate::destination) struct Native<'a> {
+    context: &'a Context,
+    links: Links,
+    agreed: Agreed,
+    buffers: Buffers,
+    /// What was made when the source was greeted, until it is asked for.
+    output: Mutex<Option<Output>>,
+    /// What the source said at its end.
+    finish: Mutex<Option<Finish>>,
+    /// Keep-alives and answers are written by two threads.
+    writing: Mutex<()>,
+}
+
+/// What the source says at its end.
+struct Finish {
+    /// Of the RAM that it sent.
+    digest: Digest,
+    /// What a guest folder has besides.
+    description: Option<Description>,
+}
+
+impl<'a> Native<'a> {
+    /// The source that has been greeted.
+    pub(in crate::destination) fn new(source: NativeSource, context: &'a Context) -> Native<'a> {
+        let decoders = usize::from(context.tuning.get().decompress_threads);
+        // Frames say how large they are; a buffer grows to the largest that it has met.
+        let buffers = Buffers::new(1, decoders + QUEUE + 2 * source.links.streams.len());
+        Native {
+            context,
+            links: source.links,
+            agreed: source.agreed,
+            buffers,
+            output: Mutex::new(Some(source.output)),
+            finish: Mutex::new(None),
+            writing: Mutex::new(()),
+        }
+    }
+
+    fn say(&self, message: &Message) -> Result<(), TransportError> {
+        let _writing = sync::lock(&self.writing);
+        session::send_message(self.links.main(), message)
+    }
+
+    /// Waits for the source to let go.
+    fn hear_commit(&self) -> Result<()> {
+        loop {
+            let message = session::receive_message(self.links.main());
+            match message.map_err(|error| error.in_stage("commit"))? {
+                Message::KeepAlive => {}
+                Message::Commit => return Ok(()),
+                Message::Failure { code, text } => return Err(session::peer_failure(code, &text)),
+                other => return Err(session::out_of_place(&other, "Commit was expected")),
+            }
+        }
+    }
+}
+
+impl Wire for Native<'_> {
+    type Work = Packet;
+
+    fn links(&self) -> &Links {
+        &self.links
+    }
+
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+
+    /// Has the source hear something often enough, if it waits for answers.
+    fn attend<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if !self.links.are_two_way() {
+            return work();
+        }
+        let (done, until_done) = crossbeam_channel::bounded::<()>(0);
+        thread::scope(|scope| {
+            thread::Builder::new()
+                .name("keep-alive".into())
+                .spawn_scoped(scope, || {
+                    let interval = self.agreed.keepalive_interval();
+                    // Nothing is ever sent on the channel: it ends when its sender is dropped.
+                    while until_done.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                        if self.say(&Message::KeepAlive).is_err() {
+                            return;
+                        }
+                    }
+                })
+                .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
+            let outcome = work();
+            // The thread may be waiting for a source that takes nothing.
+            self.context.abort_on_error(&outcome);
+            drop(done);
+            outcome
+        })
+    }
+
+    fn output(&self) -> Result<Output> {
+        let output = sync::lock(&self.output).take();
+        output.ok_or_else(|| Error::new(Kind::Failed, "the output is taken already"))
+    }
+
+    fn order(&self, _decoders: usize) -> Order {
+        Order::Any
+    }
+
+    fn read(&self, connection: usize, feed: &Feed<'_, '_, Self>) -> Result<()> {
+        let agreed = &self.agreed.capabilities;
+        let mut reading = Reading {
+            wire: self,
+            feed,
+            stream: &self.links.streams[connection],
+            is_main: connection == 0,
+            round: Round::FIRST,
+            frames: 0,
+            pages: 0,
+            rounds_are_over: false,
+            folder: FolderParts::new(agreed.contains(session::CAPABILITY_GUEST_FOLDER)),
+        };
+        reading.run()
+    }
+
+    fn decoder<'b>(&'b self, target: &'b Target<'b>) -> Box<dyn Decode<Packet> + 'b> {
+        Box::new(FrameDecoder::new(target, &self.buffers))
+    }
+
+    fn end(&self, output: &mut Output) -> Result<Digest> {
+        let finish = sync::lock(&self.finish).take();
+        let finish = finish.ok_or_else(Error::interrupted)?;
+        if let Some(description) = finish.description {
+            output.describe(description);
+        }
+        if !self.links.are_two_way() {
+            // The end of the stream, or a writer that has not hung up yet.
+            if let Ok(Some(_)) = self.links.main().try_read(&mut [0]) {
+                let what = "the stream goes on behind its end";
+                return Err(Error::new(Kind::Failed, what).in_stage("receive"));
+            }
+        }
+        Ok(finish.digest)
+    }
+
+    fn proven(&self, digest: Digest) -> Result<()> {
+        if !self.links.are_two_way() {
+            return match self.context.abort.is_raised() {
+                true => Err(Error::interrupted()),
+                false => Ok(()),
+            };
+        }
+        self.say(&Message::Proven { digest })?;
+        self.hear_commit()
+    }
+
+    fn committed(&self) {
+        if !self.links.are_two_way() {
+            return;
+        }
+        if self.say(&Message::Committed).is_err() && self.context.abort.is_raised() {
+            // Cancelling now comes too late, and the source has to know how it ended.
+            let main = self.links.main();
+            main.last_word(&Message::Committed.to_bytes(), LAST_WORDS);
+        }
+    }
+
+    fn failed(&mut self, error: Error) -> Error {
+        if !source_knows(&error) {
+            let message = session::failure_message(&error);
+            self.links.main().last_word(&message.to_bytes(), LAST_WORDS);
+        }
+        if is_closed(&error) {
+            return self.links.why_closed().unwrap_or(error);
+        }
+        error
+    }
+}
+
+/// One connection on its way to the end of the last round.
+struct Reading<'r, 'scope, 'env, 'a> {
+    wire: &'r Native<'a>,
+    feed: &'r Feed<'scope, 'env, Native<'a>>,
+    stream: &'r Stream,
+    is_main: bool,
+    round: Round,
+    /// Frames with pages in this round, on this connection.
+    frames: u64,
+    /// Pages in them.
+    pages: u64,
+    rounds_are_over: bool,
+    folder: FolderParts,
+}
+
+/// Whether a connection is to be read any further.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    GoOn,
+    End,
+}
+
+impl Reading<'_, '_, '_, '_> {
+    fn run(&mut self) -> Result<()> {
+        loop {
+            let header = session::receive_header(self.stream)?;
+            self.round = self.feed.round();
+            if self.frame(&header)? == Then::End {
+                return Ok(());
+            }
+        }
+    }
+
+    fn frame(&mut self, header: &Header) -> Result<Then> {
+        if self.round.0 > MAX_ROUNDS && !self.rounds_are_over {
+            return Err(WireError::TooLarge {
+                field: "the number of rounds",
+                given: self.round.0.into(),
+                allowed: MAX_ROUNDS.into(),
+            }
+            .into());
+        }
+        let round = self.round.0;
+        let in_round = |error: Error| error.in_round(round);
+        match header.kind {
+            Some(kind @ (FrameKind::Pages | FrameKind::Zeros)) => {
+                self.batch(header, kind).map_err(in_round)?;
+                Ok(Then::GoOn)
+            }
+            _ => match session::receive_rest(self.stream, header).map_err(in_round)? {
+                None | Some(Message::KeepAlive) => Ok(Then::GoOn),
+                Some(Message::RoundEnd {
+                    round,
+                    frames,
+                    pages,
+                    last,
+                }) => {
+                    self.count(round, frames, pages)
+                        .map_err(|error| in_round(error.into()))?;
+                    self.end_round(last).map_err(in_round)
+                }
+                Some(message) => self.message(message),
+            },
+        }
+    }
+
+    /// A frame with pages.
+    fn batch(&mut self, header: &Header, kind: FrameKind) -> Result<()> {
+        self.check(header, kind)?;
+        let packet = self.read_packet(header)?;
+        self.frames += 1;
+        self.pages += u64::from(header.pages);
+        self.feed.hand(0, packet);
+        Ok(())
+    }
+
+    /// Whether a frame with pages may come here.
+    fn check(&self, header: &Header, kind: FrameKind) -> Result<(), WireError> {
+        if self.rounds_are_over {
+            return Err(WireError::OutOfPlace {
+                record: kind.name(),
+                why: "the last round is over",
+            });
+        }
+        if header.round != self.round {
+            return Err(WireError::Contradiction {
+                field: "the frame's round",
+                given: header.round.0.into(),
+                expected: self.round.0.into(),
+            });
+        }
+        let blocks = self.feed.output().blocks().len();
+        if usize::from(header.block) >= blocks {
+            return Err(WireError::TooLarge {
+                field: "the frame's block",
+                given: header.block.into(),
+                allowed: blocks as u64 - 1,
+            });
+        }
+        Ok(())
+    }
+
+    fn read_packet(&self, header: &Header) -> Result<Packet> {
+        self.wire.context.faults.check(Site::Receive)?;
+        let mut tally = Tally::default();
+        let mut clock = StageClock::start();
+        let mut bytes = self.wire.buffers.take();
+        let len = header.rest_len();
+        if bytes.len() < len {
+            bytes.resize(len, 0);
+        }
+        self.stream.read(&mut bytes[..len])?;
+        clock.cut(&mut tally.cpu, Stage::Socket);
+        Ok(Packet {
+            header: *header,
+            bytes,
+            tally,
+        })
+    }
+
+    /// Whether `RoundEnd` says what has come. Of pages, the low 32 bits: a header has no more.
+    fn count(&self, ended: Round, frames: u64, pages: u64) -> Result<(), WireError> {
+        let given = (ended, self.frames, self.pages as u32);
+        if given == (self.round, frames, pages as u32) && !self.rounds_are_over {
+            return Ok(());
+        }
+        Err(if self.round == ended {
+            WireError::Contradiction {
+                field: "the number of frames in the round",
+                given: self.frames,
+                expected: frames,
+            }
+        } else {
+            WireError::Contradiction {
+                field: "the round that ends",
+                given: ended.0.into(),
+                expected: self.round.0.into(),
+            }
+        })
+    }
+
+    fn end_round(&mut self, last: bool) -> Result<Then> {
+        (self.frames, self.pages, self.rounds_are_over) = (0, 0, last);
+        match self.feed.end_round(last) {
+            Ok(()) if last && !self.is_main => Ok(Then::End),
+            Ok(()) => Ok(Then::GoOn),
+            // Why, is kept where it failed.
+            Err(NotEnded::Failed) => Ok(Then::End),
+            Err(NotEnded::Disagreement) => Err(WireError::OutOfPlace {
+                record: "RoundEnd",
+                why: "the connections disagree about which round is the last",
+            }
+            .into()),
+        }
+    }
+
+    /// A message that is neither part of a round nor its end.
+    fn message(&mut self, message: Message) -> Result<Then> {
+        let may_end = self.is_main && self.rounds_are_over;
+        match message {
+            Message::Description(_)
+            | Message::DeviceState { .. }
+            | Message::DeviceStateEnd { .. }
+                if may_end =>
+            {
+                self.folder.take(message, self.feed.output())?;
+                Ok(Then::GoOn)
+            }
+            Message::Finish { digest } if may_end => {
+                let description = self.folder.end()?;
+                *sync::lock(&self.wire.finish) = Some(Finish {
+                    digest,
+                    description,
+                });
+                Ok(Then::End)
+            }
+            Message::Failure { code, text } => {
+                Err(session::peer_failure(code, &text).in_round(self.round.0))
+            }
+            other => {
+                let error = session::out_of_place(&other, "rounds are under way");
+                Err(error.in_round(self.round.0))
+            }
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! A QEMU's stream at the destination: parsed by one thread, decoded by M others, and in the end the
+//! devices.
+//!
+//! QEMU's stream has no rounds, and a page may occur in it any number of times. Each stretch of
+//! pages belongs to a lane, whose decoder keeps order: the last copy wins, and a delta meets the
+//! page that precedes it, without one decoder waiting for another.
+//!
+//! Nor does the stream have a hash of the guest's RAM. What is proven is that the output holds what
+//! the records made: their hashes are kept, 16 bytes a page, and compared with what is read back.
+//!
+//! Nothing is answered unless the source opens QEMU's return path.
+//!
+//! Memory: some 450 KiB a batch of records (its bytes and their list), six batches a decoder, and
+//! the hashes of pages that are not zero. None of it grows with what a stream announces.
+
+mod reading;
+
+use std::sync::{Mutex, OnceLock};
+
+use crate::description::Description;
+use crate::dirty::PageHashes;
+use crate::error::{Error, Kind, Result};
+use crate::fault::Site;
+use crate::image::Output;
+use crate::page::Digest;
+use crate::session::Context;
+use crate::stats::{Stage, StageClock, StageTimes};
+use crate::sync;
+use crate::wire::qemu::return_path::Reply;
+use crate::wire::qemu::{Command, Element, Record, SWITCHOVER_START, tail};
+
+use super::super::accept::QemuSource;
+use super::super::decode::qemu::{Entry, RecordDecoder, Records, STRETCH};
+use super::super::links::{Links, is_closed};
+use super::super::lobby::Lobby;
+use super::super::pipeline::{Feed, Target};
+use super::super::{LAST_WORDS, Request};
+use super::{Decode, Order, Wire};
+use reading::{Cut, Reading};
+
+/// Batches that may wait for each decoder.
+const DEPTH: usize = 4;
+/// The most records that are handed to a decoder together: the shortest have 9 bytes, and their list
+/// would take several times as much memory as they do.
+const MAX_ENTRIES: usize = 4096;
+/// Bytes of device state that are kept to find their end in: QEMU's description is a tenth of a MiB.
+const MAX_END: usize = 32 << 20;
+
+/// A QEMU that sends.
+pub(in crate::destination) struct Qemu<'a> {
+    request: &'a Request,
+    context: &'a Context,
+    links: Links,
+    /// The hash of each page as the records made it, by its key.
+    hashes: OnceLock<PageHashes>,
+    state: Mutex<State>,
+}
+
+/// How far the stream has been followed.
+struct State {
+    reading: Reading,
+    description: Description,
+    /// Whether the source wants to be answered.
+    return_path: bool,
+    /// Others that connected before, or still can.
+    others: Option<Lobby>,
+}
+
+impl<'a> Qemu<'a> {
+    /// The QEMU that has connected.
+    pub(in crate::destination) fn new(
+        source: QemuSource,
+        request: &'a Request,
+        context: &'a Context,
+    ) -> Qemu<'a> {
+        Qemu {
+            request,
+            context,
+            links: source.links,
+            hashes: OnceLock::new(),
+            state: Mutex::new(State {
+                reading: Reading::new(&source.head),
+                description: Description::default(),
+                return_path: false,
+                others: source.others,
+            }),
+        }
+    }
+
+    /// Follows the stream up to the first record of RAM.
+    fn preamble(&self, state: &mut State) -> Result<()> {
+        loop {
+            match state.reading.element(self.links.main())?.0 {
+                Element::Configuration {
+                    machine,
+                    subsections,
+                } => {
+                    state.description.machine = machine;
+                    state.description.configuration = subsections;
+                }
+                Element::Command(command) => self.obey(command, state)?,
+                Element::Section { id, .. } => state.description.ram_section_id = id,
+                Element::Blocks => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    fn obey(&self, command: Command, state: &mut State) -> Result<()> {
+        match command {
+            // A stored stream may have it as well; then there is no way back.
+            Command::OpenReturnPath => state.return_path = self.links.are_two_way(),
+            Command::Ping(value) if state.return_path => {
+                self.links
+                    .main()
+                    .write(&Reply::Pong(value).to_bytes(), &[])?;
+            }
+            Command::Ping(_) | Command::SwitchoverStart => {}
+        }
+        Ok(())
+    }
+
+    /// Hands each record to the lane of its page, until RAM's last section is closed.
+    fn records(&self, state: &mut State, feed: &Feed<'_, '_, Self>) -> Result<()> {
+        let mut lanes: Vec<Vec<Entry>> = (0..feed.lanes()).map(|_| Vec::new()).collect();
+        loop {
+            while let Some((element, end)) = state.reading.next()? {
+                match element {
+                    Element::Record(record) => {
+                        let stretch = record.page.0 / STRETCH + u64::from(record.block);
+                        let lane = (stretch % lanes.len() as u64) as usize;
+                        lanes[lane].push(entry(&record, end));
+                        if lanes[lane].len() >= MAX_ENTRIES {
+                            hand_over(&mut state.reading, &mut lanes, feed);
+                        }
+                    }
+                    Element::Command(command) => self.command(command, state)?,
+                    Element::Tail => {
+                        hand_over(&mut state.reading, &mut lanes, feed);
+                        return Ok(());
+                    }
+                    _ => {}
+                }
+            }
+            if state.reading.is_due() {
+                hand_over(&mut state.reading, &mut lanes, feed);
+            }
+            self.context.faults.check(Site::Receive)?;
+            self.count_bytes();
+            if !state.reading.fill(self.links.main())? {
+                return Err(state.reading.cut());
+            }
+        }
+    }
+
+    /// A command between RAM's sections.
+    fn command(&self, command: Command, state: &mut State) -> Result<()> {
+        self.obey(command, state)?;
+        if command == Command::SwitchoverStart {
+            let description = &mut state.description;
+            description.commands.push((SWITCHOVER_START, Vec::new()));
+            description
+                .check()
+                .map_err(|error| Error::new(Kind::Failed, error))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps everything that follows RAM as it is.
+    fn devices(&self, state: &mut State, output: &Output) -> Result<()> {
+        let reading = &mut state.reading;
+        // The end of it, in which the description shows whether it is complete.
+        let mut end = Vec::new();
+        loop {
+            output.append_device_state(reading.rest())?;
+            if end.len() > MAX_END {
+                end.drain(..end.len() - MAX_END / 2);
+            }
+            end.extend_from_slice(reading.rest());
+            reading.skip_rest();
+            // A source that waits for an answer does not hang up: the stream's own end has to be found.
+            let main = self.links.main();
+            if state.return_path && main.is_idle() && tail::has_description(&end) {
+                return Ok(());
+            }
+            self.count_bytes();
+            if !reading.fill(main)? {
+                break;
+            }
+        }
+        if tail::is_complete(&end) {
+            Ok(())
+        } else {
+            Err(reading.cut())
+        }
+    }
+
+    fn count_bytes(&self) {
+        let (received, sent) = (self.links.received(), self.links.sent());
+        self.context.stats.bytes(received, sent);
+    }
+
+    /// Says how it ended, to a source that may be gone, or never read, or still be sending.
+    fn shut(&self, code: u32) {
+        if sync::lock(&self.state).return_path {
+            let reply = Reply::Shut(code).to_bytes();
+            self.links.main().last_word(&reply, LAST_WORDS);
+        }
+    }
+}
+
+impl Wire for Qemu<'_> {
+    type Work = Records;
+
+    fn links(&self) -> &Links {
+        &self.links
+    }
+
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+
+    fn output(&self) -> Result<Output> {
+        let state = &mut *sync::lock(&self.state);
+        self.preamble(state)?;
+        if let Some(others) = state.others.take() {
+            others.refuse_multifd(self.context)?;
+        }
+        let blocks = state.reading.blocks();
+        let (path, force) = (&self.request.output, self.request.force);
+        let output = match &self.request.block {
+            Some(keep) => Output::only(path, &blocks, keep, force)?,
+            None => Output::folder(path, &blocks, force)?,
+        };
+        self.hashes.get_or_init(|| PageHashes::new(output.pages()));
+        Ok(output)
+    }
+
+    fn order(&self, decoders: usize) -> Order {
+        Order::Lanes {
+            lanes: decoders,
+            depth: DEPTH,
+        }
+    }
+
+    fn read(&self, _connection: usize, feed: &Feed<'_, '_, Self>) -> Result<()> {
+        let state = &mut *sync::lock(&self.state);
+        let mut clock = StageClock::start();
+        let read = self.records(state, feed);
+        let mut times = StageTimes::default();
+        clock.cut(&mut times, Stage::Socket);
+        self.context
+            .stats
+            .add_cpu(Stage::Socket, times.get(Stage::Socket));
+        if let Err(error) = read {
+            // What precedes it in the stream may be wrong, too, and then that is what went wrong.
+            feed.settle();
+            return Err(error);
+        }
+        // One connection agrees with itself; a session that has failed has kept its reason.
+        let _ = feed.end_round(true);
+        Ok(())
+    }
+
+    fn decoder<'b>(&'b self, target: &'b Target<'b>) -> Box<dyn Decode<Records> + 'b> {
+        let hashes = self
+            .hashes
+            .get_or_init(|| PageHashes::new(target.output.pages()));
+        Box::new(RecordDecoder::new(target, hashes))
+    }
+
+    fn end(&self, output: &mut Output) -> Result<Digest> {
+        let state = &mut *sync::lock(&self.state);
+        self.devices(state, output)?;
+        output.describe(std::mem::take(&mut state.description));
+        Ok(Digest(self.context.stats.snapshot().total.hashes))
+    }
+
+    fn proven(&self, _digest: Digest) -> Result<()> {
+        if self.context.abort.is_raised() {
+            return Err(Error::interrupted());
+        }
+        Ok(())
+    }
+
+    fn committed(&self) {
+        self.shut(0);
+    }
+
+    fn failed(&mut self, error: Error) -> Error {
+        self.shut(1);
+        if is_closed(&error) || error.cause::<Cut>().is_some() {
+            return self.links.why_closed().unwrap_or(error);
+        }
+        error
+    }
+}
+
+/// `end` is where the record ends within the bytes that are handed over with it.
+fn entry(record: &Record, end: usize) -> Entry {
+    Entry {
+        block: record.block,
+        page: record.page,
+        kind: record.kind,
+        payload: end - usize::from(record.payload)..end,
+    }
+}
+
+/// Hands what is parsed to the decoders.
+fn hand_over(reading: &mut Reading, lanes: &mut [Vec<Entry>], feed: &Feed<'_, '_, Qemu<'_>>) {
+    let bytes = reading.take_parsed();
+    for (lane, entries) in lanes.iter_mut().enumerate() {
+        if !entries.is_empty() {
+            let entries = std::mem::take(entries);
+            let bytes = bytes.clone();
+            feed.hand(lane, Records { bytes, entries });
+        }
+    }
+}
