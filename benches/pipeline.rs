@@ -9,9 +9,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ramferry::bench::measurement::{Course, How, Transport, copy_threads, memcpy, migrate};
-use ramferry::bench::scratch::Scratch;
-use ramferry::bench::sweep;
+use ramferry::bench::measure::memcpy::{copy_threads, memcpy};
+use ramferry::bench::measure::methods;
+use ramferry::bench::measure::migrate::{Variant, migrate};
+use ramferry::bench::measure::scratch::Scratch;
+use ramferry::bench::measure::workload::{Transport, Workload};
 use ramferry::image::Guest;
 use ramferry::synthetic;
 use ramferry::wire::Format;
@@ -33,7 +35,7 @@ fn pipeline(criterion: &mut Criterion) {
     let expected = Guest::open(&image)
         .and_then(|guest| guest.digest())
         .expect("it was just written");
-    let course = Course::new(image.clone(), vec![], Transport::Unix, &scratch)
+    let workload = Workload::new(image.clone(), vec![], Transport::Unix, &scratch)
         .expect("a place for a socket");
     let interrupted = AtomicBool::new(false);
 
@@ -42,9 +44,9 @@ fn pipeline(criterion: &mut Criterion) {
     group.bench_function(BenchmarkId::new("memcpy", copy_threads()), |bencher| {
         bencher.iter(|| memcpy(&image, copy_threads()).expect("it can be read"));
     });
-    for setting in sweep::parse("none,lz4,zstd,zlib", 1).expect("they have level 1") {
+    for setting in methods::parse("none,lz4,zstd,zlib", 1).expect("they have level 1") {
         for threads in THREADS {
-            let how = How {
+            let variant = Variant {
                 params: Params {
                     compress_threads: threads,
                     ..setting.apply(&Params::default())
@@ -56,7 +58,7 @@ fn pipeline(criterion: &mut Criterion) {
                 bencher.iter_custom(|count| {
                     (0..count)
                         .map(|_| {
-                            migrate(&course, &how, expected, &interrupted, &mut |_| {})
+                            migrate(&workload, &variant, expected, &interrupted, &mut |_| {})
                                 .expect("it arrives")
                                 .duration()
                         })

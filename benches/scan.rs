@@ -13,7 +13,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ramferry::bench::scratch::Scratch;
+use ramferry::bench::measure::scratch::Scratch;
 use ramferry::dirty::{PageHashes, compare};
 use ramferry::image::{Block, Guest};
 use ramferry::page::{PAGE_SIZE, PageIndex, PageRange};

@@ -12,9 +12,10 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use ramferry::bench::measurement::{Course, How, Transport, migrate};
-use ramferry::bench::scratch::Scratch;
-use ramferry::bench::sweep::Compression;
+use ramferry::bench::measure::methods::Compression;
+use ramferry::bench::measure::migrate::{Variant, migrate};
+use ramferry::bench::measure::scratch::Scratch;
+use ramferry::bench::measure::workload::{Transport, Workload};
 use ramferry::codec::{self, Encoded, Method};
 use ramferry::image::Guest;
 use ramferry::inspect::{Contents, inspect};
@@ -88,15 +89,21 @@ fn column(
     }
     drop(data);
     let digest = Guest::open(image)?.digest()?;
-    let course = Course::new(image.to_owned(), vec![], Transport::Unix, scratch)?;
+    let workload = Workload::new(image.to_owned(), vec![], Transport::Unix, scratch)?;
     for (method, level) in METHODS {
         let compression = compression(method, level)?;
-        let how = How {
+        let variant = Variant {
             params: compression.apply(&Params::default()),
             caps: Caps::default(),
             wire: Format::Native,
         };
-        let run = migrate(&course, &how, digest, &AtomicBool::new(false), &mut |_| {})?;
+        let run = migrate(
+            &workload,
+            &variant,
+            digest,
+            &AtomicBool::new(false),
+            &mut |_| {},
+        )?;
         let ratio = (not_zero * PAGE_SIZE as u64) as f64 / run.wire_bytes as f64;
         let what = format!("in the pipeline: {method} {level}");
         column.push((what, format!("{ratio:.2}")));

@@ -99,7 +99,7 @@ pub fn front(points: &[(f64, f64)]) -> Vec<usize> {
 }
 
 /// Two costs that differ by less than this part are as good as each other: the next goal decides.
-const AS_GOOD: f64 = 0.02;
+pub const AS_GOOD: f64 = 0.02;
 
 /// The best setting for a goal. Of settings that are as good as the best, within 2 %, the one that
 /// takes the least CPU; for the goal `cpu` the one that takes the least time. `None` without any.

@@ -94,6 +94,7 @@ pub mod destination;
 pub mod dirty;
 pub mod error;
 mod fault;
+mod grid;
 pub mod image;
 pub mod inspect;
 pub mod page;

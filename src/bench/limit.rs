@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::advice::link_time;
 
-/// What a migration would be faster with more of.
+/// What a migration would have been faster with more of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Limit {
@@ -14,12 +14,12 @@ pub enum Limit {
     SourceCpu,
     /// CPU at the destination.
     DestinationCpu,
-    /// Nothing of its own: neither the link nor a CPU was full. [`waiting`] has the likely reason.
+    /// Neither the link nor a CPU was busy all the time. [`waiting`] has the likely reason.
     Waiting,
 }
 
 impl Limit {
-    /// Its name in documents.
+    /// The name in documents.
     pub fn name(self) -> &'static str {
         match self {
             Limit::Link => "link",
@@ -29,7 +29,7 @@ impl Limit {
         }
     }
 
-    /// In words, to follow "limited by"; `None` where nothing limits.
+    /// In words, to follow "limited by"; `None` for [`Limit::Waiting`].
     pub fn words(self) -> Option<&'static str> {
         match self {
             Limit::Link => Some("the link"),
@@ -53,26 +53,26 @@ pub struct Load {
     pub source_cpu: f64,
     /// The destination's CPU seconds.
     pub destination_cpu: f64,
-    /// CPU seconds of the process that was both ends, with what belongs to no stage of either.
+    /// CPU seconds of the process that ran both ends, including what belongs to no stage.
     pub process_cpu: f64,
-    /// Cores that something else used meanwhile, where the system tells.
+    /// Cores that other programs used at the time, if the system reports it.
     pub others: Option<f64>,
-    /// Compressing threads.
+    /// Compression threads.
     pub compress_threads: usize,
-    /// Decompressing threads.
+    /// Decompression threads.
     pub decompress_threads: usize,
     /// Cores that both ends share.
     pub cores: usize,
 }
 
-/// Something that is busy for this part of the time is what limits.
+/// What is busy for this part of the time is the limit.
 const BUSY: f64 = 0.8;
 /// An end that is busy for less than this part of the time limits nothing.
 const IDLE: f64 = 0.5;
 
-/// What limits a migration: the link if it was in use nearly all the time, else the end whose
-/// threads were busier; but nothing of its own if none of them was busy nearly all the time, and
-/// something else used a good part of the machine.
+/// What limited a migration: the link if it was in use nearly all the time, else the end whose
+/// threads were busier; but [`Limit::Waiting`] if none of them was busy nearly all the time while
+/// other programs used a good part of the machine.
 pub fn limit(load: &Load) -> Limit {
     let seconds = (load.time / 1e3).max(1e-9);
     let link = load.bits_per_second.map_or(0.0, |rate| {
@@ -89,7 +89,7 @@ pub fn limit(load: &Load) -> Limit {
             Limit::DestinationCpu
         }
     };
-    // Where both ends together use the machine up, the one that uses more of it is in the way.
+    // Where both ends together use up the machine, the one that uses more of it is the limit.
     let both = (source + destination).max(load.process_cpu / seconds);
     if both >= BUSY * load.cores.max(1) as f64 {
         return by_side(source, destination);
@@ -98,7 +98,7 @@ pub fn limit(load: &Load) -> Limit {
     let source = part(source, load.compress_threads);
     let destination = part(destination, load.decompress_threads);
     let busier = source.max(destination);
-    if busier < BUSY && load.others.is_some_and(|used| in_the_way(used, load.cores)) {
+    if busier < BUSY && load.others.is_some_and(|used| disturbs(used, load.cores)) {
         Limit::Waiting
     } else if busier >= IDLE.max(link) {
         by_side(source, destination)
@@ -109,47 +109,47 @@ pub fn limit(load: &Load) -> Limit {
     }
 }
 
-/// What may have kept a migration waiting that nothing of its own limited.
+/// What may have kept a migration waiting that was limited by neither link nor CPU.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Around {
-    /// Seconds that what is sent spends on the link, one way.
+pub struct WaitCauses {
+    /// The link's delay one way, in seconds.
     pub delay: f64,
-    /// Cores that something else used meanwhile, where the system tells.
+    /// Cores that other programs used at the time, if the system reports it.
     pub others: Option<f64>,
     /// Cores that there are.
     pub cores: usize,
-    /// The load average of the minute before the first run, where the system tells.
+    /// The load average of the minute before the first run, if the system reports it.
     pub load: Option<f64>,
 }
 
-/// Something else that uses this part of the cores is in the way.
-const IN_THE_WAY: f64 = 0.15;
+/// Other programs that use this part of the cores disturb a measurement.
+const DISTURBING: f64 = 0.15;
 
-/// Whether so many cores are a good part of all of them.
-pub fn in_the_way(used: f64, cores: usize) -> bool {
-    used >= IN_THE_WAY * cores.max(1) as f64
+/// Whether other programs that use this many cores disturb a measurement.
+pub fn disturbs(used: f64, cores: usize) -> bool {
+    used >= DISTURBING * cores.max(1) as f64
 }
 
-/// Why nothing was full, in words: something else, the delay of the link, or else the two ends
-/// themselves.
-pub fn waiting(around: &Around) -> String {
-    let cores = around.cores;
-    let full = "neither the link nor a CPU of ours was full";
-    match around.others {
-        Some(others) if in_the_way(others, around.cores) => {
-            format!("{full}: something else used {others:.1} of {cores} cores")
+/// The likely cause of the waiting, in words: other programs, the delay of the link, or else the two
+/// ends themselves.
+pub fn waiting(causes: &WaitCauses) -> String {
+    let cores = causes.cores;
+    let why = match causes.others {
+        Some(others) if disturbs(others, cores) => {
+            format!("other programs used {others:.1} of {cores} cores")
         }
-        _ if around.delay > 0.0 => format!(
-            "{full}: the ends waited for the link, which takes {:.0} ms each way",
-            around.delay * 1e3
+        _ if causes.delay > 0.0 => format!(
+            "the ends waited for the link, with its delay of {:.0} ms each way",
+            causes.delay * 1e3
         ),
-        _ => match around.load {
-            Some(load) if around.others.is_none() && in_the_way(load, cores) => {
-                format!("{full}: was the machine busy with something else? load average {load:.2}")
+        _ => match causes.load {
+            Some(load) if causes.others.is_none() && disturbs(load, cores) => {
+                format!("other programs may have been running (load average {load:.2})")
             }
-            _ => format!("{full}: the two ends waited for each other"),
+            _ => "the two ends waited for each other".to_owned(),
         },
-    }
+    };
+    format!("{why}; neither the link nor our CPU time was the limit")
 }
 
 #[cfg(test)]

@@ -1,35 +1,94 @@
-//! What has to be known before the first run: whether it makes sense, what the image holds, what
-//! a setting has to do.
+//! What is done before the first run: checking the request, reading the images, making a plan.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use super::alone::Alone;
-use super::matrix::Setting;
-use super::{Request, budget};
+use super::measure::budget::{self, Budget, Limits, Work};
+use super::measure::codec_speed::{CodecRun, Codecs, PageSample};
+use super::measure::conditions::Conditions;
+use super::measure::scratch::Scratch;
+use super::measure::setting::{Setting, names};
+use super::measure::workload::Workload;
+use super::peer::{Peer, PeerWorkload};
+use super::{Bench, BenchRequest};
 use crate::caps::Capability;
 use crate::codec::Method;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::inspect;
 use crate::inspect::{Contents, Pages};
-use crate::page::PAGE_SIZE;
+use crate::page::{Digest, PAGE_SIZE};
+use crate::stats::Status;
 
-/// Whether what was asked for makes sense.
-pub(super) fn check(request: &Request) -> Result<()> {
+impl Bench {
+    /// Checks the request, reads every image once, which also brings them into the page cache, and
+    /// runs every codec alone, from which the durations of the runs are forecast. Received RAM will
+    /// be written to `scratch`.
+    ///
+    /// # Errors
+    /// Of kind [`Kind::Usage`] if the request makes no sense or no setting fits into its time; and
+    /// images that cannot be read.
+    pub fn prepare(mut request: BenchRequest, scratch: &Scratch) -> Result<Bench> {
+        let begin = Instant::now();
+        check(&request)?;
+        let conditions = Conditions::now();
+        let images = Images::read(&request)?;
+        let data_bytes = images.sample.data_bytes();
+        let mut codecs = Codecs::of(images.sample, &request.settings, &request.params);
+        codecs.run()?;
+        let mut peer = peer(&request, images.first, scratch)?;
+        let mut expected: Vec<Duration> = (request.settings.iter().enumerate())
+            .map(|(at, setting)| work(setting, codecs.last(at), data_bytes, conditions.cores))
+            .map(|work| budget::expected(&work))
+            .collect();
+        let pages = page_classes(&request.image)?;
+        let budget = fit(&request, &expected, &codecs, peer.as_ref(), begin)?;
+        let dropped = drop_unfit(&mut request, &mut expected, peer.as_mut(), &budget);
+        request.notes.extend(notes(&request, conditions.cores));
+        Ok(Bench {
+            codecs: codecs.instead_of(&request.settings, &request.params),
+            peer,
+            workload: Workload::new(
+                request.image.clone(),
+                request.then.clone(),
+                request.transport,
+                scratch,
+            )?,
+            scratch: scratch.parent().to_owned(),
+            ram_bytes: images.last.pages() * PAGE_SIZE as u64,
+            data_bytes: self::data_bytes(&images.last)?,
+            pages,
+            digest: images.digest,
+            dropped,
+            names: names(&request.settings),
+            expected,
+            runs: vec![Vec::new(); request.settings.len()],
+            copies: Vec::new(),
+            status: Status::None,
+            error: None,
+            conditions,
+            budget,
+            request,
+        })
+    }
+}
+
+/// Whether the request makes sense.
+fn check(request: &BenchRequest) -> Result<()> {
     let usage = |why: &str| Err(Error::new(Kind::Usage, why));
     if request.settings.is_empty() || request.runs == 0 {
         return usage("there is nothing to measure");
     }
     let compresses = |setting: &Setting| setting.compression.method != Method::None;
     if !request.caps.has(Capability::Compress) && request.settings.iter().any(compresses) {
-        return usage("without the capability compress only the method none can be measured");
+        return usage("with the capability compress off, only the method none can be measured");
     }
     if request.caps.has(Capability::AutoConverge) {
-        return usage("auto-converge slows down a writer, and in a comparison there is none");
+        return usage("auto-converge slows down a writer, and a benchmark has none");
     }
     if request.caps.has(Capability::PauseBeforeSwitchover) {
         return usage(
-            "with pause-before-switchover a migration waits, and here nobody lets it go on",
+            "pause-before-switchover waits for a command to continue, which a benchmark never gives",
         );
     }
     for setting in &request.settings {
@@ -39,6 +98,124 @@ pub(super) fn check(request: &Request) -> Result<()> {
             .map_err(|error| Error::new(Kind::Usage, error))?;
     }
     Ok(())
+}
+
+/// The images of a request, each of them read once.
+struct Images {
+    sample: PageSample,
+    last: Guest,
+    /// The digest of the first image.
+    first: Digest,
+    /// The digest of the last one: what must arrive.
+    digest: Digest,
+}
+
+impl Images {
+    fn read(request: &BenchRequest) -> Result<Images> {
+        let mut last = Guest::open(&request.image)?;
+        let sample = PageSample::of(&last)?;
+        let first = last.digest()?;
+        let mut digest = first;
+        for later in &request.then {
+            last = last.open_later(later)?;
+            digest = last.digest()?;
+        }
+        Ok(Images {
+            sample,
+            last,
+            first,
+            digest,
+        })
+    }
+}
+
+fn peer(request: &BenchRequest, digest: Digest, scratch: &Scratch) -> Result<Option<Peer>> {
+    let Some(spec) = request.peer.clone() else {
+        return Ok(None);
+    };
+    let settings = &request.settings;
+    let decompress_threads = settings.iter().map(|one| one.decompress_threads).max();
+    let workload = PeerWorkload {
+        image: &request.image,
+        digest,
+        later_rounds: !request.then.is_empty(),
+        threads: &distinct_threads(settings),
+        decompress_threads: decompress_threads.unwrap_or(1),
+    };
+    Peer::new(spec, &workload, scratch).map(Some)
+}
+
+/// Fits the settings, and after them the peer's modes, into the time that is left.
+fn fit(
+    request: &BenchRequest,
+    expected: &[Duration],
+    codecs: &Codecs,
+    peer: Option<&Peer>,
+    begin: Instant,
+) -> Result<Budget> {
+    let cores = super::measure::memcpy::copy_threads();
+    let of_peer = peer.map_or_else(Vec::new, |peer| peer.expected(codecs.data_bytes(), cores));
+    let each: Vec<Duration> = (expected.iter().enumerate())
+        .map(|(at, time)| time.saturating_add(codecs.share(at)))
+        .chain(of_peer)
+        .collect();
+    let plain = |one: &Setting| one.compression.method == Method::None;
+    let limits = Limits {
+        runs: request.runs,
+        min_time: request.min_time,
+        max_time: request.max_time,
+        spent: begin.elapsed(),
+    };
+    budget::fit(
+        &each,
+        &request.settings.iter().map(plain).collect::<Vec<_>>(),
+        &limits,
+    )
+    .map_err(|error| Error::new(Kind::Usage, error))
+}
+
+/// Removes what the budget has no time for, and gives the names of that.
+fn drop_unfit(
+    request: &mut BenchRequest,
+    expected: &mut Vec<Duration>,
+    peer: Option<&mut Peer>,
+    budget: &Budget,
+) -> Vec<String> {
+    let all = request.settings.len();
+    let (kept, kept_of_peer) = budget.kept.split_at(all.min(budget.kept.len()));
+    let mut names = names(&request.settings);
+    if let Some(peer) = peer {
+        names.extend(peer.names());
+        peer.keep(kept_of_peer);
+    }
+    let mut keep = kept.iter();
+    request
+        .settings
+        .retain(|_| keep.next().copied().unwrap_or(false));
+    let mut keep = kept.iter();
+    expected.retain(|_| keep.next().copied().unwrap_or(false));
+    let dropped = names.into_iter().zip(&budget.kept);
+    dropped
+        .filter(|(_, kept)| !**kept)
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// What a reader of the result has to know about the settings.
+fn notes(request: &BenchRequest, cores: usize) -> Vec<String> {
+    let mut notes = Vec::new();
+    let most = request.settings.iter().map(|one| one.compress_threads);
+    let most = most.max().unwrap_or(0);
+    if usize::from(most) > cores {
+        notes.push(format!(
+            "{most} compression threads share {cores} cores with the destination"
+        ));
+    }
+    if request.peer.is_some() && !request.then.is_empty() {
+        let note = "a peer has no later images: its rows are the bulk stage of the first image";
+        notes.push(note.to_owned());
+    }
+    notes
 }
 
 /// The bytes that lie in data extents.
@@ -54,22 +231,17 @@ pub fn data_bytes(guest: &Guest) -> Result<u64> {
     Ok(pages * PAGE_SIZE as u64)
 }
 
-/// The numbers of compressing threads that settings have, each once.
-pub(super) fn distinct_threads(settings: &[Setting]) -> Vec<u8> {
+/// The numbers of compression threads that settings have, each once.
+fn distinct_threads(settings: &[Setting]) -> Vec<u8> {
     let mut threads: Vec<u8> = settings.iter().map(|one| one.compress_threads).collect();
     threads.sort_unstable();
     threads.dedup();
     threads
 }
 
-/// What a setting has to do.
-pub(super) fn work(
-    setting: &Setting,
-    alone: Option<Alone>,
-    data_bytes: f64,
-    cores: usize,
-) -> budget::Work {
-    budget::Work {
+/// What a run of a setting has to do.
+fn work(setting: &Setting, alone: Option<CodecRun>, data_bytes: f64, cores: usize) -> Work {
+    Work {
         data_bytes,
         alone,
         bits_per_second: setting.link.map(|link| link.bits_per_second() as f64),
@@ -81,7 +253,7 @@ pub(super) fn work(
 }
 
 /// An image's pages by what they hold.
-pub(super) fn page_classes(image: &Path) -> Result<Pages> {
+fn page_classes(image: &Path) -> Result<Pages> {
     let found = inspect::inspect(image, &|_, _| {})?;
     let blocks = match found.contents {
         Contents::RawImage(image) => image.blocks,

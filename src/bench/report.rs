@@ -1,52 +1,53 @@
-//! What is made of the runs: the document that `--json` and `--export-json` write, of which the
-//! table, the other exports and the page are views.
+//! The document that `--json` and `--export-json` write, and that the table, the other exports and
+//! the page are views of.
 //!
 //! # The document
 //! `schema` is [`SCHEMA`] and `schema-version` [`SCHEMA_VERSION`], which grows whenever a member
-//! changes its meaning or goes; a member that is added changes nothing. Times are milliseconds and
-//! sizes bytes, rates bytes a second, unless a name says otherwise. A member is null where there is
-//! nothing to say. Every summary is `{min, median, max, mad}` over the runs of a setting, and every
-//! run is there too, in the order in which it was measured. Members of a run carry the names of a
-//! migration's own report ([`crate::stats::Report`]).
+//! changes its meaning or is removed; an added member changes nothing. Times are milliseconds, sizes
+//! bytes, and rates bytes per second, unless a name says otherwise. A member is null where nothing is
+//! known. Every summary is `{min, median, max, mad}` over the runs of a setting, and every run is
+//! there too, in the order of measurement. Members of a run have the names of a migration's own
+//! report ([`crate::stats::Report`]).
 //!
 //! | member | what it is |
 //! |---|---|
-//! | `status`, `error-desc` | `completed`, or how far it came and why no further |
+//! | `status`, `error-desc` | `completed`, or how far it got and why no further |
 //! | `version` | of this crate |
 //! | `conditions` | [`Conditions`]: machine, kernel, load, codecs |
-//! | `image` | [`Image`]: what was migrated, its digest and its pages by class |
+//! | `image` | [`ImageReport`]: what was migrated, its digest and its pages by class |
 //! | `plan` | [`PlanReport`]: what was to be measured, and what was left out |
 //! | `memcpy` | [`Memcpy`]: the plain copy of the image |
 //! | `settings` | [`SettingReport`] each: parameters, runs, summaries |
-//! | `peers` | [`PeerReport`] each: a QEMU's own ways, if there is one, over a link that is not emulated |
+//! | `peers` | [`PeerReport`] each: a QEMU's own modes, if there is one, over a link that is not emulated |
 //! | `links` | [`LinkReport`] each: the best settings and the recommendation |
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value as Json;
 
-use super::alone::AloneReport;
-use super::conditions::Conditions;
-use super::limit::{self, Limit, Load};
-use super::matrix::{Setting, link_name};
-use super::measurement::{Run, Transport};
+use super::limit::Limit;
+use super::measure::codec_speed::CodecReport;
+use super::measure::conditions::Conditions;
+use super::measure::migrate::Run;
+use super::measure::setting::{Setting, link_name};
+use super::measure::workload::Transport;
 use super::peer::PeerReport;
-use super::recommend::{self, LinkReport};
 use super::statistics::{Summary, Suspicion};
-use crate::advice::{self, Cost, Goal};
+use crate::advice::{Cost, Goal};
 use crate::inspect::Pages;
 use crate::page::Digest;
 use crate::params::Value;
-use crate::stats::{Stage, Status};
+use crate::stats::Status;
 
-/// What `schema` says.
+/// The value of `schema`.
 pub const SCHEMA: &str = "ramferry-bench";
-/// What `schema-version` says.
+/// The value of `schema-version`.
 pub const SCHEMA_VERSION: u32 = 1;
-/// The name of the row that is no migration.
+/// The name of the plain copy's row.
 pub const MEMCPY: &str = "memcpy";
-/// The name of the task that is none either: its results stand with each setting.
-pub const ALONE: &str = "the codecs alone";
+/// The name of the task that runs every codec alone. Its results are in the settings' reports.
+pub const CODECS_ALONE: &str = "the codecs alone";
 
 pub(super) const MIB: f64 = (1_u64 << 20) as f64;
 pub(super) const GIB: f64 = (1_u64 << 30) as f64;
@@ -54,52 +55,59 @@ pub(super) const GIB: f64 = (1_u64 << 30) as f64;
 /// What was measured, on what, and how.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Report {
+pub struct BenchReport {
     /// [`SCHEMA`].
     pub schema: &'static str,
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
-    /// `completed`, or how far it came.
+    /// `completed`, or how far it got.
     pub status: Status,
-    /// Why it did not come further.
+    /// Why it did not complete.
     pub error_desc: Option<String>,
     /// The version of this crate.
     pub version: &'static str,
-    /// Where it was measured.
+    /// The machine and its state.
     pub conditions: Conditions,
     /// What was migrated.
-    pub image: Image,
+    pub image: ImageReport,
     /// What was to be measured.
     pub plan: PlanReport,
     /// The plain copy.
     pub memcpy: Memcpy,
-    /// The migrations.
+    /// Each setting's migrations.
     pub settings: Vec<SettingReport>,
-    /// A QEMU's own ways of migrating the same image.
+    /// A QEMU's own modes of migrating the same image.
     pub peers: Vec<PeerReport>,
-    /// What is best over each link.
+    /// The best settings over each link.
     pub links: Vec<LinkReport>,
 }
 
-/// What was migrated.
+impl BenchReport {
+    /// Whether at least one migration was measured.
+    pub fn has_runs(&self) -> bool {
+        self.settings.iter().any(|setting| !setting.runs.is_empty())
+    }
+}
+
+/// The images of a benchmark.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Image {
-    /// The file or the folder, or `synthetic`.
+pub struct ImageReport {
+    /// The path of the image, or `synthetic`.
     pub path: String,
-    /// What it was synthesised as: `idle`, `busy`, `database` or `random`.
+    /// The mix of a synthetic guest: `idle`, `busy`, `database` or `random`.
     pub mix: Option<&'static str>,
-    /// And from what.
+    /// The seed of a synthetic guest.
     pub seed: Option<u64>,
-    /// Its later states.
+    /// The paths of later images.
     pub then: Vec<String>,
-    /// Its size.
+    /// The size of the RAM.
     pub ram_bytes: u64,
-    /// What of it is no hole.
+    /// The part of it that is not holes.
     pub data_bytes: u64,
-    /// The RAM digest of what had to arrive: of the last state, if there are later ones.
+    /// The RAM digest that had to arrive: of the last image, if there are later ones.
     pub digest: Digest,
-    /// The first state's pages, by what they hold.
+    /// The first image's pages, by what they hold.
     pub pages: Pages,
 }
 
@@ -107,74 +115,74 @@ pub struct Image {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PlanReport {
-    /// Counted runs of each setting, at least.
+    /// Minimum number of counted runs of each setting.
     pub runs: u32,
-    /// Milliseconds for which each setting was to be measured at least.
+    /// Minimum time for each setting, in milliseconds.
     pub min_time: f64,
-    /// Milliseconds that all of it was allowed to take.
+    /// Maximum time of everything, in milliseconds.
     pub max_time: Option<f64>,
-    /// Milliseconds that it was expected to take.
+    /// The forecast of the whole time, in milliseconds.
     pub expected_time: f64,
-    /// Settings that were left out to fit into that.
+    /// Settings that were left out to fit into the maximum time.
     pub dropped: Vec<String>,
-    /// What else somebody should know, a line each.
+    /// Notes for the reader, a line each.
     pub notes: Vec<String>,
-    /// What the recommendation looks at.
+    /// What the recommendation optimises.
     pub goal: Goal,
-    /// What joined the two ends.
+    /// What connected the two ends.
     pub transport: Transport,
-    /// Where what arrived was written to.
+    /// The folder to which received RAM was written.
     pub scratch: String,
-    /// The parameters that all settings have in common.
+    /// The parameters that all settings share.
     pub parameters: BTreeMap<&'static str, Value>,
-    /// Which capabilities were on; deltas and the qemu wire's compression are the setting's.
+    /// Which capabilities were on. Deltas, and compression on the qemu wire, belong to the setting.
     pub capabilities: BTreeMap<&'static str, bool>,
 }
 
-/// The plain copy of the image's data out of its map.
+/// The plain copy of the image's data out of its memory map.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Memcpy {
-    /// Copying threads.
+    /// Threads that copied.
     pub threads: usize,
-    /// Each run's time.
+    /// The time of each run.
     pub runs: Vec<f64>,
-    /// How long it took.
+    /// The time of all runs.
     pub time: Option<Summary>,
-    /// The guest's RAM, holes included, by the time.
+    /// The guest's RAM, holes included, divided by the time.
     pub ram_bytes_per_second: Option<Summary>,
     /// The same without zero pages.
     pub data_bytes_per_second: Option<Summary>,
 }
 
-/// A setting's parameters: what the axes were.
+/// Everything in which settings may differ.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SettingParameters {
-    /// What compressed.
+    /// The compression method.
     pub compress_method: &'static str,
-    /// At which level.
+    /// Its level.
     pub compress_level: u8,
-    /// Compressing threads.
+    /// Compression threads.
     pub compress_threads: u8,
-    /// Decompressing threads.
+    /// Decompression threads.
     pub decompress_threads: u8,
     /// Pages in a batch.
     pub batch_pages: u16,
-    /// Connections.
+    /// Number of connections.
     pub connections: u8,
-    /// The delta cache; null without deltas.
+    /// The size of the delta cache; null without deltas.
     pub xbzrle_cache_size: Option<u64>,
-    /// What compressed for zlib and gzip.
+    /// The library that compresses for zlib and gzip.
     pub zlib_engine: &'static str,
-    /// The emulated link; null for the link as it is.
+    /// The emulated link; null if none is emulated.
     pub link: Option<String>,
     /// `native` or `qemu`.
     pub wire: &'static str,
 }
 
 impl SettingParameters {
-    /// Those of a setting.
+    /// The parameters of a setting.
     pub fn of(setting: &Setting) -> SettingParameters {
         let params = setting.apply(&crate::params::Params::default());
         SettingParameters {
@@ -196,49 +204,49 @@ impl SettingParameters {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SettingReport {
-    /// The method and whatever else not all settings have in common.
+    /// The method and every other parameter in which the settings differ.
     pub name: String,
-    /// Everything in which settings may differ.
+    /// The setting's parameters.
     pub parameters: SettingParameters,
     /// Each run.
     pub runs: Vec<Run>,
     /// From the source's start until the destination had taken over.
     pub time: Option<Summary>,
-    /// RAM that was handled, in all rounds together and holes included, by the time.
+    /// RAM handled in all rounds together, holes included, divided by the time.
     pub ram_bytes_per_second: Option<Summary>,
-    /// Bytes on the wire by the time.
+    /// Bytes on the wire divided by the time.
     pub wire_bytes_per_second: Option<Summary>,
-    /// Every byte from source to destination.
+    /// Bytes from source to destination.
     pub wire_bytes: Option<Summary>,
-    /// Bytes of guest RAM for each byte on the wire.
+    /// Bytes of guest RAM per byte on the wire.
     pub ratio: Option<Summary>,
-    /// The source's CPU seconds.
+    /// CPU seconds of the source.
     pub source_cpu_seconds: Option<Summary>,
-    /// The destination's CPU seconds.
+    /// CPU seconds of the destination.
     pub destination_cpu_seconds: Option<Summary>,
-    /// CPU seconds of both ends for each GiB of RAM that was handled.
+    /// CPU seconds of both ends per GiB of RAM handled.
     pub cpu_seconds_per_gib: Option<Summary>,
-    /// From the last round's beginning to the proof; only if there were later rounds.
+    /// From the beginning of the last round to the proof; only with later rounds.
     pub downtime: Option<Summary>,
-    /// What both ends took of anonymous memory at the most.
+    /// Peak of anonymous memory of both ends.
     pub peak_anonymous_bytes: Option<Summary>,
-    /// The same without the first image's zero pages, which no codec sees.
+    /// As `ram_bytes_per_second`, without the first image's zero pages, which no codec sees.
     pub data_bytes_per_second: Option<Summary>,
-    /// What the codec does alone; null without one.
-    pub codec_alone: Option<AloneReport>,
-    /// CPU seconds that the codec alone needs, by its median, to compress as many bytes as were
+    /// The codec alone; null without one.
+    pub codec_alone: Option<CodecReport>,
+    /// CPU seconds that the codec alone, at its median speed, needs for as many bytes as were
     /// compressed here.
     pub codec_alone_cpu_seconds: Option<f64>,
     /// CPU seconds of the source's codec stage: the codec in the pipeline.
     pub codec_cpu_seconds: Option<Summary>,
-    /// What the codec does in the pipeline: bytes in for each second of the source's CPU time.
+    /// The codec in the pipeline: bytes in per second of the source's CPU time.
     pub codec_bytes_per_second: Option<Summary>,
-    /// And bytes out for each second of the destination's.
+    /// The codec in the pipeline: bytes out per second of the destination's CPU time.
     pub decompress_bytes_per_second: Option<Summary>,
-    /// What is suspicious about the times.
+    /// Outliers among the times.
     #[serde(flatten)]
     pub suspicion: Suspicion,
-    /// Which other setting over the same link beats it on time, bytes and CPU.
+    /// Another setting over the same link that is better in time, bytes and CPU.
     pub dominated_by: Option<String>,
     /// What limited it.
     pub limit: Option<Limit>,
@@ -247,75 +255,8 @@ pub struct SettingReport {
     pub setting: Setting,
 }
 
-/// What all settings of a comparison have in common.
-#[derive(Debug, Clone, Copy)]
-pub struct Circumstances {
-    /// Cores that both ends share.
-    pub cores: usize,
-    /// Zero pages of the first image, in bytes.
-    pub zero_bytes: u64,
-}
-
 impl SettingReport {
-    /// Summarises the runs of a setting.
-    pub fn new(
-        setting: Setting,
-        name: String,
-        runs: &[Run],
-        codec_alone: Option<AloneReport>,
-        circumstances: &Circumstances,
-    ) -> SettingReport {
-        let Circumstances { cores, zero_bytes } = *circumstances;
-        let summary = |of: fn(&Run) -> f64| Summary::of(runs.iter().map(of));
-        let some = |of: fn(&Run) -> Option<f64>| Summary::of(runs.iter().filter_map(of));
-        let times: Vec<f64> = runs.iter().map(|run| run.time).collect();
-        let codec_bytes = Summary::of(runs.iter().map(|run| run.codec_bytes as f64));
-        let alone_cpu = codec_alone
-            .as_ref()
-            .zip(codec_bytes)
-            .map(|(alone, bytes)| bytes.median / alone.compress_bytes_per_second.median.max(1.0));
-        let mut report = SettingReport {
-            name,
-            parameters: SettingParameters::of(&setting),
-            time: summary(|run| run.time),
-            ram_bytes_per_second: summary(|run| rate(run.ram_bytes, run.time)),
-            wire_bytes_per_second: summary(|run| rate(run.wire_bytes, run.time)),
-            wire_bytes: summary(|run| run.wire_bytes as f64),
-            ratio: summary(|run| run.ratio),
-            source_cpu_seconds: summary(Run::source_cpu),
-            destination_cpu_seconds: summary(Run::destination_cpu),
-            cpu_seconds_per_gib: summary(|run| {
-                let gib = run.ram_bytes.max(1) as f64 / GIB;
-                (run.source_cpu() + run.destination_cpu()) / gib
-            }),
-            downtime: some(|run| run.downtime),
-            peak_anonymous_bytes: some(|run| run.peak_anonymous_bytes.map(|bytes| bytes as f64)),
-            data_bytes_per_second: Summary::of(runs.iter().map(|run| {
-                let bytes = run.ram_bytes.saturating_sub(zero_bytes);
-                rate(bytes, run.time)
-            })),
-            codec_alone,
-            codec_alone_cpu_seconds: alone_cpu,
-            codec_cpu_seconds: some(|run| Some(codec(run, &run.source_cpu_seconds)?.1)),
-            codec_bytes_per_second: some(|run| {
-                let (bytes, seconds) = codec(run, &run.source_cpu_seconds)?;
-                Some(bytes / seconds)
-            }),
-            decompress_bytes_per_second: some(|run| {
-                let (bytes, seconds) = codec(run, &run.destination_cpu_seconds)?;
-                Some(bytes / seconds)
-            }),
-            suspicion: Suspicion::of(&times),
-            dominated_by: None,
-            limit: None,
-            runs: runs.to_vec(),
-            setting,
-        };
-        report.limit = report.load(cores).map(|load| limit::limit(&load));
-        report
-    }
-
-    /// What it costs, by medians; `None` if nothing was measured.
+    /// The cost, by medians; `None` if nothing was measured.
     pub fn cost(&self) -> Option<Cost> {
         Some(Cost {
             time: self.time?.median,
@@ -325,63 +266,118 @@ impl SettingReport {
         })
     }
 
-    fn load(&self, cores: usize) -> Option<Load> {
-        Some(Load {
-            time: self.time?.median,
-            bytes: self.wire_bytes?.median,
-            bits_per_second: self.setting.link.map(|link| link.bits_per_second() as f64),
-            source_cpu: self.source_cpu_seconds?.median,
-            destination_cpu: self.destination_cpu_seconds?.median,
-            process_cpu: Summary::of(self.runs.iter().map(|run| run.process_cpu_seconds))?.median,
-            others: recommend::others(&self.runs),
-            compress_threads: usize::from(self.setting.compress_threads),
-            decompress_threads: usize::from(self.setting.decompress_threads),
-            cores,
-        })
-    }
-
     /// The link's name.
     pub fn link(&self) -> String {
         link_name(self.setting.link)
     }
 }
 
-/// The bytes that one end's codec had to do with, and its CPU seconds; `None` if it had nothing to
-/// do.
-fn codec(run: &Run, stages: &BTreeMap<&'static str, f64>) -> Option<(f64, f64)> {
-    let seconds = stages.get(Stage::Codec.name()).copied()?;
-    (run.codec_bytes > 0 && seconds > 0.0).then_some((run.codec_bytes as f64, seconds))
+/// The best settings over one link.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LinkReport {
+    /// The link, or `unlimited`.
+    pub link: String,
+    /// Whether it was measured, or is computed from what was measured without a limit.
+    pub measured: bool,
+    /// The time of each setting over this link.
+    pub times: Vec<LinkTime>,
+    /// The best setting for each goal. Settings within `best_tolerance` of the least count as equal,
+    /// and of those it is the one that takes the least CPU (for the goal `cpu`, the least time).
+    pub best: BTreeMap<&'static str, String>,
+    /// How far the costs of equally good settings may differ: 0.02 is 2 %.
+    pub best_tolerance: f64,
+    /// The recommendation for the requested goal.
+    pub recommended: Recommendation,
+    /// Below which rate each setting that compresses pays. Empty if nothing was measured without
+    /// compression, or if a faster link was measured.
+    pub break_even: Vec<BreakEvenReport>,
 }
 
-/// Bytes a second.
-fn rate(bytes: u64, milliseconds: f64) -> f64 {
-    bytes as f64 / (milliseconds / 1e3).max(1e-9)
+/// The time of a setting over a link.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LinkTime {
+    /// The setting, without the link.
+    pub setting: String,
+    /// Milliseconds.
+    pub time: f64,
 }
 
-/// Fills in what only a comparison with the other settings says, and the recommendations.
-pub fn compare_settings(report: &mut Report) {
-    let mut links: BTreeMap<String, Vec<(usize, Cost)>> = BTreeMap::new();
-    for (index, setting) in report.settings.iter().enumerate() {
-        if let Some(cost) = setting.cost() {
-            let same = links.entry(setting.link()).or_default();
-            same.push((index, cost));
-        }
-    }
-    for same in links.values() {
-        let costs: Vec<Cost> = same.iter().map(|(_, cost)| *cost).collect();
-        for ((index, _), by) in same.iter().zip(advice::dominated_by(&costs)) {
-            let name = by.map(|by| report.settings[same[by].0].name.clone());
-            report.settings[*index].dominated_by = name;
-        }
-    }
-    report.links = recommend::links(report);
+/// The recommended setting, why, and the commands that choose it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Recommendation {
+    /// The setting's name.
+    pub setting: String,
+    /// Milliseconds over this link.
+    pub time: f64,
+    /// Milliseconds of downtime, with later rounds.
+    pub downtime: Option<f64>,
+    /// What limits it.
+    pub limit: Limit,
+    /// The comparison with the best setting that does not compress; if that is the recommended one,
+    /// with the best that does. Null if there is no other.
+    pub alternative: Option<Alternative>,
+    /// The rate of the link, in bits per second, below which compression pays.
+    pub pays_below: Option<f64>,
+    /// All of this in a sentence or two.
+    pub reason: String,
+    /// The command for the destination.
+    pub receive: String,
+    /// The command for the source.
+    pub send: String,
+    /// The setting of the next two members: the same, or the best that QEMU supports. Null if there
+    /// is none.
+    pub qemu_setting: Option<String>,
+    /// virsh's command. With multifd, the channels are the threads.
+    pub virsh: Option<String>,
+    /// QMP commands, for both ends.
+    pub qmp: Vec<Json>,
+    /// The same by the capability `compress`, for a QEMU up to 9.0; null if it lacks the method.
+    pub qemu_compress: Option<QemuCommands>,
 }
 
-impl Report {
-    /// Whether there is a migration in it.
-    pub fn has_runs(&self) -> bool {
-        self.settings.iter().any(|setting| !setting.runs.is_empty())
-    }
+/// What a recommended setting is compared with.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Alternative {
+    /// The other setting.
+    pub setting: String,
+    /// Milliseconds of the other setting.
+    pub time: f64,
+    /// How many times as fast the recommended one is.
+    pub times_as_fast: f64,
+    /// Its bytes on the wire, in percent of the other's.
+    pub bytes_percent: f64,
+    /// Its CPU seconds less the other's.
+    pub more_cpu_seconds: f64,
+    /// Whether their times differ by more than their noise.
+    pub measurable: bool,
+}
+
+/// One way of setting up a QEMU.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct QemuCommands {
+    /// virsh's command.
+    pub virsh: String,
+    /// QMP commands, for both ends; none where everything is at its default.
+    pub qmp: Vec<Json>,
+}
+
+/// The rate of the link below which a setting that compresses pays.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BreakEvenReport {
+    /// The setting that compresses.
+    pub setting: String,
+    /// The fastest setting that does not.
+    pub plain: String,
+    /// `always`, `never` or `below`.
+    pub verdict: &'static str,
+    /// The rate, in bits per second.
+    pub bits_per_second: Option<f64>,
 }
 
 #[cfg(test)]

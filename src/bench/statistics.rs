@@ -5,6 +5,8 @@
 
 use serde::Serialize;
 
+use crate::advice::AS_GOOD;
+
 /// The least, the middle and the greatest of some numbers, and how far they lie apart.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Summary {
@@ -30,6 +32,19 @@ impl Summary {
             max: values.iter().copied().max_by(f64::total_cmp)?,
             mad: self::median(&distances)?,
         })
+    }
+
+    /// Whether two medians differ by more than their noise: by more than 2 %, by more than their
+    /// deviations together, and each outside the range of the other's runs. Cruder than a rank test,
+    /// but it also gives an answer for one run against one.
+    pub fn differs_from(&self, other: &Summary) -> bool {
+        let difference = (self.median - other.median).abs();
+        let noise = MAD_TO_SIGMA * self.mad.hypot(other.mad);
+        let within = |value: f64, range: &Summary| range.min <= value && value <= range.max;
+        difference > AS_GOOD * self.median.min(other.median)
+            && difference > noise
+            && !within(self.median, other)
+            && !within(other.median, self)
     }
 }
 
@@ -206,6 +221,17 @@ mod tests {
         );
         let even = Summary::of([2.5, 3.0, 1.0, 1.5]).expect("numbers");
         assert_eq!((even.median, even.mad), (2.0, 0.75));
+    }
+
+    #[test]
+    fn a_difference_is_measurable_beyond_the_noise_of_both() {
+        let of = |values: [f64; 3]| Summary::of(values).expect("numbers");
+        let (one, noisy) = (of([2190.0, 2250.0, 2320.0]), of([2110.0, 2280.0, 2450.0]));
+        assert!(!one.differs_from(&noisy) && !noisy.differs_from(&one));
+        assert!(one.differs_from(&of([900.0, 950.0, 1000.0])));
+        assert!(!of([100.0; 3]).differs_from(&of([101.0; 3])), "1 %");
+        let single = |value| Summary::of([value]).expect("a number");
+        assert!(single(100.0).differs_from(&single(110.0)));
     }
 
     #[test]

@@ -1,5 +1,11 @@
 use super::*;
+use crate::bench::measure::axes::Axes;
+use crate::bench::measure::methods;
+use crate::bench::measure::scratch::Scratch;
+use crate::bench::measure::workload::Transport;
+use crate::page::PAGE_SIZE;
 use crate::synthetic;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use std::path::Path;
 
@@ -7,12 +13,12 @@ fn scratch() -> Scratch {
     Scratch::new_in(&std::env::temp_dir()).expect("a folder")
 }
 
-fn request(folder: &Path, settings: &str) -> Request {
+fn request(folder: &Path, settings: &str) -> BenchRequest {
     let image = folder.join("ram");
     if !image.exists() {
         synthetic::write(&image, 1 << 20, 3).expect("an image");
     }
-    Request {
+    BenchRequest {
         image,
         synthetic: Some((Mix::default(), 3)),
         then: vec![],
@@ -30,8 +36,8 @@ fn request(folder: &Path, settings: &str) -> Request {
 }
 
 fn matrix(methods: &str) -> Vec<Setting> {
-    let methods = sweep::parse(methods, 1).expect("methods");
-    let axes = matrix::Axes::of(methods, &Params::default(), &Caps::default());
+    let methods = methods::parse(methods, 1).expect("methods");
+    let axes = Axes::of(methods, &Params::default(), &Caps::default());
     axes.matrix(false).expect("settings").settings
 }
 
@@ -54,7 +60,7 @@ impl Watch for Notes {
         self.ended += 1;
     }
 
-    fn setting_done(&mut self, report: &Report, index: usize) {
+    fn setting_done(&mut self, report: &BenchReport, index: usize) {
         self.done.push(report.settings[index].name.clone());
     }
 
@@ -146,11 +152,11 @@ fn what_makes_no_sense_is_refused_before_anything_is_measured() {
         .set("compress", false)
         .expect("a capability");
     for bad in [
-        Request {
+        BenchRequest {
             settings: vec![],
             ..fine.clone()
         },
-        Request {
+        BenchRequest {
             runs: 0,
             ..fine.clone()
         },
@@ -159,7 +165,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_measured() {
         let error = Bench::prepare(bad, &scratch).expect_err("it makes no sense");
         assert_eq!(error.kind(), Kind::Usage);
     }
-    let missing = Request {
+    let missing = BenchRequest {
         image: scratch.path().join("missing"),
         ..fine
     };
@@ -170,7 +176,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_measured() {
 #[test]
 fn each_setting_is_measured_until_its_time_is_full_and_no_longer_than_all_may_take() {
     let scratch = scratch();
-    let long = Request {
+    let long = BenchRequest {
         min_time: Duration::from_secs(1),
         max_time: Some(Duration::from_secs(3600)),
         ..request(scratch.path(), "none")
@@ -181,7 +187,7 @@ fn each_setting_is_measured_until_its_time_is_full_and_no_longer_than_all_may_ta
         .expect("it works");
     let sum: f64 = bench.runs[0].iter().map(|run| run.time).sum();
     assert!(sum >= 1000.0, "{sum}");
-    let impossible = Request {
+    let impossible = BenchRequest {
         max_time: Some(Duration::from_millis(1)),
         ..request(scratch.path(), "none")
     };

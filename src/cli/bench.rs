@@ -14,13 +14,17 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::advice::Goal;
-use crate::bench::export::{Exports, Form};
-use crate::bench::matrix::{Axes, Matrix, Preset};
-use crate::bench::measurement::{Transport, copy_threads};
+use crate::bench::judge::compare;
+use crate::bench::measure::axes::{Axes, Matrix};
+use crate::bench::measure::memcpy::copy_threads;
+use crate::bench::measure::methods;
+use crate::bench::measure::preset::Preset;
+use crate::bench::measure::scratch::{self, Scratch};
+use crate::bench::measure::workload::Transport;
 use crate::bench::peer::{self, PeerSpec};
-use crate::bench::scratch::{self, Scratch};
-use crate::bench::table::{self, Look, Sort};
-use crate::bench::{self, Bench, compare, sweep};
+use crate::bench::show::export::{Exports, Form};
+use crate::bench::show::table::{self, Look, Sort};
+use crate::bench::{self, Bench, BenchRequest};
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
@@ -261,7 +265,7 @@ fn matrix(
         ),
         None => (args.preset.methods().to_owned(), 1),
     };
-    let methods = sweep::parse(&list, level).map_err(|error| Error::new(Kind::Usage, error))?;
+    let methods = methods::parse(&list, level).map_err(|error| Error::new(Kind::Usage, error))?;
     let cores = copy_threads();
     let params = Params {
         compress_threads: u8::try_from(cores).unwrap_or(u8::MAX),
@@ -370,7 +374,7 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
             (scratch, Some(image))
         }
     };
-    let request = bench::Request {
+    let request = BenchRequest {
         synthetic: image.is_some().then_some((mix, args.seed)),
         image: image.or(args.image).unwrap_or_default(),
         then: args.then,

@@ -45,8 +45,8 @@ fn the_limit_is_whatever_was_busy() {
 }
 
 #[test]
-fn what_was_half_busy_beside_something_else_limits_nothing() {
-    // On two cores, of which something else used one: 72 MB at 1 Gbit/s are 0.58 s.
+fn what_was_half_busy_beside_other_programs_is_not_the_limit() {
+    // On two cores, of which other programs used one: 72 MB at 1 Gbit/s are 0.58 s.
     let load = Load {
         time: 1100.0,
         bytes: 72e6,
@@ -65,11 +65,11 @@ fn what_was_half_busy_beside_something_else_limits_nothing() {
         ..load
     };
     assert_eq!(limit(&alone), Limit::Link);
-    let untold = Load {
+    let unknown = Load {
         others: None,
         ..load
     };
-    assert_eq!(limit(&untold), Limit::Link);
+    assert_eq!(limit(&unknown), Limit::Link);
     // What is full is full, whatever else there is.
     let one_thread = Load {
         source_cpu: 1.0,
@@ -85,7 +85,7 @@ fn what_was_half_busy_beside_something_else_limits_nothing() {
 }
 
 #[test]
-fn work_that_belongs_to_no_stage_uses_the_machine_up_too() {
+fn work_that_belongs_to_no_stage_counts_too() {
     // 1.55 of 2 cores in the stages of both ends, 1.9 in the process.
     let plain = Load {
         time: 200.0,
@@ -109,44 +109,44 @@ fn work_that_belongs_to_no_stage_uses_the_machine_up_too() {
 }
 
 #[test]
-fn why_nothing_was_full_is_told_by_what_was_measured() {
-    let around = Around {
+fn why_a_migration_waited_follows_from_what_was_measured() {
+    let causes = WaitCauses {
         cores: 2,
-        ..Around::default()
+        ..WaitCauses::default()
     };
-    let words = |around: Around| {
-        let words = waiting(&around);
-        let start = "neither the link nor a CPU of ours was full: ";
-        words.strip_prefix(start).expect(start).to_owned()
+    let words = |causes: WaitCauses| {
+        let words = waiting(&causes);
+        let end = "; neither the link nor our CPU time was the limit";
+        words.strip_suffix(end).expect(end).to_owned()
     };
-    assert_eq!(words(around), "the two ends waited for each other");
-    let busy = Around {
+    assert_eq!(words(causes), "the two ends waited for each other");
+    let busy = WaitCauses {
         others: Some(0.94),
         load: Some(1.5),
         delay: 0.02,
-        ..around
+        ..causes
     };
-    assert_eq!(words(busy), "something else used 0.9 of 2 cores");
-    let quiet = Around {
+    assert_eq!(words(busy), "other programs used 0.9 of 2 cores");
+    let quiet = WaitCauses {
         others: Some(0.1),
         ..busy
     };
     assert_eq!(
         words(quiet),
-        "the ends waited for the link, which takes 20 ms each way"
+        "the ends waited for the link, with its delay of 20 ms each way"
     );
-    let untold = Around {
+    let unknown = WaitCauses {
         others: None,
         delay: 0.0,
         ..busy
     };
     assert_eq!(
-        words(untold),
-        "was the machine busy with something else? load average 1.50"
+        words(unknown),
+        "other programs may have been running (load average 1.50)"
     );
-    let idle = Around {
+    let idle = WaitCauses {
         load: Some(0.1),
-        ..untold
+        ..unknown
     };
     assert_eq!(words(idle), "the two ends waited for each other");
 }

@@ -25,11 +25,12 @@ pub struct PeerRun {
 /// What a peer was told to do.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct PeerWay {
+pub struct PeerMode {
     /// What the peer is: QEMU, and its version.
     pub peer: String,
     /// The way, in words.
-    pub way: String,
+    #[serde(rename = "way")]
+    pub name: String,
     /// Whether our settings had later images as well, which no peer has.
     pub bulk_only: bool,
     /// The capability that was on at both ends.
@@ -48,7 +49,7 @@ pub struct PeerReport {
     pub name: String,
     /// The same apart, and what was set.
     #[serde(flatten)]
-    pub way: PeerWay,
+    pub mode: PeerMode,
     /// Why it was not measured any further.
     pub error_desc: Option<String>,
     /// Each run.
@@ -77,7 +78,7 @@ pub struct PeerReport {
 impl PeerReport {
     /// Summarises the runs of one way with a guest of so many bytes of RAM.
     pub fn new(
-        way: PeerWay,
+        mode: PeerMode,
         runs: &[PeerRun],
         error_desc: Option<String>,
         ram_bytes: u64,
@@ -86,10 +87,10 @@ impl PeerReport {
         let some = |of: &dyn Fn(&PeerRun) -> Option<f64>| Summary::of(runs.iter().filter_map(of));
         let ram = ram_bytes as f64;
         let times: Vec<f64> = runs.iter().map(|run| run.time).collect();
-        let rest = if way.bulk_only { BULK_ONLY } else { "" };
+        let rest = if mode.bulk_only { BULK_ONLY } else { "" };
         PeerReport {
-            name: format!("{} {}{rest}", way.peer, way.way),
-            way,
+            name: format!("{} {}{rest}", mode.peer, mode.name),
+            mode,
             error_desc,
             time: summary(&|run| run.time),
             ram_bytes_per_second: summary(&|run| ram * 1e3 / run.time.max(1e-6)),

@@ -8,8 +8,8 @@ fn scratch() -> Scratch {
 
 const THREADS: [u8; 1] = [2];
 
-fn against(image: &Path, digest: Digest) -> Against<'_> {
-    Against {
+fn workload(image: &Path, digest: Digest) -> PeerWorkload<'_> {
+    PeerWorkload {
         image,
         digest,
         later_rounds: false,
@@ -63,7 +63,7 @@ fn peers_are_read_and_what_is_none_is_refused() {
 
 #[test]
 fn a_version_decides_what_there_is() {
-    let version = ways::version;
+    let version = modes::version;
     assert_eq!(
         version("QEMU emulator version 7.2.22 (Debian 1:7.2)\n"),
         Some((7, 2, 22))
@@ -71,8 +71,8 @@ fn a_version_decides_what_there_is() {
     assert_eq!(version("QEMU emulator version 10.0\n"), Some((10, 0, 0)));
     assert_eq!(version("cat (GNU coreutils) 9.1"), None);
     let names = |version, threads: &[u8]| -> Vec<String> {
-        let ways = ways::ways(version, threads, 2);
-        ways.into_iter().map(|way| way.name).collect()
+        let modes = modes::modes(version, threads, 2);
+        modes.into_iter().map(|mode| mode.name).collect()
     };
     assert_eq!(
         names((7, 2, 22), &[2]),
@@ -94,8 +94,8 @@ fn a_version_decides_what_there_is() {
         ]
     );
     let counts = |version| {
-        let ways = ways::ways(version, &[2], 2);
-        ways.iter().filter(|way| way.counts_bytes).count()
+        let modes = modes::modes(version, &[2], 2);
+        modes.iter().filter(|mode| mode.counts_bytes).count()
     };
     assert_eq!((counts((7, 2, 22)), counts((10, 0, 2))), (3, 4));
 }
@@ -105,7 +105,7 @@ fn a_peer_that_is_missing_or_no_qemu_or_an_image_that_is_no_ram_is_refused() {
     let scratch = scratch();
     let (image, digest) = image(&scratch, 1 << 16);
     let error = |spec: PeerSpec| {
-        let error = Peer::new(spec, &against(&image, digest), &scratch).expect_err("refused");
+        let error = Peer::new(spec, &workload(&image, digest), &scratch).expect_err("refused");
         assert_eq!(error.kind(), Kind::Usage);
         error.one_line()
     };
@@ -125,7 +125,7 @@ fn a_peer_that_dies_or_talks_nonsense_is_left_out_with_the_reason() {
         ("kill -9 $$", "signal: 9"),
     ] {
         let spec = fake(&scratch, script);
-        let mut peer = Peer::new(spec, &against(&image, digest), &scratch).expect("it answers");
+        let mut peer = Peer::new(spec, &workload(&image, digest), &scratch).expect("it answers");
         assert!(peer.works(0));
         let why = peer.run(0).expect_err("it cannot work");
         assert!(why.contains(reason), "{script}: {why}");
@@ -170,7 +170,7 @@ fn a_real_qemu_is_measured_and_what_arrives_is_the_image() {
     let (image, digest) = image(&scratch, 16 << 20);
     // Of a program that somebody wraps, what counts is the program's CPU time, and not the shell's.
     let spec = script(&scratch, &format!("{BINARY} \"$@\"\nexit $?"));
-    let mut peer = Peer::new(spec, &against(&image, digest), &scratch).expect("it is there");
+    let mut peer = Peer::new(spec, &workload(&image, digest), &scratch).expect("it is there");
     for way in 0..peer.names().len() {
         peer.run(way).expect("it arrives");
     }

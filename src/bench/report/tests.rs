@@ -1,8 +1,9 @@
 use super::*;
-use crate::bench::alone::Alone;
-use crate::bench::matrix::Axes;
-use crate::bench::peer::{PeerRun, PeerWay};
-use crate::bench::sweep;
+use crate::bench::judge::summarize;
+use crate::bench::measure::axes::Axes;
+use crate::bench::measure::codec_speed::CodecRun;
+use crate::bench::measure::methods;
+use crate::bench::peer::{PeerMode, PeerRun};
 use crate::caps::Caps;
 use crate::codec::Method;
 use crate::params::Params;
@@ -32,9 +33,9 @@ pub(in crate::bench) fn run(time: f64, wire_bytes: u64) -> Run {
 
 /// A way of a QEMU: milliseconds, bytes if it counts them.
 pub(in crate::bench) fn peer(way: &str, runs: &[(f64, Option<u64>)]) -> PeerReport {
-    let way = PeerWay {
+    let mode = PeerMode {
         peer: "QEMU 7.2.22".to_owned(),
-        way: way.to_owned(),
+        name: way.to_owned(),
         bulk_only: false,
         capability: way.starts_with("multifd").then_some("multifd"),
         source_parameters: serde_json::json!({"max-bandwidth": 1_u64 << 40}),
@@ -47,36 +48,31 @@ pub(in crate::bench) fn peer(way: &str, runs: &[(f64, Option<u64>)]) -> PeerRepo
         destination_cpu_seconds: 0.5,
     };
     let runs: Vec<PeerRun> = runs.iter().map(run).collect();
-    PeerReport::new(way, &runs, None, 1 << 30)
+    PeerReport::new(mode, &runs, None, 1 << 30)
 }
 
 /// What a codec does alone: at 2 GiB a second, the 0.5 GiB of a run take 0.25 s.
-fn alone(setting: &Setting) -> Option<AloneReport> {
-    let run = |rate: f64| Alone {
+fn alone(setting: &Setting) -> Option<CodecReport> {
+    let run = |rate: f64| CodecRun {
         sample_bytes: 8 << 20,
         ratio: 2.5,
         compress_bytes_per_second: rate * GIB,
         decompress_bytes_per_second: 4.0 * GIB,
     };
     let runs = [2.0, 1.75, 2.5].map(run);
-    AloneReport::of(64, &runs).filter(|_| setting.compression.method != Method::None)
+    CodecReport::of(64, &runs).filter(|_| setting.compression.method != Method::None)
 }
 
 fn settings(methods: &str) -> Vec<Setting> {
-    let methods = sweep::parse(methods, 1).expect("methods");
+    let methods = methods::parse(methods, 1).expect("methods");
     let axes = Axes::of(methods, &Params::default(), &Caps::default());
     axes.matrix(false).expect("settings").settings
 }
 
-const CIRCUMSTANCES: Circumstances = Circumstances {
-    cores: 2,
-    zero_bytes: 1 << 29,
-};
-
 /// A report of these rows: settings and the runs of each.
-pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> Report {
+pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> BenchReport {
     let all: Vec<Setting> = rows.iter().map(|(setting, _)| *setting).collect();
-    let mut report = Report {
+    let mut report = BenchReport {
         schema: SCHEMA,
         schema_version: SCHEMA_VERSION,
         status: Status::Completed,
@@ -90,7 +86,7 @@ pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> Report {
             load: Some([0.5, 0.25, 0.125]),
             codecs: BTreeMap::from([("zstd", "zstd-sys 2".to_owned())]),
         },
-        image: Image {
+        image: ImageReport {
             path: "guest.ram".to_owned(),
             mix: None,
             seed: None,
@@ -127,20 +123,20 @@ pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> Report {
         },
         settings: rows
             .into_iter()
-            .zip(crate::bench::matrix::names(&all))
+            .zip(crate::bench::measure::setting::names(&all))
             .map(|((setting, runs), name)| {
-                SettingReport::new(setting, name, &runs, alone(&setting), &CIRCUMSTANCES)
+                summarize::setting((setting, name), &runs, alone(&setting), 2, 1 << 29)
             })
             .collect(),
         peers: vec![peer("multifd zlib:1", &[])],
         links: vec![],
     };
-    compare_settings(&mut report);
+    summarize::compare_settings(&mut report);
     report
 }
 
 /// A setting with three runs and one without any.
-pub(in crate::bench) fn report() -> Report {
+pub(in crate::bench) fn report() -> BenchReport {
     let [zstd, lz4] = settings("zstd:1,lz4")[..] else {
         panic!("two");
     };
@@ -149,7 +145,7 @@ pub(in crate::bench) fn report() -> Report {
 }
 
 /// Settings with one run each: name, milliseconds, bytes.
-pub(in crate::bench) fn report_with(rows: &[(&str, f64, u64)]) -> Report {
+pub(in crate::bench) fn report_with(rows: &[(&str, f64, u64)]) -> BenchReport {
     let of = |(name, time, bytes): &(&str, f64, u64)| (settings(name)[0], vec![run(*time, *bytes)]);
     report_of(rows.iter().map(of).collect())
 }
@@ -204,7 +200,7 @@ fn the_document_has_every_run_and_what_is_made_of_them_under_stable_names() {
     );
     assert_eq!(
         names(&json["links"][0]).join(" "),
-        "best break-even link measured recommended times"
+        "best best-tolerance break-even link measured recommended times"
     );
     assert_eq!(
         names(&json["peers"][0]).join(" "),
@@ -271,7 +267,7 @@ fn a_peer_says_nothing_of_what_it_does_not_count() {
 }
 
 /// A document with something in every part of it.
-fn whole_document() -> Report {
+fn whole_document() -> BenchReport {
     let mut rows = Vec::new();
     for (method, time, bytes) in [("none", 500.0, 400 << 20), ("zstd:1", 700.0, 100 << 20)] {
         for (link, part) in [(None, 1.0), ("1Gbit/5ms".parse().ok(), 2.0)] {

@@ -86,7 +86,7 @@ fn axes_replace_what_the_preset_has() {
     };
     let settings = of(&["--preset=links", "--links=1Gbit", "--methods=lz4,zstd:1,3"]);
     let settings = settings.expect("settings");
-    let names = crate::bench::matrix::names(&settings);
+    let names = crate::bench::measure::setting::names(&settings);
     assert_eq!(names, ["lz4", "zstd:1", "zstd:3"]);
     assert_eq!(settings[0].link, "1Gbit".parse().ok());
     assert_eq!(

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::bench::export::Exports;
-use crate::bench::report::Report;
-use crate::bench::{self, Bench, Task, table};
+use crate::bench::report::BenchReport;
+use crate::bench::show::export::Exports;
+use crate::bench::show::table;
+use crate::bench::{self, Bench, Task};
 use crate::error::Result;
 use crate::page::PAGE_SIZE;
 use crate::stats::{Snapshot, Status};
@@ -110,13 +111,13 @@ impl bench::Watch for View<'_> {
         }
     }
 
-    fn setting_done(&mut self, report: &Report, index: usize) {
+    fn setting_done(&mut self, report: &BenchReport, index: usize) {
         if let (Some(bar), Some(row)) = (&self.bar, report.settings.get(index)) {
             bar.println(table::line(row));
         }
     }
 
-    fn peer_done(&mut self, report: &Report, index: usize) {
+    fn peer_done(&mut self, report: &BenchReport, index: usize) {
         if let (Some(bar), Some(row)) = (&self.bar, report.peers.get(index)) {
             bar.println(table::peer_line(row));
         }

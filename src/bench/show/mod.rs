@@ -1,0 +1,5 @@
+//! Views of a report: for a terminal, a browser, other programs.
+
+pub mod export;
+pub mod html;
+pub mod table;

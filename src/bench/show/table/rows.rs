@@ -1,0 +1,296 @@
+//! The rows that every table of a report has, whatever it is drawn with.
+
+use super::Sort;
+use crate::bench::measure::setting::{self, Setting};
+use crate::bench::peer::{BULK_ONLY, PeerReport};
+use crate::bench::report::{BenchReport, MEMCPY, MIB, SettingReport};
+use crate::bench::statistics::Summary;
+
+/// Stands where nothing was measured or nothing is known.
+pub const NOTHING: &str = "-";
+
+/// The column headings: a name and its unit.
+pub const HEADINGS: [(&str, &str); 12] = [
+    ("setting", ""),
+    ("time", "ms"),
+    ("min", "ms"),
+    ("MAD", "ms"),
+    ("RAM", "MiB/s"),
+    ("wire", "MiB/s"),
+    ("sent", "MiB"),
+    ("ratio", ""),
+    ("source", "CPU s"),
+    ("dest.", "CPU s"),
+    ("both", "s/GiB"),
+    ("down", "ms"),
+];
+
+/// The column headings of the codecs' table.
+pub const CODEC_HEADINGS: [(&str, &str); 7] = [
+    ("setting", ""),
+    ("alone", "CPU s"),
+    ("pipeline", "CPU s"),
+    ("more", "%"),
+    ("alone", "MiB/s"),
+    ("pipeline", "MiB/s"),
+    ("whole", "MiB/s"),
+];
+
+/// Rows that have something in common.
+#[derive(Debug, Clone)]
+pub struct Group<'a> {
+    /// What that is; `None` for rows that stand by themselves.
+    pub title: Option<String>,
+    /// The rows.
+    pub rows: Vec<Row<'a>>,
+}
+
+/// One row.
+#[derive(Debug, Clone)]
+pub struct Row<'a> {
+    /// A name, which does without what the title says, and numbers.
+    pub cells: Vec<String>,
+    /// Which setting over the same link beats it on time, bytes and CPU.
+    pub dominated_by: Option<&'a str>,
+}
+
+/// The columns of the main table that have something to show: those of the downtime, the last, only
+/// if there were rounds.
+pub fn columns(report: &BenchReport) -> usize {
+    HEADINGS.len() - usize::from(report.image.then.is_empty())
+}
+
+/// A heading in one line.
+pub fn heading((name, unit): &(&str, &str)) -> String {
+    match *unit {
+        "" => (*name).to_owned(),
+        unit => format!("{name} [{unit}]"),
+    }
+}
+
+/// The rows of the main table: the plain copy, the settings over each link, sorted, and the peers.
+pub fn groups(report: &BenchReport, sort: Sort) -> Vec<Group<'_>> {
+    let row = |cells: [String; 12], dominated_by| Row {
+        cells: cells.into_iter().take(columns(report)).collect(),
+        dominated_by,
+    };
+    let mut groups = vec![Group {
+        title: None,
+        rows: vec![row(memcpy_cells(report), None)],
+    }];
+    for (link, rows) in by_link(report, sort) {
+        groups.push(Group {
+            title: link.map(|link| format!("over {link}")),
+            rows: rows
+                .into_iter()
+                .map(|(name, setting)| row(cells(name, setting), setting.dominated_by.as_deref()))
+                .collect(),
+        });
+    }
+    for peer in &report.peers {
+        let rest = if peer.mode.bulk_only { BULK_ONLY } else { "" };
+        let title = Some(format!("{}{rest}", peer.mode.peer));
+        let row = row(peer_cells(peer), None);
+        match groups.last_mut().filter(|group| group.title == title) {
+            Some(group) => group.rows.push(row),
+            None => groups.push(Group {
+                title,
+                rows: vec![row],
+            }),
+        }
+    }
+    groups
+}
+
+/// The link, if there is more than one, and what was measured over it: names without the link, and
+/// settings.
+pub type LinkRows<'a> = (Option<String>, Vec<(String, &'a SettingReport)>);
+
+/// The settings over each link, sorted.
+pub fn by_link(report: &BenchReport, sort: Sort) -> Vec<LinkRows<'_>> {
+    let settings: Vec<Setting> = report
+        .settings
+        .iter()
+        .map(|row| row.setting.over(None))
+        .collect();
+    let mut named: Vec<(String, &SettingReport)> = setting::names(&settings)
+        .into_iter()
+        .zip(&report.settings)
+        .collect();
+    named.sort_by(|(_, a), (_, b)| sort.key(a).total_cmp(&sort.key(b)));
+    let links = links(report);
+    let several = links.len() > 1;
+    links
+        .into_iter()
+        .map(|link| {
+            let rows = named.iter().filter(|(_, row)| row.link() == link);
+            let rows = rows.cloned().collect();
+            (several.then_some(link), rows)
+        })
+        .collect()
+}
+
+/// The links that were measured, in the order in which they were.
+pub fn links(report: &BenchReport) -> Vec<String> {
+    let mut links: Vec<String> = Vec::new();
+    for row in &report.settings {
+        if !links.contains(&row.link()) {
+            links.push(row.link());
+        }
+    }
+    links
+}
+
+/// The settings in this order, those over the same link together. Rows that are equal stay as they
+/// were given.
+pub fn sorted(report: &BenchReport, sort: Sort) -> Vec<&SettingReport> {
+    by_link(report, sort)
+        .into_iter()
+        .flat_map(|(_, rows)| rows)
+        .map(|(_, row)| row)
+        .collect()
+}
+
+/// A row of numbers, in the order of [`HEADINGS`].
+fn cells(name: String, row: &SettingReport) -> [String; 12] {
+    let [time, min, mad] = times(row.time);
+    [
+        name,
+        time,
+        min,
+        mad,
+        median(row.ram_bytes_per_second, MIB, 0),
+        median(row.wire_bytes_per_second, MIB, 0),
+        median(row.wire_bytes, MIB, 2),
+        median(row.ratio, 1.0, 3),
+        median(row.source_cpu_seconds, 1.0, 3),
+        median(row.destination_cpu_seconds, 1.0, 3),
+        median(row.cpu_seconds_per_gib, 1.0, 2),
+        row.downtime
+            .map_or_else(|| NOTHING.to_owned(), |time| milliseconds(time.median)),
+    ]
+}
+
+/// A peer's row; what it does not tell is left open.
+fn peer_cells(row: &PeerReport) -> [String; 12] {
+    let [time, min, mad] = times(row.time);
+    [
+        row.mode.name.clone(),
+        time,
+        min,
+        mad,
+        median(row.ram_bytes_per_second, MIB, 0),
+        median(row.wire_bytes_per_second, MIB, 0),
+        median(row.wire_bytes, MIB, 2),
+        median(row.ratio, 1.0, 3),
+        median(row.source_cpu_seconds, 1.0, 3),
+        median(row.destination_cpu_seconds, 1.0, 3),
+        median(row.cpu_seconds_per_gib, 1.0, 2),
+        NOTHING.to_owned(),
+    ]
+}
+
+/// The plain copy's row.
+fn memcpy_cells(report: &BenchReport) -> [String; 12] {
+    let mut cells = [NOTHING; 12].map(str::to_owned);
+    let [time, min, mad] = times(report.memcpy.time);
+    let ram = median(report.memcpy.ram_bytes_per_second, MIB, 0);
+    for (cell, value) in cells
+        .iter_mut()
+        .zip([MEMCPY.to_owned(), time, min, mad, ram])
+    {
+        *cell = value;
+    }
+    cells
+}
+
+/// The codec alone beside the codec in the pipeline.
+#[derive(Debug, Clone)]
+pub struct CodecRow<'a> {
+    /// The setting's name, without the link; the plain copy's.
+    pub name: String,
+    /// The setting; `None` for the plain copy.
+    pub setting: Option<&'a SettingReport>,
+    /// Bytes of data a second that all of it comes to, wall time.
+    pub whole: Option<Summary>,
+}
+
+impl CodecRow<'_> {
+    /// How much more CPU time the codec takes in the pipeline than alone, in percent.
+    pub fn more(&self) -> Option<f64> {
+        let row = self.setting?;
+        let (alone, here) = (row.codec_alone_cpu_seconds?, row.codec_cpu_seconds?.median);
+        (alone > 0.0).then(|| (here / alone - 1.0) * 100.0)
+    }
+
+    /// In the order of [`CODEC_HEADINGS`].
+    pub fn cells(&self) -> [String; 7] {
+        let nothing = || NOTHING.to_owned();
+        // Where nothing was measured yet, nothing is to be compared.
+        let here = self.setting.filter(|row| row.codec_cpu_seconds.is_some());
+        let alone = here.and_then(|row| row.codec_alone.as_ref());
+        let of = |of: fn(&SettingReport) -> Option<Summary>, unit, decimals| {
+            median(here.and_then(of), unit, decimals)
+        };
+        [
+            self.name.clone(),
+            here.and_then(|row| row.codec_alone_cpu_seconds)
+                .map_or_else(nothing, |seconds| format!("{seconds:.3}")),
+            of(|row| row.codec_cpu_seconds, 1.0, 3),
+            self.more()
+                .map_or_else(nothing, |more| format!("{more:+.0}")),
+            median(alone.map(|alone| alone.compress_bytes_per_second), MIB, 0),
+            of(|row| row.codec_bytes_per_second, MIB, 0),
+            median(self.whole, MIB, 0),
+        ]
+    }
+}
+
+/// The rows of the codecs' table: the plain copy, and the settings over the link that limits least.
+/// Nothing if nothing compresses.
+pub fn codec_rows(report: &BenchReport, sort: Sort) -> Vec<CodecRow<'_>> {
+    let compared = |row: &SettingReport| row.codec_alone_cpu_seconds.is_some();
+    if !report.settings.iter().any(compared) {
+        return Vec::new();
+    }
+    let memcpy = CodecRow {
+        name: MEMCPY.to_owned(),
+        setting: None,
+        whole: report.memcpy.data_bytes_per_second,
+    };
+    let links = by_link(report, sort);
+    let least = |(link, _): &&LinkRows<'_>| link.as_deref() == Some(setting::UNLIMITED);
+    let rows = links.iter().find(least).or(links.first());
+    let rows = rows.map_or(&[][..], |(_, rows)| rows);
+    let mut all = vec![memcpy];
+    all.extend(rows.iter().map(|(name, row)| CodecRow {
+        name: name.clone(),
+        setting: Some(*row),
+        whole: row.data_bytes_per_second,
+    }));
+    all
+}
+
+/// The median in units of `unit`, with so many decimals.
+pub(super) fn median(summary: Option<Summary>, unit: f64, decimals: usize) -> String {
+    summary.map_or_else(
+        || NOTHING.to_owned(),
+        |summary| format!("{:.decimals$}", summary.median / unit),
+    )
+}
+
+/// A time, with no more digits than anybody can use.
+fn milliseconds(time: f64) -> String {
+    if time < 999.95 {
+        format!("{time:.1}")
+    } else {
+        format!("{time:.0}")
+    }
+}
+
+/// The median, the least, and how far they lie apart.
+fn times(summary: Option<Summary>) -> [String; 3] {
+    summary.map_or([NOTHING; 3].map(str::to_owned), |summary| {
+        [summary.median, summary.min, summary.mad].map(milliseconds)
+    })
+}
