@@ -2,16 +2,13 @@
 
 mod view;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use comfy_table::Table;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::advice::Goal;
 use crate::bench::judge::compare;
@@ -34,8 +31,9 @@ use crate::synthetic::{self, Mix};
 use crate::text::printable;
 use crate::units::{format_bytes, format_duration, parse_duration, parse_size};
 
+use super::output::{print, print_json, report as tell};
 use super::params::{BenchParams, Checked};
-use super::{print_json, unprintable};
+use super::{exit_code, signals};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -307,7 +305,7 @@ fn exports(args: &OutputArgs, images: &[&Path]) -> Result<Exports> {
 /// Compares two documents instead of measuring.
 fn compare_files(old: &Path, new: &Path, fail_if_slower: Option<f64>) -> Result<()> {
     let comparison = compare::files(old, new)?;
-    print_text(&comparison.text())?;
+    print(&comparison.text())?;
     let Some(percent) = fail_if_slower else {
         return Ok(());
     };
@@ -406,7 +404,7 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
     } else if report.has_runs() {
         // Of a comparison that was interrupted, what there is.
         let look = look();
-        print_text(&format!(
+        print(&format!(
             "{}\n{}",
             table::table(&report, args.output.sort, look),
             table::recommendations(&report, Some(look.width))
@@ -502,36 +500,16 @@ fn synthesise(
 
 /// What becomes true with SIGINT or SIGTERM; a second one ends the program.
 fn interrupt_on_signal() -> Result<Arc<AtomicBool>> {
-    let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for _ in signals.forever() {
-                if flag.swap(true, Ordering::Relaxed) {
-                    peer::kill_all();
-                    scratch::remove_all();
-                    std::process::exit(i32::from(Kind::Interrupted.exit_code()));
-                }
-            }
-        })
-        .map_err(failed)?;
+    signals::on_each(signals::catch()?, move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            peer::kill_all();
+            scratch::remove_all();
+            std::process::exit(i32::from(exit_code(Kind::Interrupted)));
+        }
+    })?;
     Ok(interrupted)
-}
-
-/// Says something on standard error. It may be closed: that is no reason not to go on.
-fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-/// Prints on standard output; a reader that has gone is no error.
-fn print_text(text: &str) -> Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(unprintable),
-    }
 }
 
 #[cfg(test)]

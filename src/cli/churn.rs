@@ -1,21 +1,17 @@
 //! `ramferry churn`: words to a [`churn::Request`], what was done or found to words.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
-
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Kind, Result};
 use crate::transport::Abort;
 use crate::units::{format_bytes, format_duration, parse_duration, parse_size};
 use crate::writer::churn::{self, Pattern, Request, Summary};
 
+use super::output::{announce, print, print_json, report};
 use super::params::Checked;
-use super::{print_json, unprintable};
+use super::signals;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -101,35 +97,26 @@ pub(super) fn run(args: ChurnArgs) -> Result<()> {
     };
     let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
     let end = Arc::new(Abort::new().map_err(failed)?);
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
     let raise = Arc::clone(&end);
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || signals.forever().for_each(|_| raise.raise()))
-        .map_err(failed)?;
+    signals::on_each(signals::catch()?, move || raise.raise())?;
     let json = args.json;
-    let summary = churn::run(&request, &end, || say_writing(json))?;
+    let summary = churn::run(&request, &end, || {
+        if json {
+            report("writing")
+        } else {
+            announce("writing")
+        }
+    })?;
     if json {
         return print_json(&summary);
     }
-    // Standard error may be closed; the work is done all the same.
-    let _ = std::io::stderr().write_all(text(&summary).as_bytes());
+    report(&text(&summary));
     Ok(())
-}
-
-/// Whoever reads it may be gone: that is no reason not to write.
-fn say_writing(json: bool) {
-    if json {
-        let _ = writeln!(std::io::stderr(), "writing");
-    } else {
-        let mut out = std::io::stdout().lock();
-        let _ = writeln!(out, "writing").and_then(|()| out.flush());
-    }
 }
 
 fn text(summary: &Summary) -> String {
     format!(
-        "wrote {} times {} to {} pages in {}: {:.0} writes a second{}\n",
+        "wrote {} times {} to {} pages in {}: {:.0} writes a second{}",
         summary.writes,
         format_bytes(summary.bytes_per_write.into()),
         summary.pages,
@@ -147,16 +134,12 @@ fn verify(image: &Path, records: &Path, json: bool) -> Result<()> {
     if json {
         print_json(&verified)?;
     } else if verified.first_differing.is_none() {
-        let line = format!(
-            "{} holds all {} writes, and in its {} pages nothing else",
+        print(&format!(
+            "{} holds all {} writes, and in its {} pages nothing else\n",
             image.display(),
             verified.writes,
             verified.pages
-        );
-        match writeln!(std::io::stdout(), "{line}") {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-            other => other.map_err(unprintable)?,
-        }
+        ))?;
     }
     verified.into_result(image)
 }

@@ -4,7 +4,6 @@
 mod job;
 mod values;
 
-use std::io::Write;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -17,8 +16,8 @@ use crate::text::{Quoted, printable};
 use crate::transport::Address;
 use crate::units::{parse_duration, parse_rate, parse_size};
 
+use super::output::{print, print_json, report};
 use super::params::Checked;
-use super::{print_json, unprintable};
 use values::{Amount, Setting};
 
 #[derive(Debug, clap::Args)]
@@ -261,15 +260,6 @@ pub(super) fn run(args: CtlArgs) -> Result<()> {
     }
 }
 
-/// Prints on standard output; a reader that has gone is no error.
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(unprintable),
-    }
-}
-
 /// Bytes a second as MiB/s, exact as far as six decimals go. What is not zero does not look like it.
 fn mib(bytes: u64) -> String {
     let text = format!("{}.{:06}", bytes >> 20, millionths(bytes));
@@ -439,12 +429,7 @@ fn get_parameters(client: &mut Client, show: &Show) -> Result<()> {
         .collect();
     if !missing.is_empty() {
         let product = client.greeting().product();
-        // It may be closed; what was asked for has been printed.
-        let _ = writeln!(
-            std::io::stderr(),
-            "note: {product} has no {}",
-            missing.join(", ")
-        );
+        report(&format!("note: {product} has no {}", missing.join(", ")));
     }
     Ok(())
 }

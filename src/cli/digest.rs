@@ -1,12 +1,11 @@
 //! `ramferry digest`: the RAM digest of an image or a guest folder.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use crate::error::Result;
 use crate::image::Guest;
 
-use super::{print_json, unprintable};
+use super::output::{print, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DigestArgs {
@@ -23,8 +22,5 @@ pub(super) fn run(args: &DigestArgs) -> Result<()> {
         let image = args.image.display().to_string();
         return print_json(&serde_json::json!({ "image": image, "digest": digest }));
     }
-    match writeln!(std::io::stdout(), "{digest}  {}", args.image.display()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(unprintable),
-    }
+    print(&format!("{digest}  {}\n", args.image.display()))
 }

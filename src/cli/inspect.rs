@@ -1,7 +1,7 @@
 //! `ramferry inspect`: what a file is and what it holds, for people or as JSON.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::page::PAGE_SIZE;
 use crate::text::{Quoted, printable};
 use crate::units::{format_bytes, format_duration};
 
-use super::{print_json, unprintable};
+use super::output::{print, print_json};
 
 /// What a stream's bytes are called that were not understood.
 const THE_REST: &str = "the rest";
@@ -61,10 +61,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     if args.json {
         print_json(&report)?;
     } else {
-        match io::stdout().write_all(text(&report).as_bytes()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            other => other.map_err(unprintable)?,
-        }
+        print(&text(&report))?;
     }
     match report.damage {
         None => Ok(()),

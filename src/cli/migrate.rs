@@ -1,6 +1,5 @@
 //! `ramferry send` and `ramferry receive`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use signal_hook::iterator::Signals;
@@ -16,9 +15,10 @@ use crate::writer::guard;
 
 use super::dropped::Dropped;
 use super::monitor::{self, Attached};
+use super::output::{self, announce, print_json};
 use super::params::{Checked, DestinationArgs, SourceArgs};
 use super::progress::Progress;
-use super::{print_json, signals, summary};
+use super::{signals, summary};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -215,12 +215,11 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
     let picked = matches!(args.uri, Address::Tcp { port: 0, .. });
     let on_stdout = !args.show.json || picked;
     let listening = move |address: &Address| {
-        // Whoever reads it may be gone: that is no reason not to listen.
+        let line = format!("listening on {address}");
         if on_stdout {
-            let mut out = std::io::stdout().lock();
-            let _ = writeln!(out, "listening on {address}").and_then(|()| out.flush());
+            announce(&line)
         } else {
-            let _ = writeln!(std::io::stderr(), "listening on {address}");
+            output::report(&line)
         }
     };
     let dropped = Dropped::new(std::io::stderr());
@@ -251,7 +250,7 @@ fn finish(
     (waiting, end): (String, &str),
 ) -> Result<()> {
     let migration = attached.migration()?;
-    signals::on_each(signals, migration.canceller())?;
+    signals::end_on_each(signals, migration.canceller())?;
     attached.announce();
     if !show.quiet {
         Progress::new(waiting).follow(&migration);
@@ -267,7 +266,10 @@ fn finish(
             Ok(()) => report,
             Err(error) => report.with_error(error),
         };
-        print_json(&report)?;
+        if let Err(error) = print_json(&report) {
+            // The exit code says who has the guest, not whether this could be printed.
+            output::report(&format!("error: no report: {}", error.one_line()));
+        }
     }
     attached.close();
     outcome

@@ -8,6 +8,7 @@ mod dropped;
 mod inspect;
 mod migrate;
 mod monitor;
+mod output;
 mod params;
 mod probe;
 mod progress;
@@ -15,11 +16,13 @@ mod signals;
 mod summary;
 mod tables;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
-use crate::error::{Error, Kind, Result};
-use crate::text::printable_json;
+use crate::error::{Kind, Result};
 use crate::writer::guard;
+use output::report;
 
 /// Moves a virtual machine's RAM: compressed by a pool of threads, as deltas after the bulk stage,
 /// proven on arrival.
@@ -30,7 +33,7 @@ use crate::writer::guard;
 Exit codes: 0 done, 1 failed, 2 usage, 3 what arrived differs, 4 refused by the peer, \
 5 outcome unknown, 6 slower than before, 130 interrupted.
 tcp: is neither encrypted nor authenticated: use it on a network that you trust, or through a tunnel.")]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -75,11 +78,7 @@ struct TableArgs {
 }
 
 impl Cli {
-    /// Does what was asked for.
-    ///
-    /// # Errors
-    /// What the program's exit code and its one line on standard error say.
-    pub fn run(self) -> Result<()> {
+    fn run(self) -> Result<()> {
         match self.command {
             Command::Send(args) => migrate::send(args),
             Command::Receive(args) => migrate::receive(args),
@@ -91,26 +90,32 @@ impl Cli {
             Command::Monitor(args) => monitor::run(args),
             Command::Ctl(args) => ctl::run(args),
             Command::ResumeGuard { targets } => guard::serve(&targets),
-            Command::Parameters(args) => tables::parameters(args.json).map_err(unprintable),
-            Command::Capabilities(args) => tables::capabilities(args.json).map_err(unprintable),
+            Command::Parameters(args) => tables::parameters(args.json),
+            Command::Capabilities(args) => tables::capabilities(args.json),
         }
     }
 }
 
-/// Standard output could not be written.
-fn unprintable(error: std::io::Error) -> Error {
-    Error::new(Kind::Failed, error).in_stage("print")
+/// Runs the program with the arguments of this process: parse, act, map the error to an exit code.
+pub fn run() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&format!("error: {}", error.one_line()));
+            ExitCode::from(exit_code(error.kind()))
+        }
+    }
 }
 
-/// Prints a document on standard output; a reader that has gone is no error.
-fn print_json(document: &impl serde::Serialize) -> Result<()> {
-    use std::io::Write;
-    let text = serde_json::to_string_pretty(document)
-        .map_err(|error| Error::new(Kind::Failed, error).in_stage("print"))?;
-    let mut text = printable_json(&text);
-    text.push('\n');
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(unprintable),
+/// The program's exit code for an error.
+fn exit_code(kind: Kind) -> u8 {
+    match kind {
+        Kind::Failed => 1,
+        Kind::Usage => 2,
+        Kind::Differs => 3,
+        Kind::Refused => 4,
+        Kind::OutcomeUnknown => 5,
+        Kind::Slower => 6,
+        Kind::Interrupted => 130,
     }
 }

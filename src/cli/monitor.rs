@@ -1,7 +1,6 @@
 //! `ramferry monitor`, which starts idle and is told what to do, and `--monitor` of the commands that
 //! migrate.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +18,7 @@ use crate::stats::{Event, Report, Status};
 use crate::transport::{Address, TransportError};
 use crate::writer::guard;
 
+use super::output::{announce, report};
 use super::params::Checked;
 use super::signals;
 
@@ -69,14 +69,11 @@ pub(super) fn run(args: MonitorArgs) -> Result<()> {
         guard: Some(guard::this_program()),
     };
     let monitor = Monitor::bind(&args.path, Arc::clone(&controller) as _, defaults)?;
-    // Whoever reads it may be gone: that is no reason not to listen.
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "monitor at unix:{}", args.path.display()).and_then(|()| out.flush());
-    drop(out);
+    announce(&format!("monitor at unix:{}", args.path.display()));
 
     let interrupted = Arc::new(AtomicBool::new(false));
     let (told, tell) = (Arc::clone(&controller), Arc::clone(&interrupted));
-    signals::on_each(signals, move || {
+    signals::end_on_each(signals, move || {
         let status = told.report().map_or(Status::None, |report| report.status);
         if status.is_running() {
             tell.store(true, Ordering::Relaxed);
@@ -134,9 +131,7 @@ impl Attached {
     /// Says where the monitor is.
     pub(super) fn announce(&self) {
         if let Some(monitor) = &self.monitor {
-            // It may be closed; the migration goes on all the same.
-            let at = monitor.path().display();
-            let _ = writeln!(std::io::stderr(), "monitor at unix:{at}");
+            report(&format!("monitor at unix:{}", monitor.path().display()));
         }
     }
 

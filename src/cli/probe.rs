@@ -1,7 +1,5 @@
 //! `ramferry probe`: what a listening destination can.
 
-use std::io::Write;
-
 use crate::error::{Error, Kind, Result};
 use crate::session::Context;
 use crate::source::{self, Peer};
@@ -10,8 +8,8 @@ use crate::transport::Address;
 use crate::units::format_duration;
 use crate::wire::native::VERSIONS;
 
+use super::output::{print, print_json};
 use super::params::{Checked, LimitArgs};
-use super::{print_json, unprintable};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -59,10 +57,7 @@ pub(super) fn run(args: ProbeArgs) -> Result<()> {
     if args.json {
         return print_json(&document(&args.uri, &peer));
     }
-    match std::io::stdout().write_all(text(&args.uri, &peer).as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(unprintable),
-    }
+    print(&text(&args.uri, &peer))
 }
 
 fn document<'a>(address: &Address, peer: &'a Peer) -> Document<'a> {

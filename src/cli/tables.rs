@@ -1,12 +1,13 @@
 //! `ramferry parameters` and `ramferry capabilities`: the two tables, for people or as JSON.
 
-use std::io::{self, ErrorKind, Write};
-
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::caps::Capability;
+use crate::error::Result;
 use crate::params::{Parameter, TABLE};
+
+use super::output::{print, print_json};
 
 /// A row of `ramferry parameters --json`. The names of the fields are stable.
 #[derive(Serialize)]
@@ -35,16 +36,12 @@ struct CapabilityRow {
     meaning: &'static str,
 }
 
-/// Prints the parameters to stdout. A reader that has gone away is no error.
-///
-/// # Errors
-/// When stdout cannot be written to.
-pub(super) fn parameters(json: bool) -> io::Result<()> {
-    print(&if json {
-        document(&parameter_rows())?
-    } else {
-        parameter_table(Table::new().width())
-    })
+/// Prints the parameters.
+pub(super) fn parameters(json: bool) -> Result<()> {
+    if json {
+        return print_json(&parameter_rows());
+    }
+    print(&parameter_table(Table::new().width()))
 }
 
 /// What was found out of a parameter in words of their own.
@@ -137,37 +134,28 @@ fn parameter_rows() -> Vec<ParameterRow> {
     TABLE.iter().map(row).collect()
 }
 
-/// Prints the capabilities to stdout. A reader that has gone away is no error.
-///
-/// # Errors
-/// When stdout cannot be written to.
-pub(super) fn capabilities(json: bool) -> io::Result<()> {
-    print(&if json {
-        let row = |capability: Capability| CapabilityRow {
-            name: capability.name(),
-            default: capability.default_state(),
-            available: capability.unavailable().is_none(),
-            reason: capability.unavailable(),
-            meaning: capability.meaning(),
-        };
-        document(&Capability::ALL.map(row))?
-    } else {
-        let width = Table::new().width();
-        let mut table = table(["name", "default", "available", "meaning"], width);
-        table.add_rows(Capability::ALL.map(|capability| {
-            let available = match capability.unavailable() {
-                None => "yes".to_owned(),
-                Some(reason) => format!("no: {reason}"),
-            };
-            let default = if capability.default_state() {
-                "on"
-            } else {
-                "off"
-            };
-            [capability.name(), default, &available, capability.meaning()].map(str::to_owned)
-        }));
-        text(&mut table)
-    })
+/// Prints the capabilities.
+pub(super) fn capabilities(json: bool) -> Result<()> {
+    let rows = Capability::ALL.map(|capability| CapabilityRow {
+        name: capability.name(),
+        default: capability.default_state(),
+        available: capability.available(),
+        reason: capability.unavailable(),
+        meaning: capability.meaning(),
+    });
+    if json {
+        return print_json(&rows);
+    }
+    let header = ["name", "default", "available", "meaning"];
+    let mut table = table(header, Table::new().width());
+    table.add_rows(rows.map(|row| {
+        let available = row
+            .reason
+            .map_or("yes".to_owned(), |why| format!("no: {why}"));
+        let default = if row.default { "on" } else { "off" };
+        [row.name, default, &available, row.meaning].map(str::to_owned)
+    }));
+    print(&text(&mut table))
 }
 
 /// An empty table, as wide as this, or with lines as long as they are.
@@ -195,46 +183,9 @@ fn text(table: &mut Table) -> String {
     format!("{}\n", table.trim_fmt())
 }
 
-fn document(rows: &impl Serialize) -> io::Result<String> {
-    let mut json = serde_json::to_string_pretty(rows)?;
-    json.push('\n');
-    Ok(json)
-}
-
-fn print(text: &str) -> io::Result<()> {
-    write_to(&mut io::stdout().lock(), text)
-}
-
-/// `ramferry parameters | head` closes the pipe early, and that is the reader's right.
-fn write_to(out: &mut impl Write, text: &str) -> io::Result<()> {
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Fails each write with an error of this kind.
-    struct Failing(ErrorKind);
-
-    impl Write for Failing {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(self.0.into())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_closed_pipe_is_no_error_but_a_full_disk_is() {
-        assert!(write_to(&mut Failing(ErrorKind::BrokenPipe), "x").is_ok());
-        assert!(write_to(&mut Failing(ErrorKind::StorageFull), "x").is_err());
-    }
 
     #[test]
     fn no_line_is_wider_than_the_table_may_be() {
@@ -266,7 +217,7 @@ mod tests {
 
     #[test]
     fn every_parameter_is_in_the_json_with_every_field() {
-        let json = document(&parameter_rows()).expect("plain values");
+        let json = serde_json::to_string(&parameter_rows()).expect("plain values");
         let rows: Vec<serde_json::Map<_, _>> = serde_json::from_str(&json).expect("an array");
         assert_eq!(rows.len(), TABLE.len());
         for row in &rows {

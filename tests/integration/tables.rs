@@ -48,8 +48,8 @@ fn the_help_and_the_table_tell_the_same_row_by_row() {
         for row in rows.iter().filter(|row| row["side"] != other_side) {
             let text = |field: &str| row[field].as_str().unwrap();
             let running = match &row["runtime"] {
-                Value::Bool(true) => "It may change while a migration runs.",
-                _ => "It stays as it is while a migration runs.",
+                Value::Bool(true) => "Can be changed during a migration.",
+                _ => "Fixed during a migration.",
             };
             let expected = format!(
                 "{}. Allowed: {}. {running} [default: {}]",

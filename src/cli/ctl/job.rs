@@ -1,13 +1,13 @@
 //! `ctl domjobinfo`: a migration at one moment, or until it is over.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
 
+use crate::cli::output::print_while_read;
 use crate::cli::params::Checked;
-use crate::cli::unprintable;
 use crate::control::client::{Client, ClientError};
 use crate::control::job_info::{JobInfo, JobType};
 use crate::error::{Error, Kind, Result};
@@ -274,19 +274,9 @@ impl Screen {
             }
             view.finish_and_clear();
         } else if !self.first && self.blocks {
-            return write(&format!("\n{text}"));
+            return print_while_read(&format!("\n{text}"));
         }
         self.first = false;
-        write(text)
-    }
-}
-
-/// Whether the reader is still there.
-fn write(text: &str) -> Result<bool> {
-    let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(unprintable(error)),
+        print_while_read(text)
     }
 }
