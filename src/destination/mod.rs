@@ -1,12 +1,10 @@
 //! The receiving end. The phases of a migration, top-down; `pipeline.rs` is where a page goes.
 //!
-//! Its files have the names of [`crate::source`]'s where they do the reverse: `request`, `links`,
-//! `pipeline`, `wire/native`, `wire/qemu`, `folder`; `decode/` undoes `encode/`.
+//! Files have the names of those in [`crate::source`] that do the reverse: `request`, `links`,
+//! `pipeline`, `wire/native` and `wire/qemu`, and in those `decode` undoes `encode`.
 
 mod accept;
 mod barrier;
-mod decode;
-mod folder;
 mod links;
 mod lobby;
 mod pipeline;

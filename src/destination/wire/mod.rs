@@ -1,7 +1,7 @@
 //! What a wire contributes to receiving a guest; everything else is the same for all of them.
 //!
-//! A wire is one file here and one in `decode/`. The rest of the destination knows no wire, but for
-//! two places: [`accept`](super::accept) recognises which one a source speaks by its first bytes,
+//! A wire is one folder here. The rest of the destination knows no wire, but for two places:
+//! [`accept`](super::accept) and its lobby recognise which one a source speaks by its first bytes,
 //! and [`run`](super::run) receives with it.
 
 pub(super) mod native;

@@ -15,31 +15,31 @@ use crate::session::Context;
 use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::qemu::RecordKind;
 
-use super::super::pipeline::Target;
-use super::super::wire::Decode;
+use crate::destination::pipeline::Target;
+use crate::destination::wire::Decode;
 
 /// Neighbouring pages that belong to the same lane, and are placed together where they can be.
-pub(in crate::destination) const STRETCH: u64 = 64;
+pub(super) const STRETCH: u64 = 64;
 
 /// A record: how a page is made.
 #[derive(Debug, Clone)]
-pub(in crate::destination) struct Entry {
-    pub(in crate::destination) block: u16,
-    pub(in crate::destination) page: PageIndex,
-    pub(in crate::destination) kind: RecordKind,
+pub(super) struct Entry {
+    pub(super) block: u16,
+    pub(super) page: PageIndex,
+    pub(super) kind: RecordKind,
     /// Where the payload lies within the batch's bytes.
-    pub(in crate::destination) payload: Range<usize>,
+    pub(super) payload: Range<usize>,
 }
 
 /// Records of one lane, in their order.
 #[derive(Debug)]
 pub(in crate::destination) struct Records {
-    pub(in crate::destination) bytes: Bytes,
-    pub(in crate::destination) entries: Vec<Entry>,
+    pub(super) bytes: Bytes,
+    pub(super) entries: Vec<Entry>,
 }
 
 /// Places records. Its buffers and its decompressor live as long as its thread.
-pub(in crate::destination) struct RecordDecoder<'a> {
+pub(super) struct RecordDecoder<'a> {
     context: &'a Context,
     output: &'a Output,
     /// The hash of each page as it is now, by its key.
@@ -68,7 +68,7 @@ impl Decode<Records> for RecordDecoder<'_> {
 }
 
 impl<'a> RecordDecoder<'a> {
-    pub(in crate::destination) fn new(target: &Target<'a>, hashes: &'a PageHashes) -> Self {
+    pub(super) fn new(target: &Target<'a>, hashes: &'a PageHashes) -> Self {
         RecordDecoder {
             context: target.context,
             output: target.output,

@@ -13,6 +13,7 @@
 //! Memory: some 450 KiB a batch of records (its bytes and their list), six batches a decoder, and
 //! the hashes of pages that are not zero. None of it grows with what a stream announces.
 
+mod decode;
 mod reading;
 
 use std::sync::{Mutex, OnceLock};
@@ -29,13 +30,13 @@ use crate::sync;
 use crate::wire::qemu::return_path::Reply;
 use crate::wire::qemu::{Command, Element, Record, SWITCHOVER_START, tail};
 
-use super::super::accept::QemuSource;
-use super::super::decode::qemu::{Entry, RecordDecoder, Records, STRETCH};
-use super::super::links::{Links, is_closed};
-use super::super::lobby::Lobby;
-use super::super::pipeline::{Feed, Target};
-use super::super::{LAST_WORDS, Request};
 use super::{Decode, Order, Wire};
+use crate::destination::accept::QemuSource;
+use crate::destination::links::{Links, is_closed};
+use crate::destination::lobby::Lobby;
+use crate::destination::pipeline::{Feed, Target};
+use crate::destination::{LAST_WORDS, Request};
+use decode::{Entry, RecordDecoder, Records, STRETCH};
 use reading::{Cut, Reading};
 
 /// Batches that may wait for each decoder.

@@ -14,22 +14,22 @@ use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::WireError;
 use crate::wire::native::{Class, FrameKind, Header, PageSet, Run, frame_hash};
 
-use super::super::pipeline::Target;
-use super::super::prove::Proof;
-use super::super::wire::Decode;
+use crate::destination::pipeline::Target;
+use crate::destination::prove::Proof;
+use crate::destination::wire::Decode;
 
 /// A frame with pages, as it was read.
 #[derive(Debug)]
 pub(in crate::destination) struct Packet {
-    pub(in crate::destination) header: Header,
+    pub(super) header: Header,
     /// Page set, then body.
-    pub(in crate::destination) bytes: BytesMut,
+    pub(super) bytes: BytesMut,
     /// The CPU time of reading it.
-    pub(in crate::destination) tally: Tally,
+    pub(super) tally: Tally,
 }
 
 /// Checks and places frames. Its buffers and decompressors live as long as its thread.
-pub(in crate::destination) struct FrameDecoder<'a> {
+pub(super) struct FrameDecoder<'a> {
     target: &'a Target<'a>,
     /// Where a frame's bytes go when it is placed.
     buffers: &'a Buffers,
@@ -70,7 +70,7 @@ impl Decode<Packet> for FrameDecoder<'_> {
 }
 
 impl<'a> FrameDecoder<'a> {
-    pub(in crate::destination) fn new(target: &'a Target<'a>, buffers: &'a Buffers) -> Self {
+    pub(super) fn new(target: &'a Target<'a>, buffers: &'a Buffers) -> Self {
         FrameDecoder {
             target,
             buffers,

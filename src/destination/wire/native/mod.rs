@@ -1,5 +1,8 @@
 //! The native wire at the destination: frames, messages, and the commit protocol.
 
+mod decode;
+mod folder;
+
 use std::sync::Mutex;
 use std::thread;
 
@@ -19,14 +22,14 @@ use crate::transport::{Stream, TransportError};
 use crate::wire::WireError;
 use crate::wire::native::{FrameKind, Header, MAX_ROUNDS, Message};
 
-use super::super::LAST_WORDS;
-use super::super::accept::NativeSource;
-use super::super::barrier::NotEnded;
-use super::super::decode::native::{FrameDecoder, Packet};
-use super::super::folder::FolderParts;
-use super::super::links::{Links, is_closed, source_knows};
-use super::super::pipeline::{Feed, Target};
 use super::{Decode, Order, Wire};
+use crate::destination::LAST_WORDS;
+use crate::destination::accept::NativeSource;
+use crate::destination::barrier::NotEnded;
+use crate::destination::links::{Links, is_closed, source_knows};
+use crate::destination::pipeline::{Feed, Target};
+use decode::{FrameDecoder, Packet};
+use folder::FolderParts;
 
 /// A source that speaks the native wire, with all of its connections.
 pub(in crate::destination) struct Native<'a> {
@@ -79,7 +82,9 @@ impl<'a> Native<'a> {
             match message.map_err(|error| error.in_stage("commit"))? {
                 Message::KeepAlive => {}
                 Message::Commit => return Ok(()),
-                Message::Failure { code, text } => return Err(session::peer_failure(code, &text)),
+                Message::Failure { reason, text } => {
+                    return Err(session::peer_failure(reason, &text));
+                }
                 other => return Err(session::out_of_place(&other, "Commit was expected")),
             }
         }
@@ -379,8 +384,8 @@ impl Reading<'_, '_, '_, '_> {
                 });
                 Ok(Then::End)
             }
-            Message::Failure { code, text } => {
-                Err(session::peer_failure(code, &text).in_round(self.round.0))
+            Message::Failure { reason, text } => {
+                Err(session::peer_failure(reason, &text).in_round(self.round.0))
             }
             other => {
                 let error = session::out_of_place(&other, "rounds are under way");
