@@ -41,19 +41,6 @@ impl Kind {
             Kind::Interrupted => 130,
         }
     }
-
-    /// The kind with this exit code, as a peer's failure message carries it.
-    pub fn from_exit_code(code: u8) -> Kind {
-        match code {
-            2 => Kind::Usage,
-            3 => Kind::Differs,
-            4 => Kind::Refused,
-            5 => Kind::OutcomeUnknown,
-            6 => Kind::Slower,
-            130 => Kind::Interrupted,
-            _ => Kind::Failed,
-        }
-    }
 }
 
 /// Where in a migration something went wrong, as far as it is known.
@@ -220,20 +207,5 @@ mod tests {
             "cannot read 'x': the disk is gone (encode, round 2, page 7)"
         );
         assert!(error.cause::<Outer>().is_some());
-    }
-
-    #[test]
-    fn exit_codes_survive_the_way_over_the_wire() {
-        for kind in [
-            Kind::Failed,
-            Kind::Usage,
-            Kind::Differs,
-            Kind::Refused,
-            Kind::OutcomeUnknown,
-            Kind::Slower,
-            Kind::Interrupted,
-        ] {
-            assert_eq!(Kind::from_exit_code(kind.exit_code()), kind);
-        }
     }
 }

@@ -3,7 +3,9 @@
 use crate::error::{Error, Kind};
 use crate::transport::{Stream, TransportError};
 use crate::wire::WireError;
-use crate::wire::native::{Answer, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, Message};
+use crate::wire::native::{
+    Answer, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, Message, Reason,
+};
 
 /// Takes the rest of a hello off a stream.
 ///
@@ -16,13 +18,23 @@ pub fn receive_hello(stream: &Stream, head: [u8; HELLO_HEAD_LEN]) -> Result<Hell
     Ok(Hello::read(&head, &rest)?)
 }
 
+/// The destination hung up on a hello. A QEMU does, for which the first bytes are not a stream's.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the destination closed the connection without an answer; if it is a QEMU, use --wire qemu"
+)]
+struct NoAnswer(#[source] TransportError);
+
 /// Takes an answer off a stream.
 ///
 /// # Errors
-/// The stream's, and bytes that are no answer of ours.
+/// The stream's, and bytes that are not an answer of ours.
 pub fn receive_answer(stream: &Stream) -> Result<Answer, Error> {
     let mut head = [0; HELLO_HEAD_LEN];
-    stream.read(&mut head)?;
+    stream.read(&mut head).map_err(|error| match error {
+        TransportError::Closed => Error::new(Kind::Failed, NoAnswer(error)),
+        error => error.into(),
+    })?;
     let head = HelloHead::of_answer(head)?;
     let mut rest = vec![0; head.rest_len()];
     stream.read(&mut rest)?;
@@ -75,10 +87,14 @@ pub fn send_message(stream: &Stream, message: &Message) -> Result<(), TransportE
 }
 
 /// What a peer said when it gave up, as an error of our own.
-pub fn peer_failure(code: u8, text: &str) -> Error {
-    let kind = match Kind::from_exit_code(code) {
-        kind @ (Kind::Differs | Kind::Refused) => kind,
-        _ => Kind::Failed,
+pub fn peer_failure(reason: Reason, text: &str) -> Error {
+    let kind = match reason {
+        Reason::Differs => Kind::Differs,
+        Reason::Refused => Kind::Refused,
+        // What ended the peer has not ended this side; it is left with a migration that failed.
+        Reason::Failed | Reason::Usage | Reason::OutcomeUnknown | Reason::Interrupted => {
+            Kind::Failed
+        }
     };
     Error::new(kind, PeerFailure(text.to_owned()))
 }
@@ -88,12 +104,18 @@ pub fn peer_failure(code: u8, text: &str) -> Error {
 #[error("the other side gave up: {0}")]
 pub struct PeerFailure(pub String);
 
-/// The message that tells a peer about `error`.
+/// The message that reports `error` to a peer.
 pub fn failure_message(error: &Error) -> Message {
-    Message::Failure {
-        code: error.kind().exit_code(),
-        text: error.one_line(),
-    }
+    let reason = match error.kind() {
+        Kind::Failed | Kind::Slower => Reason::Failed,
+        Kind::Usage => Reason::Usage,
+        Kind::Differs => Reason::Differs,
+        Kind::Refused => Reason::Refused,
+        Kind::OutcomeUnknown => Reason::OutcomeUnknown,
+        Kind::Interrupted => Reason::Interrupted,
+    };
+    let text = error.one_line();
+    Message::Failure { reason, text }
 }
 
 /// An error for a message that may not stand where it does.

@@ -324,7 +324,7 @@ fn hear(stream: &Stream, reply: &Sender<Result<Message>>, failed: &Sender<Error>
     loop {
         let error = match session::receive_message(stream) {
             Ok(Message::KeepAlive) => continue,
-            Ok(Message::Failure { code, text }) => session::peer_failure(code, &text),
+            Ok(Message::Failure { reason, text }) => session::peer_failure(reason, &text),
             Ok(message) => {
                 messages += 1;
                 if messages <= MESSAGES {
@@ -340,9 +340,8 @@ fn hear(stream: &Stream, reply: &Sender<Result<Message>>, failed: &Sender<Error>
         };
         // Whoever of the two still listens must know; errors cannot be cloned.
         let told = if error.cause::<PeerFailure>().is_some() {
-            let code = error.kind().exit_code();
             let text = error.cause::<PeerFailure>().map_or("", |said| &said.0);
-            failed.send(session::peer_failure(code, text))
+            failed.send(Error::new(error.kind(), PeerFailure(text.to_owned())))
         } else if let Some(TransportError::Aborted) = error.cause() {
             failed.send(TransportError::Aborted.into())
         } else {

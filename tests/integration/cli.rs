@@ -13,7 +13,7 @@ use std::time::Duration;
 use ramferry::page::PAGE_SIZE;
 use ramferry::params::{Side, TABLE};
 use ramferry::session;
-use ramferry::wire::native::{Message, Offer};
+use ramferry::wire::native::{Message, Offer, Reason};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -435,7 +435,11 @@ fn a_source_that_falls_silent_ends_the_receive_within_its_limit() {
     let mut link = UnixStream::connect(&files.socket).unwrap();
     link.write_all(&hello(64).to_bytes()).unwrap();
     read_answer(&mut link);
-    let Message::Failure { code: 1, text } = read_message(&mut link) else {
+    let Message::Failure {
+        reason: Reason::Failed,
+        text,
+    } = read_message(&mut link)
+    else {
         panic!("the source is told");
     };
     assert!(text.contains("silent for 0.3 s"), "{text}");
@@ -819,10 +823,10 @@ fn a_byte_that_changes_in_the_output_before_the_proof_is_found() {
     let at = image.iter().position(|byte| *byte != 0).unwrap();
     file.write_all_at(&[image[at] ^ 1], at as u64).unwrap();
     link.write_all(&finish(&image)).unwrap();
-    let Message::Failure { code, text } = read_message(&mut link) else {
+    let Message::Failure { reason, text } = read_message(&mut link) else {
         panic!("it was proven");
     };
-    assert_eq!(code, 3);
+    assert_eq!(reason, Reason::Differs);
     assert!(text.contains("what arrived is not what was sent"), "{text}");
     drop(link);
     receiver

@@ -17,7 +17,7 @@ use ramferry::round::Round;
 use ramferry::session;
 use ramferry::transport::Address;
 use ramferry::wire::native::{
-    Answer, HELLO_HEAD_LEN, Header, Hello, HelloHead, Message, Offer, Verdict,
+    Answer, HELLO_HEAD_LEN, Header, Hello, HelloHead, Message, Offer, Reason, Verdict,
 };
 
 use crate::support::{
@@ -178,7 +178,7 @@ fn each_message_has_these_bytes() {
         (
             "failure",
             Message::Failure {
-                code: 3,
+                reason: Reason::Differs,
                 text: "what arrived is not what was sent".to_owned(),
             },
         ),

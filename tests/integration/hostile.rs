@@ -11,7 +11,7 @@ use ramferry::codec::Method;
 use ramferry::page::{Digest, PAGE_SIZE};
 use ramferry::round::Round;
 use ramferry::transport::Address;
-use ramferry::wire::native::{FrameKind, Hello, Message};
+use ramferry::wire::native::{FrameKind, Hello, Message, Reason};
 use ramferry::{Error, Kind, Params};
 
 use crate::support::{
@@ -333,7 +333,7 @@ fn a_digest_that_is_not_that_of_the_pages_makes_the_outcome_differ() {
 fn a_failure_in_the_stream_ends_it_with_the_sources_own_words() {
     let _limit = watchdog();
     let failure = Message::Failure {
-        code: 1,
+        reason: Reason::Failed,
         text: "the disk is gone\x1b[2J".to_owned(),
     };
     refuses(&stream(1, &[failure.to_bytes()]), "the disk is gone [2J");
@@ -362,7 +362,7 @@ fn a_frame_of_an_unknown_kind_is_skipped_only_if_it_says_so() {
         .concat()
     };
     let with_text = Message::Failure {
-        code: 0,
+        reason: Reason::Failed,
         text: "from the future".to_owned(),
     };
     for kind in [0, 13, 77, 255] {
@@ -653,11 +653,11 @@ fn a_source_on_a_live_link_is_told_what_was_wrong_with_its_stream() {
     destination.address();
     let mut link = connect(&socket, &hello(1));
     link.write_all(&round_end(2, 0, 0, true)).unwrap();
-    let Message::Failure { code, text } = read_message(&mut link) else {
+    let Message::Failure { reason, text } = read_message(&mut link) else {
         panic!("no failure");
     };
     drop(link);
-    assert_eq!(code, 1);
+    assert_eq!(reason, Reason::Failed);
     assert!(
         text.contains("the round that ends is 2, but 1 was expected"),
         "{text}"

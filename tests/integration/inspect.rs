@@ -8,7 +8,7 @@ use std::process::Stdio;
 use ramferry::codec::Method;
 use ramferry::inspect::{Contents, DamageSort, Report, inspect};
 use ramferry::page::{PAGE_SIZE, PageIndex};
-use ramferry::wire::native::{BlockInfo, Message};
+use ramferry::wire::native::{BlockInfo, Message, Reason};
 use ramferry::wire::qemu::{
     Command as QemuCommand, RecordWriter, SectionKind, put_command, put_end_of_stream, put_header,
     put_section, put_section_end, put_start,
@@ -202,7 +202,7 @@ fn damage_is_named_with_its_place() {
     let failure = [
         whole[..hello].to_vec(),
         Message::Failure {
-            code: 1,
+            reason: Reason::Failed,
             text: "the disk\u{1b}[31m is full".to_owned(),
         }
         .to_bytes(),

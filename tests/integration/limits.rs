@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ramferry::page::{Digest, PAGE_SIZE};
-use ramferry::wire::native::{Hello, MAX_ROUNDS, Message};
+use ramferry::wire::native::{Hello, MAX_ROUNDS, Message, Reason};
 use ramferry::{Caps, Kind, session};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
@@ -56,7 +56,11 @@ fn connections_that_disagree_about_the_last_round_end_the_session() {
             let end = round_end(1, 0, 0, number == last);
             links[number].write_all(&end).unwrap();
         }
-        let Message::Failure { code: 1, text } = read_message(&mut links[0]) else {
+        let Message::Failure {
+            reason: Reason::Failed,
+            text,
+        } = read_message(&mut links[0])
+        else {
             panic!("the source is told");
         };
         assert!(text.contains("the connections disagree"), "{text}");
@@ -479,7 +483,11 @@ fn a_partial_file_that_another_has_replaced_never_becomes_the_output() {
     let digest = digest_of(&image);
     assert_eq!(read_message(&mut link), Message::Proven { digest });
     link.write_all(&Message::Commit.to_bytes()).unwrap();
-    let Message::Failure { code: 1, text } = read_message(&mut link) else {
+    let Message::Failure {
+        reason: Reason::Failed,
+        text,
+    } = read_message(&mut link)
+    else {
         panic!("it took over");
     };
     assert!(text.contains("another process has replaced it"), "{text}");

@@ -3,8 +3,7 @@
 use bytes::BufMut;
 
 use super::super::WireError;
-use super::frame::Message;
-use super::reader::Reader;
+use super::reader::{Reader, at_most};
 use super::{MAX_BODY, MAX_PIECE};
 use crate::description::{Description, MAX_COMMANDS, MAX_CONFIGURATION};
 
@@ -31,22 +30,16 @@ pub(super) fn take_description(body: &mut Reader<'_>) -> Result<Description, Wir
     let len = at_most(
         "the configuration's length",
         body.u32()?.into(),
-        MAX_CONFIGURATION as u64,
+        MAX_CONFIGURATION,
     )?;
     let configuration = body.take(len)?.to_vec();
-    let count = at_most(
-        "the number of commands",
-        body.u16()?.into(),
-        MAX_COMMANDS as u64,
-    )?;
-    let mut commands = Vec::with_capacity(count);
-    let mut left = MAX_CONFIGURATION as u64;
-    for _ in 0..count {
+    let mut left = MAX_CONFIGURATION;
+    let commands = body.list("the number of commands", MAX_COMMANDS, |body| {
         let code = body.u16()?;
         let len = at_most("the length of a command's data", body.u32()?.into(), left)?;
-        left -= len as u64;
-        commands.push((code, body.take(len)?.to_vec()));
-    }
+        left -= len;
+        Ok((code, body.take(len)?.to_vec()))
+    })?;
     Ok(Description {
         machine,
         configuration,
@@ -55,35 +48,17 @@ pub(super) fn take_description(body: &mut Reader<'_>) -> Result<Description, Wir
     })
 }
 
-/// Takes a piece of device state.
-pub(super) fn take_piece(body: &mut Reader<'_>) -> Result<Message, WireError> {
+/// Takes a piece of device state: how many bytes came before, and at least one byte.
+pub(super) fn take_piece(body: &mut Reader<'_>) -> Result<(u64, Vec<u8>), WireError> {
     let offset = body.u64()?;
     let bytes = body.rest();
-    at_most(
-        "the length of a piece of device state",
-        bytes.len() as u64,
-        MAX_PIECE as u64,
-    )?;
+    let len = bytes.len() as u64;
+    at_most("the length of a piece of device state", len, MAX_PIECE)?;
     if bytes.is_empty() {
         return Err(WireError::Short {
             record: "DeviceState",
             have: 8,
         });
     }
-    Ok(Message::DeviceState {
-        offset,
-        bytes: bytes.to_vec(),
-    })
-}
-
-fn at_most(field: &'static str, given: u64, allowed: u64) -> Result<usize, WireError> {
-    if given <= allowed {
-        Ok(given as usize)
-    } else {
-        Err(WireError::TooLarge {
-            field,
-            given,
-            allowed,
-        })
-    }
+    Ok((offset, bytes.to_vec()))
 }

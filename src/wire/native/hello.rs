@@ -4,8 +4,11 @@ use bytes::BufMut;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::{BlockInfo, WireError};
-use super::reader::Reader;
+use super::reader::{Reader, at_most};
 use super::{ANSWER_MAGIC, HELLO_HEAD_LEN, HELLO_MAGIC, MAX_HELLO, MAX_TEXT};
+
+/// Lists of a hello or an answer are bounded by its length alone.
+const ANY: usize = u16::MAX as usize;
 
 /// A capability as the hello offers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,14 +96,7 @@ impl HelloHead {
             return Err(WireError::NotOurs { found });
         }
         let versions = (reader.u16()?, reader.u16()?);
-        let body_len = reader.u32()? as usize;
-        if body_len > MAX_HELLO {
-            return Err(WireError::TooLarge {
-                field: "the hello's length",
-                given: body_len as u64,
-                allowed: MAX_HELLO as u64,
-            });
-        }
+        let body_len = at_most("the hello's length", reader.u32()?.into(), MAX_HELLO)?;
         Ok(HelloHead {
             bytes,
             versions,
@@ -187,22 +183,18 @@ impl Hello {
             connections: body.u16()?,
             page_size: body.u32()?,
             silence_ms: body.u32()?,
-            blocks: (0..body.u16()?)
-                .map(|_| {
-                    Ok(BlockInfo {
-                        name: body.string("a block's name")?,
-                        bytes: body.u64()?,
-                    })
+            blocks: body.list("the number of blocks", ANY, |body| {
+                Ok(BlockInfo {
+                    name: body.string("a block's name")?,
+                    bytes: body.u64()?,
                 })
-                .collect::<Result<_, WireError>>()?,
-            capabilities: (0..body.u16()?)
-                .map(|_| {
-                    Ok(Offer {
-                        required: body.u8()? & 1 != 0,
-                        name: body.string("a capability's name")?,
-                    })
+            })?,
+            capabilities: body.list("the number of capabilities", ANY, |body| {
+                Ok(Offer {
+                    required: body.u8()? & 1 != 0,
+                    name: body.string("a capability's name")?,
                 })
-                .collect::<Result<_, WireError>>()?,
+            })?,
         })
     }
 }
@@ -249,9 +241,9 @@ impl Answer {
         };
         let version = body.u16()?;
         let silence_ms = body.u32()?;
-        let capabilities = (0..body.u16()?)
-            .map(|_| body.string("a capability's name"))
-            .collect::<Result<_, WireError>>()?;
+        let capabilities = body.list("the number of capabilities", ANY, |body| {
+            body.string("a capability's name")
+        })?;
         let len = body.u16()?;
         let why = body
             .text(usize::from(len), "the reason")?

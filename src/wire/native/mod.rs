@@ -82,7 +82,7 @@
 //! | 6 `Proven` | none | 16 bytes: the RAM digest of what the destination really holds |
 //! | 7 `Commit` | none | none |
 //! | 8 `Committed` | none | none |
-//! | 9 `Failure` | none | u8: the exit code that fits; the rest: what happened, UTF-8, at most [`MAX_TEXT`] bytes |
+//! | 9 `Failure` | none | u8: [`Reason`]; the rest: what happened, UTF-8, at most [`MAX_TEXT`] bytes |
 //! | 10 `Description` | none | u32 the number of RAM's section; a string, the machine type; u32 length and bytes of the configuration; u16 how many commands, each u16 code, u32 length and bytes. Bounds: [`Description`](crate::description::Description) |
 //! | 11 `DeviceState` | none | u64: how many bytes of device state came before; the rest: 1 to [`MAX_PIECE`] bytes of it |
 //! | 12 `DeviceStateEnd` | none | u64: how many bytes of device state there were; 16 bytes: their xxh3-128 |
@@ -125,15 +125,17 @@
 //! connection and listens on. A destination from before there was probing refuses it, as it
 //! refuses any capability that it lacks: by its name. The versions that it speaks stand in that answer, too.
 
-mod frame;
 mod guest;
+mod header;
 mod hello;
+mod message;
 mod page_set;
 mod reader;
 
 pub use super::BlockInfo;
-pub use frame::{Frame, FrameKind, Header, Message, frame_hash};
+pub use header::{Frame, FrameKind, Header, frame_hash};
 pub use hello::{Answer, Hello, HelloHead, Offer, Verdict};
+pub use message::{Message, Reason};
 pub use page_set::{Class, PageSet, Run};
 
 use std::ops::RangeInclusive;
@@ -141,6 +143,10 @@ use std::ops::RangeInclusive;
 use crate::page::PAGE_SIZE;
 
 /// The versions that this program speaks.
+///
+/// | version | what it changed |
+/// |---|---|
+/// | 1 | the first |
 pub const VERSIONS: RangeInclusive<u16> = 1..=1;
 /// A source's first bytes. The first is no ASCII, so that no line of text can look like it.
 pub const HELLO_MAGIC: [u8; 8] = *b"\x91ramfer\n";

@@ -1,4 +1,7 @@
 //! Takes fields off the front of a record's bytes; every lack of bytes is an error.
+//!
+//! A record's bytes have been bounded and read before, and its fields are counted, not sized: a
+//! length or a count that lies runs into the record's own end, and never into the next record.
 
 use super::super::WireError;
 
@@ -85,6 +88,18 @@ impl<'a> Reader<'a> {
         self.text(usize::from(len), field)
     }
 
+    /// A u16 count, at most `most`, and as many items. Each takes bytes, so that their number is
+    /// bounded by the record, and nothing is allocated for a count by itself.
+    pub(super) fn list<T>(
+        &mut self,
+        field: &'static str,
+        most: usize,
+        mut item: impl FnMut(&mut Self) -> Result<T, WireError>,
+    ) -> Result<Vec<T>, WireError> {
+        let count = at_most(field, self.u16()?.into(), most)?;
+        (0..count).map(|_| item(self)).collect()
+    }
+
     pub(super) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.rest)
     }
@@ -103,6 +118,18 @@ impl<'a> Reader<'a> {
             })
         }
     }
+}
+
+/// A length or a number that a peer gave, if it is allowed.
+pub(super) fn at_most(field: &'static str, given: u64, allowed: usize) -> Result<usize, WireError> {
+    if given <= allowed as u64 {
+        return Ok(given as usize);
+    }
+    Err(WireError::TooLarge {
+        field,
+        given,
+        allowed: allowed as u64,
+    })
 }
 
 /// Appends a number in ULEB128.
