@@ -1,24 +1,25 @@
 //! `ramferry ctl`: a monitor's commands, ours or a QEMU's, under the names that virsh and the
 //! original request gave them.
 
+mod capabilities;
 mod job;
+mod parameters;
 mod values;
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::control::client::{Client, ClientError};
+use crate::control::client::Client;
 use crate::control::job_info::{JobType, PrettyCapacity};
 use crate::error::{Error, Kind, Result};
-use crate::params::{LONGEST_TIMEOUT, TABLE};
+use crate::params::LONGEST_TIMEOUT;
 use crate::text::{Quoted, printable};
 use crate::transport::Address;
 use crate::units::{parse_duration, parse_rate, parse_size};
 
-use super::output::{print, print_json, report};
+use super::output::{print, print_json};
 use super::params::Checked;
-use values::{Amount, Setting};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -52,7 +53,7 @@ pub(super) struct CtlArgs {
 #[derive(Debug, clap::Subcommand)]
 enum CtlCommand {
     /// Set parameters, all or none, also while a migration runs
-    MigrateSetparameters(SetParameters),
+    MigrateSetparameters(parameters::SetParameters),
     /// Print the parameters
     MigrateGetparameters(Show),
     /// Switch capabilities, all or none
@@ -108,25 +109,6 @@ struct Show {
     /// Print the monitor's answer as one JSON document
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-NAME is one of `ramferry parameters`, or what else the monitor has, such as a QEMU's multifd-channels.
-VALUE is written as for ramferry's own options, so sizes, rates and times take units.")]
-struct SetParameters {
-    /// compress-level; -1: as it is
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = Checked(values::amount))]
-    level: Option<Amount>,
-    /// compress-threads; -1: as it is
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = Checked(values::amount))]
-    threads: Option<Amount>,
-    /// decompress-threads; -1: as it is
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = Checked(values::amount))]
-    dthreads: Option<Amount>,
-    /// Any parameter (may be repeated)
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = Checked(values::setting))]
-    settings: Vec<Setting>,
 }
 
 /// What `migrate-setspeed` takes.
@@ -220,14 +202,16 @@ pub(super) fn run(args: CtlArgs) -> Result<()> {
     let mut client = Client::connect(&args.socket, args.timeout)?;
     match args.command {
         CtlCommand::MigrateSetparameters(args) => args.run(&mut client),
-        CtlCommand::MigrateGetparameters(show) => get_parameters(&mut client, &show),
-        CtlCommand::MigrateSetcapabilities { switches } => set_capabilities(&mut client, &switches),
-        CtlCommand::MigrateGetcapabilities(show) => get_capabilities(&mut client, &show),
+        CtlCommand::MigrateGetparameters(show) => parameters::print_all(&mut client, &show),
+        CtlCommand::MigrateSetcapabilities { switches } => {
+            capabilities::set(&mut client, &switches)
+        }
+        CtlCommand::MigrateGetcapabilities(show) => capabilities::print_all(&mut client, &show),
         CtlCommand::MigrateSetmaxdowntime { downtime } => {
-            set_one(&mut client, "downtime-limit", downtime)
+            parameters::set_one(&mut client, "downtime-limit", downtime)
         }
         CtlCommand::MigrateGetmaxdowntime => {
-            let downtime = get_one(&mut client, "downtime-limit")?;
+            let downtime = parameters::get_one(&mut client, "downtime-limit")?;
             print(&format!("{downtime}\n"))
         }
         CtlCommand::MigrateSetspeed { speed } => {
@@ -237,17 +221,17 @@ pub(super) fn run(args: CtlArgs) -> Result<()> {
                 // The largest that QEMU's type can hold, in whole MiB/s.
                 Speed::Unlimited => u64::MAX >> 20 << 20,
             };
-            set_one(&mut client, "max-bandwidth", limit)
+            parameters::set_one(&mut client, "max-bandwidth", limit)
         }
         CtlCommand::MigrateGetspeed => {
-            let limit = get_one(&mut client, "max-bandwidth")?;
+            let limit = parameters::get_one(&mut client, "max-bandwidth")?;
             print(&format!("{}\n", mib(limit)))
         }
         CtlCommand::MigrateCompcache { size } => {
             if let Some(size) = size {
-                set_one(&mut client, "xbzrle-cache-size", size)?;
+                parameters::set_one(&mut client, "xbzrle-cache-size", size)?;
             }
-            let size = get_one(&mut client, "xbzrle-cache-size")?;
+            let size = parameters::get_one(&mut client, "xbzrle-cache-size")?;
             print(&format!("Compression cache: {}\n", PrettyCapacity(size)))
         }
         CtlCommand::Domjobinfo(args) => args.run(&mut client),
@@ -260,99 +244,20 @@ pub(super) fn run(args: CtlArgs) -> Result<()> {
     }
 }
 
-/// Bytes a second as MiB/s, exact as far as six decimals go. What is not zero does not look like it.
-fn mib(bytes: u64) -> String {
-    let text = format!("{}.{:06}", bytes >> 20, millionths(bytes));
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-fn millionths(bytes: u64) -> u64 {
-    // Rounded up: at most 999 999 and a bit, and the bit is cut.
-    ((bytes & 0xf_ffff) * 1_000_000)
-        .div_ceil(1 << 20)
-        .min(999_999)
-}
-
-// ---- parameters
-
-impl SetParameters {
-    /// The three of the request's command, as settings.
-    fn amounts(&self) -> impl Iterator<Item = (&'static str, Amount)> {
-        [
-            ("compress-level", self.level),
-            ("compress-threads", self.threads),
-            ("decompress-threads", self.dthreads),
-        ]
-        .into_iter()
-        .filter_map(|(name, amount)| Some((name, amount?)))
-    }
-
-    /// What can be told without knowing the monitor.
-    fn check(&self) -> Result<()> {
-        let usage = |what: String| Err(Error::new(Kind::Usage, what));
-        let names = || {
-            let amounts = self.amounts().filter(|(_, amount)| amount.0.is_some());
-            let given = self.settings.iter().map(|setting| &*setting.name);
-            amounts.map(|(name, _)| name).chain(given)
-        };
-        if self.amounts().next().is_none() && self.settings.is_empty() {
-            return usage(
-                "nothing is to be set: give --level, --threads, --dthreads or --set".into(),
-            );
+fn abort(client: &mut Client) -> Result<()> {
+    // migrate_cancel is content with anything; whoever aborts wants to know.
+    let answer = client.execute("query-migrate", &Value::Null)?;
+    let status = answer["status"].as_str().unwrap_or("none");
+    match JobType::of_status(status) {
+        JobType::None => Err(Error::new(Kind::Failed, "no job is active")),
+        over if over.is_over() => {
+            let text = format!("no job is active: the last one is {status}");
+            Err(Error::new(Kind::Failed, text))
         }
-        for (at, name) in names().enumerate() {
-            let repeatable = values::is_repeatable(name);
-            if !repeatable && names().skip(at + 1).any(|other| other == name) {
-                return usage(format!("{} is given twice", Quoted(name)));
-            }
+        _ => {
+            client.execute("migrate_cancel", &Value::Null)?;
+            Ok(())
         }
-        Ok(())
-    }
-
-    fn run(&self, client: &mut Client) -> Result<()> {
-        // Which type a parameter of somebody else's has is told by the value that it has now.
-        let foreign = self.settings.iter().any(|setting| setting.value.is_none());
-        let now = if foreign {
-            parameters(client)?
-        } else {
-            Map::new()
-        };
-        let mut arguments = Map::new();
-        for (name, amount) in self.amounts() {
-            if let Some(amount) = amount.0 {
-                arguments.insert(name.to_owned(), amount.into());
-            }
-        }
-        for setting in &self.settings {
-            let value = match &setting.value {
-                Some(value) => value.clone(),
-                None => values::like(&setting.name, &setting.text, now.get(&setting.name))
-                    .map_err(|error| Error::new(Kind::Usage, error))?,
-            };
-            if values::is_repeatable(&setting.name) {
-                let list = arguments.entry(setting.name.clone());
-                if let Some(list) = list.or_insert_with(|| json!([])).as_array_mut() {
-                    list.push(value);
-                }
-            } else {
-                arguments.insert(setting.name.clone(), value);
-            }
-        }
-        set_parameters(client, arguments)
-    }
-}
-
-fn set_parameters(client: &mut Client, arguments: Map<String, Value>) -> Result<()> {
-    let names: Vec<String> = arguments.keys().cloned().collect();
-    match client.execute("migrate-set-parameters", &Value::Object(arguments)) {
-        Ok(_) => Ok(()),
-        Err(ClientError::Declined { desc, .. }) => {
-            let unknown = names
-                .iter()
-                .find(|name| desc == format!("Parameter '{name}' is unexpected"));
-            Err(declined(client, "parameter", unknown, desc))
-        }
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -368,70 +273,13 @@ fn declined(client: &Client, what: &str, unknown: Option<&String>, desc: String)
     Error::new(Kind::Failed, text)
 }
 
-fn set_one(client: &mut Client, name: &str, value: u64) -> Result<()> {
-    set_parameters(client, Map::from_iter([(name.to_owned(), value.into())]))
-}
-
-/// Everything that `query-migrate-parameters` tells.
-fn parameters(client: &mut Client) -> Result<Map<String, Value>> {
-    match client.execute("query-migrate-parameters", &Value::Null)? {
-        Value::Object(parameters) => Ok(parameters),
-        _ => Err(senseless(client, "query-migrate-parameters")),
-    }
-}
-
+/// An answer of a shape that the command does not have.
 fn senseless(client: &Client, command: &str) -> Error {
     let product = client.greeting().product();
     Error::new(
         Kind::Failed,
         format!("the answer of {product} to {command} makes no sense"),
     )
-}
-
-/// A parameter that is a number.
-fn get_one(client: &mut Client, name: &str) -> Result<u64> {
-    let parameters = parameters(client)?;
-    match parameters.get(name) {
-        Some(value) => value
-            .as_u64()
-            .ok_or_else(|| senseless(client, "query-migrate-parameters")),
-        None => {
-            let product = client.greeting().product();
-            let text = format!("{product} has no parameter {name}");
-            Err(Error::new(Kind::Failed, text))
-        }
-    }
-}
-
-fn get_parameters(client: &mut Client, show: &Show) -> Result<()> {
-    let parameters = parameters(client)?;
-    if show.json {
-        return print_json(&parameters);
-    }
-    // Ours first, in the order of their table; then what else there is.
-    let known = TABLE
-        .iter()
-        .filter_map(|row| Some((row.name, parameters.get(row.name)?, row.unit)));
-    let others = parameters
-        .iter()
-        .filter(|(name, _)| TABLE.iter().all(|row| row.name != *name))
-        .map(|(name, value)| (&**name, value, None));
-    let mut text = String::new();
-    for (name, value, unit) in known.chain(others) {
-        let unit = unit.filter(|_| value.is_number());
-        let unit = unit.map_or(String::new(), |unit| format!(" {unit}"));
-        text.push_str(&format!("{}: {}{unit}\n", printable(name), word(value)));
-    }
-    print(&text)?;
-    let missing: Vec<&str> = ["compress-level", "compress-threads", "decompress-threads"]
-        .into_iter()
-        .filter(|name| !parameters.contains_key(*name))
-        .collect();
-    if !missing.is_empty() {
-        let product = client.greeting().product();
-        report(&format!("note: {product} has no {}", missing.join(", ")));
-    }
-    Ok(())
 }
 
 /// A value for people.
@@ -450,66 +298,17 @@ fn word(value: &Value) -> String {
     }
 }
 
-// ---- capabilities
-
-fn set_capabilities(client: &mut Client, switches: &[(String, bool)]) -> Result<()> {
-    for (at, (name, _)) in switches.iter().enumerate() {
-        if switches.iter().skip(at + 1).any(|(other, _)| other == name) {
-            let text = format!("{} is given twice", Quoted(name));
-            return Err(Error::new(Kind::Usage, text));
-        }
-    }
-    let list: Vec<Value> = switches
-        .iter()
-        .map(|(name, on)| json!({"capability": name, "state": on}))
-        .collect();
-    match client.execute("migrate-set-capabilities", &json!({ "capabilities": list })) {
-        Ok(_) => Ok(()),
-        Err(ClientError::Declined { desc, .. }) => {
-            let unknown = switches
-                .iter()
-                .map(|(name, _)| name)
-                .find(|name| desc.ends_with(&format!("does not accept value '{name}'")));
-            Err(declined(client, "capability", unknown, desc))
-        }
-        Err(error) => Err(error.into()),
-    }
+/// Bytes a second as MiB/s, exact as far as six decimals go. What is not zero does not look like it.
+fn mib(bytes: u64) -> String {
+    let text = format!("{}.{:06}", bytes >> 20, millionths(bytes));
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn get_capabilities(client: &mut Client, show: &Show) -> Result<()> {
-    let answer = client.execute("query-migrate-capabilities", &Value::Null)?;
-    if show.json {
-        return print_json(&answer);
-    }
-    let Some(list) = answer.as_array() else {
-        return Err(senseless(client, "query-migrate-capabilities"));
-    };
-    let mut text = String::new();
-    for capability in list {
-        let name = capability["capability"].as_str().unwrap_or("?");
-        let state = word(&capability["state"]);
-        text.push_str(&format!("{}: {state}\n", printable(name)));
-    }
-    print(&text)
-}
-
-// ---- jobs
-
-fn abort(client: &mut Client) -> Result<()> {
-    // migrate_cancel is content with anything; whoever aborts wants to know.
-    let answer = client.execute("query-migrate", &Value::Null)?;
-    let status = answer["status"].as_str().unwrap_or("none");
-    match JobType::of_status(status) {
-        JobType::None => Err(Error::new(Kind::Failed, "no job is active")),
-        over if over.is_over() => {
-            let text = format!("no job is active: the last one is {status}");
-            Err(Error::new(Kind::Failed, text))
-        }
-        _ => {
-            client.execute("migrate_cancel", &Value::Null)?;
-            Ok(())
-        }
-    }
+fn millionths(bytes: u64) -> u64 {
+    // Rounded up: at most 999 999 and a bit, and the bit is cut.
+    ((bytes & 0xf_ffff) * 1_000_000)
+        .div_ceil(1 << 20)
+        .min(999_999)
 }
 
 #[cfg(test)]

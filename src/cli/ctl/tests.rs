@@ -1,6 +1,8 @@
 use clap::Parser;
 
+use super::parameters::SetParameters;
 use super::*;
+use crate::params::TABLE;
 
 #[derive(Debug, Parser)]
 struct Ctl {

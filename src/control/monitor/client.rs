@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use rustix::event::PollFlags;
 
 use super::commands::Session;
+use super::json::{Message, Parser};
 use super::message;
-use super::parser::{Message, Parser};
 
 /// How much is read at a time.
 const CHUNK: usize = 16 << 10;

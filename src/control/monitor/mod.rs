@@ -61,10 +61,9 @@
 mod arguments;
 mod client;
 mod commands;
-mod lexer;
+mod json;
 mod message;
 mod parameters;
-mod parser;
 mod query;
 mod server;
 mod shared;

@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::client::Client;
 use super::commands::{Executor, QUIT};
+use super::json::Message;
 use super::message::{self, QmpError, Request};
-use super::parser::Message;
 use super::shared::{Closing, Shared};
 use super::socket::Socket;
 use super::{Defaults, Farewell};

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::control::monitor::parser::{MOST_BYTES, MOST_NESTING, MOST_TOKENS, Message, Parser};
+use crate::control::monitor::json::{MOST_BYTES, MOST_NESTING, MOST_TOKENS, Message, Parser};
 
 /// What is told of all of it, given in pieces of these lengths and the rest.
 fn parse(bytes: &[u8], pieces: &[usize]) -> Vec<Message> {

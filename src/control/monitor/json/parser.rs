@@ -13,14 +13,14 @@ use serde_json::{Map, Number, Value};
 use super::lexer::{Lexed, Lexer, Token, unquote};
 
 /// Bytes of a message.
-pub(super) const MOST_BYTES: usize = 1 << 20;
+pub(crate) const MOST_BYTES: usize = 1 << 20;
 /// Brackets and braces that are open at a time.
-pub(super) const MOST_NESTING: usize = 1024;
+pub(crate) const MOST_NESTING: usize = 1024;
 /// Tokens of a message: what a value takes in memory can be a hundred times what it took on its way.
-pub(super) const MOST_TOKENS: usize = 1 << 16;
+pub(crate) const MOST_TOKENS: usize = 1 << 16;
 
 /// A message, or what is wrong with it.
-pub(super) type Message = Result<Value, String>;
+pub(crate) type Message = Result<Value, String>;
 
 /// An object or a list that is not closed yet.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ enum Next {
 
 /// Puts messages together.
 #[derive(Debug, Default)]
-pub(super) struct Parser {
+pub(crate) struct Parser {
     lexer: Lexer,
     /// The innermost last.
     stack: Vec<Frame>,
@@ -72,7 +72,7 @@ pub(super) struct Parser {
 
 impl Parser {
     /// Takes bytes until something is to be told, and says how many it took.
-    pub(super) fn push(&mut self, bytes: &[u8], told: &mut VecDeque<Message>) -> usize {
+    pub(crate) fn push(&mut self, bytes: &[u8], told: &mut VecDeque<Message>) -> usize {
         let mut taken = 0;
         if self.skips {
             let end = bytes.iter().position(|byte| ends_skipping(*byte));

@@ -1,0 +1,95 @@
+//! A migration's counters at one moment.
+
+use std::time::Duration;
+
+use super::{StageTimes, Status, Tally};
+use crate::page::Digest;
+use crate::round::Round;
+
+/// One round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RoundStats {
+    /// Its number.
+    pub round: Round,
+    /// What was done.
+    pub tally: Tally,
+    /// Bytes written on all connections.
+    pub wire_bytes: u64,
+    /// How long it took, finding out what to send included.
+    pub time: Duration,
+}
+
+/// What a live migration's last scan told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LiveStats {
+    /// The round before the scan.
+    pub round: u32,
+    /// How long the writer would stand still if it were stopped now; unknown before the link is.
+    pub expected_downtime: Option<Duration>,
+    /// Pages a second that become dirty.
+    pub dirty_pages_rate: u64,
+    /// How much the writer is slowed down, in percent.
+    pub cpu_throttle_percentage: u8,
+}
+
+/// Everything that is known at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// How far it is.
+    pub status: Status,
+    /// Since the start, until the end.
+    pub elapsed: Duration,
+    /// Until the first round began.
+    pub setup_time: Duration,
+    /// From stopping the writer to the proof; with later snapshots instead of a writer, from the
+    /// last round's beginning.
+    pub downtime: Option<Duration>,
+    /// The guest's RAM in bytes.
+    pub ram_bytes: u64,
+    /// The round in hand, from 1; 0 before the first.
+    pub round: u32,
+    /// Pages to handle in this round.
+    pub round_pages: u64,
+    /// What was done in this round so far.
+    pub current: Tally,
+    /// What was done in all rounds so far.
+    pub total: Tally,
+    /// The rounds that are over.
+    pub rounds: Vec<RoundStats>,
+    /// Bytes from source to destination, on all connections.
+    pub wire_bytes: u64,
+    /// Bytes a second on the wire: now, while it runs; on average, once it is over.
+    pub wire_rate: f64,
+    /// Bytes from destination to source.
+    pub return_bytes: u64,
+    /// The digest, once known.
+    pub digest: Option<Digest>,
+    /// What is known of a writer, in a live migration.
+    pub live: Option<LiveStats>,
+    /// Whether a writer stays stopped because the destination has, or may have, taken over.
+    pub let_go: bool,
+    /// What somebody should know who looks at the outcome, a line each.
+    pub notices: Vec<String>,
+    /// What was asked for and left out, as the destination lacks it: methods and capabilities.
+    pub dropped: Vec<&'static str>,
+    /// Why it did not work, in a line.
+    pub error: Option<String>,
+    /// The CPU time of what belongs to no batch.
+    pub cpu: StageTimes,
+    /// What the guest's memory is sent through, at the source.
+    pub connections: u16,
+}
+
+impl Snapshot {
+    /// CPU time by stage, of everything.
+    pub fn stage_times(&self) -> StageTimes {
+        let mut times = self.cpu;
+        times += self.total.cpu;
+        times
+    }
+
+    /// Pages of this round that are still to be handled.
+    pub fn round_remaining(&self) -> u64 {
+        self.round_pages.saturating_sub(self.current.pages())
+    }
+}

@@ -1,0 +1,54 @@
+//! The states of a migration, as QEMU names them.
+
+use serde::Serialize;
+
+/// How far a migration is, in QEMU's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// Not started.
+    #[default]
+    None,
+    /// Connecting and agreeing.
+    Setup,
+    /// Rounds are under way.
+    Active,
+    /// The writer stands still; what is left is sent when somebody says so.
+    PreSwitchover,
+    /// Everything is sent; the destination proves and commits.
+    Device,
+    /// Done.
+    Completed,
+    /// It did not work.
+    Failed,
+    /// It is being cancelled.
+    Cancelling,
+    /// It was cancelled.
+    Cancelled,
+}
+
+names!(Status {
+    None: "none",
+    Setup: "setup",
+    Active: "active",
+    PreSwitchover: "pre-switchover",
+    Device: "device",
+    Completed: "completed",
+    Failed: "failed",
+    Cancelling: "cancelling",
+    Cancelled: "cancelled"
+});
+
+impl Status {
+    /// Whether there is a migration that goes on.
+    pub fn is_running(self) -> bool {
+        match self {
+            Status::Setup
+            | Status::Active
+            | Status::PreSwitchover
+            | Status::Device
+            | Status::Cancelling => true,
+            Status::None | Status::Completed | Status::Failed | Status::Cancelled => false,
+        }
+    }
+}
