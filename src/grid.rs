@@ -1,166 +1,220 @@
-//! Text in columns, no wider than it may be.
+//! Text in columns, not wider than a terminal.
+
+use std::io;
 
 /// A line of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Line {
+pub(crate) enum GridLine {
     /// What the rows below it have in common.
     Title(String),
-    /// Cells; the first one is a name.
+    /// One row.
     Row {
-        /// One for each column.
+        /// One cell for each column; the first one is a name.
         cells: Vec<String>,
-        /// Whether it stands under a title.
+        /// Whether it belongs to the title above.
         indented: bool,
         /// Whether it is of less interest.
         dim: bool,
     },
 }
 
+impl GridLine {
+    /// A row by itself.
+    pub(crate) fn row(cells: impl Into<Vec<String>>) -> GridLine {
+        GridLine::Row {
+            cells: cells.into(),
+            indented: false,
+            dim: false,
+        }
+    }
+}
+
 const DIM: &str = "\x1b[2m";
 const NORMAL: &str = "\x1b[0m";
 const INDENT: &str = "  ";
 
-/// Headings, each a name and a unit, and lines below them. Columns lie two characters apart, or one
-/// where they would not fit otherwise; then names are broken at their commas; and in the end the
-/// columns go that can be done without, the first of `spare` first. With `dim`, rows of less
-/// interest are dimmed by the escape sequences of a terminal. Gives the places of the columns that
-/// went, too.
-pub(crate) fn grid(
-    headings: &[(&str, &str)],
-    lines: &[Line],
-    spare: &[usize],
-    width: usize,
-    dim: bool,
-) -> (String, Vec<usize>) {
-    let len = |text: &str| text.chars().count();
-    // What of a name cannot be broken.
-    let mut least_name = headings.first().map_or(0, |(name, _)| len(name));
-    let mut widths: Vec<usize> = headings
-        .iter()
-        .map(|(name, unit)| len(name).max(len(unit)))
-        .collect();
-    for line in lines {
-        let Line::Row {
-            cells, indented, ..
-        } = line
-        else {
-            continue;
+/// A table: the first column holds names, aligned to the left, all others numbers, aligned to the
+/// right.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Grid<'a> {
+    /// The columns, each with a name and a unit. The line of units is left out if none has one.
+    pub(crate) headings: &'a [(&'a str, &'a str)],
+    /// The rows and their titles.
+    pub(crate) lines: &'a [GridLine],
+    /// The columns that may be left out if there is no room, the most dispensable first.
+    pub(crate) spare: &'a [usize],
+    /// The most characters in a line, as far as that is possible.
+    pub(crate) width: usize,
+    /// Whether rows of less interest are dimmed, by the escape sequences of a terminal.
+    pub(crate) dim: bool,
+}
+
+/// How a table fits into its width.
+struct Layout {
+    /// Of each column.
+    widths: Vec<usize>,
+    shown: Vec<bool>,
+    /// Characters between columns.
+    gap: usize,
+}
+
+impl Grid<'_> {
+    /// Draws the table; with it the columns that were left out.
+    ///
+    /// Columns are two characters apart, or one where they would not fit otherwise; then names are
+    /// broken at their commas; and in the end columns are left out.
+    pub(crate) fn draw(&self) -> (String, Vec<usize>) {
+        let layout = self.layout();
+        let heading = |of: fn(&(&str, &str)) -> String| {
+            let cells: Vec<String> = self.headings.iter().map(of).collect();
+            layout.row(&cells)
         };
-        for (at, (cell, most)) in cells.iter().zip(&mut widths).enumerate() {
-            let indent = if at == 0 && *indented { INDENT } else { "" };
-            *most = (*most).max(len(cell) + indent.len());
-            if at == 0 {
-                let parts = broken(cell, indent, 0);
-                least_name = parts
-                    .iter()
-                    .map(|part| len(part))
-                    .fold(least_name, usize::max);
+        let rule = "─".repeat(layout.total());
+        let mut text = vec![heading(|(name, _)| (*name).to_owned())];
+        if self.headings.iter().any(|(_, unit)| !unit.is_empty()) {
+            text.push(heading(|(_, unit)| (*unit).to_owned()));
+        }
+        text.push(rule.clone());
+        for line in self.lines {
+            match line {
+                GridLine::Title(title) => text.push(title.clone()),
+                GridLine::Row {
+                    cells,
+                    indented,
+                    dim,
+                } => text.extend(layout.lines(cells, *indented, self.dim && *dim)),
             }
         }
-    }
-    let mut shown = vec![true; widths.len()];
-    let least = |shown: &[bool]| {
-        let wide = widths.iter().zip(shown).skip(1);
-        let wide: usize = wide
-            .map(|(width, shown)| if *shown { width + 1 } else { 0 })
-            .sum();
-        least_name + wide
-    };
-    let mut show = |column: &usize, whether: bool| {
-        if let Some(shown) = shown.get_mut(*column) {
-            *shown = whether;
-        }
-        least(&shown) <= width
-    };
-    let fits = show(&0, true);
-    if !fits && spare.iter().any(|column| show(column, false)) {
-        // The last to go may have made room for one that went before.
-        for column in spare.iter().rev() {
-            if !show(column, true) {
-                show(column, false);
-            }
-        }
-    }
-    let numbers = widths
-        .iter()
-        .zip(&shown)
-        .skip(1)
-        .filter(|(_, shown)| **shown);
-    let gaps = numbers.clone().count();
-    let numbers: usize = numbers.map(|(width, _)| width).sum();
-    let name = widths.first().copied().unwrap_or(0);
-    let gap = if name + numbers + 2 * gaps <= width {
-        2
-    } else {
-        1
-    };
-    let room = width.saturating_sub(numbers + gap * gaps);
-    let name = name.min(room.max(least_name));
-    if let Some(first) = widths.first_mut() {
-        *first = name;
+        text.push(rule);
+        let left_out = (0..layout.shown.len()).filter(|at| !layout.shown[*at]);
+        (text.join("\n") + "\n", left_out.collect())
     }
 
-    let row = |cells: &[String]| {
+    fn layout(&self) -> Layout {
+        let (mut widths, least_name) = self.widths();
+        let shown = self.shown(&widths, least_name);
+        let numbers = widths.iter().zip(&shown).skip(1);
+        let numbers = numbers.filter(|(_, shown)| **shown).map(|(width, _)| width);
+        let (gaps, numbers) = (numbers.clone().count(), numbers.sum::<usize>());
+        let name = widths.first().copied().unwrap_or(0);
+        let roomy = name + numbers + 2 * gaps <= self.width;
+        let gap = if roomy { 2 } else { 1 };
+        let room = self.width.saturating_sub(numbers + gap * gaps);
+        if let Some(first) = widths.first_mut() {
+            *first = name.min(room.max(least_name));
+        }
+        Layout { widths, shown, gap }
+    }
+
+    /// The width that each column would like to have, and what of a name cannot be broken.
+    fn widths(&self) -> (Vec<usize>, usize) {
+        let mut least_name = self.headings.first().map_or(0, |(name, _)| len(name));
+        let mut widths: Vec<usize> = (self.headings.iter())
+            .map(|(name, unit)| len(name).max(len(unit)))
+            .collect();
+        for line in self.lines {
+            let GridLine::Row {
+                cells, indented, ..
+            } = line
+            else {
+                continue;
+            };
+            let indent = if *indented { INDENT } else { "" };
+            for (at, (cell, most)) in cells.iter().zip(&mut widths).enumerate() {
+                let indent = if at == 0 { indent.len() } else { 0 };
+                *most = (*most).max(len(cell) + indent);
+            }
+            let name = cells.first().map_or("", String::as_str);
+            let parts = broken(name, indent, 0);
+            least_name = parts
+                .iter()
+                .map(|part| len(part))
+                .fold(least_name, usize::max);
+        }
+        (widths, least_name)
+    }
+
+    /// Which columns are shown.
+    fn shown(&self, widths: &[usize], least_name: usize) -> Vec<bool> {
+        let mut shown = vec![true; widths.len()];
+        let mut fits_with = |column: usize, whether: bool| {
+            if let Some(shown) = shown.get_mut(column) {
+                *shown = whether;
+            }
+            let wide = widths.iter().zip(&shown).skip(1);
+            let wide = wide.map(|(width, shown)| if *shown { width + 1 } else { 0 });
+            least_name + wide.sum::<usize>() <= self.width
+        };
+        if !fits_with(0, true) && self.spare.iter().any(|column| fits_with(*column, false)) {
+            // The last one to go may have made room for one that went before it.
+            for column in self.spare.iter().rev() {
+                if !fits_with(*column, true) {
+                    fits_with(*column, false);
+                }
+            }
+        }
+        shown
+    }
+}
+
+impl Layout {
+    /// The width of a line.
+    fn total(&self) -> usize {
+        let columns = self.widths.iter().zip(&self.shown).enumerate();
+        columns
+            .filter(|(_, (_, shown))| **shown)
+            .map(|(at, (width, _))| width + if at == 0 { 0 } else { self.gap })
+            .sum()
+    }
+
+    /// A row in as many lines as its name needs.
+    fn lines(&self, cells: &[String], indented: bool, dim: bool) -> Vec<String> {
+        let indent = if indented { INDENT } else { "" };
+        let name = cells.first().map_or("", String::as_str);
+        let width = self.widths.first().copied().unwrap_or(0);
+        let parts = broken(name, indent, width).into_iter().enumerate();
+        parts
+            .map(|(at, part)| {
+                let mut shown = vec![part];
+                if at == 0 {
+                    shown.extend(cells.iter().skip(1).cloned());
+                }
+                let line = self.row(&shown);
+                if dim {
+                    format!("{DIM}{line}{NORMAL}")
+                } else {
+                    line
+                }
+            })
+            .collect()
+    }
+
+    fn row(&self, cells: &[String]) -> String {
+        let gap = self.gap;
         let mut text = String::new();
-        for (at, (cell, width)) in cells.iter().zip(&widths).enumerate() {
+        for (at, (cell, width)) in cells.iter().zip(&self.widths).enumerate() {
             if at == 0 {
                 text.push_str(&format!("{cell:width$}"));
-            } else if shown[at] {
+            } else if self.shown[at] {
                 text.push_str(&format!("{:gap$}{cell:>width$}", ""));
             }
         }
         text.trim_end().to_owned()
-    };
-    let all = numbers + gap * gaps + name;
-    let rule = "─".repeat(all);
-    let mut text: Vec<String> = Vec::new();
-    let names: Vec<String> = headings
-        .iter()
-        .map(|(name, _)| (*name).to_owned())
-        .collect();
-    let units: Vec<String> = headings
-        .iter()
-        .map(|(_, unit)| (*unit).to_owned())
-        .collect();
-    text.extend([row(&names), row(&units), rule.clone()]);
-    for line in lines {
-        match line {
-            Line::Title(title) => text.push(title.clone()),
-            Line::Row {
-                cells,
-                indented,
-                dim: of_less_interest,
-            } => {
-                let indent = if *indented { INDENT } else { "" };
-                let first = cells.first().map_or("", String::as_str);
-                for (at, part) in broken(first, indent, name).into_iter().enumerate() {
-                    let mut shown = vec![part];
-                    if at == 0 {
-                        shown.extend(cells.iter().skip(1).cloned());
-                    }
-                    let shown = row(&shown);
-                    text.push(if dim && *of_less_interest {
-                        format!("{DIM}{shown}{NORMAL}")
-                    } else {
-                        shown
-                    });
-                }
-            }
-        }
     }
-    text.push(rule);
-    let left_out = (0..shown.len()).filter(|at| !shown[*at]).collect();
-    (text.join("\n") + "\n", left_out)
 }
 
-/// A name in lines of at most so many characters, broken at commas; what lies between them is
-/// never broken.
+fn len(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// A name in lines of at most `width` characters, broken at commas; what is between them is never
+/// broken.
 fn broken(name: &str, indent: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut line = indent.to_owned();
     let mut empty = true;
     for part in name.split_inclusive(", ") {
-        let fits = line.chars().count() + part.trim_end().chars().count() <= width;
+        let fits = len(&line) + len(part.trim_end()) <= width;
         if !empty && !fits {
             lines.push(std::mem::replace(&mut line, format!("{indent}{INDENT}")));
         }
@@ -174,8 +228,14 @@ fn broken(name: &str, indent: &str, width: usize) -> Vec<String> {
         .collect()
 }
 
-/// Lines that are no longer than `width`, if there is one and their words allow it: what is too long
-/// goes on in the next line, four characters further in.
+/// The width of the terminal on standard output; `None` if that is not a terminal.
+pub(crate) fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|width| *width > 0)
+}
+
+/// Lines that are not longer than `width`, if there is one and their words allow it: what is too
+/// long continues in the next line, four characters further in.
 pub(crate) fn wrapped(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else {
         return text.to_owned();
@@ -186,7 +246,7 @@ pub(crate) fn wrapped(text: &str, width: Option<usize>) -> String {
         let mut used = indent;
         out.push_str(&line[..indent]);
         for (at, word) in line.split_whitespace().enumerate() {
-            let len = word.chars().count();
+            let len = len(word);
             if at == 0 {
                 used += len;
             } else if used + 1 + len > width {
@@ -208,8 +268,8 @@ pub(crate) fn wrapped(text: &str, width: Option<usize>) -> String {
 mod tests {
     use super::*;
 
-    fn line(cells: &[&str], indented: bool, dim: bool) -> Line {
-        Line::Row {
+    fn line(cells: &[&str], indented: bool, dim: bool) -> GridLine {
+        GridLine::Row {
             cells: cells.iter().map(|cell| (*cell).to_owned()).collect(),
             indented,
             dim,
@@ -218,14 +278,26 @@ mod tests {
 
     const HEADINGS: [(&str, &str); 3] = [("name", ""), ("time", "ms"), ("size", "")];
 
+    fn draw(lines: &[GridLine], spare: &[usize], width: usize, dim: bool) -> (String, Vec<usize>) {
+        let headings = &HEADINGS;
+        Grid {
+            headings,
+            lines,
+            spare,
+            width,
+            dim,
+        }
+        .draw()
+    }
+
     #[test]
-    fn columns_stand_apart_and_closer_together_before_names_are_broken() {
+    fn columns_are_apart_and_closer_together_before_names_are_broken() {
         let lines = [
             line(&["copy", "1", "-"], false, false),
-            Line::Title("others".to_owned()),
+            GridLine::Title("others".to_owned()),
             line(&["slow, of two parts", "12345", "9"], true, true),
         ];
-        let of = |width| grid(&HEADINGS, &lines, &[2, 9], width, false).0;
+        let of = |width| draw(&lines, &[2, 9], width, false).0;
         assert_eq!(
             of(40),
             "name                   time  size\n\
@@ -245,15 +317,29 @@ mod tests {
         assert!(of(26).contains("  slow, of two parts 12345\n"));
         assert!(of(22).contains("  slow,          12345\n    of two parts\n"));
         assert_eq!(of(22), of(0), "there is a least width");
-        let (dimmed, _) = grid(&HEADINGS, &lines, &[], 27, true);
+        let (dimmed, _) = draw(&lines, &[], 27, true);
         assert_eq!(dimmed.matches(DIM).count(), 2);
-        assert_eq!(grid(&HEADINGS, &lines, &[2], 26, true).1, [2]);
+        assert_eq!(draw(&lines, &[2], 26, true).1, [2]);
         let room_again = [line(&["a", "1", "a long cell"], false, false)];
-        assert_eq!(grid(&HEADINGS, &room_again, &[1, 2], 10, true).1, [2]);
-        assert_eq!(
-            grid(&[], &[], &[], 10, true),
-            ("\n\n\n\n".to_owned(), vec![])
-        );
+        assert_eq!(draw(&room_again, &[1, 2], 10, true).1, [2]);
+    }
+
+    #[test]
+    fn a_table_without_units_has_no_line_for_them_and_an_empty_one_has_its_rules() {
+        let grid = Grid {
+            headings: &[("a", ""), ("b", "")],
+            lines: &[GridLine::row(["x".to_owned(), "10".to_owned()])],
+            spare: &[],
+            width: 80,
+            dim: false,
+        };
+        assert_eq!(grid.draw().0, "a   b\n─────\nx  10\n─────\n");
+        let empty = Grid {
+            headings: &[],
+            lines: &[],
+            ..grid
+        };
+        assert_eq!(empty.draw(), ("\n\n\n".to_owned(), vec![]));
     }
 
     #[test]

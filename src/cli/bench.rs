@@ -2,13 +2,11 @@
 
 mod view;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-use comfy_table::Table;
 
 use crate::advice::Goal;
 use crate::bench::judge::compare;
@@ -24,6 +22,7 @@ use crate::bench::show::table::{self, Look, Sort};
 use crate::bench::{self, Bench, BenchRequest};
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
+use crate::grid::terminal_width;
 use crate::image::Guest;
 use crate::page::PAGE_SIZE;
 use crate::params::Params;
@@ -423,11 +422,8 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
 /// As wide as the terminal, and with dimmed rows on one.
 fn look() -> Look {
     let usual = Look::default();
-    match Table::new().width() {
-        Some(width) if io::stdout().is_terminal() => Look {
-            dim: true,
-            width: usize::from(width),
-        },
+    match terminal_width() {
+        Some(width) => Look { dim: true, width },
         _ => usual,
     }
 }

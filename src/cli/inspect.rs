@@ -5,10 +5,10 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Kind, Result};
+use crate::grid::{Grid, GridLine};
 use crate::inspect::{
     Contents, Count, Damage, DamageSort, Device, GuestFolder, GuestImage, NativeStream,
     QemuSetting, QemuStream, Report, Sample, inspect,
@@ -145,19 +145,18 @@ impl Text {
         header: [&str; COLUMNS],
         rows: impl IntoIterator<Item = [String; COLUMNS]>,
     ) {
-        let mut table = Table::new();
-        let line = LineStyle::none().fill('─').junction('─');
-        table
-            .load_style(presets::NOTHING.header_separator(line).bottom_border(line))
-            .set_header(header)
-            .add_rows(rows);
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+        let lines: Vec<GridLine> = rows.into_iter().map(GridLine::row).collect();
+        let grid = Grid {
+            headings: &header.map(|name| (name, "")),
+            lines: &lines,
+            spare: &[],
+            // No column can be left out: a narrow terminal wraps the lines.
+            width: usize::MAX,
+            dim: false,
+        };
+        let (table, _) = grid.draw();
         self.line("");
-        for line in table.to_string().lines() {
-            self.line(line);
-        }
+        self.0.push_str(&table);
     }
 }
 

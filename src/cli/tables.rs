@@ -1,10 +1,10 @@
 //! `ramferry parameters` and `ramferry capabilities`: the two tables, for people or as JSON.
 
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::caps::Capability;
 use crate::error::Result;
+use crate::grid::{terminal_width, wrapped};
 use crate::params::{Parameter, TABLE};
 
 use super::output::{print, print_json};
@@ -41,10 +41,9 @@ pub(super) fn parameters(json: bool) -> Result<()> {
     if json {
         return print_json(&parameter_rows());
     }
-    print(&parameter_table(Table::new().width()))
+    print(&parameter_list(terminal_width()))
 }
 
-/// What was found out of a parameter in words of their own.
 impl ParameterRow {
     fn full_kind(&self) -> String {
         let unit = self
@@ -63,59 +62,46 @@ impl ParameterRow {
     }
 }
 
-/// The parameters for people: in a terminal as wide as that is, with what would make it too wide
-/// below each other; elsewhere one line for each, however long.
-fn parameter_table(width: Option<u16>) -> String {
+/// The parameters for people: in a terminal a paragraph each, elsewhere one line each, with tabs
+/// between the fields.
+fn parameter_list(width: Option<usize>) -> String {
     let rows = parameter_rows();
-    if width.is_none() {
-        let mut table = table(
-            [
-                "name",
-                "type",
-                "default",
-                "range",
-                "side",
-                "during a migration",
-                "since",
-                "meaning",
-            ],
-            None,
-        );
-        table.add_rows(rows.iter().map(|row| {
-            [
+    if let Some(width) = width {
+        let paragraphs = rows.iter().map(|row| {
+            let running = if row.runtime {
+                "can be changed during a migration"
+            } else {
+                "cannot be changed during a migration"
+            };
+            format!(
+                "{} ({}, default {})\n  {}.\n  Allowed: {}. {}; {running}; since {}.\n",
                 row.name,
-                &row.full_kind(),
+                row.full_kind(),
                 row.default,
+                row.meaning,
                 row.range,
                 row.side,
-                row.running(),
-                row.since,
-                row.meaning,
-            ]
-            .map(str::to_owned)
-        }));
-        return text(&mut table);
+                row.since
+            )
+        });
+        return wrapped(&paragraphs.collect::<Vec<_>>().join("\n"), Some(width));
     }
-    let header = [
-        "name, type\nside; during a migration; since",
-        "default",
-        "range",
-        "meaning",
-    ];
-    let mut table = table(header, width);
-    table.add_rows(rows.iter().map(|row| {
-        let (kind, running) = (row.full_kind(), row.running());
-        [
-            format!(
-                "{}\n{kind}\n{}; {running}; {}",
-                row.name, row.side, row.since
-            ),
-            row.default.to_owned(),
-            row.range.to_owned(),
-            row.meaning.to_owned(),
-        ]
-    }));
-    text(&mut table)
+    let heading = "name\ttype\tdefault\trange\tside\twhile it runs\tsince\tmeaning\n";
+    let lines = rows.iter().map(|row| {
+        let kind = row.full_kind();
+        let fields = [
+            row.name,
+            &kind,
+            row.default,
+            row.range,
+            row.side,
+            row.running(),
+            row.since,
+            row.meaning,
+        ];
+        fields.join("\t") + "\n"
+    });
+    std::iter::once(heading.to_owned()).chain(lines).collect()
 }
 
 fn parameter_rows() -> Vec<ParameterRow> {
@@ -134,53 +120,48 @@ fn parameter_rows() -> Vec<ParameterRow> {
     TABLE.iter().map(row).collect()
 }
 
-/// Prints the capabilities.
-pub(super) fn capabilities(json: bool) -> Result<()> {
-    let rows = Capability::ALL.map(|capability| CapabilityRow {
+fn capability_rows() -> [CapabilityRow; Capability::ALL.len()] {
+    Capability::ALL.map(|capability| CapabilityRow {
         name: capability.name(),
         default: capability.default_state(),
         available: capability.available(),
         reason: capability.unavailable(),
         meaning: capability.meaning(),
-    });
+    })
+}
+
+/// Prints the capabilities.
+pub(super) fn capabilities(json: bool) -> Result<()> {
     if json {
-        return print_json(&rows);
+        return print_json(&capability_rows());
     }
-    let header = ["name", "default", "available", "meaning"];
-    let mut table = table(header, Table::new().width());
-    table.add_rows(rows.map(|row| {
-        let available = row
-            .reason
-            .map_or("yes".to_owned(), |why| format!("no: {why}"));
-        let default = if row.default { "on" } else { "off" };
-        [row.name, default, &available, row.meaning].map(str::to_owned)
-    }));
-    print(&text(&mut table))
+    print(&capability_list(terminal_width()))
 }
 
-/// An empty table, as wide as this, or with lines as long as they are.
-fn table<const COLUMNS: usize>(header: [&str; COLUMNS], width: Option<u16>) -> Table {
-    let mut table = Table::new();
-    table.set_header(header);
-    match width {
-        Some(width) => table
-            .load_style(presets::UTF8_HORIZONTAL_ONLY)
-            .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_width(width),
-        // Rules between lines would only be in a program's way.
-        None => table
-            .load_style(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Disabled),
+/// The capabilities for people, in the same form as [`parameter_list`].
+fn capability_list(width: Option<usize>) -> String {
+    let default = |row: &CapabilityRow| if row.default { "on" } else { "off" };
+    let rows = capability_rows();
+    let rows = rows.iter();
+    let Some(width) = width else {
+        let lines = rows.map(|row| {
+            let available = row
+                .reason
+                .map_or("yes".to_owned(), |why| format!("no: {why}"));
+            let fields = [row.name, default(row), &available, row.meaning];
+            fields.join("\t") + "\n"
+        });
+        let heading = "name\tdefault\tavailable\tmeaning\n".to_owned();
+        return std::iter::once(heading).chain(lines).collect();
     };
-    table
-}
-
-fn text(table: &mut Table) -> String {
-    // Names are there to be copied: they are never broken over two lines.
-    if let Some(names) = table.column_mut(0) {
-        names.set_constraint(ColumnConstraint::ContentWidth);
-    }
-    format!("{}\n", table.trim_fmt())
+    let paragraphs = rows.map(|row| {
+        let unavailable = row
+            .reason
+            .map_or_else(String::new, |why| format!("\n  Not available: {why}."));
+        let (name, default, meaning) = (row.name, default(row), row.meaning);
+        format!("{name} (default {default})\n  {meaning}.{unavailable}\n")
+    });
+    wrapped(&paragraphs.collect::<Vec<_>>().join("\n"), Some(width))
 }
 
 #[cfg(test)]
@@ -188,24 +169,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_line_is_wider_than_the_table_may_be() {
+    fn no_line_is_wider_than_the_terminal() {
         for width in [80, 100, 200] {
-            let text = parameter_table(Some(width));
+            let text = parameter_list(Some(width)) + &capability_list(Some(width));
             for row in TABLE {
                 assert!(text.contains(row.name), "names stay whole");
             }
             for line in text.lines() {
-                assert!(line.chars().count() <= width.into(), "{line}");
+                assert!(line.chars().count() <= width, "{line}");
             }
         }
     }
 
     #[test]
     fn without_a_terminal_each_parameter_is_one_whole_line() {
-        let text = parameter_table(None);
+        let text = parameter_list(None);
         for row in TABLE {
             let mut lines = text.lines();
-            let line = lines.find(|line| line.trim_start().starts_with(&format!("{} ", row.name)));
+            let line = lines.find(|line| line.starts_with(&format!("{}\t", row.name)));
             let line = line.expect(row.name);
             let rest = [row.kind.name(), row.default, row.range, row.side.name()];
             for what in rest.into_iter().chain([row.since, row.meaning]) {

@@ -236,7 +236,7 @@ fn what_cannot_be_measured_or_written_is_found_before_the_first_run() {
         ),
         (
             &["--capability", "auto-converge=on"],
-            "in a comparison there is none",
+            "a benchmark has none",
         ),
         (
             &["--wire", "qemu", "--methods", "lz4"],

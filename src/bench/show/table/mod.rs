@@ -14,7 +14,7 @@ use crate::bench::report::Recommendation;
 use crate::bench::report::{BenchReport, MEMCPY, MIB, SettingReport};
 use crate::bench::statistics::Summary;
 use crate::codec::ZlibEngine;
-use crate::grid::{Line, grid, wrapped};
+use crate::grid::{Grid, GridLine, wrapped};
 use crate::stats::Status;
 use crate::units::{format_bytes, format_duration};
 use crate::wire::Format;
@@ -100,15 +100,22 @@ pub fn table(report: &BenchReport, sort: Sort, look: Look) -> String {
     let mut lines = Vec::new();
     for group in groups(report, sort) {
         let indented = group.title.is_some();
-        lines.extend(group.title.map(Line::Title));
-        lines.extend(group.rows.into_iter().map(|row| Line::Row {
+        lines.extend(group.title.map(GridLine::Title));
+        lines.extend(group.rows.into_iter().map(|row| GridLine::Row {
             cells: row.cells,
             indented,
             dim: row.dominated_by.is_some(),
         }));
     }
     let headings = HEADINGS.get(..columns(report)).unwrap_or(&HEADINGS);
-    let (table, left_out) = grid(headings, &lines, &SPARE, look.width, look.dim);
+    let (table, left_out) = Grid {
+        headings,
+        lines: &lines,
+        spare: &SPARE,
+        width: look.width,
+        dim: look.dim,
+    }
+    .draw();
     let mut foot = foot(report);
     let left_out: Vec<&str> = left_out
         .into_iter()
@@ -135,16 +142,23 @@ fn codec_table(report: &BenchReport, sort: Sort, look: Look) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let lines: Vec<Line> = rows
+    let lines: Vec<GridLine> = rows
         .iter()
-        .map(|row| Line::Row {
+        .map(|row| GridLine::Row {
             cells: row.cells().to_vec(),
             indented: false,
             dim: row.setting.is_some_and(|row| row.dominated_by.is_some()),
         })
         .collect();
     let note = wrapped(&format!("{CODEC_NOTE}\n"), Some(look.width));
-    let (table, _) = grid(&CODEC_HEADINGS, &lines, &[], look.width, look.dim);
+    let (table, _) = Grid {
+        headings: &CODEC_HEADINGS,
+        lines: &lines,
+        spare: &[],
+        width: look.width,
+        dim: look.dim,
+    }
+    .draw();
     format!("\n{note}{table}")
 }
 
