@@ -1,8 +1,10 @@
 //! The policy: how the pages of a batch travel. Mechanism is elsewhere.
 
 use crate::caps::{Capability, Caps};
+use crate::params::Params;
 use crate::round::RoundMark;
-use crate::wire::Format;
+
+use super::job::{Job, SendState};
 
 /// How the pages of a batch travel, those that are not zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,39 +19,60 @@ pub(super) struct Plan {
 
 /// What a plan depends on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Circumstances<'a> {
-    pub(super) format: Format,
+pub(super) struct Conditions {
     pub(super) mark: RoundMark,
-    pub(super) caps: &'a Caps,
+    pub(super) caps: Caps,
     /// Parameter `delta-compress`.
     pub(super) delta_compress: bool,
-    /// Whether a later round may come: a cache for nothing is a waste of memory.
-    pub(super) more_rounds: bool,
+    /// Whether rounds may follow the first: a cache for nothing is a waste of memory.
+    pub(super) later_rounds: bool,
     /// Whether no compressor was free, and it was asked not to wait for one.
     pub(super) busy: bool,
 }
 
-/// Compression alone works in the bulk stage; then deltas take over, and their batches are
-/// compressed as well unless that is switched off. Without XBZRLE every round is compressed. With no
-/// compressor free, only compression is left out: deltas cost next to nothing.
+impl Conditions {
+    pub(super) fn of(job: &Job, state: &SendState<'_>, params: &Params, busy: bool) -> Conditions {
+        Conditions {
+            mark: job.mark,
+            caps: state.caps,
+            delta_compress: params.delta_compress,
+            later_rounds: state.later_rounds,
+            busy,
+        }
+    }
+
+    /// Only pages that the destination has already can go as deltas.
+    fn delta(self) -> bool {
+        self.caps.has(Capability::Xbzrle) && self.mark.baseline.is_known()
+    }
+
+    /// With no compressor free, only compression is left out: deltas cost next to nothing.
+    fn compress(self) -> bool {
+        self.caps.has(Capability::Compress) && !self.busy
+    }
+}
+
+/// Where a batch has one body, which is compressed after its deltas are made.
 ///
-/// On the qemu wire QEMU's rule holds: a record is compressed or a delta but never both, the bulk
+/// Compression alone works in the bulk stage; then deltas take over, and their batches are
+/// compressed as well unless that is switched off. Without XBZRLE every round is compressed.
+pub(super) fn plan_batch(now: Conditions) -> Plan {
+    let delta = now.delta();
+    Plan {
+        delta,
+        compress: now.compress() && (!delta || now.delta_compress),
+        remember: now.caps.has(Capability::Xbzrle) && now.later_rounds,
+    }
+}
+
+/// Where each page is a record, by QEMU's rule: it is compressed or a delta but never both, the bulk
 /// stage leaves the cache empty, and the last round adds nothing to it.
-pub(super) fn plan(now: Circumstances<'_>) -> Plan {
-    let xbzrle = now.caps.has(Capability::Xbzrle);
-    let delta = xbzrle && now.mark.baseline.is_known();
-    let compress = now.caps.has(Capability::Compress) && !now.busy;
-    match now.format {
-        Format::Native => Plan {
-            delta,
-            compress: compress && (!delta || now.delta_compress),
-            remember: xbzrle && now.more_rounds,
-        },
-        Format::Qemu => Plan {
-            delta,
-            compress: compress && !delta,
-            remember: delta && !now.mark.last,
-        },
+pub(super) fn plan_records(now: Conditions) -> Plan {
+    let delta = now.delta();
+    Plan {
+        delta,
+        compress: now.compress() && !delta,
+        remember: delta && !now.mark.last,
     }
 }
 
@@ -87,12 +110,11 @@ mod tests {
             let mut caps = Caps::default();
             caps.set("compress", compress).unwrap();
             caps.set("xbzrle", xbzrle).unwrap();
-            let plan = plan(Circumstances {
-                format: Format::Native,
+            let plan = plan_batch(Conditions {
                 mark: mark(round, false),
-                caps: &caps,
+                caps,
                 delta_compress,
-                more_rounds: true,
+                later_rounds: true,
                 busy,
             });
             assert_eq!(
@@ -106,20 +128,19 @@ mod tests {
 
     #[test]
     fn the_cache_stays_empty_when_no_later_round_can_come() {
-        let now = Circumstances {
-            format: Format::Native,
+        let now = Conditions {
             mark: RoundMark::first(true),
-            caps: &Caps::default(),
+            caps: Caps::default(),
             delta_compress: true,
-            more_rounds: false,
+            later_rounds: false,
             busy: false,
         };
-        assert!(!plan(now).remember);
+        assert!(!plan_batch(now).remember);
     }
 
     /// What QEMU does: records are compressed or deltas, and the bulk stage remembers nothing.
     #[test]
-    fn the_qemu_wire_keeps_to_the_rule_of_qemu() {
+    fn records_keep_to_the_rule_of_qemu() {
         // (compress, xbzrle, round, last) -> (delta, compress, remember)
         let table = [
             ((true, true, 1, false), (false, true, false)),
@@ -134,12 +155,11 @@ mod tests {
             let mut caps = Caps::default();
             caps.set("compress", compress).unwrap();
             caps.set("xbzrle", xbzrle).unwrap();
-            let plan = plan(Circumstances {
-                format: Format::Qemu,
+            let plan = plan_records(Conditions {
                 mark: mark(round, last),
-                caps: &caps,
+                caps,
                 delta_compress: true,
-                more_rounds: true,
+                later_rounds: true,
                 busy: false,
             });
             let found = (plan.delta, plan.compress, plan.remember);

@@ -12,11 +12,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::caps::Capability;
-use crate::dirty::{Claim, Compare, PageHashes, Tracker};
+use crate::caps::{Capability, Caps};
+use crate::dirty::{Claim, Compare, Tracker};
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
-use crate::page::{Digest, PAGE_SIZE};
+use crate::page::PAGE_SIZE;
 use crate::params::TimeoutAction;
 use crate::pool::analysis_pool;
 use crate::round::{Round, RoundMark};
@@ -27,7 +27,7 @@ use crate::writer::{Stopped, Writer};
 
 use super::converge::{AutoConverge, Decision, Limits, Measured, Totals, decide};
 use super::pipeline::Pipeline;
-use super::request::{Live, Request};
+use super::request::Live;
 use super::rounds;
 
 /// What a destination reads back in a second, as an estimate until it has said anything: a third
@@ -45,38 +45,36 @@ struct NotConverging {
     reason: String,
 }
 
-/// Walks all rounds and returns the digest of what the destination must hold then, and the writer,
-/// which is resumed when that is dropped.
-pub(super) fn walk<'w>(
+/// Sends a guest while it is written, and returns its stopped writer, which is resumed when that is
+/// dropped.
+pub(super) fn send_live<'w>(
     pipeline: &mut Pipeline<'_, '_>,
     guest: &Arc<Guest>,
-    (request, live): (&Request, &Live),
-    writer: Option<&'w mut Box<dyn Writer>>,
+    live: &Live,
+    caps: Caps,
+    mut writer: Option<&'w mut Box<dyn Writer>>,
     context: &Context,
-) -> Result<(Digest, Option<Stopped<'w>>)> {
+) -> Result<Option<Stopped<'w>>> {
     let compare: &dyn Tracker = &Compare;
     let tracker = live.tracker.as_deref().unwrap_or(compare);
-    tracker.begin(guest)?;
-    let _end = End(tracker);
-    let mut walk = Walk {
+    let tracking = Tracking::begin(tracker, guest)?;
+    let mut rounds = LiveRounds {
         pipeline,
         guest,
-        tracker,
+        tracker: tracking.0,
         context,
         started: Instant::now(),
         scanned: Instant::now(),
         between: Duration::ZERO,
         scan: Duration::ZERO,
-        auto_converge: request
-            .caps
+        auto_converge: caps
             .has(Capability::AutoConverge)
             .then(AutoConverge::default),
         link_rate: 0.0,
         bytes_per_page: 0.0,
         dirtied: 0,
     };
-    let mut writer = writer;
-    let last = walk.until_it_fits(&mut writer)?;
+    let last = rounds.until_it_fits(&mut writer)?;
     if writer.is_some() {
         context.stats.stopping();
     }
@@ -84,21 +82,29 @@ pub(super) fn walk<'w>(
     let stopped = writer
         .map(|writer| Stopped::stop(writer.as_mut(), limit))
         .transpose()?;
-    walk.pipeline.wait_for_leave()?;
-    walk.round(last, None)?;
-    Ok((walk.pipeline.digest(), stopped))
+    rounds.pipeline.wait_for_leave()?;
+    rounds.round(last, None)?;
+    Ok(stopped)
 }
 
-/// Ends the tracking on every way out.
-struct End<'a>(&'a dyn Tracker);
+/// A tracker at work, which is ended on every way out.
+struct Tracking<'a>(&'a dyn Tracker);
 
-impl Drop for End<'_> {
+impl<'a> Tracking<'a> {
+    fn begin(tracker: &'a dyn Tracker, guest: &Guest) -> Result<Tracking<'a>> {
+        tracker.begin(guest)?;
+        Ok(Tracking(tracker))
+    }
+}
+
+impl Drop for Tracking<'_> {
     fn drop(&mut self) {
         self.0.end();
     }
 }
 
-struct Walk<'a, 'scope, 'env> {
+/// The rounds of one live guest, and what they measured.
+struct LiveRounds<'a, 'scope, 'env> {
     pipeline: &'a mut Pipeline<'scope, 'env>,
     guest: &'a Arc<Guest>,
     tracker: &'a dyn Tracker,
@@ -119,14 +125,14 @@ struct Walk<'a, 'scope, 'env> {
     dirtied: u64,
 }
 
-impl<'a> Walk<'a, '_, '_> {
+impl<'a> LiveRounds<'a, '_, '_> {
     /// Rounds until the rest fits into the downtime, or limits are reached. Returns the mark of the
     /// last round.
     fn until_it_fits(&mut self, writer: &mut Option<&mut Box<dyn Writer>>) -> Result<RoundMark> {
         let mut mark = RoundMark::first(false);
         self.pipeline.begin_round(mark)?;
-        rounds::bulk(self.pipeline, self.guest, mark)?;
-        rounds::whole(self.guest)?;
+        rounds::send_everything(self.pipeline, self.guest, mark)?;
+        rounds::check_sizes(self.guest)?;
         self.end_round(mark, self.guest.pages())?;
         loop {
             let claim = self.scan()?;
@@ -177,8 +183,8 @@ impl<'a> Walk<'a, '_, '_> {
             None => self.scan()?,
         };
         let pages = claim.count();
-        rounds::send(self.pipeline, self.guest, mark, claim.changed())
-            .and_then(|()| rounds::whole(self.guest))
+        rounds::send_changed(self.pipeline, self.guest, mark, claim.changed())
+            .and_then(|()| rounds::check_sizes(self.guest))
             .map_err(|error| error.in_round(mark.round.0))?;
         self.end_round(mark, pages)?;
         claim.commit();
@@ -186,7 +192,7 @@ impl<'a> Walk<'a, '_, '_> {
     }
 
     fn scan(&mut self) -> Result<Claim<'a>> {
-        let sent = sent(self.pipeline)?;
+        let sent = self.pipeline.sent()?;
         let pool = analysis_pool(self.context.tuning.get().compress_threads)
             .map_err(|error| Error::new(Kind::Failed, error).in_stage("scan"))?;
         let before = std::mem::replace(&mut self.scanned, Instant::now());
@@ -276,11 +282,4 @@ impl<'a> Walk<'a, '_, '_> {
         }
         Ok(())
     }
-}
-
-/// The record of what was sent, which a live migration always keeps.
-fn sent<'a>(pipeline: &Pipeline<'a, '_>) -> Result<&'a PageHashes> {
-    pipeline.sent().ok_or_else(|| {
-        Error::new(Kind::Failed, "there is no record of what was sent").in_stage("scan")
-    })
 }

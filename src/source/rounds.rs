@@ -1,47 +1,48 @@
 //! Which pages each round is about.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::dirty::{self, compare};
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
-use crate::page::{Digest, PageRange};
+use crate::page::PageRange;
 use crate::pool::analysis_pool;
 use crate::round::RoundMark;
 use crate::stats::Stage;
 
-use super::Request;
-use super::pipeline::{Job, Pipeline};
+use super::job::Job;
+use super::pipeline::Pipeline;
 
-/// Walks all rounds and returns the digest of what the destination must hold then, and the guest
-/// as it was last.
-pub(super) fn walk(
+/// Sends a guest and then what has changed in each of its `later` snapshots. Returns the guest as it
+/// is in the last.
+pub(super) fn send_snapshots(
     pipeline: &mut Pipeline<'_, '_>,
     guest: &Arc<Guest>,
-    request: &Request,
-) -> Result<(Digest, Arc<Guest>)> {
-    let mut mark = RoundMark::first(request.then.is_empty());
+    later: &[PathBuf],
+) -> Result<Arc<Guest>> {
+    let mut mark = RoundMark::first(later.is_empty());
     pipeline.begin_round(mark)?;
-    bulk(pipeline, guest, mark)?;
-    whole(guest)?;
+    send_everything(pipeline, guest, mark)?;
+    check_sizes(guest)?;
     pipeline.end_round(mark)?;
 
     let mut now = Arc::clone(guest);
-    for (index, later) in request.then.iter().enumerate() {
-        mark = mark.next(index + 1 == request.then.len());
+    for (index, path) in later.iter().enumerate() {
+        mark = mark.next(index + 1 == later.len());
         pipeline.begin_round(mark)?;
-        now = Arc::new(now.open_later(later)?);
-        changes(pipeline, &now, mark)
-            .and_then(|()| whole(&now))
+        now = Arc::new(now.open_later(path)?);
+        send_changes(pipeline, &now, mark)
+            .and_then(|()| check_sizes(&now))
             .map_err(|error| error.in_round(mark.round.0))?;
         pipeline.end_round(mark)?;
     }
     pipeline.wait_for_leave()?;
-    Ok((pipeline.digest(), now))
+    Ok(now)
 }
 
-/// Nobody may have cut an image short meanwhile.
-pub(super) fn whole(guest: &Guest) -> Result<()> {
+/// Fails if an image was truncated during the round, so that its missing pages were read as zeros.
+pub(super) fn check_sizes(guest: &Guest) -> Result<()> {
     for block in guest.blocks() {
         block.check_size()?;
     }
@@ -49,7 +50,7 @@ pub(super) fn whole(guest: &Guest) -> Result<()> {
 }
 
 /// The bulk stage: every page. Holes go as holes.
-pub(super) fn bulk(
+pub(super) fn send_everything(
     pipeline: &mut Pipeline<'_, '_>,
     guest: &Arc<Guest>,
     mark: RoundMark,
@@ -71,19 +72,21 @@ pub(super) fn bulk(
 }
 
 /// A later round: what is not as it was sent.
-fn changes(pipeline: &mut Pipeline<'_, '_>, guest: &Arc<Guest>, mark: RoundMark) -> Result<()> {
-    let sent = pipeline.sent().ok_or_else(|| {
-        Error::new(Kind::Failed, "there is no record of what was sent").in_stage("scan")
-    })?;
+fn send_changes(
+    pipeline: &mut Pipeline<'_, '_>,
+    guest: &Arc<Guest>,
+    mark: RoundMark,
+) -> Result<()> {
+    let sent = pipeline.sent()?;
     let pool = analysis_pool(pipeline.params().compress_threads)
         .map_err(|error| Error::new(Kind::Failed, error).in_stage("scan"))?;
     let (changed, time) = pool.install(|| compare::changed(guest, sent))?;
     pipeline.add_cpu(Stage::Scan, time);
-    send(pipeline, guest, mark, &changed)
+    send_changed(pipeline, guest, mark, &changed)
 }
 
 /// Sends what has changed in each block.
-pub(super) fn send(
+pub(super) fn send_changed(
     pipeline: &mut Pipeline<'_, '_>,
     guest: &Arc<Guest>,
     mark: RoundMark,
@@ -149,11 +152,11 @@ impl<'a, 'scope, 'env> Batch<'a, 'scope, 'env> {
 
     /// Sends pages that lie in a hole and must not be touched.
     fn hole(&mut self, mut range: PageRange) -> Result<()> {
-        if self.pipeline.keeps_order() {
+        if self.pipeline.batches().in_order {
             self.flush()?;
         }
         while range.count > 0 {
-            let count = range.count.min(self.pipeline.hole_pages());
+            let count = range.count.min(self.pipeline.batches().hole_pages);
             let middle = range.start.0 + count;
             self.pipeline.push(Job {
                 guest: Arc::clone(&self.guest),

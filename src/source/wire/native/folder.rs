@@ -5,7 +5,7 @@ use crate::image::Guest;
 use crate::session;
 use crate::wire::native::Message;
 
-use super::connect::Links;
+use crate::source::links::Links;
 
 /// Sends description and device state of a guest that has them.
 pub(super) fn send(guest: &Guest, links: &Links) -> Result<()> {
@@ -26,6 +26,6 @@ pub(super) fn send(guest: &Guest, links: &Links) -> Result<()> {
 
 fn say(links: &Links, message: &Message) -> Result<()> {
     links
-        .in_frame(0, || session::send_message(&links.streams[0], message))
+        .in_frame(0, || session::send_message(links.main(), message))
         .map_err(|error| Error::from(error).in_stage("send the device state"))
 }

@@ -1,0 +1,124 @@
+//! One batch: from ranges of pages to a packet. What an encoder thread does all day.
+//!
+//! Here is what every wire needs: pages are copied out of the image, zero pages found, the others
+//! hashed. What becomes of them is for the wire's [`Encode`].
+
+use crate::codec::{self, CodecSettings, Encoded, Encoder};
+use crate::error::{Error, Kind, Result};
+use crate::fault::Site;
+use crate::image::Block;
+use crate::page::{PAGE_SIZE, PageIndex, is_zero};
+use crate::stats::Tally;
+use crate::wire::native::Class;
+
+use super::job::{Job, Packet, SendState};
+use super::wire::Encode;
+
+/// Encodes one batch; an error names its place. `busy`: no compressor was free, so it goes
+/// uncompressed.
+pub(super) fn encode(
+    encoder: &mut dyn Encode,
+    state: &SendState<'_>,
+    job: &Job,
+    busy: bool,
+) -> Result<Packet> {
+    let checked = state.context.faults.check(Site::Encode);
+    checked
+        .and_then(|()| encoder.encode(job, busy))
+        .map_err(|error| {
+            let first = job.ranges.first().map_or(0, |range| range.start.0);
+            error
+                .in_stage("encode")
+                .in_round(job.mark.round.0)
+                .at_page(first)
+        })
+}
+
+/// A page of the batch in hand.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Copied {
+    pub(super) page: PageIndex,
+    /// 0 for a zero page.
+    pub(super) hash: u128,
+    /// How it travels; `None` if it turned out to be unchanged.
+    pub(super) class: Option<Class>,
+}
+
+/// Copies the pages out of the image and packs those that are not zero into `packed`. Returns how
+/// many bytes they are.
+pub(super) fn read(job: &Job, pages: &mut Vec<Copied>, packed: &mut [u8]) -> Result<usize> {
+    let block = job.block();
+    pages.clear();
+    let mut filled = 0;
+    for &range in &job.ranges {
+        filled += block.read_some(range, &mut packed[filled..], |page, bytes| {
+            let zero = is_zero(bytes);
+            pages.push(Copied {
+                page,
+                hash: 0,
+                class: Some(if zero { Class::Zero } else { Class::Whole }),
+            });
+            !zero
+        })?;
+    }
+    Ok(filled)
+}
+
+/// Hashes the packed pages and adds the change of the digest to `tally`.
+pub(super) fn hash(
+    state: &SendState<'_>,
+    block: &Block,
+    pages: &mut [Copied],
+    packed: &[u8],
+    tally: &mut Tally,
+) {
+    let mut packed = packed.chunks_exact(PAGE_SIZE);
+    for copied in pages {
+        if copied.class == Some(Class::Whole) {
+            copied.hash = packed
+                .next()
+                .map_or(0, |bytes| block.seed().hash(copied.page, bytes));
+        }
+        let before = match &state.sent {
+            Some(sent) => sent.replace(block.key(copied.page), copied.hash),
+            None => 0,
+        };
+        tally.hashes = tally.hashes.wrapping_add(copied.hash).wrapping_sub(before);
+    }
+}
+
+/// As [`hash`], of pages that lie in a hole.
+pub(super) fn hash_holes(state: &SendState<'_>, job: &Job, tally: &mut Tally) {
+    let Some(sent) = &state.sent else { return };
+    let block = job.block();
+    for page in job.pages() {
+        let before = sent.replace(block.key(page), 0);
+        tally.hashes = tally.hashes.wrapping_sub(before);
+    }
+}
+
+/// A thread's compressor, with the settings that it was made for.
+#[derive(Default)]
+pub(super) struct CodecSlot(Option<(CodecSettings, Box<dyn Encoder>)>);
+
+impl CodecSlot {
+    /// Compresses `plain` into `out`, with the compressor in hand if it has these settings.
+    pub(super) fn encode(
+        &mut self,
+        settings: CodecSettings,
+        plain: &[u8],
+        out: &mut [u8],
+    ) -> Result<Encoded> {
+        let encoder = match &mut self.0 {
+            Some((made_for, encoder)) if *made_for == settings => encoder,
+            slot => {
+                let encoder =
+                    codec::encoder(settings).map_err(|error| Error::new(Kind::Usage, error))?;
+                &mut slot.insert((settings, encoder)).1
+            }
+        };
+        encoder
+            .encode(plain, out)
+            .map_err(|error| Error::new(Kind::Failed, error))
+    }
+}

@@ -1,0 +1,181 @@
+//! What is said on the links: one value for each wire format.
+//!
+//! The pipeline knows batches, rounds and connections. What becomes of them on the link is a
+//! [`Wire`]'s: how a batch is encoded, which bytes mark a round on each connection, how a migration
+//! ends. A wire is asked once a batch or a mark, never once a page, so the calls through trait
+//! objects cost nothing beside a compressor.
+//!
+//! State that lasts as long as a connection is in its [`Channel`]. A format whose connections each
+//! carry one long compressed stream compresses there ([`Channel::seal`]), in the order in which
+//! the connection is written to; one whose batches stand alone compresses in its [`Encode`], on
+//! any free thread.
+//!
+//! This file alone knows which wires there are.
+
+mod native;
+mod qemu;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::caps::Caps;
+use crate::error::{Error, Result};
+use crate::image::Guest;
+use crate::page::{Digest, PAGE_SIZE};
+use crate::pool::FirstError;
+use crate::round::RoundMark;
+use crate::session::{Context, Phase};
+use crate::transport::Stream;
+use crate::wire::{BlockInfo, Format};
+use crate::writer::Stopped;
+
+use super::job::{Job, Packet, SendState};
+use super::links::Links;
+use super::request::Request;
+
+pub use qemu::DEFAULT_MACHINE;
+
+/// A wire with its connections open, agreed with the destination where there is one that answers.
+pub(super) struct Opened {
+    pub(super) links: Links,
+    pub(super) wire: Box<dyn Wire>,
+    /// What is used of the request's capabilities.
+    pub(super) caps: Caps,
+}
+
+/// Opens the connections of the request's format.
+pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Result<Opened> {
+    match request.format {
+        Format::Native => native::open(request, guest, context),
+        Format::Qemu => qemu::open(request, guest, context),
+    }
+}
+
+/// One wire format, in one migration.
+pub(super) trait Wire: Debug + Send + Sync {
+    /// Reads what the destination says while rounds are under way; a thread of its own runs it.
+    /// `None` if the destination says nothing before the end.
+    fn listener(&mut self) -> Option<Listener> {
+        None
+    }
+
+    /// How batches are handed to encoders.
+    fn batches(&self) -> Batches;
+
+    /// An encoder, for one thread.
+    fn encoder<'a>(&'a self, state: &'a SendState<'a>) -> Box<dyn Encode + 'a>;
+
+    /// What one connection writes; its state lasts as long as the connection.
+    fn channel(&self, connection: usize) -> Box<dyn Channel + '_>;
+
+    /// All rounds are on the links: has the destination take over. Returns the writer if it may
+    /// be released only when the links are closed; a stored stream does not run yet.
+    fn finish<'w>(
+        &self,
+        all: AllSent<'w>,
+        links: &Links,
+        context: &Context,
+    ) -> Result<Option<Stopped<'w>>>;
+
+    /// An error of the pipeline or of [`Wire::finish`], with what the destination said about it.
+    fn explain(&self, error: Error) -> Error {
+        error
+    }
+
+    /// What the final error means on this wire, once the links have explained it.
+    fn conclude(&self, error: Error) -> Error {
+        error
+    }
+
+    /// The message that tells the destination why the migration failed; empty if the format has
+    /// none.
+    fn farewell(&self, error: &Error) -> Vec<u8>;
+}
+
+/// What runs beside the rounds and reads the main connection; see [`Wire::listener`].
+pub(super) type Listener = Box<dyn FnOnce(&Stream, &FirstError) + Send>;
+
+/// How batches are handed to encoders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Batches {
+    /// The most pages of a hole in one batch.
+    pub(super) hole_pages: u64,
+    /// Whether batches have to be in the order of their pages.
+    pub(super) in_order: bool,
+}
+
+/// Turns jobs into packets. Its buffers and its compressor live as long as its thread.
+pub(super) trait Encode {
+    /// Encodes one batch. `busy`: no compressor was free, so it goes uncompressed.
+    fn encode(&mut self, job: &Job, busy: bool) -> Result<Packet>;
+}
+
+/// What one connection writes, besides what the encoders made.
+pub(super) trait Channel {
+    /// What opens a round.
+    fn begin_round(&mut self, _mark: RoundMark) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// A packet is the next to be written on this connection.
+    fn seal(&mut self, packet: Packet) -> Result<Packet> {
+        Ok(packet)
+    }
+
+    /// What closes a round, of which everything is on the links.
+    fn end_round(&mut self, mark: RoundMark) -> Vec<u8>;
+
+    /// What is written when nothing else was for a while, so that the destination goes on waiting.
+    fn keep_alive(&self) -> Option<KeepAlive> {
+        None
+    }
+}
+
+/// See [`Channel::keep_alive`].
+#[derive(Debug, Clone)]
+pub(super) struct KeepAlive {
+    pub(super) after: Duration,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// The rounds are over, and the writer of a live guest is stopped.
+pub(super) struct AllSent<'w> {
+    /// What the destination must hold now.
+    pub(super) digest: Digest,
+    /// The guest as it was last.
+    pub(super) guest: Arc<Guest>,
+    /// The writer, if one was stopped.
+    pub(super) stopped: Option<Stopped<'w>>,
+}
+
+/// The destination is about to take over: whatever happens from now on, the writer is not resumed
+/// here, for it might then run in two places.
+fn let_go(stopped: Option<Stopped<'_>>, context: &Context) -> Result<()> {
+    context.enter(Phase::Commit)?;
+    if let Some(stopped) = stopped {
+        stopped.release();
+        context.stats.let_go();
+    }
+    Ok(())
+}
+
+/// The guest's blocks as a stream announces them.
+fn announced_blocks(guest: &Guest) -> Vec<BlockInfo> {
+    guest
+        .blocks()
+        .iter()
+        .map(|block| BlockInfo {
+            name: block.name().to_owned(),
+            bytes: block.pages() * PAGE_SIZE as u64,
+        })
+        .collect()
+}
+
+/// Notes that the destination cannot be asked what it lacks.
+fn no_fallback(request: &Request, context: &Context, why: &str) {
+    if request.fallback {
+        let notice = format!("fallback has no effect: {why}");
+        context.stats.notice(notice);
+    }
+}

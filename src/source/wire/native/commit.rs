@@ -1,0 +1,79 @@
+//! The end of a migration on the native wire. [`Phase`] has the protocol as a diagram.
+
+use crate::error::{Error, Kind, Result};
+use crate::fault::Site;
+use crate::session::{self, Context, PeerFailure, Phase};
+use crate::transport::Stream;
+use crate::wire::native::Message;
+use crate::writer::Stopped;
+
+use super::super::{AllSent, let_go};
+use super::replies::Replies;
+
+/// Everything is sent: lets the destination prove it, then lets go.
+///
+/// Until Commit is written, any failure leaves the source in charge. From then on only the
+/// destination knows who is.
+pub(super) fn commit(
+    all: AllSent<'_>,
+    main: &Stream,
+    replies: &Replies,
+    context: &Context,
+) -> Result<()> {
+    let digest = all.digest;
+    context.enter(Phase::Switchover)?;
+    context.faults.check(Site::Finish)?;
+    session::send_message(main, &Message::Finish { digest })?;
+    match replies.next()? {
+        Message::Proven { digest: held } if held == digest => {}
+        Message::Proven { digest: held } => {
+            return Err(Error::new(
+                Kind::Differs,
+                format!("the destination holds RAM with the digest {held}, not {digest}"),
+            ));
+        }
+        other => return Err(session::out_of_place(&other, "a proof was expected")),
+    }
+    context.stats.proven(digest);
+    if context.abort.is_raised() {
+        return Err(Error::interrupted());
+    }
+    let_go(all.stopped, context)?;
+    session::send_message(main, &Message::Commit).map_err(unknown)?;
+    match replies.next() {
+        Ok(Message::Committed) => Ok(()),
+        Ok(other) => Err(unknown(session::out_of_place(
+            &other,
+            "the end was expected",
+        ))),
+        // The destination itself says that it did not take over.
+        Err(error) if error.cause::<PeerFailure>().is_some() => Err(error),
+        Err(error) => Err(unknown(error)),
+    }
+}
+
+/// Everything is written to a file or a pipe, whose reader checks it. What is stored does not run
+/// yet, so the writer is released when the file has its name.
+pub(super) fn finish<'w>(
+    all: AllSent<'w>,
+    main: &Stream,
+    context: &Context,
+) -> Result<Option<Stopped<'w>>> {
+    let digest = all.digest;
+    context.enter(Phase::Switchover)?;
+    context.faults.check(Site::Finish)?;
+    session::send_message(main, &Message::Finish { digest })?;
+    context.stats.proven(digest);
+    Ok(all.stopped)
+}
+
+/// The link broke after the source let go.
+fn unknown(error: impl Into<Error>) -> Error {
+    #[derive(Debug, thiserror::Error)]
+    #[error(
+        "outcome unknown: the destination proved its copy and was told to take over, but did not \
+         confirm; if OUTPUT exists there under its final name and not as OUTPUT.partial, it has"
+    )]
+    struct Unknown(#[source] Error);
+    Error::new(Kind::OutcomeUnknown, Unknown(error.into()))
+}

@@ -1,0 +1,289 @@
+//! QEMU's wire: in front of the rounds the guest's preamble, around each round the frame of a
+//! section, after them the device state; and QEMU's return path.
+
+mod encode;
+mod return_path;
+
+use crate::caps::Capability;
+use crate::codec::Method;
+use crate::description::Description;
+use crate::error::{Error, Kind, Result};
+use crate::fault::Site;
+use crate::image::Guest;
+use crate::params::Params;
+use crate::round::RoundMark;
+use crate::session::{Context, Phase};
+use crate::source::job::SendState;
+use crate::source::links::{Links, Opener};
+use crate::source::request::Request;
+use crate::transport::{Stream, TransportError};
+use crate::wire::BlockInfo;
+use crate::wire::qemu::{self, Command, SectionKind};
+use crate::writer::Stopped;
+
+use super::{
+    AllSent, Batches, Channel, Encode, Opened, Wire, announced_blocks, let_go, no_fallback,
+};
+use encode::RecordEncoder;
+
+/// The machine type of a guest of which nothing but RAM is known: QEMU's `pc`, as 7.2 has it and
+/// 10.0 still.
+pub const DEFAULT_MACHINE: &str = "pc-i440fx-7.2";
+
+/// The number that the destination is to repeat on the return path.
+const PING: u32 = 1;
+
+/// RAM's section, where a guest does not say: as QEMU has it on a PC.
+const SECTION_ID: u32 = 2;
+
+/// Pages of a hole in a batch: each is a record of its own, so a batch is a buffer of records.
+const HOLE_PAGES: u64 = 16_384;
+
+/// QEMU's stream, to a QEMU or to a file or pipe.
+#[derive(Debug)]
+struct QemuWire {
+    machine: String,
+    /// QEMU's sub-sections of its configuration, as they were received.
+    configuration: Vec<u8>,
+    section_id: u32,
+    /// What comes before RAM's END section.
+    commands: Vec<Command>,
+    blocks: Vec<BlockInfo>,
+    /// Whether the destination says on a return path how it ended.
+    return_path: bool,
+    /// Whether rounds may follow the first.
+    later_rounds: bool,
+}
+
+/// Opens the one connection and writes the preamble; there is nothing to agree about.
+pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Result<Opened> {
+    check(request, &context.tuning.get())?;
+    no_fallback(request, context, "on the qemu wire nobody says what it can");
+    let mut links = Links::open(&Opener::new(request, context))?;
+    let wire = QemuWire::new(request, guest, links.is_two_way())?;
+    if let Err(error) = links.main().write(&wire.preamble(), &[]) {
+        return Err(links.explain(error.into()));
+    }
+    Ok(Opened {
+        links,
+        wire: Box::new(wire),
+        caps: request.caps,
+    })
+}
+
+/// Refuses what QEMU's stream has no means for.
+fn check(request: &Request, params: &Params) -> Result<()> {
+    let usage = |what: String| Err(Error::new(Kind::Usage, what));
+    if let Some(machine) = &request.machine
+        && machine.len() > qemu::MAX_MACHINE
+    {
+        return usage(format!(
+            "the machine type's name has {} bytes, but at most {} are allowed",
+            machine.len(),
+            qemu::MAX_MACHINE
+        ));
+    }
+    let method = params.codec_settings().method;
+    if request.caps.has(Capability::Compress) && method != Method::Zlib {
+        return usage(format!(
+            "compress-method {method} is not for the qemu wire: allowed there is zlib"
+        ));
+    }
+    if params.connections > 1 {
+        return usage(format!(
+            "the qemu wire has one connection, not {}",
+            params.connections
+        ));
+    }
+    Ok(())
+}
+
+impl QemuWire {
+    fn new(request: &Request, guest: &Guest, two_way: bool) -> Result<QemuWire> {
+        let given = match guest.description() {
+            None => Description {
+                machine: (request.machine.as_deref())
+                    .unwrap_or(DEFAULT_MACHINE)
+                    .to_owned(),
+                ram_section_id: SECTION_ID,
+                ..Description::default()
+            },
+            Some(own) if request.machine.is_some() => {
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!("a guest folder has a machine of its own: {}", own.machine),
+                ));
+            }
+            Some(own) => own.clone(),
+        };
+        let commands = given.commands.iter().map(|(number, payload)| {
+            Command::from_parts(*number, payload).ok_or_else(|| {
+                let what = format!("the guest folder has a command {number} that is unknown");
+                Error::new(Kind::Failed, what)
+            })
+        });
+        Ok(QemuWire {
+            commands: commands.collect::<Result<_>>()?,
+            machine: given.machine,
+            configuration: given.configuration,
+            section_id: given.ram_section_id,
+            blocks: announced_blocks(guest),
+            return_path: two_way && request.caps.has(Capability::ReturnPath),
+            later_rounds: request.has_later_rounds(),
+        })
+    }
+
+    /// Everything in front of the first round.
+    fn preamble(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        qemu::put_header(&mut out, &self.machine, &self.configuration);
+        if self.return_path {
+            qemu::put_command(&mut out, Command::OpenReturnPath);
+            qemu::put_command(&mut out, Command::Ping(PING));
+        }
+        qemu::put_start(&mut out, self.section_id, &self.blocks);
+        out
+    }
+
+    /// Ends RAM, unless the last of several rounds has, and hands over the devices.
+    fn device_state(&self, guest: &Guest) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        if !self.later_rounds {
+            self.put_commands(&mut out);
+            qemu::put_section(&mut out, SectionKind::End, self.section_id);
+            qemu::put_section_end(&mut out, self.section_id);
+        }
+        match guest.device_state() {
+            Some(state) => out.extend_from_slice(&state.read()?),
+            None => qemu::put_end_of_stream(&mut out),
+        }
+        Ok(out)
+    }
+
+    fn put_commands(&self, out: &mut Vec<u8>) {
+        for command in &self.commands {
+            qemu::put_command(out, *command);
+        }
+    }
+
+    /// The last byte, without which no QEMU takes the stream; then waits for the destination to say
+    /// that it has loaded the guest, if it was asked to, or else to hang up.
+    fn hand_over(&self, stream: &Stream, last: &[u8]) -> Result<()> {
+        stream.write(last, &[])?;
+        if self.return_path {
+            return_path::wait_for_the_end(stream, PING)
+        } else {
+            stream.end_of_writing().map_err(Error::from)
+        }
+    }
+}
+
+impl Wire for QemuWire {
+    /// QEMU's delta cache depends on the order of pages.
+    fn batches(&self) -> Batches {
+        Batches {
+            hole_pages: HOLE_PAGES,
+            in_order: true,
+        }
+    }
+
+    fn encoder<'a>(&'a self, state: &'a SendState<'a>) -> Box<dyn Encode + 'a> {
+        Box::new(RecordEncoder::new(state))
+    }
+
+    fn channel(&self, _connection: usize) -> Box<dyn Channel + '_> {
+        Box::new(Sections(self))
+    }
+
+    fn finish<'w>(
+        &self,
+        all: AllSent<'w>,
+        links: &Links,
+        context: &Context,
+    ) -> Result<Option<Stopped<'w>>> {
+        let two_way = links.is_two_way();
+        context.enter(Phase::Switchover)?;
+        context.faults.check(Site::Finish)?;
+        let stream = links.main();
+        let devices = self.device_state(&all.guest)?;
+        // Without its last byte no QEMU takes the stream: until then the source is in charge.
+        let (rest, last) = devices.split_at(devices.len().saturating_sub(1));
+        stream.write(rest, &[])?;
+        if context.abort.is_raised() {
+            return Err(Error::interrupted());
+        }
+        let mut stopped = all.stopped;
+        if two_way {
+            let_go(stopped.take(), context)?;
+        }
+        self.hand_over(stream, last)
+            .map_err(|error| match error.kind() {
+                Kind::Refused | Kind::OutcomeUnknown => error,
+                // The last byte may be under way: cancelling comes too late.
+                Kind::Interrupted if two_way => unknown(error),
+                // The writer stays stopped, so its owner must look at the destination, too.
+                _ if context.stats.snapshot().let_go => unknown(error),
+                _ => error,
+            })?;
+        context.stats.proven(all.digest);
+        Ok(stopped)
+    }
+
+    /// A QEMU that cannot load what it is sent hangs up; why, it says elsewhere.
+    fn conclude(&self, error: Error) -> Error {
+        #[derive(Debug, thiserror::Error)]
+        #[error(
+            "the destination hung up; a QEMU that cannot load the guest says why on its standard error \
+             (another machine type, -m or devices, or its compress being off)"
+        )]
+        struct HungUp(#[source] TransportError);
+        if !matches!(error.cause(), Some(TransportError::Closed)) {
+            return error;
+        }
+        let hung_up = Error::new(error.kind(), HungUp(TransportError::Closed));
+        match error.place().stage {
+            Some(stage) => hung_up.in_stage(stage),
+            None => hung_up,
+        }
+    }
+
+    /// QEMU's stream has no message for it.
+    fn farewell(&self, _error: &Error) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// The sections that rounds are, on the one connection.
+struct Sections<'a>(&'a QemuWire);
+
+impl Channel for Sections<'_> {
+    /// RAM's END section if it is the last of several rounds, else a PART.
+    fn begin_round(&mut self, mark: RoundMark) -> Vec<u8> {
+        let mut out = Vec::new();
+        let kind = if mark.last && !mark.round.is_first() {
+            self.0.put_commands(&mut out);
+            SectionKind::End
+        } else {
+            SectionKind::Part
+        };
+        qemu::put_section(&mut out, kind, self.0.section_id);
+        out
+    }
+
+    fn end_round(&mut self, _mark: RoundMark) -> Vec<u8> {
+        let mut out = Vec::new();
+        qemu::put_section_end(&mut out, self.0.section_id);
+        out
+    }
+}
+
+/// The destination has the whole stream, or may have, and did not say what became of it.
+fn unknown(error: impl Into<Error>) -> Error {
+    #[derive(Debug, thiserror::Error)]
+    #[error(
+        "outcome unknown: the destination has the whole stream, but did not say that it loaded the guest; \
+         a QEMU that could not has said so on its standard error and ended"
+    )]
+    struct Unknown(#[source] Error);
+    Error::new(Kind::OutcomeUnknown, Unknown(error.into()))
+}
