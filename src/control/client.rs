@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::ToSocketAddrs;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::error::{Error, Kind};
 use crate::text::printable;
-use crate::transport::Address;
+use crate::transport::{Address, each_address};
 use crate::units::format_duration;
 
 /// The longest message that is taken; the longest of QEMU's (its schema) has less than 1 MiB.
@@ -208,10 +207,14 @@ impl Client {
     /// # Errors
     /// All but [`ClientError::Declined`] by a monitor that keeps to the protocol.
     pub fn connect(address: &Address, limit: Duration) -> Result<Client, ClientError> {
+        let deadline = Instant::now() + limit;
         let socket = match address {
-            Address::Unix(path) => SockAddr::unix(path)
-                .and_then(|to| connect_socket(Domain::UNIX, &to, Instant::now() + limit)),
-            Address::Tcp { host, port } => connect_tcp(host, *port, Instant::now() + limit),
+            Address::Unix(path) => {
+                SockAddr::unix(path).and_then(|to| connect_socket(Domain::UNIX, &to, deadline))
+            }
+            Address::Tcp { host, port } => each_address(host, *port, |to| {
+                connect_socket(Domain::for_address(to), &to.into(), deadline)
+            }),
             _ => {
                 return Err(ClientError::Address {
                     address: address.to_string(),
@@ -536,17 +539,6 @@ fn connect_socket(domain: Domain, to: &SockAddr, deadline: Instant) -> io::Resul
         socket.set_tcp_nodelay(true)?;
     }
     Ok(socket)
-}
-
-fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<Socket> {
-    let mut last = io::Error::new(ErrorKind::NotFound, "the host has no address");
-    for to in (host, port).to_socket_addrs()? {
-        match connect_socket(Domain::for_address(to), &to.into(), deadline) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Addresses as they are written on the command line, QEMU's way.
+//! Addresses as they are written on the command line, in QEMU's syntax.
 
 use std::fmt;
 use std::os::fd::RawFd;
@@ -10,16 +10,17 @@ use super::TransportError;
 /// Where a migration goes to or comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// `tcp:HOST:PORT`; an IPv6 host stands in brackets. Port 0 lets a listener pick one.
+    /// `tcp:HOST:PORT`; an IPv6 host is written in brackets. With port 0, the system picks one to
+    /// listen on.
     Tcp {
-        /// Name or number, without brackets.
+        /// A name or an IP address, without brackets.
         host: String,
-        /// 0 to 65535.
+        /// The TCP port.
         port: u16,
     },
     /// `unix:PATH`: a socket.
     Unix(PathBuf),
-    /// `file:PATH`: a stream that is stored to be received later.
+    /// `file:PATH`: a stored stream, to be received later.
     File(PathBuf),
     /// `fd:N`: a descriptor that the process inherited.
     Fd(RawFd),
@@ -28,7 +29,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// Whether a listener may serve it, rather than something that is opened.
+    /// Whether a destination listens there, rather than opening it.
     pub fn is_listening(&self) -> bool {
         matches!(self, Address::Tcp { .. } | Address::Unix(_))
     }
@@ -38,29 +39,31 @@ impl FromStr for Address {
     type Err = TransportError;
 
     fn from_str(given: &str) -> Result<Address, TransportError> {
-        let wrong = |why| TransportError::Address {
+        let wrong = |why: &str| TransportError::Address {
             given: given.to_owned(),
-            why,
+            why: why.to_owned().into(),
         };
-        let (scheme, rest) = given.split_once(':').ok_or(wrong("it has no scheme"))?;
+        let Some((scheme, rest)) = given.split_once(':') else {
+            return Err(wrong("it does not begin with a scheme"));
+        };
         if rest.is_empty() {
-            return Err(wrong("nothing stands behind the scheme"));
+            return Err(wrong("nothing follows the scheme"));
         }
         match scheme {
-            "tcp" if rest.starts_with("//") => Err(wrong("no slashes stand behind tcp:")),
+            "tcp" if rest.starts_with("//") => Err(wrong("write tcp:HOST:PORT, without //")),
             "tcp" => {
                 let (host, port) = rest
                     .rsplit_once(':')
                     .ok_or(wrong("a host and a port are needed"))?;
                 let port = port
                     .parse()
-                    .map_err(|_| wrong("the port is no number from 0 to 65535"))?;
+                    .map_err(|_| wrong("the port is not a number from 0 to 65535"))?;
                 let host = match host.strip_prefix('[') {
                     Some(host) => host
                         .strip_suffix(']')
                         .ok_or(wrong("a bracket is not closed"))?,
                     None if host.contains(':') => {
-                        return Err(wrong("an IPv6 host stands in brackets"));
+                        return Err(wrong("an IPv6 host is written in brackets"));
                     }
                     None => host,
                 };
@@ -70,7 +73,11 @@ impl FromStr for Address {
                     port,
                 })
             }
-            "unix" if rest.len() > 107 => Err(wrong("a socket's path has at most 107 bytes")),
+            "unix" | "file" if rest.starts_with("~/") => Err(wrong(&format!(
+                "the shell does not expand ~ here, write {scheme}:$HOME{}",
+                &rest[1..]
+            ))),
+            "unix" if rest.len() > 107 => Err(wrong("the path of a socket has at most 107 bytes")),
             "unix" => Ok(Address::Unix(rest.into())),
             "file" => Ok(Address::File(rest.into())),
             "fd" => rest
@@ -78,8 +85,12 @@ impl FromStr for Address {
                 .ok()
                 .filter(|fd| *fd >= 0)
                 .map(Address::Fd)
-                .ok_or(wrong("a descriptor is a number from 0")),
+                .ok_or(wrong("a descriptor is a number, 0 or above")),
             "exec" => Ok(Address::Exec(rest.to_owned())),
+            // HOST:PORT, as other tools take it.
+            _ if format!("tcp:{given}").parse::<Address>().is_ok() => {
+                Err(wrong(&format!("write tcp:{given}")))
+            }
             _ => Err(wrong("the scheme is unknown")),
         }
     }
@@ -103,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_and_shown_alike() {
+    fn an_address_is_displayed_as_it_is_written() {
         for text in [
             "tcp:127.0.0.1:0",
             "tcp:[::1]:4444",
@@ -119,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_named_with_what_is_allowed() {
+    fn an_invalid_address_is_named_with_what_is_allowed() {
         for text in [
             "",
             "x",
@@ -129,6 +140,9 @@ mod tests {
             "tcp:host:65536",
             "tcp:::1:5",
             "tcp://127.0.0.1:4444",
+            "192.0.2.7:4444",
+            "[::1]:4444",
+            "unix:~/r.sock",
             "tcp:[::1:5",
             "udp:x:1",
             "fd:-1",
@@ -140,6 +154,15 @@ mod tests {
                 error.contains(&format!("'{text}'")) && error.contains("exec:COMMAND"),
                 "{error}"
             );
+        }
+        for (text, hint) in [
+            ("192.0.2.7:4444", "write tcp:192.0.2.7:4444"),
+            ("[::1]:4444", "write tcp:[::1]:4444"),
+            ("tcp://h:1", "write tcp:HOST:PORT, without //"),
+            ("unix:~/r.sock", "write unix:$HOME/r.sock"),
+        ] {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains(hint), "{error}");
         }
         assert!(
             format!("unix:{}", "x".repeat(108))

@@ -1,20 +1,20 @@
-//! The source's side of a link coming about.
+//! How a source opens its connections, or the file or command that takes its stream.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
-use std::net::ToSocketAddrs;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use socket2::{Domain, Socket, Type};
 
 use super::abort::Woken;
 use super::child::{Direction, ShellCommand};
+use super::sockets::{connect_unix, each_address};
 use super::{Abort, Address, Stream, TransportError};
 use crate::sys::{same_file, try_lock};
 
@@ -105,16 +105,18 @@ impl Connector {
         match &self.address {
             Address::Tcp { port: 0, .. } => Err(TransportError::Address {
                 given: self.address.to_string(),
-                why: "nobody can listen on port 0",
+                why: "a destination cannot listen on port 0".into(),
             }),
             Address::Tcp { host, port } => {
                 let deadline = Instant::now() + self.connect_timeout;
-                let socket = self.retry(abort, || tcp(host, *port, deadline, abort))?;
+                let socket = self.retry(abort, || {
+                    each_address(host, *port, |address| tcp(address, deadline, abort))
+                })?;
                 let _ = socket.set_tcp_nodelay(true);
                 Ok(plain(stream(socket.into())?))
             }
             Address::Unix(path) => {
-                let socket = self.retry(abort, || unix(path))?;
+                let socket = self.retry(abort, || connect_unix(path))?;
                 Ok(plain(stream(socket)?))
             }
             Address::File(path) => {
@@ -234,91 +236,22 @@ impl Connector {
     }
 }
 
-/// Connects to each of a name's addresses in turn until one answers.
-fn tcp(host: &str, port: u16, deadline: Instant, abort: &Abort) -> io::Result<Socket> {
-    let mut last = io::Error::other("the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        let error = match socket.connect(&address.into()) {
-            Ok(()) => return Ok(socket),
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                match abort.wait_for(socket.as_fd(), PollFlags::OUT, Some(left))? {
-                    Woken::Ready => match socket.take_error()? {
-                        None => return Ok(socket),
-                        Some(error) => error,
-                    },
-                    Woken::TimedOut => io::ErrorKind::TimedOut.into(),
-                    // The next look at the session finds it aborted.
-                    Woken::Aborted => return Err(io::ErrorKind::WouldBlock.into()),
-                }
-            }
-            Err(error) => error,
-        };
-        last = error;
+/// Connects to one address, until `deadline`.
+fn tcp(address: SocketAddr, deadline: Instant, abort: &Abort) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        connected => return connected.map(|()| socket),
     }
-    Err(last)
-}
-
-/// Connects without waiting for room in the listener's queue.
-fn unix(path: &Path) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket)
-}
-
-/// Opens what a destination reads without listening: a stored stream, a descriptor, a command.
-///
-/// # Errors
-/// What the system says, and an address that has to be listened on.
-pub fn open_for_reading(
-    address: &Address,
-    abort: &Arc<Abort>,
-    silence: Duration,
-) -> Result<Stream, TransportError> {
-    let failed = |source| TransportError::Io {
-        what: "open",
-        address: address.to_string(),
-        source,
-    };
-    let fd = match address {
-        Address::File(path) => {
-            let file = OpenOptions::new()
-                .read(true)
-                .custom_flags(libc::O_NONBLOCK)
-                .open(path)
-                .map_err(failed)?;
-            // A pipe with a name looks like one at its end until somebody writes to it.
-            match abort
-                .wait_for(file.as_fd(), PollFlags::IN, Some(silence))
-                .map_err(TransportError::Link)?
-            {
-                Woken::Ready => file.into(),
-                Woken::TimedOut => return Err(TransportError::Silent { limit: silence }),
-                Woken::Aborted => return Err(TransportError::Aborted),
-            }
-        }
-        Address::Fd(fd) => crate::sys::take_fd(*fd).map_err(failed)?,
-        Address::Exec(command) => {
-            let (command, pipe) = ShellCommand::start(command, Direction::FromCommand)?;
-            let stream = Stream::new(pipe, Arc::clone(abort), silence).map_err(failed)?;
-            return Ok(stream.with_command(command));
-        }
-        Address::Tcp { .. } | Address::Unix(_) => {
-            return Err(TransportError::Address {
-                given: address.to_string(),
-                why: "it has to be listened on",
-            });
-        }
-    };
-    Stream::new(fd, Arc::clone(abort), silence).map_err(failed)
-}
-
-/// Whether somebody listens on a socket's path; if not, the path may be taken over.
-pub(crate) fn is_stale(path: &Path) -> bool {
-    let is_socket =
-        std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    is_socket && unix(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    let left = deadline.saturating_duration_since(Instant::now());
+    match abort.wait_for(socket.as_fd(), PollFlags::OUT, Some(left))? {
+        Woken::Ready => match socket.take_error()? {
+            None => Ok(socket),
+            Some(error) => Err(error),
+        },
+        Woken::TimedOut => Err(io::ErrorKind::TimedOut.into()),
+        // The next look at the session finds it aborted.
+        Woken::Aborted => Err(io::ErrorKind::WouldBlock.into()),
+    }
 }

@@ -1,21 +1,28 @@
-//! The destination's side of a link coming about.
+//! How a destination gets its connections: it listens, or opens a stored stream, a descriptor or a
+//! command.
 
+use std::fs::OpenOptions;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connect::is_stale;
+use rustix::event::PollFlags;
+
+use super::abort::Woken;
+use super::child::{Direction, ShellCommand};
+use super::sockets::{Access, UnixSocket};
 use super::{Abort, Address, Stream, TransportError};
+
+/// Connections that may wait to be accepted on a unix socket; as the standard library has it for TCP.
+const BACKLOG: i32 = 128;
 
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixSocket),
 }
 
 /// A socket that waits for sources. A unix socket's path goes with it.
@@ -57,25 +64,13 @@ impl Listener {
                     },
                 })
             }
-            Address::Unix(path) => {
-                if is_stale(path) {
-                    std::fs::remove_file(path).map_err(failed)?;
-                }
-                if std::fs::symlink_metadata(path)
-                    .is_ok_and(|metadata| !metadata.file_type().is_socket())
-                {
-                    return Err(failed(io::Error::other("it exists and is not a socket")));
-                }
-                let socket = UnixListener::bind(path).map_err(failed)?;
-                socket.set_nonblocking(true).map_err(failed)?;
-                Ok(Listener {
-                    socket: Socket::Unix(socket, path.clone()),
-                    address: address.clone(),
-                })
-            }
+            Address::Unix(path) => Ok(Listener {
+                socket: Socket::Unix(UnixSocket::bind(path, Access::Umask, BACKLOG)?),
+                address: address.clone(),
+            }),
             Address::File(_) | Address::Fd(_) | Address::Exec(_) => Err(TransportError::Address {
                 given: address.to_string(),
-                why: "it cannot be listened on",
+                why: "a destination cannot listen there".into(),
             }),
         }
     }
@@ -99,9 +94,9 @@ impl Listener {
                 let _ = socket.set_nodelay(true);
                 (socket.into(), from.to_string())
             }),
-            Socket::Unix(listener, path) => listener
+            Socket::Unix(socket) => socket
                 .accept()
-                .map(|(socket, _)| (socket.into(), path.display().to_string())),
+                .map(|stream| (stream.into(), socket.path().display().to_string())),
         };
         match accepted {
             Ok((fd, from)) => {
@@ -133,15 +128,54 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
             Socket::Tcp(listener) => listener.as_fd(),
-            Socket::Unix(listener, _) => listener.as_fd(),
+            Socket::Unix(socket) => socket.as_fd(),
         }
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Socket::Unix(_, path) = &self.socket {
-            let _ = std::fs::remove_file(path);
+/// Opens what a destination reads without listening: a stored stream, a descriptor, a command.
+///
+/// # Errors
+/// What the system says, and an address that has to be listened on.
+pub fn open_for_reading(
+    address: &Address,
+    abort: &Arc<Abort>,
+    silence: Duration,
+) -> Result<Stream, TransportError> {
+    let failed = |source| TransportError::Io {
+        what: "open",
+        address: address.to_string(),
+        source,
+    };
+    let fd = match address {
+        Address::File(path) => {
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(path)
+                .map_err(failed)?;
+            // A pipe with a name looks like one at its end until somebody writes to it.
+            match abort
+                .wait_for(file.as_fd(), PollFlags::IN, Some(silence))
+                .map_err(TransportError::Link)?
+            {
+                Woken::Ready => file.into(),
+                Woken::TimedOut => return Err(TransportError::Silent { limit: silence }),
+                Woken::Aborted => return Err(TransportError::Aborted),
+            }
         }
-    }
+        Address::Fd(fd) => crate::sys::take_fd(*fd).map_err(failed)?,
+        Address::Exec(command) => {
+            let (command, pipe) = ShellCommand::start(command, Direction::FromCommand)?;
+            let stream = Stream::new(pipe, Arc::clone(abort), silence).map_err(failed)?;
+            return Ok(stream.with_command(command));
+        }
+        Address::Tcp { .. } | Address::Unix(_) => {
+            return Err(TransportError::Address {
+                given: address.to_string(),
+                why: "it has to be listened on".into(),
+            });
+        }
+    };
+    Stream::new(fd, Arc::clone(abort), silence).map_err(failed)
 }

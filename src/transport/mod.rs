@@ -1,6 +1,6 @@
-//! Links between source and destination: where to ([`Address`]), how they come about
-//! ([`connect`], [`listen`]), bytes with a time limit on silence ([`Stream`]), and a slower link
-//! than there is ([`link`](mod@link)).
+//! Links between source and destination: addresses ([`Address`]), how connections are opened
+//! ([`connect`]) and accepted ([`listen`]), bytes with a time limit on silence ([`Stream`]), and an
+//! emulated slower link ([`link`](mod@link)).
 //!
 //! Every wait in here ends when the session is aborted ([`Abort`]).
 
@@ -10,14 +10,17 @@ mod child;
 pub mod connect;
 pub mod link;
 pub mod listen;
+mod sockets;
 mod stream;
 
 pub use abort::Abort;
 pub(crate) use abort::Woken;
 pub use address::Address;
 pub use link::EmulatedLink;
+pub(crate) use sockets::{Access, UnixSocket, each_address};
 pub use stream::Stream;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,60 +31,60 @@ use crate::error::{Error, Kind};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
-    /// The address is none.
+    /// An address that cannot be read, or not be used like this.
     #[error(
-        "'{given}' is no address: {why}; allowed are tcp:HOST:PORT, unix:PATH, file:PATH, fd:N and exec:COMMAND"
+        "invalid address '{given}': {why}; allowed are tcp:HOST:PORT, unix:PATH, file:PATH, fd:N and exec:COMMAND"
     )]
     Address {
-        /// What was given.
+        /// The address as it was given.
         given: String,
         /// What is wrong with it.
-        why: &'static str,
+        why: Cow<'static, str>,
     },
-    /// The system declined.
+    /// A system call failed.
     #[error("cannot {what} {address}")]
     Io {
         /// What was tried.
         what: &'static str,
         /// With which address.
         address: String,
-        /// Why not.
+        /// Why it failed.
         #[source]
         source: io::Error,
     },
-    /// Nobody took the connection in time.
+    /// The connection was not accepted in time.
     #[error("cannot connect to {address} within {} s", limit.as_secs_f32())]
     ConnectTimeout {
-        /// Where to.
+        /// The destination's address.
         address: String,
         /// How long it was tried.
         limit: Duration,
-        /// What the last attempt met.
+        /// Why the last attempt failed.
         #[source]
         source: io::Error,
     },
-    /// Nobody came in time.
-    #[error("nobody connected within {} s", limit.as_secs_f32())]
+    /// No connection came in time.
+    #[error("no source connected within {} s", limit.as_secs_f32())]
     AcceptTimeout {
-        /// How long it was waited.
+        /// How long the destination waited.
         limit: Duration,
     },
-    /// The peer has not been heard for too long.
+    /// The peer has sent or taken nothing for too long.
     #[error("the peer has been silent for {} s", limit.as_secs_f32())]
     Silent {
         /// The time limit.
         limit: Duration,
     },
-    /// The peer closed the link where it may not.
+    /// The peer closed the link before the end.
     #[error("the peer closed the connection in the middle of the migration")]
     Closed,
     /// Reading or writing failed.
     #[error("the connection failed")]
     Link(#[source] io::Error),
-    /// A stored stream is there already.
-    #[error("'{}' exists already (--force replaces it)", path.display())]
+    /// A stored stream exists already.
+    #[error("'{}' already exists; --force replaces it", path.display())]
     FileExists {
-        /// The file.
+        /// The stored stream.
         path: PathBuf,
     },
     /// Another process is writing the same stored stream.
@@ -90,8 +93,8 @@ pub enum TransportError {
         /// The partial file.
         path: PathBuf,
     },
-    /// Another session listens there.
-    #[error("somebody is listening on {address} already")]
+    /// Another process listens at the address.
+    #[error("{address} is already in use")]
     InUse {
         /// The address.
         address: String,
@@ -107,12 +110,12 @@ pub enum TransportError {
     /// The command at the other end failed.
     #[error("the command '{command}' failed: {status}")]
     Command {
-        /// What was run.
+        /// The shell command.
         command: String,
         /// How it ended.
         status: std::process::ExitStatus,
     },
-    /// The session was aborted while this was waiting.
+    /// The session was aborted during a wait.
     #[error("interrupted")]
     Aborted,
 }

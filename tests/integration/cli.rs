@@ -386,7 +386,7 @@ fn a_connection_that_nobody_takes_ends_within_its_limit() {
         "--accept-timeout",
         "100ms",
     ])
-    .failed_with(1, &["nobody connected within 0.1 s"]);
+    .failed_with(1, &["no source connected within 0.1 s"]);
     files.nothing_changed(None);
 }
 

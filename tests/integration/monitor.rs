@@ -558,11 +558,11 @@ fn a_socket_that_cannot_be_is_named_with_the_reason() {
     let long = format!("unix:/{}", "x".repeat(107));
     let file = format!("unix:{}", scene.image.display());
     for (uri, code, words) in [
-        (&in_use[..], 1, "somebody is listening on"),
+        (&in_use[..], 1, "is already in use"),
         (&long, 2, "at most 107 bytes"),
         (&file, 1, "it exists and is not a socket"),
         ("tcp:127.0.0.1:0", 2, "unix:PATH only"),
-        ("m.sock", 2, "it has no scheme"),
+        ("m.sock", 2, "it does not begin with a scheme"),
         ("unix:/nowhere/at/all", 1, "No such file"),
     ] {
         run(&["monitor", uri]).failed_with(code, &[words]);

@@ -67,7 +67,6 @@ mod parameters;
 mod query;
 mod server;
 mod shared;
-mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -78,9 +77,12 @@ use std::time::{Duration, Instant};
 
 use self::server::Server;
 use self::shared::{Closing, Shared};
-use self::socket::Socket;
 use super::Control;
 use crate::error::{Error, Kind, Result};
+use crate::transport::{Access, UnixSocket};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 16;
 
 /// What commands mean that do not say it.
 #[derive(Debug, Clone, Default)]
@@ -121,7 +123,7 @@ impl Monitor {
     pub fn bind(path: &Path, control: Arc<dyn Control>, defaults: Defaults) -> Result<Monitor> {
         let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
         let shared = Arc::new(Shared::new().map_err(failed)?);
-        let socket = Socket::bind(path)?;
+        let socket = UnixSocket::bind(path, Access::OwnerOnly, BACKLOG)?;
         // It outlives the monitor where it is told of events; nobody hears them then.
         let observer = Arc::downgrade(&shared);
         control.observe(Box::new(move |event| {

@@ -16,11 +16,11 @@ use super::commands::{Executor, QUIT};
 use super::json::Message;
 use super::message::{self, QmpError, Request};
 use super::shared::{Closing, Shared};
-use super::socket::Socket;
 use super::{Defaults, Farewell};
 use crate::caps::Capability;
 use crate::control::Control;
 use crate::stats::Event;
+use crate::transport::UnixSocket;
 
 /// Who comes when there are as many as this is turned away.
 pub(super) const MOST_CLIENTS: usize = 64;
@@ -33,7 +33,7 @@ const NO_ROOM: Duration = Duration::from_millis(100);
 pub(super) struct Server {
     pub(super) shared: Arc<Shared>,
     /// `None` when nobody is accepted any more.
-    pub(super) socket: Option<Socket>,
+    pub(super) socket: Option<UnixSocket>,
     pub(super) control: Arc<dyn Control>,
     pub(super) defaults: Defaults,
     pub(super) clients: Vec<Client>,

@@ -27,9 +27,9 @@ fn expected(name: &str, first: &str, len: usize, way: Way) -> String {
     let told = first.split_once(": ").unwrap().1;
     match (name, way) {
         // Too short for anybody to be told from a stranger, or a stranger.
-        (_, Way::Pieces(_)) if len < 16 => "nobody connected within".to_owned(),
+        (_, Way::Pieces(_)) if len < 16 => "no source connected within".to_owned(),
         (_, Way::File) if len < 16 => "the peer closed the connection".to_owned(),
-        ("bad-magic", Way::Pieces(_)) => "nobody connected within".to_owned(),
+        ("bad-magic", Way::Pieces(_)) => "no source connected within".to_owned(),
         ("bad-magic", Way::File) => "agree".to_owned(),
         ("whole-without-blocks", _) => "the guest has no block".to_owned(),
         _ if first.starts_with("cut") => {

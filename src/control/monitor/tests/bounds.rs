@@ -181,10 +181,7 @@ fn a_dead_socket_is_replaced_and_a_living_one_is_not() {
         |path: &std::path::Path| Monitor::bind(path, Arc::<Fake>::default(), Defaults::default());
     let words = again(&bench.path()).unwrap_err().one_line();
     let path = bench.path().display().to_string();
-    assert_eq!(
-        words,
-        format!("somebody is listening on unix:{path} already")
-    );
+    assert_eq!(words, format!("unix:{path} is already in use"));
     bench.client().done("query-version", json!({}));
 
     let dead = bench.folder.path().join("dead");

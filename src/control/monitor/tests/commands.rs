@@ -200,7 +200,7 @@ fn what_makes_no_sense_is_not_sent() {
             ),
             (
                 json!({"uri": "tcp:h", "image": "i"}),
-                "'tcp:h' is no address: a host and a port are needed; allowed are tcp:HOST:PORT, \
+                "invalid address 'tcp:h': a host and a port are needed; allowed are tcp:HOST:PORT, \
                  unix:PATH, file:PATH, fd:N and exec:COMMAND",
             ),
             (
