@@ -99,6 +99,7 @@ pub mod image;
 pub mod inspect;
 pub mod page;
 pub mod params;
+pub mod partial;
 mod pool;
 pub mod round;
 pub mod session;

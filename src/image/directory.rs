@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use super::ImageError;
 use super::folder::{Contents, FolderError, GUEST_JSON, GUEST_JSON_NEW, MAX_GUEST_JSON, file_name};
+use crate::partial::OutputError;
 use crate::sys::{same_file, try_lock};
 
 /// A folder that is open.
@@ -47,9 +48,10 @@ impl Directory {
         if try_lock(&self.file) {
             Ok(())
         } else {
-            Err(ImageError::OutputBusy {
+            Err(OutputError::Busy {
                 path: self.path.clone(),
-            })
+            }
+            .into())
         }
     }
 

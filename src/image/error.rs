@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::folder::FolderError;
 use crate::error::{Error, Kind};
 use crate::page::PAGE_SIZE;
+use crate::partial::OutputError;
 
 /// What can be wrong with an image.
 #[derive(Debug, thiserror::Error)]
@@ -99,18 +100,9 @@ pub enum ImageError {
         /// What was given.
         given: String,
     },
-    /// The output is there already.
-    #[error("'{}' exists already (--force replaces it)", path.display())]
-    OutputExists {
-        /// The output.
-        path: PathBuf,
-    },
-    /// Another process is writing the same output.
-    #[error("'{}' is being written by another process", path.display())]
-    OutputBusy {
-        /// The partial file.
-        path: PathBuf,
-    },
+    /// The output cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// It is no guest folder, or one that cannot be used, or cannot become one.
     #[error("guest folder '{}'", path.display())]
     Folder {

@@ -14,11 +14,12 @@ use rustix::fs::{Mode, OFlags};
 use super::device_state::Appended;
 use super::directory::Directory;
 use super::folder::{Contents, DEVICE_STATE, FolderError, check_blocks, file_name};
-use super::partial::{PartialFile, PartialFolder};
+use super::partial::{PartialFolder, clear_folder};
 use super::store::FlatFile;
 use super::{Block, DeviceState, ImageError, Ram};
 use crate::description::Description;
 use crate::page::{Digest, PAGE_SIZE};
+use crate::partial::{OutputError, PartialFile};
 use crate::sync;
 
 /// A guest that is being received: its blocks, and what becomes of them.
@@ -64,7 +65,7 @@ impl Output {
     /// A partial file that a killed process left behind is replaced; one that is locked is not.
     ///
     /// # Errors
-    /// A guest with several blocks, [`ImageError::OutputBusy`], [`ImageError::OutputExists`], or
+    /// A guest with several blocks, [`OutputError::Busy`], [`OutputError::Exists`], or
     /// the system's reason.
     pub fn image(path: &Path, blocks: &[(String, u64)], force: bool) -> Result<Output, ImageError> {
         let [(name, _)] = blocks else {
@@ -100,6 +101,7 @@ impl Output {
                 path: path.to_owned(),
             });
         }
+        clear_folder(path)?;
         let partial = PartialFile::create(path)?;
         let ram = open_blocks(blocks, |name| {
             let file = if name == keep {
@@ -253,15 +255,7 @@ impl Output {
             .device_state()?
             .map_or((0, 0), |state| (state.bytes(), state.hash()));
         match &mut self.target {
-            Target::File(partial) => {
-                partial
-                    .commit(&self.path, self.replace)
-                    .map_err(|source| ImageError::Io {
-                        what: "rename the partial file onto",
-                        path: self.path.clone(),
-                        source,
-                    })
-            }
+            Target::File(partial) => Ok(partial.commit(&self.path, self.replace)?),
             Target::Folder(partial) => {
                 let contents = Contents {
                     complete: true,
@@ -329,9 +323,10 @@ fn examine(path: &Path, force: bool) -> Result<Old, ImageError> {
         Ok(metadata) if metadata.is_dir() => {
             let old = Directory::open(path, false)?;
             if !force && old.contents().is_ok() {
-                return Err(ImageError::OutputExists {
+                return Err(OutputError::Exists {
                     path: path.to_owned(),
-                });
+                }
+                .into());
             }
             old.accounted(false)
                 .map(|_| Old::GuestFolder)
@@ -345,9 +340,10 @@ fn examine(path: &Path, force: bool) -> Result<Old, ImageError> {
                     other => other,
                 })
         }
-        Ok(_) if !force => Err(ImageError::OutputExists {
+        Ok(_) if !force => Err(OutputError::Exists {
             path: path.to_owned(),
-        }),
+        }
+        .into()),
         Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
             Err(ImageError::NotAFile {
                 path: path.to_owned(),

@@ -1,6 +1,6 @@
 //! How a source opens its connections, or the file or command that takes its stream.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +16,7 @@ use super::abort::Woken;
 use super::child::{Direction, ShellCommand};
 use super::sockets::{connect_unix, each_address};
 use super::{Abort, Address, Stream, TransportError};
-use crate::sys::{same_file, try_lock};
+use crate::partial::{OutputError, PartialFile};
 
 /// How long to wait between attempts on a socket that is not there yet.
 const RETRY: Duration = Duration::from_millis(20);
@@ -34,14 +34,12 @@ pub struct Connector {
     pub force: bool,
 }
 
-/// A file that is being written under a name of its own until it is whole.
+/// A stream's file, which gets its name when the stream is complete.
 #[derive(Debug)]
 pub struct Stored {
-    /// Held for its lock, until the file has its name.
-    file: File,
-    partial: PathBuf,
+    partial: PartialFile,
     path: PathBuf,
-    done: bool,
+    replace: bool,
 }
 
 impl Stored {
@@ -50,26 +48,7 @@ impl Stored {
     /// # Errors
     /// The system's reason.
     pub fn commit(mut self) -> Result<(), TransportError> {
-        let renamed = if same_file(&self.file, &self.partial) {
-            std::fs::rename(&self.partial, &self.path)
-        } else {
-            Err(io::Error::other("another process has replaced it"))
-        };
-        renamed.map_err(|source| TransportError::Io {
-            what: "rename the partial file onto",
-            address: format!("file:{}", self.path.display()),
-            source,
-        })?;
-        self.done = true;
-        Ok(())
-    }
-}
-
-impl Drop for Stored {
-    fn drop(&mut self) {
-        if !self.done && same_file(&self.file, &self.partial) {
-            let _ = std::fs::remove_file(&self.partial);
-        }
+        Ok(self.partial.commit(&self.path, self.replace)?)
     }
 }
 
@@ -147,11 +126,6 @@ impl Connector {
         path: &Path,
         abort: &Abort,
     ) -> Result<(OwnedFd, Option<Stored>), TransportError> {
-        let failed = |source| TransportError::Io {
-            what: "create",
-            address: self.address.to_string(),
-            source,
-        };
         match std::fs::metadata(path) {
             // A pipe with a name, a terminal, /dev/null: written as they are.
             Ok(metadata) if !metadata.is_file() => {
@@ -164,32 +138,19 @@ impl Connector {
                 return Ok((self.retry(abort, open)?.into(), None));
             }
             Ok(_) if !self.force => {
-                return Err(TransportError::FileExists {
+                return Err(OutputError::Exists {
                     path: path.to_owned(),
-                });
+                }
+                .into());
             }
             _ => {}
         }
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        // What a killed process left behind is taken over, what another is writing is not.
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&partial)
-            .map_err(failed)?;
-        if !try_lock(&file) || !same_file(&file, Path::new(&partial)) {
-            let path = PathBuf::from(&partial);
-            return Err(TransportError::FileBusy { path });
-        }
-        file.set_len(0).map_err(failed)?;
+        let partial = PartialFile::create(path)?;
+        let file = partial.file()?;
         let stored = Stored {
-            file: file.try_clone().map_err(failed)?,
-            partial: partial.into(),
+            partial,
             path: path.to_owned(),
-            done: false,
+            replace: self.force,
         };
         Ok((file.into(), Some(stored)))
     }

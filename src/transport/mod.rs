@@ -22,10 +22,10 @@ pub use stream::Stream;
 
 use std::borrow::Cow;
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, Kind};
+use crate::partial::OutputError;
 
 /// What can go wrong with a link.
 #[derive(Debug, thiserror::Error)]
@@ -81,18 +81,9 @@ pub enum TransportError {
     /// Reading or writing failed.
     #[error("the connection failed")]
     Link(#[source] io::Error),
-    /// A stored stream exists already.
-    #[error("'{}' already exists; --force replaces it", path.display())]
-    FileExists {
-        /// The stored stream.
-        path: PathBuf,
-    },
-    /// Another process is writing the same stored stream.
-    #[error("'{}' is being written by another process", path.display())]
-    FileBusy {
-        /// The partial file.
-        path: PathBuf,
-    },
+    /// The file of a stored stream cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// Another process listens at the address.
     #[error("{address} is already in use")]
     InUse {

@@ -13,7 +13,7 @@ fn an_output_that_is_not_committed_leaves_nothing_and_the_old_one_untouched() {
     std::fs::write(&path, b"old").unwrap();
     assert!(matches!(
         image(&path, 4, false),
-        Err(ImageError::OutputExists { .. })
+        Err(ImageError::Output(OutputError::Exists { .. }))
     ));
     let output = image(&path, 4, true).unwrap();
     let page = [7; PAGE_SIZE];
@@ -30,7 +30,7 @@ fn a_partial_file_in_use_is_left_alone_and_one_left_behind_is_replaced() {
     let mut first = image(&path, 4, false).unwrap();
     assert!(matches!(
         image(&path, 4, false),
-        Err(ImageError::OutputBusy { .. })
+        Err(ImageError::Output(OutputError::Busy { .. }))
     ));
     first.commit().unwrap();
     drop(first);
@@ -92,13 +92,13 @@ fn a_folder_that_is_not_committed_leaves_nothing_and_the_old_one_untouched() {
     );
     assert!(matches!(
         Output::check(&path, false),
-        Err(ImageError::OutputExists { .. })
+        Err(ImageError::Output(OutputError::Exists { .. }))
     ));
     let json = std::fs::read(path.join("guest.json")).unwrap();
     let output = Output::folder(&path, &two()[..1], true).unwrap();
     assert!(matches!(
         Output::folder(&path, &two(), true),
-        Err(ImageError::OutputBusy { .. })
+        Err(ImageError::Output(OutputError::Busy { .. }))
     ));
     drop(output);
     assert_eq!(names(dir.path()), ["out"]);
