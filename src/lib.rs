@@ -104,6 +104,7 @@ mod pool;
 pub mod round;
 pub mod session;
 mod settings;
+pub mod sniff;
 pub mod source;
 pub mod stats;
 mod sync;

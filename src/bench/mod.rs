@@ -39,6 +39,7 @@ use std::time::Duration;
 use crate::advice::Goal;
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
+use crate::image::ImageFormat;
 use crate::inspect::Pages;
 use crate::page::Digest;
 use crate::params::Params;
@@ -59,6 +60,8 @@ use report::BenchReport;
 pub struct BenchRequest {
     /// The guest: a raw image of its RAM, or a guest folder.
     pub image: PathBuf,
+    /// What to take the image and its later states for.
+    pub image_format: ImageFormat,
     /// The mix of pages and the seed of a synthetic guest.
     pub synthetic: Option<(Mix, u64)>,
     /// Later images of the same guest: a delta round each.

@@ -14,7 +14,7 @@ use super::{Bench, BenchRequest};
 use crate::caps::Capability;
 use crate::codec::Method;
 use crate::error::{Error, Kind, Result};
-use crate::image::Guest;
+use crate::image::{Guest, ImageFormat};
 use crate::inspect;
 use crate::inspect::{Contents, Pages};
 use crate::page::{Digest, PAGE_SIZE};
@@ -112,7 +112,7 @@ struct Images {
 
 impl Images {
     fn read(request: &BenchRequest) -> Result<Images> {
-        let mut last = Guest::open(&request.image)?;
+        let mut last = Guest::open_as(&request.image, request.image_format)?;
         let sample = PageSample::of(&last)?;
         let first = last.digest()?;
         let mut digest = first;
@@ -254,7 +254,7 @@ fn work(setting: &Setting, alone: Option<CodecRun>, data_bytes: f64, cores: usiz
 
 /// An image's pages by what they hold.
 fn page_classes(image: &Path) -> Result<Pages> {
-    let found = inspect::inspect(image, &|_, _| {})?;
+    let found = inspect::inspect_as(image, ImageFormat::Raw, &|_, _| {})?;
     let blocks = match found.contents {
         Contents::RawImage(image) => image.blocks,
         Contents::GuestFolder(folder) => folder.image.blocks,

@@ -19,6 +19,7 @@ fn request(folder: &Path, settings: &str) -> BenchRequest {
         synthetic::write(&image, 1 << 20, 3).expect("an image");
     }
     BenchRequest {
+        image_format: ImageFormat::Detect,
         image,
         synthetic: Some((Mix::default(), 3)),
         then: vec![],

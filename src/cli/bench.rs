@@ -23,13 +23,14 @@ use crate::bench::{self, Bench, BenchRequest};
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::grid::terminal_width;
-use crate::image::Guest;
+use crate::image::{Guest, ImageFormat};
 use crate::page::PAGE_SIZE;
 use crate::params::Params;
 use crate::synthetic::{self, Mix};
 use crate::text::printable;
 use crate::units::{format_bytes, format_duration, parse_duration, parse_size};
 
+use super::format::FormatArg;
 use super::output::{print, print_json, report as tell};
 use super::params::{BenchParams, Checked};
 use super::{exit_code, signals};
@@ -52,6 +53,8 @@ pub(super) struct BenchArgs {
     /// The same guest's RAM at a later time: a delta round over what changed (may be repeated)
     #[arg(long, value_name = "IMAGE", requires = "image")]
     then: Vec<PathBuf>,
+    #[command(flatten)]
+    format: FormatArg,
     #[command(flatten)]
     matrix: MatrixArgs,
     #[command(flatten)]
@@ -351,7 +354,7 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
     let (scratch, image) = match &args.image {
         Some(image) => {
             let peer = args.peer.as_ref().map_or(0, |_| peer_bytes(image));
-            let bytes = output_bytes(image, &args.then)?.max(peer);
+            let bytes = output_bytes(image, &args.then, args.format.into())?.max(peer);
             (scratch_for(args.scratch, bytes)?, None)
         }
         None => {
@@ -374,6 +377,7 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
     let request = BenchRequest {
         synthetic: image.is_some().then_some((mix, args.seed)),
         image: image.or(args.image).unwrap_or_default(),
+        image_format: args.format.into(),
         then: args.then,
         settings: matrix.settings,
         notes: matrix.notes,
@@ -464,10 +468,10 @@ fn peer_bytes(image: &Path) -> u64 {
 }
 
 /// The most that what arrives may take.
-fn output_bytes(image: &Path, then: &[PathBuf]) -> Result<u64> {
+fn output_bytes(image: &Path, then: &[PathBuf], format: ImageFormat) -> Result<u64> {
     let mut bytes = 0_u64;
     for image in std::iter::once(image).chain(then.iter().map(PathBuf::as_path)) {
-        bytes = bytes.saturating_add(bench::data_bytes(&Guest::open(image)?)?);
+        bytes = bytes.saturating_add(bench::data_bytes(&Guest::open_as(image, format)?)?);
     }
     Ok(bytes)
 }

@@ -5,19 +5,22 @@ use std::path::PathBuf;
 use crate::error::Result;
 use crate::image::Guest;
 
+use super::format::FormatArg;
 use super::output::{print, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DigestArgs {
     /// A raw RAM image or a guest folder
     image: PathBuf,
+    #[command(flatten)]
+    format: FormatArg,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &DigestArgs) -> Result<()> {
-    let digest = Guest::open(&args.image)?.digest()?;
+    let digest = Guest::open_as(&args.image, args.format.into())?.digest()?;
     if args.json {
         let image = args.image.display().to_string();
         return print_json(&serde_json::json!({ "image": image, "digest": digest }));

@@ -11,12 +11,13 @@ use crate::error::{Error, Kind, Result};
 use crate::grid::{Grid, GridLine};
 use crate::inspect::{
     Contents, Count, Damage, DamageSort, Device, GuestFolder, GuestImage, NativeStream,
-    QemuSetting, QemuStream, Report, Sample, inspect,
+    QemuSetting, QemuStream, Report, Sample, inspect_as,
 };
 use crate::page::PAGE_SIZE;
 use crate::text::{Quoted, printable};
 use crate::units::{format_bytes, format_duration};
 
+use super::format::FormatArg;
 use super::output::{print, print_json};
 
 /// What a stream's bytes are called that were not understood.
@@ -29,6 +30,8 @@ const TOO_MANY_DEVICES: &str = "too many bytes of devices to tell them apart";
 pub(super) struct InspectArgs {
     /// A stream that was stored, a raw RAM image, or a guest folder; - is a stream on standard input
     file: PathBuf,
+    #[command(flatten)]
+    format: FormatArg,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -56,7 +59,9 @@ fn words(damage: &Damage) -> String {
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let report = {
         let view = View::new();
-        inspect(&args.file, &|done, all| view.show(done, all))?
+        inspect_as(&args.file, args.format.into(), &|done, all| {
+            view.show(done, all);
+        })?
     };
     if args.json {
         print_json(&report)?;

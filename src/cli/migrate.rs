@@ -14,6 +14,7 @@ use crate::wire::Format;
 use crate::writer::guard;
 
 use super::dropped::Dropped;
+use super::format::FormatArg;
 use super::monitor::{self, Attached};
 use super::output::{self, announce, print_json};
 use super::params::{Checked, DestinationArgs, SourceArgs};
@@ -41,6 +42,8 @@ pub(super) struct SendArgs {
     /// The same guest's RAM at a later time: a delta round over what changed (may be repeated)
     #[arg(long, value_name = "IMAGE")]
     then: Vec<PathBuf>,
+    #[command(flatten)]
+    format: FormatArg,
     /// What to speak: native, or qemu for a stream that a QEMU's -incoming loads
     #[arg(long, value_name = "FORMAT", default_value = "native", value_parser = Checked(str::parse::<Format>))]
     wire: Format,
@@ -197,6 +200,7 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
     }
     let send = Migration::send(args.image)
         .to(args.uri)
+        .image_format(args.format.into())
         .then(args.then)
         .format(args.wire)
         .fallback(args.fallback)

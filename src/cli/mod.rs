@@ -5,6 +5,7 @@ mod churn;
 mod ctl;
 mod digest;
 mod dropped;
+mod format;
 mod inspect;
 mod migrate;
 mod monitor;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::Result;
+use crate::image::ImageFormat;
 use crate::params::{Params, Side};
 use crate::settings::Settings;
 use crate::source::Live;
@@ -99,6 +100,12 @@ impl SendBuilder {
     /// Whether to replace the file of a `file:` address.
     pub fn force(mut self, force: bool) -> SendBuilder {
         self.request.force = force;
+        self
+    }
+
+    /// What to take the image for; [`ImageFormat::Detect`] unless given.
+    pub fn image_format(mut self, format: ImageFormat) -> SendBuilder {
+        self.request.image_format = format;
         self
     }
 

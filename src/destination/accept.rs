@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result};
 use crate::image::Output;
 use crate::session::{self, Agreed, Context};
+use crate::sniff::{Content, NotAStream};
 use crate::transport::listen::{Listener, open_for_reading};
 use crate::transport::{Address, Stream, TransportError};
 use crate::wire::native::{HELLO_HEAD_LEN, Hello};
-use crate::wire::qemu;
 
 use super::Request;
 use super::links::{Links, is_closed};
@@ -71,7 +71,7 @@ fn open(request: &Request, context: &Context) -> Result<Source> {
     };
     let mut head = [0; HELLO_HEAD_LEN];
     let hello = match links.main().read(&mut head) {
-        Ok(()) if is_qemu(&head) => {
+        Ok(()) if is_qemu(&head).map_err(|error| error.in_stage("agree"))? => {
             return Ok(Source::Qemu(Box::new(QemuSource {
                 links,
                 head: head.to_vec(),
@@ -118,9 +118,14 @@ fn open(request: &Request, context: &Context) -> Result<Source> {
     })))
 }
 
-/// Whether a stream that begins like this is QEMU's, or one of QEMU's further connections.
-pub(super) fn is_qemu(head: &[u8]) -> bool {
-    head.starts_with(&qemu::MAGIC) || head.starts_with(&qemu::MULTIFD_MAGIC)
+/// Whether a stream that begins like this is QEMU's, or one of QEMU's further connections. If not,
+/// it should be one of ours; what is known to be neither is refused by name.
+pub(super) fn is_qemu(head: &[u8]) -> Result<bool> {
+    match Content::of_stream(head) {
+        Some(Content::QemuStream | Content::QemuChannel) => Ok(true),
+        Some(Content::NativeStream) | None => Ok(false),
+        Some(content) => Err(Error::new(Kind::Failed, NotAStream { content })),
+    }
 }
 
 /// Answers a hello.

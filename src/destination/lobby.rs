@@ -331,7 +331,7 @@ impl Greeting {
                     let hello = Hello::read(&head, &self.bytes[HELLO_HEAD_LEN..])?;
                     return Ok(Some(First::Hello(hello)));
                 }
-                None if is_qemu(&self.bytes) => {
+                None if is_qemu(&self.bytes)? => {
                     // One of QEMU's further connections is refused here: without it, what the main
                     // one carries is not the guest.
                     Parser::new().next(&self.bytes)?;

@@ -7,6 +7,7 @@ use super::folder::FolderError;
 use crate::error::{Error, Kind};
 use crate::page::PAGE_SIZE;
 use crate::partial::OutputError;
+use crate::sniff::Content;
 
 /// What can be wrong with an image.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,14 @@ pub enum ImageError {
     NotAFile {
         /// What was given.
         path: PathBuf,
+    },
+    /// It begins like something else than flat RAM.
+    #[error("'{}' is {content}, not a raw RAM image: {} (--format raw takes it for RAM nevertheless)", path.display(), content.way_out())]
+    NotRam {
+        /// What was given.
+        path: PathBuf,
+        /// What it is.
+        content: Content,
     },
     /// It has no bytes.
     #[error("'{}' is empty: a RAM image holds at least one page of {PAGE_SIZE} bytes", path.display())]

@@ -15,6 +15,19 @@ use crate::page::Digest;
 pub struct Guest {
     ram: Arc<Ram>,
     extras: Option<Arc<Extras>>,
+    /// How its files are to be taken; later snapshots of it, too.
+    format: ImageFormat,
+}
+
+/// What a file is taken for. A folder is always a guest folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ImageFormat {
+    /// A raw image, unless it begins like something else.
+    #[default]
+    Detect,
+    /// A raw image, whatever it begins with.
+    Raw,
 }
 
 /// What a guest folder has besides RAM.
@@ -34,19 +47,28 @@ impl Guest {
     /// `guest.json` says, what they hold is for [`Guest::digest`] to compare.
     ///
     /// # Errors
-    /// A file that is missing, unreadable, empty, not a regular file, or not of whole pages, and
-    /// [`ImageError::Folder`].
+    /// [`ImageError::NotRam`]; a file that is missing, unreadable, empty, not a regular file, or not
+    /// of whole pages; and [`ImageError::Folder`].
     pub fn open(path: &Path) -> Result<Guest, ImageError> {
+        Guest::open_as(path, ImageFormat::Detect)
+    }
+
+    /// [`Guest::open`] that takes a file for what `format` says.
+    ///
+    /// # Errors
+    /// As [`Guest::open`].
+    pub fn open_as(path: &Path, format: ImageFormat) -> Result<Guest, ImageError> {
         if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
-            return Guest::open_folder(path);
+            return Guest::open_folder(path, format);
         }
         Ok(Guest {
-            ram: Arc::new(Ram::new(vec![Block::open_raw(path)?])),
+            ram: Arc::new(Ram::new(vec![Block::open(path, format)?])),
             extras: None,
+            format,
         })
     }
 
-    fn open_folder(path: &Path) -> Result<Guest, ImageError> {
+    fn open_folder(path: &Path, format: ImageFormat) -> Result<Guest, ImageError> {
         let folder = Directory::open(path, true)?;
         let contents = folder.contents()?;
         if !contents.complete {
@@ -78,6 +100,7 @@ impl Guest {
                 description: contents.description,
                 device_state,
             })),
+            format,
         })
     }
 
@@ -107,7 +130,7 @@ impl Guest {
     /// # Errors
     /// Whatever [`Guest::open`] finds, a size that is not the block's, blocks that are not this guest's.
     pub fn open_later(&self, path: &Path) -> Result<Guest, ImageError> {
-        let later = Guest::open(path)?;
+        let later = Guest::open_as(path, self.format)?;
         if later.extras.is_some() {
             return self.same_blocks(&later, path).map(|()| later);
         }
@@ -127,6 +150,7 @@ impl Guest {
         Ok(Guest {
             ram: Arc::new(Ram::new(blocks)),
             extras: self.extras.clone(),
+            format: self.format,
         })
     }
 

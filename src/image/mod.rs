@@ -29,7 +29,7 @@ mod store;
 pub use device_state::DeviceState;
 pub use error::ImageError;
 pub use folder::FolderError;
-pub use guest::Guest;
+pub use guest::{Guest, ImageFormat};
 pub(crate) use map::{Lane, Words};
 pub use output::Output;
 pub use ram::{Block, Ram};

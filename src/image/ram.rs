@@ -7,7 +7,7 @@ use std::time::Duration;
 use rayon::prelude::*;
 
 use super::store::{FlatFile, Store};
-use super::{ImageError, RAW_BLOCK_NAME};
+use super::{ImageError, ImageFormat, RAW_BLOCK_NAME};
 use crate::page::{BlockSeed, Digest, PAGE_SIZE, PageIndex, PageRange};
 use crate::pool::evenly;
 use crate::sys::thread_cpu_time;
@@ -112,12 +112,12 @@ impl Block {
         }
     }
 
-    /// The raw image at `path` as the block [`RAW_BLOCK_NAME`].
+    /// The image at `path` as the block [`RAW_BLOCK_NAME`].
     ///
     /// # Errors
-    /// A file that is missing, unreadable, empty, not a regular file, or not of whole pages.
-    pub(crate) fn open_raw(path: &Path) -> Result<Block, ImageError> {
-        let store = FlatFile::open_raw(path)?;
+    /// As [`Guest::open_as`](super::Guest::open_as).
+    pub(crate) fn open(path: &Path, format: ImageFormat) -> Result<Block, ImageError> {
+        let store = FlatFile::open(path, format)?;
         Ok(Block::new(RAW_BLOCK_NAME, Arc::new(store), None))
     }
 
@@ -318,7 +318,7 @@ impl Block {
                 self.scan(*step, |page, bytes| {
                     sum = sum.wrapping_add(self.seed.hash_or_zero(page, bytes));
                 })?;
-                Ok((sum, thread_cpu_time().saturating_sub(start)))
+                Ok::<_, ImageError>((sum, thread_cpu_time().saturating_sub(start)))
             })
             .try_reduce(
                 || (0, Duration::ZERO),

@@ -33,10 +33,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
-use crate::image::{Guest, ImageError};
+use crate::image::{Guest, ImageError, ImageFormat};
 use crate::page::PAGE_SIZE;
-use crate::wire::native::HELLO_MAGIC;
-use crate::wire::qemu as qemu_wire;
+use crate::sniff::{self, Content};
 use input::Input;
 
 /// The name that stands for standard input.
@@ -85,40 +84,22 @@ impl From<InspectError> for Error {
     }
 }
 
-/// Which kind of stream begins like this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stream {
-    Native,
-    Qemu,
-}
-
-/// The most bytes that tell a stream.
-const FIRST: usize = 8;
-
-impl Stream {
-    /// By the first bytes; a file that ends within them is a stream that was cut very short.
-    fn of(first: &[u8]) -> Option<Stream> {
-        let begins = |magic: &[u8]| {
-            let len = first.len().min(magic.len());
-            len > 0 && first[..len] == magic[..len]
-        };
-        // An image may well begin with the 4 bytes of multifd's magic; with its version too, hardly.
-        let multifd = [qemu_wire::MULTIFD_MAGIC, 1_u32.to_be_bytes()].concat();
-        if begins(&HELLO_MAGIC) {
-            Some(Stream::Native)
-        } else if begins(&qemu_wire::MAGIC) || first == multifd {
-            Some(Stream::Qemu)
-        } else {
-            None
-        }
-    }
-}
-
 /// Tells what `path` is and what it holds; [`STANDARD_INPUT`] is a stream.
 ///
 /// # Errors
 /// [`InspectError`], and whatever [`Guest::open`] finds wrong with an image.
 pub fn inspect(path: &Path, progress: &Progress<'_>) -> Result<Report> {
+    inspect_as(path, ImageFormat::Detect, progress)
+}
+
+/// [`inspect`] that takes a file for what `format` says.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_as(path: &Path, format: ImageFormat, progress: &Progress<'_>) -> Result<Report> {
+    if format == ImageFormat::Raw {
+        return guest(path, format, progress);
+    }
     let failed = |what| {
         move |source| InspectError::Io {
             what,
@@ -138,7 +119,7 @@ pub fn inspect(path: &Path, progress: &Progress<'_>) -> Result<Report> {
     let file = File::open(path).map_err(failed("open"))?;
     let metadata = file.metadata().map_err(failed("examine"))?;
     if metadata.is_dir() {
-        return guest(path, progress);
+        return guest(path, format, progress);
     }
     let size = if metadata.is_file() {
         metadata.len()
@@ -166,7 +147,7 @@ pub fn inspect(path: &Path, progress: &Progress<'_>) -> Result<Report> {
         }
         .into());
     }
-    guest(path, progress)
+    guest(path, format, progress)
 }
 
 /// Reads `input` if it is a stream.
@@ -176,19 +157,24 @@ fn stream(path: &Path, mut input: Input<'_>) -> Result<Option<Report>> {
         path: path.to_owned(),
         source,
     };
-    let first = input.peek(FIRST).map_err(failed)?;
-    let Some(kind) = Stream::of(first) else {
-        return Ok(None);
-    };
-    let (contents, damage) = match kind {
-        Stream::Native => {
+    let head = input.peek(sniff::HEAD).map_err(failed)?;
+    let (contents, damage) = match Content::of(head) {
+        Some(Content::NativeStream) => {
             let (stream, damage) = native::read(&mut input).map_err(failed)?;
             (Contents::NativeStream(stream), damage)
         }
-        Stream::Qemu => {
+        Some(Content::QemuStream | Content::QemuChannel) => {
             let (stream, damage) = qemu::read(&mut input).map_err(failed)?;
             (Contents::QemuStream(stream), damage)
         }
+        Some(content) => {
+            return Err(ImageError::NotRam {
+                path: path.to_owned(),
+                content,
+            }
+            .into());
+        }
+        None => return Ok(None),
     };
     Ok(Some(Report {
         file: path.display().to_string(),
@@ -199,8 +185,8 @@ fn stream(path: &Path, mut input: Input<'_>) -> Result<Option<Report>> {
 }
 
 /// The census of an image or a guest folder.
-fn guest(path: &Path, progress: &Progress<'_>) -> Result<Report> {
-    let guest = Guest::open(path)?;
+fn guest(path: &Path, format: ImageFormat, progress: &Progress<'_>) -> Result<Report> {
+    let guest = Guest::open_as(path, format)?;
     let (contents, damage) = match guest.description() {
         None => (Contents::RawImage(image::take(&guest, progress)?), None),
         Some(description) => {
@@ -214,34 +200,4 @@ fn guest(path: &Path, progress: &Progress<'_>) -> Result<Report> {
         contents,
         damage,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stream_is_told_by_its_first_bytes_even_if_cut_within_them() {
-        for len in 1..=HELLO_MAGIC.len() {
-            assert_eq!(Stream::of(&HELLO_MAGIC[..len]), Some(Stream::Native));
-        }
-        for first in [
-            &b"Q"[..],
-            b"QEVM",
-            b"QEVM\0\0\0\x03",
-            b"\x11\x22\x33\x44\0\0\0\x01",
-        ] {
-            assert_eq!(Stream::of(first), Some(Stream::Qemu), "{first:?}");
-        }
-        for other in [
-            &b""[..],
-            b"\0",
-            b"QEXM",
-            b"\x91ramans\n",
-            &[0; 8],
-            b"\x11\x22\x33\x44",
-        ] {
-            assert_eq!(Stream::of(other), None, "{other:?}");
-        }
-    }
 }

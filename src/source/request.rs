@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::caps::Caps;
 use crate::dirty::Tracker;
 use crate::error::{Error, Kind, Result};
-use crate::image::Guest;
+use crate::image::{Guest, ImageFormat};
 use crate::transport::Address;
 use crate::wire::Format;
 use crate::writer::WriterChoice;
@@ -17,6 +17,8 @@ use crate::writer::WriterChoice;
 pub struct Request {
     /// The guest: a raw image of its RAM, or a guest folder.
     pub image: PathBuf,
+    /// What to take the image and the later snapshots for.
+    pub image_format: ImageFormat,
     /// Later snapshots of the same guest's RAM: a delta round each.
     pub then: Vec<PathBuf>,
     /// The destination.
@@ -54,6 +56,7 @@ impl Request {
     pub fn new(image: impl Into<PathBuf>, address: Address) -> Request {
         Request {
             image: image.into(),
+            image_format: ImageFormat::Detect,
             then: Vec::new(),
             address,
             caps: Caps::default(),
@@ -74,7 +77,7 @@ impl Request {
     /// Opens the guest, and checks that later snapshots can be opened and fit it.
     pub(super) fn open_guest(&self) -> Result<Arc<Guest>> {
         self.keep_images()?;
-        let mut guest = Guest::open(&self.image)?;
+        let mut guest = Guest::open_as(&self.image, self.image_format)?;
         if let Some(name) = &self.block {
             guest.name_block(name)?;
         }

@@ -10,6 +10,7 @@ mod control;
 mod ctl;
 mod cuts;
 mod folder;
+mod formats;
 mod golden;
 mod hostile;
 mod inspect;

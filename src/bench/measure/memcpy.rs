@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::image::{Guest, ImageError};
+use crate::image::{Guest, ImageError, ImageFormat};
 use crate::page::PAGE_SIZE;
 
 /// The threads that [`memcpy`] uses: one a core.
@@ -29,7 +29,7 @@ pub fn memcpy(image: &Path, threads: usize) -> Result<Duration> {
     // A source's usual batch: what is copied stays in the cache, for whoever is next.
     const STEP: u64 = 64;
     let start = Instant::now();
-    let guest = Guest::open(image)?;
+    let guest = Guest::open_as(image, ImageFormat::Raw)?;
     let steps = guest.ram().data_steps(STEP)?;
     let next = AtomicUsize::new(0);
     let copy = || -> Result<(), ImageError> {

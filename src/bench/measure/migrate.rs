@@ -12,6 +12,7 @@ use super::workload::Workload;
 use crate::caps::Caps;
 use crate::control::Migration;
 use crate::error::{Error, Kind, Result};
+use crate::image::ImageFormat;
 use crate::page::{Digest, PAGE_SIZE};
 use crate::params::Params;
 use crate::settings::Settings;
@@ -205,6 +206,8 @@ fn both_ends(
     let address = listening_at(&address, &mut destination, interrupted)?;
     let source = Migration::send(workload.image())
         .to(address)
+        // What it begins with was looked at before the first run.
+        .image_format(ImageFormat::Raw)
         .settings(Settings::new(variant.params.clone(), variant.caps))
         .then(workload.then())
         .format(variant.wire)

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use crate::bench::measure::scratch::Scratch;
 use crate::bench::statistics::median;
 use crate::error::{Error, Kind, Result};
-use crate::image::Guest;
+use crate::image::{Guest, ImageFormat};
 use crate::page::Digest;
 use crate::text::printable;
 use modes::{Mode, Version};
@@ -244,7 +244,9 @@ impl Peer {
     fn migrate(&self, mode: &Mode) -> Result<PeerRun> {
         let output = self.folder.join("peer.ram");
         let outcome = self.between(mode, &output);
-        let digest = outcome.is_ok().then(|| Guest::open(&output)?.digest());
+        let digest = outcome
+            .is_ok()
+            .then(|| Guest::open_as(&output, ImageFormat::Raw)?.digest());
         // Each run gets fresh memory for its output.
         let _ = std::fs::remove_file(&output);
         let run = outcome?;

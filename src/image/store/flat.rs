@@ -299,6 +299,7 @@ fn make_zero(file: &File, mut at: u64, len: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::ImageFormat;
     use super::*;
 
     /// A raw image with these pages of data.
@@ -317,7 +318,10 @@ mod tests {
     #[test]
     fn holes_are_not_data_and_neighbours_are_joined() {
         let (_folder, path) = image(4096, &[(0, 1), (1, 2), (100, 3), (4095, 4)]);
-        let ranges = FlatFile::open_raw(&path).unwrap().data_ranges().unwrap();
+        let ranges = FlatFile::open(&path, ImageFormat::Raw)
+            .unwrap()
+            .data_ranges()
+            .unwrap();
         for page in [0, 1, 100, 4095] {
             let holds = |range: &PageRange| range.start.0 <= page && page < range.end();
             assert!(ranges.iter().any(holds));
@@ -331,7 +335,7 @@ mod tests {
     #[test]
     fn an_image_truncated_under_the_map_is_an_error_and_no_crash() {
         let (_folder, path) = image(64, &[(0, 1), (63, 2)]);
-        let image = FlatFile::open_raw(&path).unwrap();
+        let image = FlatFile::open(&path, ImageFormat::Raw).unwrap();
         let all = PageRange::between(0, 64);
         let mut out = vec![0; 64 * PAGE_SIZE];
         image.copy(all, &mut out).unwrap();

@@ -2,25 +2,30 @@
 //! pmemsave, a Firecracker memory file, a block of a guest folder.
 
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::super::ImageError;
+use super::super::{ImageError, ImageFormat};
 use super::flat::{Extent, FlatFile};
 use crate::page::{PAGE_SIZE, PageRange};
+use crate::sniff::{self, Content};
 
 impl FlatFile {
-    /// Opens and maps a raw image.
+    /// Opens and maps an image in `format`.
     ///
     /// # Errors
-    /// A file that is missing, unreadable, empty, not a regular file, or not of whole pages.
-    pub(crate) fn open_raw(path: &Path) -> Result<FlatFile, ImageError> {
+    /// [`ImageError::NotRam`]; a file that is missing, unreadable, empty, not a regular file, or not
+    /// of whole pages.
+    pub(crate) fn open(path: &Path, format: ImageFormat) -> Result<FlatFile, ImageError> {
         let file = File::options()
             .read(true)
             // A named pipe must be refused, and not wait for its writer.
             .custom_flags(libc::O_NONBLOCK)
             .open(path)
             .map_err(ImageError::io("open", path))?;
+        if format == ImageFormat::Detect {
+            refuse_what_is_not_ram(&file, path)?;
+        }
         FlatFile::raw(file, path)
     }
 
@@ -62,6 +67,20 @@ impl FlatFile {
     }
 }
 
+/// Refuses what begins like another format.
+fn refuse_what_is_not_ram(file: &File, path: &Path) -> Result<(), ImageError> {
+    let mut head = [0; sniff::HEAD];
+    // What cannot be read here is not a regular file, or fails where its size is looked at.
+    let len = file.read_at(&mut head, 0).unwrap_or(0);
+    match Content::of(&head[..len]) {
+        None => Ok(()),
+        Some(content) => Err(ImageError::NotRam {
+            path: path.to_owned(),
+            content,
+        }),
+    }
+}
+
 /// Every byte of the file is RAM.
 fn whole(pages: u64) -> Vec<Extent> {
     vec![Extent {
@@ -78,7 +97,7 @@ mod tests {
     fn a_file_that_is_not_a_raw_image_is_refused_by_what_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
-        let refusal = |path: &Path| FlatFile::open_raw(path).unwrap_err();
+        let refusal = |path: &Path| FlatFile::open(path, ImageFormat::Detect).unwrap_err();
         assert!(matches!(refusal(&path), ImageError::Io { .. }));
         std::fs::write(&path, b"").unwrap();
         assert!(matches!(refusal(&path), ImageError::Empty { .. }));

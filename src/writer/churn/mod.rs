@@ -32,7 +32,7 @@ use rustix::event::PollFlags;
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
-use crate::image::{Block, ImageError, Lane};
+use crate::image::{Block, ImageError, ImageFormat, Lane};
 use crate::page::PAGE_SIZE;
 use crate::transport::Abort;
 use records::Records;
@@ -208,7 +208,7 @@ pub struct Summary {
 /// What makes no sense, files that cannot be used, a [`ChurnError::Busy`] image, and an
 /// image that shrinks or cannot grow.
 pub fn run(request: &Request, end: &Abort, first: impl FnOnce()) -> Result<Summary> {
-    let image = Block::open_raw(&request.image)?;
+    let image = Block::open(&request.image, ImageFormat::Raw)?;
     let plan = plan(request, image.pages())?;
     let open = |what| {
         move |source| ImageError::Io {

@@ -36,7 +36,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::ChurnError;
 use super::plan::{Pattern, Plan};
 use crate::error::{Error, Result};
-use crate::image::{Block, ImageError, RAW_BLOCK_NAME, Words};
+use crate::image::{Block, ImageError, ImageFormat, RAW_BLOCK_NAME, Words};
 use crate::page::{BlockSeed, PAGE_SIZE, PageIndex, PageRange, is_zero};
 use crate::sys::same_file;
 
@@ -246,7 +246,7 @@ impl Kept {
             path: path.into(),
             why,
         };
-        let file = match Block::open_raw(path) {
+        let file = match Block::open(path, ImageFormat::Raw) {
             Err(ImageError::Empty { .. } | ImageError::NotWholePages { .. }) => {
                 return Err(bad("its size is not that of any").into());
             }

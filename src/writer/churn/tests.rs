@@ -47,7 +47,7 @@ impl Scene {
     /// Writes so many times with each thread, one thread after the other. The last write of each
     /// is begun and no more if `in_flight`.
     fn write(&self, plan: &Plan, writes: u64, in_flight: bool) {
-        let raw = Block::open_raw(&self.image).unwrap();
+        let raw = Block::open(&self.image, ImageFormat::Raw).unwrap();
         let records = Records::create(&self.records, plan, &raw).unwrap();
         let file = self.file();
         let lanes = Lane::share_out(&file, &self.image, plan.working_set, plan.threads).unwrap();
@@ -397,7 +397,7 @@ fn an_image_of_another_size_differs() {
 fn a_writer_that_went_on_meanwhile_is_noticed() {
     let scene = Scene::new();
     let plan = Scene::plan(Pattern::Random, 2);
-    let raw = Block::open_raw(&scene.image).unwrap();
+    let raw = Block::open(&scene.image, ImageFormat::Raw).unwrap();
     let records = Records::create(&scene.records, &plan, &raw).unwrap();
     let kept = Kept::open(&scene.records).unwrap();
     let before = kept.progress().unwrap();

@@ -10,7 +10,7 @@ use super::ChurnError;
 use super::plan::Spot;
 use super::records::{CHUNK, HASH_LEN, Kept, Progress};
 use crate::error::{Error, Kind, Result};
-use crate::image::{Block, ImageError, RAW_BLOCK_NAME};
+use crate::image::{Block, ImageError, ImageFormat, RAW_BLOCK_NAME};
 use crate::page::{BlockSeed, PAGE_SIZE, PageRange};
 
 /// What an image was found to be.
@@ -64,7 +64,7 @@ struct Expected {
 pub fn verify(image: &Path, records: &Path) -> Result<Verified> {
     let kept = Kept::open(records)?;
     let before = kept.progress()?;
-    let raw = Block::open_raw(image)?;
+    let raw = Block::open(image, ImageFormat::Raw)?;
     if raw.pages() != kept.pages {
         let other = ImageError::OtherSize {
             path: image.to_owned(),
