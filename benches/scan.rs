@@ -120,7 +120,7 @@ fn scan(criterion: &mut Criterion) {
     // On all cores, as between rounds.
     group.bench_function("changed, when nothing has", |bencher| {
         bencher.iter(|| {
-            let (changed, _) = compare::changed(&guest, &sent).expect("it can be read");
+            let (changed, _) = compare::changed(guest.ram(), &sent).expect("it can be read");
             assert_eq!(changed[0].count(), 0);
         });
     });
@@ -157,7 +157,7 @@ fn between_rounds(criterion: &mut Criterion) {
         }
     });
     let find = || {
-        let (found, _) = compare::changed(&guest, &sent).expect("it can be read");
+        let (found, _) = compare::changed(guest.ram(), &sent).expect("it can be read");
         assert_eq!(found[0].count(), changed);
     };
 

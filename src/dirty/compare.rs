@@ -8,7 +8,7 @@ use std::time::Duration;
 use rayon::prelude::*;
 
 use super::{Bitmap, PageHashes};
-use crate::image::{Block, Guest, ImageError};
+use crate::image::{Block, ImageError, Ram};
 use crate::page::{PageIndex, PageRange};
 use crate::pool::evenly;
 use crate::sys::thread_cpu_time;
@@ -42,16 +42,16 @@ impl Changed {
     }
 }
 
-/// The pages of each block of `guest` that are not as `sent` says, found on rayon's threads, and
+/// The pages of each block of `ram` that are not as `sent` says, found on rayon's threads, and
 /// the CPU time that it took.
 ///
 /// Only data extents are read; a page that has become part of a hole is dirty if it was not zero.
 ///
 /// # Errors
 /// When an image cannot be read.
-pub fn changed(guest: &Guest, sent: &PageHashes) -> Result<(Vec<Changed>, Duration), ImageError> {
+pub fn changed(ram: &Ram, sent: &PageHashes) -> Result<(Vec<Changed>, Duration), ImageError> {
     let mut time = Duration::ZERO;
-    let blocks = guest
+    let blocks = ram
         .blocks()
         .iter()
         .map(|block| {
@@ -125,6 +125,7 @@ pub fn with_holes(data: &[PageRange], whole: PageRange) -> impl Iterator<Item = 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Guest;
     use std::fs::File;
     use std::os::unix::fs::FileExt;
 
@@ -162,13 +163,13 @@ mod tests {
                 block.seed().hash(PageIndex(page), &[page as u8 + 1; 4096]),
             );
         }
-        assert_eq!(changed(&guest, &sent).unwrap().0[0].count(), 0);
+        assert_eq!(changed(guest.ram(), &sent).unwrap().0[0].count(), 0);
 
         file.write_all_at(&[1], 70 * 4096 + 17).unwrap(); // changed
         file.write_all_at(&[0; 4096], 5 * 4096).unwrap(); // has become zero
         file.write_all_at(&[1], 300 * 4096).unwrap(); // was a hole
         sent.replace(800, 1); // is a hole now
-        let found = &changed(&guest, &sent).unwrap().0[0];
+        let found = &changed(guest.ram(), &sent).unwrap().0[0];
         let pages = |bitmap: &Bitmap| -> Vec<u64> {
             bitmap
                 .runs()

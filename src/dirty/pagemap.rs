@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::tracker::{DirtyLog, Tracker};
 use super::{Changed, PageHashes, compare};
-use crate::image::{Guest, ImageError};
+use crate::image::{ImageError, Ram};
 use crate::page::{PAGE_SIZE, PageIndex};
 use crate::sys::thread_cpu_time;
 
@@ -305,8 +305,8 @@ impl Pagemap {
         Ok(())
     }
 
-    fn take_all(&self, guest: &Guest, sent: &PageHashes) -> Result<Vec<Changed>, ImageError> {
-        for (index, (block, span)) in guest.blocks().iter().zip(&self.blocks).enumerate() {
+    fn take_all(&self, ram: &Ram, sent: &PageHashes) -> Result<Vec<Changed>, ImageError> {
+        for (index, (block, span)) in ram.blocks().iter().zip(&self.blocks).enumerate() {
             let pages = |found: Span| {
                 let first = (found.start - span.start) / PAGE_SIZE as u64;
                 let end = (found.start - span.start + found.len) / PAGE_SIZE as u64;
@@ -332,7 +332,7 @@ impl Pagemap {
                 }
             }
         }
-        self.log.take(guest, sent).map(|(changed, _)| changed)
+        self.log.take(ram, sent).map(|(changed, _)| changed)
     }
 }
 
@@ -340,23 +340,19 @@ impl Tracker for Pagemap {
     /// # Errors
     /// [`ImageError::OtherLog`] when the memory is not as large as this guest's blocks, and the
     /// system's reasons: memory that is not mapped, or that another userfaultfd watches.
-    fn begin(&self, guest: &Guest) -> Result<(), ImageError> {
+    fn begin(&self, ram: &Ram) -> Result<(), ImageError> {
         // Asks about the sizes, too.
-        self.log.begin(guest)?;
-        for (block, span) in guest.blocks().iter().zip(&self.blocks) {
+        self.log.begin(ram)?;
+        for (block, span) in ram.blocks().iter().zip(&self.blocks) {
             self.protect(*span)
                 .map_err(failed("watch what is written to", block.path().to_owned()))?;
         }
         Ok(())
     }
 
-    fn take(
-        &self,
-        guest: &Guest,
-        sent: &PageHashes,
-    ) -> Result<(Vec<Changed>, Duration), ImageError> {
+    fn take(&self, ram: &Ram, sent: &PageHashes) -> Result<(Vec<Changed>, Duration), ImageError> {
         let start = thread_cpu_time();
-        let changed = self.take_all(guest, sent)?;
+        let changed = self.take_all(ram, sent)?;
         Ok((changed, thread_cpu_time().saturating_sub(start)))
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::compare::{self, Changed};
 use super::{Bitmap, PageHashes};
-use crate::image::{Guest, ImageError};
+use crate::image::{ImageError, Ram};
 use crate::page::{PageIndex, PageRange};
 
 /// Learns what has changed while somebody writes the guest's RAM.
@@ -26,18 +26,14 @@ pub trait Tracker: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When they cannot be.
-    fn begin(&self, guest: &Guest) -> Result<(), ImageError>;
+    fn begin(&self, ram: &Ram) -> Result<(), ImageError>;
 
     /// What was written since the last time, for each block of the guest; `sent` holds the hashes
     /// of the copies that were sent. Also the CPU time that it took.
     ///
     /// # Errors
     /// When it cannot be told; whatever is dirty is then still so.
-    fn take(
-        &self,
-        guest: &Guest,
-        sent: &PageHashes,
-    ) -> Result<(Vec<Changed>, Duration), ImageError>;
+    fn take(&self, ram: &Ram, sent: &PageHashes) -> Result<(Vec<Changed>, Duration), ImageError>;
 
     /// These pages were taken, but not sent: the next call must find them again.
     fn give_back(&self, changed: &[Changed]);
@@ -61,10 +57,10 @@ impl<'a> Claim<'a> {
     /// Those of [`Tracker::take`].
     pub fn take(
         tracker: &'a dyn Tracker,
-        guest: &Guest,
+        ram: &Ram,
         sent: &PageHashes,
     ) -> Result<(Claim<'a>, Duration), ImageError> {
-        let (changed, time) = tracker.take(guest, sent)?;
+        let (changed, time) = tracker.take(ram, sent)?;
         Ok((Claim { tracker, changed }, time))
     }
 
@@ -99,16 +95,12 @@ impl Drop for Claim<'_> {
 pub struct Compare;
 
 impl Tracker for Compare {
-    fn begin(&self, _guest: &Guest) -> Result<(), ImageError> {
+    fn begin(&self, _ram: &Ram) -> Result<(), ImageError> {
         Ok(())
     }
 
-    fn take(
-        &self,
-        guest: &Guest,
-        sent: &PageHashes,
-    ) -> Result<(Vec<Changed>, Duration), ImageError> {
-        compare::changed(guest, sent)
+    fn take(&self, ram: &Ram, sent: &PageHashes) -> Result<(Vec<Changed>, Duration), ImageError> {
+        compare::changed(ram, sent)
     }
 
     /// What was not sent has not changed its hash in the record, and is found again by that.
@@ -166,15 +158,15 @@ impl DirtyLog {
 impl Tracker for DirtyLog {
     /// # Errors
     /// [`ImageError::OtherSize`] when the log is not for this guest's blocks.
-    fn begin(&self, guest: &Guest) -> Result<(), ImageError> {
+    fn begin(&self, ram: &Ram) -> Result<(), ImageError> {
         let log: u64 = self.blocks.iter().map(|(_, pages)| pages).sum();
-        let fits = self.blocks.len() == guest.blocks().len()
-            && (self.blocks.iter().zip(guest.blocks()))
+        let fits = self.blocks.len() == ram.blocks().len()
+            && (self.blocks.iter().zip(ram.blocks()))
                 .all(|((_, pages), block)| *pages == block.pages());
         if !fits {
             return Err(ImageError::OtherLog {
                 pages: log,
-                expected: guest.pages(),
+                expected: ram.pages(),
             });
         }
         // Everything is sent after this, whether it was marked before or not.
@@ -186,11 +178,7 @@ impl Tracker for DirtyLog {
         Ok(())
     }
 
-    fn take(
-        &self,
-        guest: &Guest,
-        _sent: &PageHashes,
-    ) -> Result<(Vec<Changed>, Duration), ImageError> {
+    fn take(&self, ram: &Ram, _sent: &PageHashes) -> Result<(Vec<Changed>, Duration), ImageError> {
         let start = crate::sys::thread_cpu_time();
         let mut all = Vec::new();
         for (words, pages) in &self.blocks {
@@ -212,7 +200,7 @@ impl Tracker for DirtyLog {
             all.push(changed);
         }
         // Only now: what has been marked before is data by now, unless it was discarded.
-        for (index, block) in guest.blocks().iter().enumerate() {
+        for (index, block) in ram.blocks().iter().enumerate() {
             match block.data_ranges() {
                 Ok(data) => split_holes(&mut all[index], &data),
                 Err(error) => {

@@ -92,7 +92,7 @@ struct Tracking<'a>(&'a dyn Tracker);
 
 impl<'a> Tracking<'a> {
     fn begin(tracker: &'a dyn Tracker, guest: &Guest) -> Result<Tracking<'a>> {
-        tracker.begin(guest)?;
+        tracker.begin(guest.ram())?;
         Ok(Tracking(tracker))
     }
 }
@@ -199,7 +199,7 @@ impl<'a> LiveRounds<'a, '_, '_> {
         self.between = self.scanned - before;
         let (tracker, guest) = (self.tracker, self.guest);
         let (claim, cpu) = pool
-            .install(|| Claim::take(tracker, guest, sent))
+            .install(|| Claim::take(tracker, guest.ram(), sent))
             .map_err(|error| Error::from(error).in_stage("scan"))?;
         self.scan = self.scanned.elapsed();
         self.context.stats.add_cpu(Stage::Scan, cpu);

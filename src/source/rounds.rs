@@ -80,7 +80,7 @@ fn send_changes(
     let sent = pipeline.sent()?;
     let pool = analysis_pool(pipeline.params().compress_threads)
         .map_err(|error| Error::new(Kind::Failed, error).in_stage("scan"))?;
-    let (changed, time) = pool.install(|| compare::changed(guest, sent))?;
+    let (changed, time) = pool.install(|| compare::changed(guest.ram(), sent))?;
     pipeline.add_cpu(Stage::Scan, time);
     send_changed(pipeline, guest, mark, &changed)
 }

@@ -1,17 +1,19 @@
 //! What counts as written, and what a tracker without a kernel's help says. That no write is lost
 //! is tested with the other trackers.
 
+use std::sync::Arc;
+
 use rustix::fs::{FallocateFlags, MemfdFlags};
 
 use super::*;
 use crate::dirty::Bitmap;
-use crate::image::Lane;
+use crate::image::{Guest, Lane};
 use crate::page::PageRange;
 
 const PAGES: u64 = 2000;
 
 /// A guest in memory, the one who writes it, and its tracker; `None` where the kernel has none.
-fn scene() -> Option<(File, Guest, Lane, Pagemap)> {
+fn scene() -> Option<(File, Arc<Ram>, Lane, Pagemap)> {
     if let Err(why) = Pagemap::available() {
         eprintln!("not tested: {why}");
         return None;
@@ -19,13 +21,13 @@ fn scene() -> Option<(File, Guest, Lane, Pagemap)> {
     let file = File::from(rustix::fs::memfd_create("ram", MemfdFlags::CLOEXEC).unwrap());
     file.set_len(PAGES * PAGE_SIZE as u64).unwrap();
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let guest = Guest::open(&path).unwrap();
+    let ram = Arc::clone(Guest::open(&path).unwrap().ram());
     let lane = Lane::share_out(&file, &path, PAGES, 1)
         .unwrap()
         .pop()
         .unwrap();
     let pagemap = Pagemap::new(&[lane.mapping()]).unwrap();
-    Some((file, guest, lane, pagemap))
+    Some((file, ram, lane, pagemap))
 }
 
 fn pages(bitmap: &Bitmap) -> Vec<u64> {
@@ -35,14 +37,14 @@ fn pages(bitmap: &Bitmap) -> Vec<u64> {
 
 #[test]
 fn what_is_written_is_found_once_and_what_is_discarded_until_it_is_sent() {
-    let Some((file, guest, mut lane, pagemap)) = scene() else {
+    let Some((file, ram, mut lane, pagemap)) = scene() else {
         return;
     };
     let sent = PageHashes::new(PAGES);
     lane.store(3, 0, b"before").unwrap();
     sent.replace(3, 1);
-    pagemap.begin(&guest).unwrap();
-    let take = || pagemap.take(&guest, &sent).unwrap().0.remove(0);
+    pagemap.begin(&ram).unwrap();
+    let take = || pagemap.take(&ram, &sent).unwrap().0.remove(0);
     assert_eq!(take().count(), 0);
 
     // More ranges than fit into one answer.
@@ -77,31 +79,31 @@ fn what_is_written_is_found_once_and_what_is_discarded_until_it_is_sent() {
 
 #[test]
 fn a_tracker_that_was_not_begun_or_has_ended_says_so_and_forgets_nothing() {
-    let Some((_file, guest, mut lane, pagemap)) = scene() else {
+    let Some((_file, ram, mut lane, pagemap)) = scene() else {
         return;
     };
     let sent = PageHashes::new(PAGES);
-    let refused = || pagemap.take(&guest, &sent).unwrap_err().to_string();
+    let refused = || pagemap.take(&ram, &sent).unwrap_err().to_string();
     assert!(refused().starts_with("cannot find what was written to '/proc/self/fd/"));
-    pagemap.begin(&guest).unwrap();
-    pagemap.begin(&guest).unwrap();
+    pagemap.begin(&ram).unwrap();
+    pagemap.begin(&ram).unwrap();
     lane.store(1, 0, b"x").unwrap();
-    assert_eq!(pagemap.take(&guest, &sent).unwrap().0[0].count(), 1);
+    assert_eq!(pagemap.take(&ram, &sent).unwrap().0[0].count(), 1);
     pagemap.end();
     pagemap.end();
     lane.store(1, 0, b"y").unwrap();
     refused();
     // Another migration of the same guest.
-    pagemap.begin(&guest).unwrap();
+    pagemap.begin(&ram).unwrap();
     lane.store(2, 0, b"x").unwrap();
-    let found = &pagemap.take(&guest, &sent).unwrap().0[0];
+    let found = &pagemap.take(&ram, &sent).unwrap().0[0];
     assert_eq!(pages(&found.data), [2]);
     assert_eq!(found.holes.count(), 0);
 }
 
 #[test]
 fn memory_that_is_not_the_guests_is_refused() {
-    let Some((_file, guest, lane, _)) = scene() else {
+    let Some((_file, ram, lane, _)) = scene() else {
         return;
     };
     let (start, len) = lane.mapping();
@@ -112,11 +114,11 @@ fn memory_that_is_not_the_guests_is_refused() {
     Pagemap::new(&[(start.wrapping_add(1), len)]).unwrap_err();
     Pagemap::new(&[(start, usize::MAX - PAGE_SIZE + 1)]).unwrap_err();
     let short = Pagemap::new(&[(start, len - PAGE_SIZE)]).unwrap();
-    let error = short.begin(&guest).unwrap_err();
+    let error = short.begin(&ram).unwrap_err();
     assert!(matches!(error, ImageError::OtherLog { .. }), "{error}");
     // Not mapped: the first page is nobody's.
     let nowhere = Pagemap::new(&[(std::ptr::null(), len)]).unwrap();
-    let error = nowhere.begin(&guest).unwrap_err().to_string();
+    let error = nowhere.begin(&ram).unwrap_err().to_string();
     assert!(
         error.starts_with("cannot watch what is written to"),
         "{error}"

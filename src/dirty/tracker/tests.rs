@@ -3,12 +3,12 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use super::*;
 use crate::dirty::pagemap::Pagemap;
-use crate::image::Lane;
+use crate::image::{Guest, Lane};
 use crate::page::PAGE_SIZE;
 
 const WRITERS: u64 = 3;
@@ -23,7 +23,7 @@ const PAGES: u64 = 1003;
 
 /// A guest's RAM in memory that is written and sent at the same time.
 struct Scene {
-    guest: Guest,
+    ram: Arc<Ram>,
     lanes: Vec<Lane>,
     sent: PageHashes,
     /// What the destination holds.
@@ -34,11 +34,11 @@ struct Scene {
 impl Scene {
     fn new(pages: u64, writers: u32) -> Scene {
         let (path, file) = memory(pages);
-        let guest = Guest::open(&path).unwrap();
+        let ram = Arc::clone(Guest::open(&path).unwrap().ram());
         Scene {
-            sent: PageHashes::new(guest.pages()),
+            sent: PageHashes::new(ram.pages()),
             lanes: Lane::share_out(&file, &path, pages, writers).unwrap(),
-            guest,
+            ram,
             copy: vec![0; pages as usize * PAGE_SIZE],
             _file: file,
         }
@@ -51,8 +51,8 @@ impl Scene {
 
     /// Copies the claimed pages to the destination, and notes what was sent. `between` is called
     /// when a page is copied, and returns what is noted instead of the copy, if anything.
-    fn send(&mut self, claim: &Claim, mut between: impl FnMut(&Guest) -> Option<Vec<u8>>) {
-        let block = &self.guest.blocks()[0];
+    fn send(&mut self, claim: &Claim, mut between: impl FnMut(&Ram) -> Option<Vec<u8>>) {
+        let block = &self.ram.blocks()[0];
         for (range, is_hole) in claim.changed()[0].runs() {
             for page in range.pages() {
                 let copy = &mut self.copy[page.offset() as usize..][..PAGE_SIZE];
@@ -62,7 +62,7 @@ impl Scene {
                     let range = PageRange::between(page.0, page.0 + 1);
                     block.copy(range, copy).unwrap();
                 }
-                let other = between(&self.guest);
+                let other = between(&self.ram);
                 let noted = other.as_deref().unwrap_or(copy);
                 let hash = block.seed().hash_or_zero(page, noted);
                 self.sent.replace(block.key(page), hash);
@@ -72,10 +72,10 @@ impl Scene {
 
     /// Takes what is left and sends it; returns the pages that differ all the same.
     fn finish(&mut self, tracker: &dyn Tracker) -> Vec<u64> {
-        let (claim, _) = Claim::take(tracker, &self.guest, &self.sent).unwrap();
+        let (claim, _) = Claim::take(tracker, &self.ram, &self.sent).unwrap();
         self.send(&claim, |_| None);
         claim.commit();
-        let block = &self.guest.blocks()[0];
+        let block = &self.ram.blocks()[0];
         let mut now = vec![0; self.copy.len()];
         block.copy(block.range(), &mut now).unwrap();
         let pairs = now
@@ -137,7 +137,7 @@ fn race(scene: &mut Scene, tracker: &dyn Tracker, mark: impl Fn(PageIndex) + Syn
     let each = if all { WRITES } else { FEWER_WRITES } / WRITERS;
     let takes = Takes::default();
     let lanes = std::mem::take(&mut scene.lanes);
-    tracker.begin(&scene.guest).unwrap();
+    tracker.begin(&scene.ram).unwrap();
     let lanes = thread::scope(|scope| {
         let (takes, mark) = (&takes, &mark);
         let writers: Vec<_> = (0..)
@@ -165,7 +165,7 @@ fn race(scene: &mut Scene, tracker: &dyn Tracker, mark: impl Fn(PageIndex) + Syn
         let _no_more = NoMore(takes);
         let mut count = 0_u64;
         while !writers.iter().all(thread::ScopedJoinHandle::is_finished) {
-            let (claim, _) = Claim::take(tracker, &scene.guest, &scene.sent).unwrap();
+            let (claim, _) = Claim::take(tracker, &scene.ram, &scene.sent).unwrap();
             count += 1;
             if !count.is_multiple_of(5) {
                 scene.send(&claim, |_| None);
@@ -181,7 +181,7 @@ fn race(scene: &mut Scene, tracker: &dyn Tracker, mark: impl Fn(PageIndex) + Syn
     });
     scene.lanes = lanes;
     let lost = scene.finish(tracker);
-    let (nothing, _) = Claim::take(tracker, &scene.guest, &scene.sent).unwrap();
+    let (nothing, _) = Claim::take(tracker, &scene.ram, &scene.sent).unwrap();
     assert_eq!(nothing.count(), 0, "all was sent");
     tracker.end();
     lost
@@ -227,7 +227,7 @@ fn a_page_that_is_marked_before_it_is_written_is_lost() {
     for (mark_first, lost) in [(false, vec![]), (true, vec![5])] {
         let mut scene = Scene::new(8, 1);
         let log = DirtyLog::new(&[8]);
-        log.begin(&scene.guest).unwrap();
+        log.begin(&scene.ram).unwrap();
         let mut lane = scene.lanes.pop().unwrap();
         let mut write = || lane.store(5, 0, b"new").unwrap();
         let mark = || assert!(log.mark(0, PageIndex(5)));
@@ -251,12 +251,12 @@ fn a_hash_of_the_page_instead_of_the_copy_loses_a_write() {
         let mut scene = Scene::new(8, 1);
         let mut lane = scene.lanes.pop().unwrap();
         lane.store(2, 0, b"old").unwrap();
-        let (claim, _) = Claim::take(&Compare, &scene.guest, &scene.sent).unwrap();
+        let (claim, _) = Claim::take(&Compare, &scene.ram, &scene.sent).unwrap();
         assert_eq!(claim.count(), 1);
-        scene.send(&claim, |guest| {
+        scene.send(&claim, |ram| {
             lane.store(2, 0, b"new").unwrap();
             let mut now = vec![0; PAGE_SIZE];
-            let block = &guest.blocks()[0];
+            let block = &ram.blocks()[0];
             block.copy(PageRange::between(2, 3), &mut now).unwrap();
             of_page.then_some(now)
         });
@@ -278,15 +278,11 @@ impl<F> fmt::Debug for Torn<'_, F> {
 }
 
 impl<F: Fn() + Send + Sync> Tracker for Torn<'_, F> {
-    fn begin(&self, guest: &Guest) -> Result<(), ImageError> {
-        self.log.begin(guest)
+    fn begin(&self, ram: &Ram) -> Result<(), ImageError> {
+        self.log.begin(ram)
     }
 
-    fn take(
-        &self,
-        guest: &Guest,
-        sent: &PageHashes,
-    ) -> Result<(Vec<Changed>, Duration), ImageError> {
+    fn take(&self, ram: &Ram, sent: &PageHashes) -> Result<(Vec<Changed>, Duration), ImageError> {
         let (words, pages) = &self.log.blocks[0];
         let taken = DirtyLog::new(&[*pages]);
         for (index, word) in words.iter().enumerate() {
@@ -294,7 +290,7 @@ impl<F: Fn() + Send + Sync> Tracker for Torn<'_, F> {
             (self.between)();
             word.store(0, Ordering::Release);
         }
-        taken.take(guest, sent)
+        taken.take(ram, sent)
     }
 
     fn give_back(&self, changed: &[Changed]) {
@@ -316,7 +312,7 @@ fn a_log_that_is_read_and_cleared_in_two_steps_loses_a_write() {
         log: &log,
         between: || write(3),
     };
-    broken.begin(&scene.guest).unwrap();
+    broken.begin(&scene.ram).unwrap();
     write(1);
     scene.finish(&broken);
     assert_eq!(scene.finish(&log), [3]);
@@ -331,8 +327,8 @@ fn pages(bitmap: &Bitmap) -> Vec<u64> {
 fn a_claim_gives_back_what_was_not_committed() {
     let scene = Scene::new(8, 1);
     let log = DirtyLog::new(&[8]);
-    let take = || Claim::take(&log, &scene.guest, &scene.sent).unwrap().0;
-    log.begin(&scene.guest).unwrap();
+    let take = || Claim::take(&log, &scene.ram, &scene.sent).unwrap().0;
+    log.begin(&scene.ram).unwrap();
     assert!(log.mark(0, PageIndex(1)) && log.mark(0, PageIndex(7)));
     let claim = take();
     assert_eq!(claim.count(), 2);
@@ -348,16 +344,16 @@ fn a_claim_gives_back_what_was_not_committed() {
 fn marks_beyond_a_block_are_ignored() {
     let scene = Scene::new(70, 1);
     let log = DirtyLog::new(&[70]);
-    log.begin(&scene.guest).unwrap();
+    log.begin(&scene.ram).unwrap();
     log.mark_word(0, 1, u64::MAX);
     log.mark_word(0, 2, u64::MAX);
     log.mark_word(1, 0, u64::MAX);
     assert!(!log.mark(0, PageIndex(70)) && !log.mark(1, PageIndex(0)));
-    let (found, _) = log.take(&scene.guest, &scene.sent).unwrap();
+    let (found, _) = log.take(&scene.ram, &scene.sent).unwrap();
     assert_eq!(pages(&found[0].holes), (64..70).collect::<Vec<_>>());
     log.mark_word(0, 0, 1 | 1 << 63);
     assert!(log.mark(0, PageIndex(69)));
-    let (found, _) = log.take(&scene.guest, &scene.sent).unwrap();
+    let (found, _) = log.take(&scene.ram, &scene.sent).unwrap();
     assert_eq!(pages(&found[0].holes), [0, 63, 69]);
 }
 
@@ -365,7 +361,7 @@ fn marks_beyond_a_block_are_ignored() {
 fn a_log_of_another_guest_is_refused() {
     let scene = Scene::new(8, 1);
     for (blocks, pages) in [(&[9][..], 9), (&[7], 7), (&[4, 4], 8), (&[], 0)] {
-        let error = DirtyLog::new(blocks).begin(&scene.guest).unwrap_err();
+        let error = DirtyLog::new(blocks).begin(&scene.ram).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!(
@@ -383,7 +379,7 @@ fn pages_that_lie_in_holes_are_told_apart() {
         scene.lanes[0].store(page, 0, b"x").unwrap();
     }
     log.mark_word(0, 0, 0b1000_1111);
-    let (found, _) = log.take(&scene.guest, &scene.sent).unwrap();
+    let (found, _) = log.take(&scene.ram, &scene.sent).unwrap();
     assert_eq!(pages(&found[0].data), [1, 2]);
     assert_eq!(pages(&found[0].holes), [0, 3, 7]);
 }
@@ -393,7 +389,7 @@ fn what_was_marked_before_the_beginning_is_forgotten() {
     let scene = Scene::new(8, 1);
     let log = DirtyLog::new(&[8]);
     log.mark_word(0, 0, u64::MAX);
-    log.begin(&scene.guest).unwrap();
-    let (found, _) = log.take(&scene.guest, &scene.sent).unwrap();
+    log.begin(&scene.ram).unwrap();
+    let (found, _) = log.take(&scene.ram, &scene.sent).unwrap();
     assert_eq!(found[0].count(), 0);
 }
