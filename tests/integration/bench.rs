@@ -15,7 +15,7 @@ fn bench(options: &[&str]) -> Ended {
 
 #[test]
 fn a_matrix_is_measured_recommended_and_exported() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let path = |name: &str| folder.path(name).display().to_string();
     let (json, csv, markdown, html) = (path("r.json"), path("r.csv"), path("r.md"), path("r.html"));
@@ -83,7 +83,7 @@ fn a_matrix_is_measured_recommended_and_exported() {
 
 #[test]
 fn later_images_are_delta_rounds_on_either_wire() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let pages = |changed: u64| -> Vec<Page> {
         let text =
@@ -126,7 +126,7 @@ fn later_images_are_delta_rounds_on_either_wire() {
 
 #[test]
 fn a_guest_folder_is_measured_with_all_its_blocks_and_later_as_well() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let [first, later] = two_states(&folder);
     let digest = |path| Guest::open(path).unwrap().digest().unwrap().to_string();
@@ -166,7 +166,7 @@ fn a_guest_folder_is_measured_with_all_its_blocks_and_later_as_well() {
 
 #[test]
 fn a_synthesised_guest_has_the_mix_that_was_asked_for() {
-    let _limit = watchdog();
+    watchdog!();
     let zero = |mix: &str| {
         let ended = bench(&["--json", "--methods", "none", "--mix", mix]);
         let document = ended.json();
@@ -184,7 +184,7 @@ fn a_synthesised_guest_has_the_mix_that_was_asked_for() {
 
 #[test]
 fn an_interrupted_comparison_ends_after_the_run_in_hand_with_its_table_and_its_files() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let json = folder.path("r.json");
     let exported = json.display().to_string();
@@ -221,7 +221,7 @@ fn an_interrupted_comparison_ends_after_the_run_in_hand_with_its_table_and_its_f
 
 #[test]
 fn what_cannot_be_measured_or_written_is_found_before_the_first_run() {
-    let _limit = watchdog();
+    watchdog!();
     for (options, words) in [
         (
             &["--export-json", "/no/folder/r.json"][..],

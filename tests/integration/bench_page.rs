@@ -89,7 +89,7 @@ document.getElementById('found').textContent = found.join('\\n') + '.';
 
 #[test]
 fn the_page_is_drawn_by_a_browser_with_every_mark_and_without_a_complaint() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let pages: Vec<Page> = mixed(512, 5);
     let first = folder.image("first", &pages).display().to_string();

@@ -84,7 +84,7 @@ fn all_ways_failed(folder: &Folder, ended: &Ended, reason: &str) {
 
 #[test]
 fn a_peer_that_is_missing_or_is_none_is_refused_before_the_first_run() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     for (lines, words) in [
         ("echo nothing of the kind", "does not say that it is a QEMU"),
@@ -105,7 +105,7 @@ fn a_peer_that_is_missing_or_is_none_is_refused_before_the_first_run() {
 
 #[test]
 fn a_peer_that_ends_at_once_leaves_our_rows_alone() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let lines = format!("{SAYS_SO}\necho 'one | two' >&2\necho 'no <such> machine' >&2\nexit 1");
     let ended = bench(&folder, &script(&folder, &lines), &TINY);
@@ -157,7 +157,7 @@ const GREETING: &[u8] = b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\n";
 
 #[test]
 fn a_peer_that_dies_after_its_greeting_leaves_our_rows_alone() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let (peer, answering) = monitor(&folder, GREETING);
     let ended = bench(&folder, &peer, &TINY);
@@ -167,7 +167,7 @@ fn a_peer_that_dies_after_its_greeting_leaves_our_rows_alone() {
 
 #[test]
 fn a_peer_whose_monitor_talks_nonsense_leaves_our_rows_alone() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let (peer, answering) = monitor(&folder, b"\x1b[31mwhat?\n");
     let ended = bench(&folder, &peer, &TINY);
@@ -178,7 +178,7 @@ fn a_peer_whose_monitor_talks_nonsense_leaves_our_rows_alone() {
 #[test]
 fn the_runs_before_a_peer_dies_count() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let counter = folder.path("starts").display().to_string();
     // Both ends of the first run of the first way, and one more.
@@ -235,7 +235,7 @@ fn the_runs_before_a_peer_dies_count() {
 #[test]
 fn a_real_qemu_stands_in_the_same_tables_and_charts() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &mixed(1024, 3)).display().to_string();
     let held = allocated(Path::new(&image));

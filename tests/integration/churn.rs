@@ -43,7 +43,7 @@ const FAST: [&str; 6] = ["--rate", "0", "--threads", "3", "--pattern", "hotset"]
 
 #[test]
 fn a_writer_that_is_told_to_end_says_what_it_did_and_leaves_what_it_says() {
-    let _limit = watchdog();
+    watchdog!();
     for signal in [Signal::INT, Signal::TERM] {
         let scene = Scene::new();
         let writer = scene.churn(&FAST);
@@ -59,7 +59,7 @@ fn a_writer_that_is_told_to_end_says_what_it_did_and_leaves_what_it_says() {
 
 #[test]
 fn a_writer_that_is_killed_leaves_records_that_prove_what_it_left() {
-    let _limit = watchdog();
+    watchdog!();
     for pattern in churn::Pattern::ALL {
         let scene = Scene::new();
         let writer = scene.churn(&["--rate", "0", "--threads", "3", "--pattern", pattern.name()]);
@@ -84,7 +84,7 @@ fn a_writer_that_is_killed_leaves_records_that_prove_what_it_left() {
 
 #[test]
 fn what_is_migrated_while_the_writer_stands_still_is_proven_by_its_records() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let writer = scene.churn(&FAST);
     writer.signal(Signal::STOP);
@@ -108,7 +108,7 @@ fn what_is_migrated_while_the_writer_stands_still_is_proven_by_its_records() {
 
 #[test]
 fn a_document_says_what_was_done_and_what_was_found() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let image = scene.image.to_str().unwrap();
     let ended = run(&[
@@ -140,7 +140,7 @@ fn a_document_says_what_was_done_and_what_was_found() {
 
 #[test]
 fn what_cannot_be_is_refused_in_a_line() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let image = scene.image.to_str().unwrap();
     for (args, code, words) in [

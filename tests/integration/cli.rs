@@ -124,7 +124,7 @@ impl Files {
 
 #[test]
 fn what_is_no_image_is_refused_by_name() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let empty = files.folder.path("empty");
     std::fs::write(&empty, b"").unwrap();
@@ -153,7 +153,7 @@ fn what_is_no_image_is_refused_by_name() {
 #[test]
 fn an_unreadable_image_is_refused_by_name() {
     use std::os::unix::fs::PermissionsExt;
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     std::fs::set_permissions(&files.image, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::File::open(&files.image).is_ok() {
@@ -165,7 +165,7 @@ fn an_unreadable_image_is_refused_by_name() {
 
 #[test]
 fn a_later_image_of_another_size_is_refused_with_both_sizes() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let other = files.folder.image("other", &mixed(65, 1));
     let other = other.to_str().unwrap();
@@ -175,7 +175,7 @@ fn a_later_image_of_another_size_is_refused_with_both_sizes() {
 
 #[test]
 fn every_parameter_out_of_range_is_refused_in_one_line_that_says_what_is_allowed() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let bad = |name: &str| -> (&[&str], &str) {
         match name {
@@ -222,7 +222,7 @@ fn every_parameter_out_of_range_is_refused_in_one_line_that_says_what_is_allowed
 
 #[test]
 fn a_level_that_the_method_does_not_have_is_refused_whatever_the_order() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let uri = files.uri();
     let send = ["send", files.image(), &uri];
@@ -241,7 +241,7 @@ fn a_level_that_the_method_does_not_have_is_refused_whatever_the_order() {
 
 #[test]
 fn what_is_no_address_capability_or_option_is_a_matter_of_usage() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let send = ["send", files.image()];
     for uri in ["nowhere", "udp:x:1", "tcp:x:65536", "fd:-1", "unix:"] {
@@ -278,7 +278,7 @@ fn what_is_no_address_capability_or_option_is_a_matter_of_usage() {
 
 #[test]
 fn several_connections_into_a_file_are_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let uri = format!("file:{}", files.folder.path("stream").display());
     run(&["send", files.image(), &uri, "--connections", "2"])
@@ -290,7 +290,7 @@ fn several_connections_into_a_file_are_refused() {
 
 #[test]
 fn an_output_that_exists_is_kept_unless_force_says_otherwise() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     std::fs::write(&files.output, b"old").unwrap();
     let uri = files.uri();
@@ -306,7 +306,7 @@ fn an_output_that_exists_is_kept_unless_force_says_otherwise() {
 
 #[test]
 fn an_output_that_cannot_be_written_is_refused_before_anybody_waits() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let folder = files.folder.path("");
     let nowhere = files.folder.path("nowhere/out");
@@ -323,7 +323,7 @@ fn an_output_that_cannot_be_written_is_refused_before_anybody_waits() {
 
 #[test]
 fn a_stored_stream_that_exists_is_kept_unless_force_says_otherwise() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let stream = files.folder.path("stream");
     std::fs::write(&stream, b"old").unwrap();
@@ -338,7 +338,7 @@ fn a_stored_stream_that_exists_is_kept_unless_force_says_otherwise() {
 
 #[test]
 fn an_output_that_another_receiver_is_writing_is_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::new();
     let first = files.receiver(&[]);
     let sender = files.sender(&SLOW);
@@ -369,7 +369,7 @@ fn an_output_that_another_receiver_is_writing_is_refused() {
 
 #[test]
 fn a_connection_that_nobody_takes_ends_within_its_limit() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let port = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -392,7 +392,7 @@ fn a_connection_that_nobody_takes_ends_within_its_limit() {
 
 #[test]
 fn a_listener_that_says_nothing_ends_the_send_within_its_limit() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let listener = UnixListener::bind(&files.socket).unwrap();
     let sender = files.sender(&["--timeout", "300ms"]);
@@ -405,7 +405,7 @@ fn a_listener_that_says_nothing_ends_the_send_within_its_limit() {
 
 #[test]
 fn a_destination_that_falls_silent_ends_the_send_within_its_limit_and_is_named_so() {
-    let _limit = watchdog();
+    watchdog!();
     for slowly in [true, false] {
         let files = Files::new();
         let listener = UnixListener::bind(&files.socket).unwrap();
@@ -429,7 +429,7 @@ fn a_destination_that_falls_silent_ends_the_send_within_its_limit_and_is_named_s
 
 #[test]
 fn a_source_that_falls_silent_ends_the_receive_within_its_limit() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let receiver = files.receiver(&["--timeout", "300ms"]);
     let mut link = UnixStream::connect(&files.socket).unwrap();
@@ -452,7 +452,7 @@ fn a_source_that_falls_silent_ends_the_receive_within_its_limit() {
 
 #[test]
 fn a_source_whose_other_connections_never_come_does_not_keep_the_receiver() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let mut receiver = files.receiver(&["--timeout", "300ms"]);
     let mut first = hello(64);
@@ -471,7 +471,7 @@ fn a_source_whose_other_connections_never_come_does_not_keep_the_receiver() {
 
 #[test]
 fn foreign_clients_cost_a_line_each_and_the_real_source_is_served() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let mut receiver = start(&["receive", "tcp:127.0.0.1:0", files.output(), "--quiet"]);
     let uri = receiver.listening();
@@ -516,7 +516,7 @@ fn foreign_clients_cost_a_line_each_and_the_real_source_is_served() {
 
 #[test]
 fn a_client_that_says_no_hello_is_dropped_in_time() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let mut receiver = files.receiver(&[]);
     let mut silent = UnixStream::connect(&files.socket).unwrap();
@@ -535,7 +535,7 @@ fn a_client_that_says_no_hello_is_dropped_in_time() {
 
 #[test]
 fn a_source_that_does_not_fit_is_told_why_and_the_receiver_goes_on() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let mut receiver = files.receiver(&[]);
     let mut of_the_future = hello(64);
@@ -573,7 +573,7 @@ fn a_source_that_does_not_fit_is_told_why_and_the_receiver_goes_on() {
 
 #[test]
 fn a_destination_that_refuses_makes_the_source_exit_with_4_and_its_reason() {
-    let _limit = watchdog();
+    watchdog!();
     let good = |hello: &ramferry::wire::native::Hello| {
         session::answer(
             &session::negotiate(hello, &ramferry::Caps::default()),
@@ -606,7 +606,7 @@ fn a_destination_that_refuses_makes_the_source_exit_with_4_and_its_reason() {
 
 #[test]
 fn a_server_of_another_kind_is_named_as_such() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let listener = UnixListener::bind(&files.socket).unwrap();
     let sender = files.sender(&[]);
@@ -621,7 +621,7 @@ fn a_server_of_another_kind_is_named_as_such() {
 
 #[test]
 fn a_signal_to_the_source_ends_both_sides_and_changes_nothing() {
-    let _limit = watchdog();
+    watchdog!();
     for signal in [Signal::INT, Signal::TERM] {
         for old in [None, Some(&b"old"[..])] {
             let files = Files::new();
@@ -646,7 +646,7 @@ fn a_signal_to_the_source_ends_both_sides_and_changes_nothing() {
 
 #[test]
 fn a_signal_to_the_destination_ends_both_sides_and_changes_nothing() {
-    let _limit = watchdog();
+    watchdog!();
     for signal in [Signal::INT, Signal::TERM] {
         for old in [None, Some(&b"old"[..])] {
             let files = Files::new();
@@ -666,7 +666,7 @@ fn a_signal_to_the_destination_ends_both_sides_and_changes_nothing() {
 
 #[test]
 fn a_signal_ends_a_receiver_that_listens_and_a_source_that_nobody_answers() {
-    let _limit = watchdog();
+    watchdog!();
     for signal in [Signal::INT, Signal::TERM] {
         let files = Files::small();
         let receiver = files.receiver(&[]);
@@ -685,7 +685,7 @@ fn a_signal_ends_a_receiver_that_listens_and_a_source_that_nobody_answers() {
 
 #[test]
 fn a_signal_while_a_stream_is_stored_leaves_no_stream() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::new();
     let stream = files.folder.path("stream");
     let uri = format!("file:{}", stream.display());
@@ -699,7 +699,7 @@ fn a_signal_while_a_stream_is_stored_leaves_no_stream() {
 
 #[test]
 fn a_killed_receiver_leaves_the_old_output_and_a_second_attempt_works() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::new();
     std::fs::write(&files.output, b"old").unwrap();
     let receiver = files.receiver(&["--force"]);
@@ -722,7 +722,7 @@ fn a_killed_receiver_leaves_the_old_output_and_a_second_attempt_works() {
 
 #[test]
 fn a_killed_source_ends_the_receiver() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::new();
     let receiver = files.receiver(&[]);
     let sender = files.sender(&SLOW);
@@ -739,7 +739,7 @@ fn a_killed_source_ends_the_receiver() {
 
 #[test]
 fn the_picked_port_is_the_first_line_whatever_else_is_shown() {
-    let _limit = watchdog();
+    watchdog!();
     for more in [&[][..], &["--quiet"], &["--json"], &["--json", "--quiet"]] {
         let files = Files::small();
         let receive = ["receive", "tcp:127.0.0.1:0", files.output()];
@@ -765,7 +765,7 @@ fn the_picked_port_is_the_first_line_whatever_else_is_shown() {
 
 #[test]
 fn with_json_an_address_that_was_given_is_not_on_standard_output() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let uri = files.uri();
     let mut receiver = start(&["receive", &uri, files.output(), "--json", "--quiet"]);
@@ -778,7 +778,7 @@ fn with_json_an_address_that_was_given_is_not_on_standard_output() {
 
 #[test]
 fn a_socket_left_behind_is_replaced_and_one_in_use_or_no_socket_is_not() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     drop(UnixListener::bind(&files.socket).unwrap());
     assert!(files.socket.exists(), "a stale socket");
@@ -798,7 +798,7 @@ fn a_socket_left_behind_is_replaced_and_one_in_use_or_no_socket_is_not() {
 
 #[test]
 fn a_port_in_use_is_refused_by_name() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("tcp:{}", listener.local_addr().unwrap());
@@ -809,7 +809,7 @@ fn a_port_in_use_is_refused_by_name() {
 
 #[test]
 fn a_byte_that_changes_in_the_output_before_the_proof_is_found() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let image = std::fs::read(&files.image).unwrap();
     let receiver = files.receiver(&[]);
@@ -837,7 +837,7 @@ fn a_byte_that_changes_in_the_output_before_the_proof_is_found() {
 
 #[test]
 fn a_proof_of_something_else_makes_the_source_exit_with_3() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let listener = UnixListener::bind(&files.socket).unwrap();
     let sender = files.sender(&[]);
@@ -879,7 +879,7 @@ fn a_proof_of_something_else_makes_the_source_exit_with_3() {
 
 #[test]
 fn an_image_that_is_truncated_while_it_is_sent_is_an_error_and_no_crash() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::new();
     let receiver = files.receiver(&[]);
     let sender = files.sender(&SLOW);
@@ -899,7 +899,7 @@ fn an_image_that_is_truncated_while_it_is_sent_is_an_error_and_no_crash() {
 
 #[test]
 fn a_full_disk_is_named_on_both_sides() {
-    let _limit = watchdog();
+    watchdog!();
     // A file system of one MiB, seen by the receiver alone, that vanishes with it.
     let can = Command::new("unshare")
         .args(["-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"])
@@ -934,7 +934,7 @@ fn a_full_disk_is_named_on_both_sides() {
 
 #[test]
 fn an_output_larger_than_a_file_may_be_is_refused_before_a_page_moves() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::new();
     let script = "trap '' XFSZ; ulimit -f 1024; exec \"$0\" receive \"$1\" \"$2\" --quiet";
     let mut shell = Command::new("bash");
@@ -970,7 +970,7 @@ fn keys(value: &Value) -> Vec<&str> {
 
 #[test]
 fn the_documents_of_both_sides_have_the_documented_members_and_agree() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let second = files.folder.image("later", &later(&mixed(64, 5), 6));
     let second = second.to_str().unwrap();
@@ -1083,7 +1083,7 @@ fn the_documents_of_both_sides_have_the_documented_members_and_agree() {
 
 #[test]
 fn a_migration_that_fails_still_prints_its_document_and_says_why() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let uri = files.uri();
     let failed = run(&[
@@ -1110,7 +1110,7 @@ fn a_migration_that_fails_still_prints_its_document_and_says_why() {
 
 #[test]
 fn a_summary_on_standard_error_says_what_was_moved() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let uri = files.uri();
     let mut receiver = start(&["receive", &uri, files.output()]);
@@ -1128,7 +1128,7 @@ fn a_summary_on_standard_error_says_what_was_moved() {
 
 #[test]
 fn tables_for_programs_have_a_row_for_everything() {
-    let _limit = watchdog();
+    watchdog!();
     let rows = run(&["parameters", "--json"]).json();
     let names: Vec<&str> = rows
         .as_array()
@@ -1170,7 +1170,7 @@ fn tables_for_programs_have_a_row_for_everything() {
 
 #[test]
 fn help_says_that_tcp_is_not_encrypted_wherever_an_address_is_taken() {
-    let _limit = watchdog();
+    watchdog!();
     for args in [
         &["--help"][..],
         &["-h"],
@@ -1202,7 +1202,7 @@ fn help_says_that_tcp_is_not_encrypted_wherever_an_address_is_taken() {
 
 #[test]
 fn a_reader_of_standard_output_that_leaves_is_no_error() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let digest = ["digest", files.image()];
     for args in [&["parameters"][..], &["capabilities", "--json"], &digest] {
@@ -1217,7 +1217,7 @@ fn a_reader_of_standard_output_that_leaves_is_no_error() {
 #[test]
 fn an_image_may_have_a_name_that_is_no_text() {
     use std::os::unix::ffi::OsStrExt;
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let name = std::ffi::OsStr::from_bytes(b"ram\xff");
     let odd: PathBuf = Path::new(&files.folder.path("")).join(name);

@@ -108,7 +108,7 @@ fn wait_for(handle: &Migration, status: Status) {
 
 #[test]
 fn every_state_and_round_is_told_once_and_in_order() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let destination = scene.destination();
     let (source, events) = observed(scene.send(Caps::default()), Params::default());
@@ -130,7 +130,7 @@ fn every_state_and_round_is_told_once_and_in_order() {
 
 #[test]
 fn a_writer_that_stops_is_told_before_the_last_round_and_does_not_go_on() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let (destination, writer) = (scene.destination(), scene.writer());
     let settings = params(&[("downtime-limit", "0"), ("max-rounds", "2")]);
@@ -146,7 +146,7 @@ fn a_writer_that_stops_is_told_before_the_last_round_and_does_not_go_on() {
 
 #[test]
 fn with_the_writer_stopped_it_waits_for_leave_and_then_arrives() {
-    let _limit = watchdog();
+    watchdog!();
     for format in [Format::Native, Format::Qemu] {
         let scene = Scene::new();
         let (destination, writer) = (scene.destination(), scene.writer());
@@ -183,7 +183,7 @@ fn with_the_writer_stopped_it_waits_for_leave_and_then_arrives() {
 
 #[test]
 fn one_that_waits_for_leave_can_be_cancelled_and_its_writer_goes_on() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let (destination, writer) = (scene.destination(), scene.writer());
     let (source, events) = observed(scene.live(&writer, pausing()), Params::default());
@@ -209,7 +209,7 @@ fn one_that_waits_for_leave_can_be_cancelled_and_its_writer_goes_on() {
 
 #[test]
 fn one_that_waits_for_leave_hears_when_the_destination_gives_up() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let destination = scene.destination();
     let (source, _) = observed(scene.send(pausing()), Params::default());
@@ -222,7 +222,7 @@ fn one_that_waits_for_leave_hears_when_the_destination_gives_up() {
 
 #[test]
 fn only_one_that_waits_can_be_let_go_on() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let destination = scene.destination();
     let slowly = params(&[("max-bandwidth", "64KiB")]);
@@ -245,7 +245,7 @@ fn only_one_that_waits_can_be_let_go_on() {
 
 #[test]
 fn a_cache_that_changes_its_size_meanwhile_makes_no_difference_to_what_arrives() {
-    let _limit = watchdog();
+    watchdog!();
     for format in [Format::Native, Format::Qemu] {
         let scene = Scene::new();
         let destination = scene.destination();
@@ -280,7 +280,7 @@ fn typed(name: &str, value: TypedValue) -> [TypedParam; 1] {
 
 #[test]
 fn a_controller_has_one_migration_at_a_time_and_keeps_settings_for_the_next() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let controller = Controller::default();
     assert!(controller.report().is_none());
@@ -359,7 +359,7 @@ fn a_controller_has_one_migration_at_a_time_and_keeps_settings_for_the_next() {
 
 #[test]
 fn a_controller_tells_what_the_guest_does() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let writer = scene.writer();
     let (source, destination) = (Controller::default(), Controller::default());
@@ -401,7 +401,7 @@ fn a_controller_tells_what_the_guest_does() {
 
 #[test]
 fn to_quit_cancels_what_runs() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let controller = Controller::default();
     controller.receive(scene.receive()).unwrap();

@@ -134,7 +134,7 @@ fn parameters() -> Value {
 
 #[test]
 fn commands_ask_what_they_are_to_ask() {
-    let _limit = watchdog();
+    watchdog!();
     for (args, command, arguments) in [
         (
             "migrate-setparameters --level 3 --threads -1 --dthreads 4",
@@ -201,7 +201,7 @@ fn commands_ask_what_they_are_to_ask() {
 
 #[test]
 fn a_parameter_that_only_the_monitor_knows_has_the_type_that_it_has_there() {
-    let _limit = watchdog();
+    watchdog!();
     let sets = [
         "--set",
         "multifd-channels=4",
@@ -232,7 +232,7 @@ fn a_parameter_that_only_the_monitor_knows_has_the_type_that_it_has_there() {
 
 #[test]
 fn whole_requests_go_out_as_they_are() {
-    let _limit = watchdog();
+    watchdog!();
     let request = json!({"exec-oob": "yank", "id": [1], "arguments": {"instances": []}});
     let (ended, asked) = ctl(
         None,
@@ -254,7 +254,7 @@ fn whole_requests_go_out_as_they_are() {
 
 #[test]
 fn parameters_are_printed_ours_first_and_as_json() {
-    let _limit = watchdog();
+    watchdog!();
     let (ended, asked) = ctl(None, &[returns(&parameters())], &["migrate-getparameters"]);
     ended.succeeded();
     assert_eq!(only(&asked).0, "query-migrate-parameters");
@@ -278,7 +278,7 @@ tls-creds: \"\"
 
 #[test]
 fn capabilities_are_printed() {
-    let _limit = watchdog();
+    watchdog!();
     let list = json!([
         {"capability": "xbzrle", "state": true}, {"capability": "x-colo", "state": false}
     ]);
@@ -296,7 +296,7 @@ fn capabilities_are_printed() {
 
 #[test]
 fn downtime_speed_and_cache_are_printed_as_virsh_does() {
-    let _limit = watchdog();
+    watchdog!();
     for (args, out) in [
         ("migrate-getmaxdowntime", "300\n"),
         ("migrate-getspeed", "119.20929\n"),
@@ -322,7 +322,7 @@ fn running(transferred: u64) -> Value {
 
 #[test]
 fn a_job_is_printed_in_lines_in_keys_and_in_json() {
-    let _limit = watchdog();
+    watchdog!();
     let (ended, asked) = ctl(None, &[returns(&running(2048))], &["domjobinfo"]);
     ended.succeeded();
     assert_eq!(only(&asked).0, "query-migrate");
@@ -368,7 +368,7 @@ Data total:       4.000 KiB
 
 #[test]
 fn only_a_job_that_runs_is_aborted() {
-    let _limit = watchdog();
+    watchdog!();
     let replies = [returns(&running(1)), returns(&json!({}))];
     let (ended, asked) = ctl(None, &replies, &["domjobabort"]);
     ended.succeeded();
@@ -390,7 +390,7 @@ fn only_a_job_that_runs_is_aborted() {
 
 #[test]
 fn what_the_monitor_does_not_have_is_told_by_its_name_and_version() {
-    let _limit = watchdog();
+    watchdog!();
     let qemu = Some(10);
     let replies = [declines("Parameter 'compress-level' is unexpected")];
     let (ended, _) = ctl(qemu, &replies, &["migrate-setparameters", "--level", "3"]);

@@ -3,8 +3,6 @@
 //! says that it does not know, and never that all is well or that nothing happened.
 
 use std::path::PathBuf;
-use std::process::Command;
-use std::thread;
 
 use ramferry::stats::Report;
 use ramferry::wire::native::{FrameKind, HEADER_LEN, HELLO_HEAD_LEN, Header};
@@ -164,7 +162,7 @@ fn places(record: &Record) -> [usize; 3] {
 
 #[test]
 fn a_cut_anywhere_on_the_way_to_the_destination_leaves_the_source_in_charge_or_says_unknown() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let (forth, _) = scene.recorded();
     let kinds: Vec<_> = forth.iter().filter_map(|record| record.kind).collect();
@@ -192,7 +190,7 @@ fn a_cut_anywhere_on_the_way_to_the_destination_leaves_the_source_in_charge_or_s
 
 #[test]
 fn a_cut_anywhere_on_the_way_back_leaves_the_source_in_charge_or_says_unknown() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let (_, back) = scene.recorded();
     let kinds: Vec<_> = back.iter().map(|record| record.kind).collect();
@@ -213,7 +211,7 @@ fn a_cut_anywhere_on_the_way_back_leaves_the_source_in_charge_or_says_unknown() 
 
 #[test]
 fn a_cut_leaves_an_older_output_as_it_was() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let (forth, back) = scene.recorded();
     std::fs::write(&scene.output, b"old").unwrap();
@@ -243,7 +241,7 @@ fn a_cut_leaves_an_older_output_as_it_was() {
 
 #[test]
 fn a_cancelled_migration_ends_on_both_sides_whoever_cancels() {
-    let _limit = watchdog();
+    watchdog!();
     for by_source in [true, false] {
         let scene = Scene::new();
         let socket = unix(&scene.folder.path("socket"));
@@ -268,7 +266,7 @@ fn a_cancelled_migration_ends_on_both_sides_whoever_cancels() {
 
 #[test]
 fn a_handle_that_is_dropped_cancels_its_migration() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let socket = unix(&scene.folder.path("socket"));
     let destination = Destination::start(&socket, &scene.output, params(&[]));
@@ -282,28 +280,14 @@ fn a_handle_that_is_dropped_cancels_its_migration() {
     assert!(!scene.output.exists());
 }
 
-/// In this process when it was started for that; else it starts one in which nothing else runs.
-const COUNTING: &str = "RAMFERRY_TEST_COUNTING";
-
 fn entries(folder: &str) -> usize {
     std::fs::read_dir(folder).unwrap().count()
 }
 
 #[test]
 fn no_thread_and_no_descriptor_outlives_a_migration_however_it_ends() {
-    let _limit = watchdog();
-    let name = thread::current().name().unwrap().to_owned();
-    if std::env::var_os(COUNTING).is_none() {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", &name, "--test-threads=1", "--nocapture"])
-            .env(COUNTING, "1")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{output:?}");
-        assert!(text.contains("1 passed"), "it did not run: {text}");
-        return;
-    }
+    // Nothing else runs in the process of its own that this starts.
+    watchdog!();
     let scene = Scene::new();
     // What the process sets up once is no leak.
     let (forth, back) = scene.recorded();

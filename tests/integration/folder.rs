@@ -113,7 +113,7 @@ fn arrived(outcome: Outcome, expected: &Path, output: &Path) {
 
 #[test]
 fn a_folder_arrives_over_every_link() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let [first, _] = two_states(&folder);
     for (link, address, connections) in [
@@ -131,7 +131,7 @@ fn a_folder_arrives_over_every_link() {
 
 #[test]
 fn later_folders_and_files_are_delta_rounds() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let [first, second] = two_states(&folder);
     let third = later(&mixed(256, 99), 4);
@@ -179,7 +179,7 @@ fn later_folders_and_files_are_delta_rounds() {
 
 #[test]
 fn the_program_sends_keeps_one_block_and_prints_the_digest() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let [first, _] = two_states(&folder);
     let text = |path: &Path| path.to_str().unwrap().to_owned();
@@ -227,7 +227,7 @@ fn the_program_sends_keeps_one_block_and_prints_the_digest() {
 
 #[test]
 fn folders_that_were_tampered_with_are_not_sent() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let [first, _] = two_states(&folder);
     let (ram, state) = (first.join("pc.ram"), first.join("device-state"));
@@ -259,7 +259,7 @@ fn folders_that_were_tampered_with_are_not_sent() {
 
 #[test]
 fn a_link_that_breaks_leaves_the_old_folder_and_no_partial() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let [first, second] = two_states(&folder);
     let output = folder.path("out");
@@ -403,7 +403,7 @@ fn receive(bytes: &[u8]) -> Result<(), Error> {
 
 #[test]
 fn messages_about_the_device_state_come_once_in_order_and_complete() {
-    let _limit = watchdog();
+    watchdog!();
     let (first, second) = (piece(0, &STATE[..7]), piece(7, &STATE[7..]));
     let (start, end) = (described(), state_end(STATE));
     let of =
@@ -468,7 +468,7 @@ fn messages_about_the_device_state_come_once_in_order_and_complete() {
 
 #[test]
 fn messages_that_are_too_long_or_damaged_are_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let long = piece(0, &vec![1; MAX_PIECE + 1]);
     Stream::new(&[described(), long]).refused(Kind::Failed, "a piece of device state is 262145");
     Stream::new(&[described(), piece(0, b"")]).refused(Kind::Failed, "truncated");
@@ -511,7 +511,7 @@ fn messages_that_are_too_long_or_damaged_are_refused() {
 
 #[test]
 fn frames_of_blocks_that_were_not_announced_or_beyond_their_end_are_refused() {
-    let _limit = watchdog();
+    watchdog!();
     for (block, page, why) in [
         (2, 0, "the frame's block is 2, but at most 1 is allowed"),
         (0, 1, "the end of a run of pages is 2, but at most 1"),
@@ -532,7 +532,7 @@ fn frames_of_blocks_that_were_not_announced_or_beyond_their_end_are_refused() {
 
 #[test]
 fn blocks_that_do_not_fit_a_hello_are_refused_by_the_source() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let blocks: Vec<_> = (0..300)
         .map(|n| (format!("{n:0255}"), PAGE_SIZE as u64))

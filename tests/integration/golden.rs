@@ -296,14 +296,14 @@ fn is_received(stream: &[u8], image: &[u8]) {
 
 #[test]
 fn a_whole_stream_has_these_bytes_and_is_received() {
-    let _limit = watchdog();
+    watchdog!();
     let (made, image) = tiny(|parts| parts);
     is_received(&golden("stream", &made), &image);
 }
 
 #[test]
 fn streams_that_were_compressed_once_are_received_for_ever() {
-    let _limit = watchdog();
+    watchdog!();
     for method in [Method::Zlib, Method::Gzip, Method::Lz4, Method::Zstd] {
         let (made, image) = tiny(|parts| parts.compressed(method));
         is_received(&stored(&format!("stream-{method}"), &made), &image);

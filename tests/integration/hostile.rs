@@ -127,14 +127,14 @@ fn stream(pages: u64, frames: &[Vec<u8>]) -> Vec<u8> {
 
 #[test]
 fn the_stream_that_is_damaged_below_is_whole_to_begin_with() {
-    let _limit = watchdog();
+    watchdog!();
     let image = receive(&Folder::new(), &small_stream()).unwrap();
     assert_same_bytes(&image, &small_image());
 }
 
 #[test]
 fn every_truncation_is_an_error_and_not_an_end() {
-    let _limit = watchdog();
+    watchdog!();
     let (without, with) = (Folder::new(), Folder::new());
     std::fs::write(with.path("out"), b"the old output").unwrap();
     let stream = small_stream();
@@ -149,7 +149,7 @@ fn every_truncation_is_an_error_and_not_an_end() {
 
 #[test]
 fn every_byte_that_is_flipped_is_noticed_or_does_not_matter() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let (stream, image) = (small_stream(), small_image());
     let mut harmless = 0;
@@ -171,7 +171,7 @@ fn every_byte_that_is_flipped_is_noticed_or_does_not_matter() {
 
 #[test]
 fn lengths_beyond_the_limits_are_refused_before_anything_is_allocated() {
-    let _limit = watchdog();
+    watchdog!();
     let whole = |page| Parts::new(1, &[(page, Carried::Whole(text(1)))]);
     for (offset, what) in [
         (16, "the page set's length"),
@@ -196,7 +196,7 @@ fn lengths_beyond_the_limits_are_refused_before_anything_is_allocated() {
 
 #[test]
 fn pages_outside_the_block_are_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let beyond = Parts::new(1, &[(4, Carried::Whole(text(1)))]);
     refuses_frame(
         4,
@@ -212,7 +212,7 @@ fn pages_outside_the_block_are_refused() {
 
 #[test]
 fn a_page_set_that_is_not_what_the_header_says_is_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let good = Parts::new(1, &[(0, Carried::Whole(text(1)))]);
     let mut more = good.clone();
     more.header.pages = 2;
@@ -234,7 +234,7 @@ fn a_page_set_that_is_not_what_the_header_says_is_refused() {
 
 #[test]
 fn frames_and_ends_of_another_round_are_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let frame = |round| Parts::new(round, &[(0, Carried::Whole(text(1)))]).bytes();
     for round in [0, 2, u32::MAX] {
         refuses(&stream(1, &[frame(round)]), "the frame's round is");
@@ -249,7 +249,7 @@ fn frames_and_ends_of_another_round_are_refused() {
 
 #[test]
 fn wrong_counts_at_a_rounds_end_are_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let frame = Parts::new(1, &[(0, Carried::Whole(text(1))), (1, Carried::Zero)]).bytes();
     for (frames, pages) in [(0, 2), (2, 2), (1, 1), (1, 3), (u64::MAX, u64::MAX)] {
         let end = round_end(1, frames, pages, true);
@@ -264,7 +264,7 @@ fn wrong_counts_at_a_rounds_end_are_refused() {
 
 #[test]
 fn nothing_may_follow_the_last_round_but_finish() {
-    let _limit = watchdog();
+    watchdog!();
     let frame = Parts::new(1, &[(0, Carried::Whole(text(1)))]).bytes();
     let last = round_end(1, 1, 1, true);
     let image = text(1);
@@ -291,7 +291,7 @@ fn nothing_may_follow_the_last_round_but_finish() {
 
 #[test]
 fn messages_out_of_place_are_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let frame = Parts::new(1, &[(0, Carried::Whole(text(1)))]).bytes();
     let image = text(1);
     refuses(
@@ -313,7 +313,7 @@ fn messages_out_of_place_are_refused() {
 
 #[test]
 fn a_digest_that_is_not_that_of_the_pages_makes_the_outcome_differ() {
-    let _limit = watchdog();
+    watchdog!();
     let image = text(1);
     let mut wrong = digest_of(&image);
     wrong.add(1);
@@ -331,7 +331,7 @@ fn a_digest_that_is_not_that_of_the_pages_makes_the_outcome_differ() {
 
 #[test]
 fn a_failure_in_the_stream_ends_it_with_the_sources_own_words() {
-    let _limit = watchdog();
+    watchdog!();
     let failure = Message::Failure {
         reason: Reason::Failed,
         text: "the disk is gone\x1b[2J".to_owned(),
@@ -350,7 +350,7 @@ fn message_with(mut bytes: Vec<u8>, change: impl Fn(&mut [u8])) -> Vec<u8> {
 
 #[test]
 fn a_frame_of_an_unknown_kind_is_skipped_only_if_it_says_so() {
-    let _limit = watchdog();
+    watchdog!();
     let image = text(1);
     let around = |unknown: Vec<u8>| {
         [
@@ -378,7 +378,7 @@ fn a_frame_of_an_unknown_kind_is_skipped_only_if_it_says_so() {
 
 #[test]
 fn lanes_flags_and_codecs_that_are_not_in_use_are_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let keep_alive = || Message::KeepAlive.to_bytes();
     let change = |offset: usize, value: u8| {
         stream(
@@ -397,7 +397,7 @@ fn lanes_flags_and_codecs_that_are_not_in_use_are_refused() {
 
 #[test]
 fn a_zeros_frame_with_anything_but_zero_pages_is_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let mut whole = Parts::new(1, &[(0, Carried::Whole(text(1)))]);
     whole.header.kind = FrameKind::Zeros;
     refuses_frame(1, &whole, "a page that is not zero");
@@ -411,7 +411,7 @@ fn a_zeros_frame_with_anything_but_zero_pages_is_refused() {
 
 #[test]
 fn a_body_of_another_length_than_its_pages_is_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let good = Parts::new(1, &[(0, Carried::Whole(text(1)))]);
     let image = text(1);
     for body in [
@@ -436,7 +436,7 @@ type Change = fn(&mut Parts);
 
 #[test]
 fn a_compressed_body_that_is_not_as_long_as_announced_is_refused() {
-    let _limit = watchdog();
+    watchdog!();
     for method in [Method::Zlib, Method::Gzip, Method::Lz4, Method::Zstd] {
         let good = Parts::new(
             1,
@@ -481,7 +481,7 @@ fn a_compressed_body_that_is_not_as_long_as_announced_is_refused() {
 
 #[test]
 fn deltas_that_make_no_sense_are_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let (old, new) = (text(1), edited(1));
     let delta = delta_between(&old, &new);
     let begin = [
@@ -533,7 +533,7 @@ fn deltas_that_make_no_sense_are_refused() {
 /// under way, and is proven like any other page.
 #[test]
 fn a_delta_in_the_bulk_stage_never_makes_a_wrong_page() {
-    let _limit = watchdog();
+    watchdog!();
     let mut new = vec![0; PAGE_SIZE];
     new[100] = 7;
     let against_zero = Parts::new(1, &[(0, Carried::Delta(vec![0; PAGE_SIZE], new.clone()))]);
@@ -552,7 +552,7 @@ fn a_delta_in_the_bulk_stage_never_makes_a_wrong_page() {
 
 #[test]
 fn a_frame_that_repeats_a_page_does_not_pass_the_proof() {
-    let _limit = watchdog();
+    watchdog!();
     let frame = |seed| Parts::new(1, &[(0, Carried::Whole(text(seed)))]).bytes();
     let end = [round_end(1, 2, 2, true), finish(&text(3))].concat();
     let error = receive(&Folder::new(), &stream(1, &[frame(1), frame(2), end])).unwrap_err();
@@ -561,7 +561,7 @@ fn a_frame_that_repeats_a_page_does_not_pass_the_proof() {
 
 #[test]
 fn blocks_of_absurd_sizes_are_refused_or_harmless() {
-    let _limit = watchdog();
+    watchdog!();
     for bytes in [0, 1, 4095, u64::MAX, u64::MAX - 4095, (1 << 50) + 4096] {
         let mut hello = hello(1);
         hello.blocks[0].bytes = bytes;
@@ -594,7 +594,7 @@ fn blocks_of_absurd_sizes_are_refused_or_harmless() {
 
 #[test]
 fn a_hello_that_is_damaged_or_has_fields_missing_is_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let good = hello(1);
     let reseal = |mut bytes: Vec<u8>| {
         let len = bytes.len() - 16;
@@ -631,7 +631,7 @@ fn a_hello_that_is_damaged_or_has_fields_missing_is_refused() {
 /// give up.
 #[test]
 fn frames_that_are_all_bad_fail_the_session_and_do_not_stall_it() {
-    let _limit = watchdog();
+    watchdog!();
     let pages: Vec<_> = (0..256)
         .map(|page| (page, Carried::Whole(text(page))))
         .collect();
@@ -646,7 +646,7 @@ fn frames_that_are_all_bad_fail_the_session_and_do_not_stall_it() {
 /// What a live destination says when a source misbehaves, so that its owner can find out.
 #[test]
 fn a_source_on_a_live_link_is_told_what_was_wrong_with_its_stream() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let (socket, output) = (folder.path("socket"), folder.path("out"));
     let destination = Destination::start(&unix(&socket), &output, Params::default());
@@ -673,19 +673,20 @@ fn connect(socket: &Path, hello: &Hello) -> UnixStream {
     link
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_bytes_after_a_good_hello_are_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-        let _limit = watchdog();
+#[test]
+fn any_bytes_after_a_good_hello_are_an_error() {
+    watchdog!();
+    proptest!(cases(), |(bytes in proptest::collection::vec(any::<u8>(), 0..600))| {
         let stream = [hello(40).to_bytes(), bytes].concat();
         prop_assert!(receive(&Folder::new(), &stream).is_err());
-    }
+    });
+}
 
-    /// Frames that pass the header's checks and the hash, but whose page set and body are anything.
-    #[test]
-    fn any_page_set_and_body_in_a_good_frame_are_an_error_or_the_right_pages(
+/// Frames that pass the header's checks and the hash, but whose page set and body are anything.
+#[test]
+fn any_page_set_and_body_in_a_good_frame_are_an_error_or_the_right_pages() {
+    watchdog!();
+    proptest!(cases(), |(
         set in proptest::collection::vec(any::<u8>(), 0..12),
         body in proptest::collection::vec(any::<u8>(), 0..200),
         hashes in proptest::collection::vec(any::<u8>(), 0..32),
@@ -694,8 +695,7 @@ proptest! {
         round in 1_u32..=2,
         decoded in 0_u32..10_000,
         zeros in any::<bool>(),
-    ) {
-        let _limit = watchdog();
+    )| {
         let mut parts = Parts::new(round, &[]).with_body(body);
         if zeros {
             parts.header.kind = FrameKind::Zeros;
@@ -715,5 +715,13 @@ proptest! {
         if let Ok(image) = receive(&Folder::new(), &stream) {
             prop_assert!(image.iter().all(|byte| *byte == 0));
         }
+    });
+}
+
+fn cases() -> ProptestConfig {
+    ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
     }
 }

@@ -51,7 +51,7 @@ fn accounted(report: &Report) -> u64 {
 
 #[test]
 fn a_stream_that_send_wrote_is_told_round_by_round_to_its_last_byte() {
-    let _watchdog = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let guest = mixed(2000, 3);
     let (t0, t1) = (
@@ -457,7 +457,7 @@ fn names_from_a_stream_do_not_steer_a_terminal() {
 
 #[test]
 fn no_bytes_make_it_panic_and_every_one_is_accounted_for() {
-    let _watchdog = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let path = folder.path("stream");
     let mut dice = Dice::new(11);

@@ -18,9 +18,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::cli::{Files, SLOW};
 use crate::support::{
-    Destination, Folder, Page, Program, assert_same, children, command, digest_of, finish, hello,
-    later, mixed, one_round, params, read_answer, read_hello, read_message, round_end, run, source,
-    unix, until, watchdog,
+    Destination, Folder, Page, Program, assert_same, command, digest_of, finish, hello, later,
+    mixed, one_round, params, read_answer, read_hello, read_message, round_end, run, source, unix,
+    until, watchdog,
 };
 
 /// A source made by hand, up to the answer.
@@ -47,7 +47,7 @@ fn make_fifo(path: &Path) {
 
 #[test]
 fn connections_that_disagree_about_the_last_round_end_the_session() {
-    let _limit = watchdog();
+    watchdog!();
     for (first, last) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         let files = Files::small();
         let receiver = files.receiver(&[]);
@@ -75,7 +75,7 @@ fn connections_that_disagree_about_the_last_round_end_the_session() {
 
 #[test]
 fn sixty_four_connections_are_taken_and_one_more_is_refused_with_both_numbers() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let mut receiver = files.receiver(&[]);
     let many = hello_of(0, 65);
@@ -95,7 +95,7 @@ fn sixty_four_connections_are_taken_and_one_more_is_refused_with_both_numbers() 
 
 #[test]
 fn a_stream_has_at_most_so_many_rounds() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let stored = files.folder.path("stream");
     let uri = format!("file:{}", stored.display());
@@ -116,7 +116,7 @@ fn a_stream_has_at_most_so_many_rounds() {
 
 #[test]
 fn a_refused_source_cannot_steer_the_terminal() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let mut receiver = files.receiver(&[]);
     let nasty = "\x1b[2J\x1b]0;title\x07\r\u{9b}31m\u{202e}name";
@@ -144,7 +144,7 @@ fn a_refused_source_cannot_steer_the_terminal() {
 
 #[test]
 fn proofs_that_nobody_asked_for_end_the_source() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::new();
     let listener = UnixListener::bind(&files.socket).unwrap();
     let sender = files.sender(&SLOW);
@@ -161,7 +161,7 @@ fn proofs_that_nobody_asked_for_end_the_source() {
 
 #[test]
 fn a_source_that_left_before_all_of_it_had_joined_keeps_nobody_out() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let mut receiver = files.receiver(&[]);
     drop(join(&files.socket, &hello_of(0, 2)));
@@ -174,7 +174,7 @@ fn a_source_that_left_before_all_of_it_had_joined_keeps_nobody_out() {
 
 #[test]
 fn clients_that_say_nothing_keep_nobody_out_however_many() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let receiver = files.receiver(&[]);
     let silent: Vec<_> = (0..64)
@@ -188,7 +188,7 @@ fn clients_that_say_nothing_keep_nobody_out_however_many() {
 
 #[test]
 fn a_listener_that_never_accepts_and_has_no_room_ends_the_send_within_its_limit() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let address = SockAddr::unix(&files.socket).unwrap();
     let new = || Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
@@ -212,7 +212,7 @@ fn a_listener_that_never_accepts_and_has_no_room_ends_the_send_within_its_limit(
 
 #[test]
 fn a_named_pipe_that_nobody_writes_to_ends_the_receive() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let fifo = files.folder.path("fifo");
     make_fifo(&fifo);
@@ -231,7 +231,7 @@ fn a_named_pipe_that_nobody_writes_to_ends_the_receive() {
 
 #[test]
 fn a_named_pipe_that_nobody_reads_from_ends_the_send_within_its_limit() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let fifo = files.folder.path("fifo");
     make_fifo(&fifo);
@@ -245,7 +245,7 @@ fn a_named_pipe_that_nobody_reads_from_ends_the_send_within_its_limit() {
 
 #[test]
 fn a_descriptor_that_was_not_inherited_is_refused_in_one_line() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     for number in 3..10 {
         let uri = format!("fd:{number}");
@@ -269,7 +269,7 @@ fn a_descriptor_that_was_not_inherited_is_refused_in_one_line() {
 
 #[test]
 fn a_standard_stream_that_carried_a_migration_becomes_nobody_elses() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let socket = files.folder.path("m");
     let monitor = format!("unix:{}", socket.display());
@@ -299,7 +299,7 @@ fn a_standard_stream_that_carried_a_migration_becomes_nobody_elses() {
 
 #[test]
 fn an_image_that_is_a_named_pipe_is_refused_and_not_waited_for() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let fifo = files.folder.path("fifo");
     make_fifo(&fifo);
@@ -312,7 +312,7 @@ fn an_image_that_is_a_named_pipe_is_refused_and_not_waited_for() {
 
 #[test]
 fn a_command_that_sends_nothing_is_not_waited_for_by_who_is_interrupted() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let fifo = files.folder.path("fifo");
     make_fifo(&fifo);
@@ -328,14 +328,13 @@ fn a_command_that_sends_nothing_is_not_waited_for_by_who_is_interrupted() {
 
 #[test]
 fn a_flood_of_strangers_keeps_nobody_out_though_nobody_reads_what_is_told_of_them() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let socket = files.folder.path("s");
     let uri = format!("unix:{}", socket.display());
     let mut receive = command(&["receive", &uri, files.output(), "--quiet"]);
     receive.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut receiver = receive.spawn().unwrap();
-    children().insert(receiver.id());
     until(|| socket.exists());
     for _ in 0..3000 {
         let mut stranger = UnixStream::connect(&socket).unwrap();
@@ -343,12 +342,11 @@ fn a_flood_of_strangers_keeps_nobody_out_though_nobody_reads_what_is_told_of_the
     }
     run(&["send", files.image(), &uri, "--quiet"]).succeeded();
     assert!(receiver.wait().unwrap().success());
-    children().remove(&receiver.id());
 }
 
 #[test]
 fn a_command_that_fails_is_named_with_its_status_on_either_side() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::new();
     run(&["receive", "exec:false", files.output()])
         .failed_with(1, &["the command 'false' failed: exit status: 1"]);
@@ -364,7 +362,7 @@ fn a_command_that_fails_is_named_with_its_status_on_either_side() {
 
 #[test]
 fn what_a_receiver_has_switched_off_a_source_that_needs_it_is_refused_by_name() {
-    let _limit = watchdog();
+    watchdog!();
     for (setting, needs, missing, without) in [
         ("xbzrle=off", &[][..], "'xbzrle'", "xbzrle=off"),
         (
@@ -400,7 +398,7 @@ fn what_a_receiver_has_switched_off_a_source_that_needs_it_is_refused_by_name() 
 
 #[test]
 fn a_stored_stream_is_never_written_through_a_link() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let victim = files.folder.path("victim");
     let stream = files.folder.path("stream");
@@ -418,7 +416,7 @@ fn a_stored_stream_is_never_written_through_a_link() {
 
 #[test]
 fn an_image_is_never_replaced_by_its_own_stream() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let image = std::fs::read(&files.image).unwrap();
     let (soft, hard) = (files.folder.path("soft"), files.folder.path("hard"));
@@ -441,7 +439,7 @@ fn an_image_is_never_replaced_by_its_own_stream() {
 
 #[test]
 fn an_image_that_loses_less_than_a_page_while_it_is_sent_is_an_error() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let image = folder.image("ram", &(0..256).map(Page::Random).collect::<Vec<_>>());
     let socket = unix(&folder.path("socket"));
@@ -472,7 +470,7 @@ fn an_image_that_loses_less_than_a_page_while_it_is_sent_is_an_error() {
 
 #[test]
 fn a_partial_file_that_another_has_replaced_never_becomes_the_output() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let image = std::fs::read(&files.image).unwrap();
     let receiver = files.receiver(&[]);

@@ -51,7 +51,7 @@ fn over(link: &str, pages: usize, connections: &str, format: Format) -> Report {
 
 #[test]
 fn a_migration_takes_what_the_link_takes_and_five_delays() {
-    let _limit = watchdog();
+    watchdog!();
     for connections in ["1", "4"] {
         let report = over("100Mbit/5ms", 2048, connections, Format::Native);
         let on_the_wire = time_for(report.wire_bytes);
@@ -75,14 +75,14 @@ fn a_migration_takes_what_the_link_takes_and_five_delays() {
 
 #[test]
 fn the_qemu_wire_goes_over_an_emulated_link_as_well() {
-    let _limit = watchdog();
+    watchdog!();
     let report = over("100Mbit/5ms", 512, "1", Format::Qemu);
     assert!(report.total_time > time_for(report.wire_bytes) * 0.97 + 5.0);
 }
 
 #[test]
 fn a_cancelled_migration_does_not_wait_for_a_slow_link() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let image = folder.image("ram", &mixed(1024, 5));
     // It would take three quarters of an hour.
@@ -105,7 +105,7 @@ fn a_cancelled_migration_does_not_wait_for_a_slow_link() {
 
 #[test]
 fn bench_says_which_link_it_emulated() {
-    let _limit = watchdog();
+    watchdog!();
     let options = ["--synthetic", "1MiB", "--runs", "3", "--methods", "zstd"];
     let bench = [&["bench", "--link", "1Gbit/2ms", "--quiet"][..], &options].concat();
     let document = run(&[&bench[..], &["--json"]].concat()).json();

@@ -54,7 +54,7 @@ impl Scene {
 
 #[test]
 fn methods_levels_and_threads_change_in_the_middle_of_a_migration() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::start(&[("compress-method", "zlib"), ("compress-threads", "1")]);
     scene.proceed(8);
     assert_eq!(scene.source.query().total.plain, 0, "text shrinks");
@@ -115,7 +115,7 @@ fn methods_levels_and_threads_change_in_the_middle_of_a_migration() {
 
 #[test]
 fn the_bandwidth_is_obeyed_and_lifted_at_once() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::start(&[("compress-method", "none"), ("compress-threads", "1")]);
     scene.proceed(1);
     let begin = std::time::Instant::now();
@@ -134,7 +134,7 @@ fn the_bandwidth_is_obeyed_and_lifted_at_once() {
 
 #[test]
 fn a_change_that_is_not_allowed_is_refused_by_name_and_changes_nothing() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::start(&[("compress-method", "zlib")]);
     scene.proceed(1);
     let before = scene.source.params();
@@ -170,7 +170,7 @@ fn a_change_that_is_not_allowed_is_refused_by_name_and_changes_nothing() {
 /// What QEMU's own threads could not do.
 #[test]
 fn threads_that_come_and_go_at_both_ends_all_the_time_lose_nothing() {
-    let _limit = watchdog();
+    watchdog!();
     for connections in ["1", "4"] {
         let scene = Scene::start(&[
             ("max-bandwidth", "8MiB"),

@@ -61,7 +61,7 @@ const WORDS: [&str; 6] = [
 
 #[test]
 fn one_that_does_not_converge_is_stopped_all_the_same_and_arrives() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let (sent, received) = scene.migrate(&["--max-rounds", "1"]);
     sent.succeeded();
@@ -87,7 +87,7 @@ fn one_that_does_not_converge_is_stopped_all_the_same_and_arrives() {
 
 #[test]
 fn one_that_does_not_converge_in_time_is_given_up_if_asked_for() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let (sent, received) = scene.migrate(&["--max-time", "1500ms", "--timeout-action", "abort"]);
     sent.failed_with(1, &WORDS);
@@ -101,7 +101,7 @@ fn one_that_does_not_converge_in_time_is_given_up_if_asked_for() {
 
 #[test]
 fn a_copy_of_no_single_instant_says_so() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let image = folder.image("ram", &mixed(256, 41));
     let churn = Churn::start(&image, &["--rate", "2000"]);
@@ -129,7 +129,7 @@ fn a_copy_of_no_single_instant_says_so() {
 
 #[test]
 fn a_fast_writer_is_slowed_down_step_by_step() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let pages: Vec<Page> = (0..256).map(Page::Random).collect();
     let image = folder.image("ram", &pages);
@@ -168,7 +168,7 @@ fn a_fast_writer_is_slowed_down_step_by_step() {
 
 #[test]
 fn one_that_cannot_be_slowed_down_is_named() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let (stop, resume) = scene.churn.commands();
     let [image, output] = [&scene.image, &scene.output].map(|path| path.to_str().unwrap());

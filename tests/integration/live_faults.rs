@@ -183,9 +183,9 @@ fn before_commit() -> [Place; 8] {
 
 #[test]
 fn a_cut_before_commit_leaves_the_writer_running() {
+    watchdog!();
     let scene = Scene::new();
     for place in before_commit() {
-        let _limit = watchdog();
         let what = format!("a cut at {place:?}");
         let ended = scene.over_a_relay(move |seen| place.is(seen), || Then::Cut, |_, _| {});
         let error = ended.source.expect_err(&what);
@@ -201,7 +201,7 @@ fn a_cut_before_commit_leaves_the_writer_running() {
 
 #[test]
 fn a_cut_from_commit_on_leaves_the_writer_stopped_and_the_outcome_unknown() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     for (place, arrived) in [
         (Place(Way::Forth, Some(FrameKind::Commit), 0), false),
@@ -242,11 +242,11 @@ fn cancel_at(moment: Moment, by_source: bool) -> impl FnOnce(&Migration, &Destin
 
 #[test]
 fn a_cancel_before_commit_leaves_the_writer_running_whoever_cancels() {
+    watchdog!();
     let scene = Scene::new();
     for by_source in [true, false] {
         // Until it has read a greeting, a destination that is cancelled leaves the source waiting.
         for place in before_commit().into_iter().skip(2) {
-            let _limit = watchdog();
             let what = format!("a cancel at {place:?}, by the source: {by_source}");
             let (mut hold, moment) = moment();
             let ended = scene.over_a_relay(
@@ -283,7 +283,7 @@ fn a_cancel_before_commit_leaves_the_writer_running_whoever_cancels() {
 
 #[test]
 fn a_cancel_after_commit_is_an_outcome_that_is_unknown_or_good() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     for kind in [FrameKind::Commit, FrameKind::Committed] {
         let (mut hold, moment) = moment();
@@ -307,7 +307,7 @@ fn a_cancel_after_commit_is_an_outcome_that_is_unknown_or_good() {
 
 #[test]
 fn a_cancel_while_connecting_or_agreeing_never_touches_the_writer() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     // It accepts, and says nothing.
     let deaf = UnixListener::bind(scene.near()).unwrap();
@@ -329,7 +329,7 @@ fn a_cancel_while_connecting_or_agreeing_never_touches_the_writer() {
 
 #[test]
 fn a_cancel_while_the_writer_is_being_stopped_resumes_it() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let destination = scene.destination();
     let (mut hold, moment) = moment();
@@ -349,7 +349,7 @@ fn a_cancel_while_the_writer_is_being_stopped_resumes_it() {
 
 #[test]
 fn a_writer_that_cannot_be_stopped_or_panics_runs_on() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     for panics in [false, true] {
         let destination = scene.destination();
@@ -369,7 +369,7 @@ fn a_writer_that_cannot_be_stopped_or_panics_runs_on() {
 
 #[test]
 fn the_order_is_stop_last_round_proof_release_commit() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let (tell, course) = mpsc::channel();
     let (relay_tells, writer_tells) = (tell.clone(), tell);
@@ -407,7 +407,7 @@ fn the_order_is_stop_last_round_proof_release_commit() {
 
 #[test]
 fn on_the_qemu_wire_too_the_outcome_is_unknown_once_the_writer_was_let_go() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     for cancels in [false, true] {
         let _ = std::fs::remove_file(scene.near());
@@ -444,7 +444,7 @@ fn on_the_qemu_wire_too_the_outcome_is_unknown_once_the_writer_was_let_go() {
 
 #[test]
 fn an_image_that_is_cut_short_in_any_round_is_an_error() {
-    let _limit = watchdog();
+    watchdog!();
     for round in [1, 2, LAST_ROUND] {
         let scene = Scene::new();
         let (image, own) = (scene.image.clone(), &scene.own);
@@ -499,7 +499,7 @@ fn an_image_that_is_cut_short_in_any_round_is_an_error() {
 
 #[test]
 fn an_image_whose_name_goes_to_another_file_is_still_the_one_that_is_written() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let first = scene.folder.path("first");
     std::fs::hard_link(&scene.image, &first).unwrap();

@@ -127,6 +127,7 @@ fn is(way: Way, kind: FrameKind, round: u32) -> impl FnMut(&Seen) -> bool + Send
 
 #[test]
 fn a_signal_in_each_phase_ends_it_and_the_writer_goes_on() {
+    watchdog!();
     let scene = Scene::new();
     for (number, (way, kind, round)) in [
         (Way::Forth, FrameKind::Pages, 1),
@@ -138,7 +139,6 @@ fn a_signal_in_each_phase_ends_it_and_the_writer_goes_on() {
     .into_iter()
     .enumerate()
     {
-        let _limit = watchdog();
         let number_of = [Signal::INT, Signal::TERM][number % 2];
         let what = format!("{number_of:?} at {kind:?} {round}");
         let receive = scene.receive();
@@ -157,7 +157,6 @@ fn a_signal_in_each_phase_ends_it_and_the_writer_goes_on() {
         scene.no_partial(&what);
         scene.as_before(&what);
     }
-    let _limit = watchdog();
     // Nobody answers yet.
     let deaf = std::os::unix::net::UnixListener::bind(scene.folder.path("deaf")).unwrap();
     let send = scene.send_to("deaf", &["--pid", &scene.churn.pid()]);
@@ -212,10 +211,10 @@ fn seed() -> u64 {
 
 #[test]
 fn a_source_that_is_killed_leaves_the_writer_running_unless_commit_was_written() {
+    watchdog!();
     let scene = Scene::new();
     let mut dice = Dice::new(seed());
     for _ in 0..8 {
-        let _limit = watchdog();
         let record = dice.below(RECORDS);
         let what = format!("seed {}: the source killed at record {record}", seed());
         let (received, committed) = kill_at(&scene, record, true);
@@ -235,10 +234,10 @@ fn a_source_that_is_killed_leaves_the_writer_running_unless_commit_was_written()
 
 #[test]
 fn a_destination_that_is_killed_leaves_the_writer_running_unless_commit_was_written() {
+    watchdog!();
     let scene = Scene::new();
     let mut dice = Dice::new(seed() + 1);
     for _ in 0..8 {
-        let _limit = watchdog();
         let record = dice.below(RECORDS);
         let what = format!("seed {}: the destination killed at record {record}", seed());
         let (sent, committed) = kill_at(&scene, record, false);
@@ -264,7 +263,7 @@ fn a_destination_that_is_killed_leaves_the_writer_running_unless_commit_was_writ
 
 #[test]
 fn a_destination_that_is_killed_at_commit_is_an_unknown_outcome() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let receive = scene.receive();
     let (_relay, moment) = scene.relay(is(Way::Forth, FrameKind::Commit, 0));
@@ -288,7 +287,7 @@ fn a_destination_that_is_killed_at_commit_is_an_unknown_outcome() {
 
 #[test]
 fn a_writer_that_dies_on_the_way_is_named() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let receive = scene.receive();
     let (_relay, moment) = scene.relay(is(Way::Forth, FrameKind::Pages, 2));
@@ -308,7 +307,7 @@ fn a_writer_that_dies_on_the_way_is_named() {
 
 #[test]
 fn a_writer_of_somebody_elses_is_refused_before_anything_is_sent() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     if !rustix::process::geteuid().is_root() {
         let sent = scene.send_to("far", &["--pid", "1"]).finish();
@@ -353,7 +352,7 @@ fn a_writer_of_somebody_elses_is_refused_before_anything_is_sent() {
 
 #[test]
 fn a_stop_command_that_fails_or_hangs_is_named_and_the_writer_resumed() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let pid = scene.churn.pid();
     let resume = format!("kill -CONT {pid}");
@@ -388,7 +387,7 @@ fn a_stop_command_that_fails_or_hangs_is_named_and_the_writer_resumed() {
 
 #[test]
 fn a_signal_while_the_stop_command_hangs_ends_it_and_the_writer_goes_on() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let pid = scene.churn.pid();
     let receive = scene.receive();
@@ -409,7 +408,7 @@ fn a_signal_while_the_stop_command_hangs_ends_it_and_the_writer_goes_on() {
 
 #[test]
 fn a_destination_without_space_in_a_later_round_is_named() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     for round in [2, 3] {
         let far = format!("unix:{}", text(&scene.folder.path("far")));

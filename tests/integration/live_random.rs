@@ -222,7 +222,6 @@ fn settings(dice: &mut Dice) -> (Caps, Params) {
 fn many(part: u64, scenes: &[Scene]) {
     let seed = from_environment("RAMFERRY_LIVE_SEED", 2024);
     for run in 0..from_environment("RAMFERRY_LIVE_RUNS", 100) {
-        let _limit = watchdog();
         let mut dice = Dice::new(seed ^ (part << 32) ^ (run << 40));
         let scene = &scenes[dice.below(scenes.len() as u64) as usize];
         let what = format!("RAMFERRY_LIVE_SEED={seed}, part {part}, run {run}");
@@ -239,16 +238,19 @@ fn own(seed: u64, pages: u64, microseconds: u64) -> Scene {
 
 #[test]
 fn with_a_writer_of_this_process() {
+    watchdog!();
     many(1, &[own(51, 4, 200), own(52, PAGES, 500)]);
 }
 
 #[test]
 fn with_a_writer_of_this_process_that_is_fast() {
+    watchdog!();
     many(2, &[own(53, PAGES, 50)]);
 }
 
 #[test]
 fn with_writers_of_all_patterns_in_other_processes() {
+    watchdog!();
     let scenes = Pattern::ALL.map(|pattern| {
         Scene::new(54, |image| {
             let args = ["--pattern", pattern.name(), "--rate", "1000"];

@@ -86,7 +86,6 @@ fn every_method(pattern: Pattern) {
         .into_iter()
         .flat_map(|method| [(method, "1"), (method, "4")]);
     for (turn, (method, connections)) in settings.enumerate() {
-        let _limit = watchdog();
         let turn = turn + pattern as usize;
         let (xbzrle, delta_compress) = (turn & 1 == 0, ["on", "off"][turn >> 1 & 1]);
         let what = format!("{method}, {connections} connections, {xbzrle}, {delta_compress}");
@@ -119,27 +118,31 @@ fn every_method(pattern: Pattern) {
 
 #[test]
 fn random_writes_arrive_with_every_method() {
+    watchdog!();
     every_method(Pattern::Random);
 }
 
 #[test]
 fn sequential_writes_arrive_with_every_method() {
+    watchdog!();
     every_method(Pattern::Sequential);
 }
 
 #[test]
 fn writes_to_a_hot_set_arrive_with_every_method() {
+    watchdog!();
     every_method(Pattern::Hotset);
 }
 
 #[test]
 fn counters_arrive_with_every_method() {
+    watchdog!();
     every_method(Pattern::Counter);
 }
 
 #[test]
 fn a_writer_of_this_process_is_stopped_once_and_released() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(12);
     let own = Own::start(&scene.image, 256, Duration::from_micros(200), 5);
     let limits = [
@@ -163,7 +166,7 @@ fn a_writer_of_this_process_is_stopped_once_and_released() {
 
 #[test]
 fn deltas_are_what_small_changes_travel_as() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(13);
     let own = Own::start(&scene.image, 64, Duration::from_micros(50), 6);
     let mut params = params(&[("xbzrle-cache-size", "8MiB")]);
@@ -198,7 +201,7 @@ fn by_file(scene: &Scene, format: Format, writer: WriterChoice, caps: Caps) -> (
 
 #[test]
 fn a_live_guest_can_be_stored_and_received_later() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(14);
     let writer = Churn::start(&scene.image, &["--rate", "4000", "--working-set", "1MiB"]);
     for (format, caps) in [
@@ -217,7 +220,7 @@ fn a_live_guest_can_be_stored_and_received_later() {
 
 #[test]
 fn a_live_guest_crosses_the_qemu_wire() {
-    let _limit = watchdog();
+    watchdog!();
     for (xbzrle, compress, method) in [
         (true, false, "none"),
         (false, false, "none"),
@@ -255,7 +258,7 @@ fn a_live_guest_crosses_the_qemu_wire() {
 
 #[test]
 fn an_idle_writer_stands_still_for_a_short_time() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(16);
     let own = Own::start(&scene.image, 1, Duration::from_secs(3600), 7);
     let (sent, _) = scene.migrate(own.choice(), Caps::default(), Params::default());

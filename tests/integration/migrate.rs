@@ -80,7 +80,7 @@ fn three_states(folder: &Folder, pages: usize, seed: u64) -> Vec<PathBuf> {
 
 #[test]
 fn what_arrives_is_what_was_sent_with_every_method_over_every_link() {
-    let _limit = watchdog();
+    watchdog!();
     for (number, method) in ["zlib", "gzip", "lz4", "zstd", "none"].iter().enumerate() {
         let folder = Folder::new();
         let image = folder.image("ram", &mixed(256, number as u64));
@@ -104,7 +104,7 @@ fn what_arrives_is_what_was_sent_with_every_method_over_every_link() {
 
 #[test]
 fn both_zlib_engines_and_every_level_bound_arrive() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let image = folder.image("ram", &mixed(128, 40));
     for (method, level, engine) in [
@@ -132,7 +132,7 @@ fn both_zlib_engines_and_every_level_bound_arrive() {
 
 #[test]
 fn any_number_of_connections_carries_one_migration() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let states = three_states(&folder, 512, 7);
     for connections in 1..=8 {
@@ -154,7 +154,7 @@ fn any_number_of_connections_carries_one_migration() {
 
 #[test]
 fn later_rounds_arrive_with_every_setting_of_deltas_and_cache() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let states = three_states(&folder, 512, 11);
     for (compress, xbzrle, delta_compress) in [
@@ -217,7 +217,7 @@ fn later_rounds_arrive_with_every_setting_of_deltas_and_cache() {
 
 #[test]
 fn later_rounds_arrive_through_a_file_too() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let states = three_states(&folder, 512, 17);
     let (stream, output) = (folder.path("stream"), folder.path("out"));
@@ -236,7 +236,7 @@ fn later_rounds_arrive_through_a_file_too() {
 
 #[test]
 fn every_size_of_batch_arrives() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let states = three_states(&folder, 600, 23);
     for batch in ["1", "7", "256"] {
@@ -250,7 +250,7 @@ fn every_size_of_batch_arrives() {
 
 #[test]
 fn pages_become_zero_and_holes_and_data_and_back() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     // Each of four kinds of page becomes each other, twice over, in runs of 16.
     let kinds = |index: u64| {
@@ -296,7 +296,7 @@ fn pages_become_zero_and_holes_and_data_and_back() {
 
 #[test]
 fn holes_stay_holes_at_both_ends() {
-    let _limit = watchdog();
+    watchdog!();
     holes_stay_holes_in(&Folder::new());
     holes_stay_holes_in(&Folder::in_memory());
 }
@@ -340,7 +340,7 @@ fn holes_stay_holes_in(folder: &Folder) {
 
 #[test]
 fn a_batch_that_finds_no_free_compressor_goes_plain_and_is_counted_as_busy() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     // One slow compressor and many small batches: some must find it busy.
     let image = folder.image("ram", &(0..512).map(Page::Text).collect::<Vec<_>>());
@@ -364,7 +364,7 @@ fn a_batch_that_finds_no_free_compressor_goes_plain_and_is_counted_as_busy() {
 
 #[test]
 fn pages_that_do_not_shrink_go_plain() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let image = folder.image("ram", &(0..256).map(Page::Random).collect::<Vec<_>>());
     for method in ["zlib", "gzip", "lz4", "zstd"] {
@@ -381,7 +381,7 @@ fn pages_that_do_not_shrink_go_plain() {
 
 #[test]
 fn an_image_of_one_page_and_one_of_nothing_but_a_hole_arrive() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     for guest in [
         vec![Page::Text(1)],
@@ -403,7 +403,7 @@ fn an_image_of_one_page_and_one_of_nothing_but_a_hole_arrive() {
 
 #[test]
 fn wire_counters_are_what_a_relay_counts() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let states = three_states(&folder, 512, 31);
     for connections in [1, 4] {
@@ -437,7 +437,7 @@ fn wire_counters_are_what_a_relay_counts() {
 
 #[test]
 fn the_bytes_of_all_rounds_are_those_of_the_stream_but_for_greeting_and_end() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let states = three_states(&folder, 256, 37);
     let (stream, output) = (folder.path("stream"), folder.path("out"));
@@ -477,7 +477,7 @@ fn the_bytes_of_all_rounds_are_those_of_the_stream_but_for_greeting_and_end() {
 
 #[test]
 fn a_stream_that_a_command_stores_and_prints_arrives() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let states = three_states(&folder, 256, 41);
     let (stream, output) = (folder.path("stream"), folder.path("out"));
@@ -498,7 +498,7 @@ fn a_stream_that_a_command_stores_and_prints_arrives() {
 
 #[test]
 fn a_command_that_fails_fails_the_migration_at_either_end() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let image = folder.image("ram", &mixed(64, 1));
     let stream = folder.path("stream");
@@ -525,7 +525,7 @@ fn a_command_that_fails_fails_the_migration_at_either_end() {
 
 #[test]
 fn inherited_pipes_and_socket_pairs_carry_a_migration() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let states = three_states(&folder, 256, 43);
     let names: Vec<&str> = states.iter().map(|path| path.to_str().unwrap()).collect();
@@ -557,7 +557,7 @@ fn inherited_pipes_and_socket_pairs_carry_a_migration() {
 
 #[test]
 fn the_program_reports_the_digest_that_it_also_prints() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let image = folder.image("ram", &mixed(128, 47));
     let (image, stream) = (image.to_str().unwrap(), folder.path("stream"));

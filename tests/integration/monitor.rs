@@ -184,7 +184,7 @@ fn quit(mut client: Qmp, program: Program) -> Ended {
 
 #[test]
 fn a_whole_migration_is_driven_from_a_monitor() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(1024);
     let (program, destination) = (scene.idle(), scene.destination());
     let mut client = scene.client();
@@ -218,7 +218,7 @@ fn a_whole_migration_is_driven_from_a_monitor() {
 
 #[test]
 fn both_ends_are_driven_and_the_port_that_was_picked_is_told() {
-    let _limit = watchdog();
+    watchdog!();
     let (source, destination) = (Scene::new(512), Scene::new(1));
     let output = destination.output.to_str().unwrap();
     let programs = [source.idle(), destination.start(&["--output", output])];
@@ -252,7 +252,7 @@ fn both_ends_are_driven_and_the_port_that_was_picked_is_told() {
 
 #[test]
 fn parameters_change_in_flight_and_the_statistics_show_it_within_a_second() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(4096);
     let (program, destination) = (scene.idle(), scene.destination());
     let mut client = scene.client();
@@ -302,7 +302,7 @@ fn parameters_change_in_flight_and_the_statistics_show_it_within_a_second() {
 
 #[test]
 fn one_client_starts_another_cancels_and_the_first_starts_again() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(4096);
     let (program, destination) = (scene.idle(), scene.destination());
     let (mut one, mut other) = (scene.client(), scene.client());
@@ -350,7 +350,7 @@ fn one_client_starts_another_cancels_and_the_first_starts_again() {
 
 #[test]
 fn clients_that_take_nothing_or_die_concern_neither_a_migration_nor_others() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(1024);
     let (program, destination) = (scene.idle(), scene.destination());
     let mut client = scene.client();
@@ -377,7 +377,7 @@ fn clients_that_take_nothing_or_die_concern_neither_a_migration_nor_others() {
 
 #[test]
 fn a_live_migration_is_started_from_a_monitor_and_its_writer_stops_before_the_last_round() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(1024);
     let churn = Churn::start(&scene.image, &["--rate", "2000", "--working-set", "1MiB"]);
     let (program, destination) = (scene.idle(), scene.destination());
@@ -413,7 +413,7 @@ fn a_live_migration_is_started_from_a_monitor_and_its_writer_stops_before_the_la
 
 #[test]
 fn send_waits_before_the_switchover_until_its_monitor_is_told_to_go_on() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(256);
     let destination = scene.destination();
     let pause = [
@@ -447,7 +447,7 @@ fn send_waits_before_the_switchover_until_its_monitor_is_told_to_go_on() {
 
 #[test]
 fn a_wait_that_nobody_could_end_is_declined_at_once() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(1);
     let pause = "pause-before-switchover=on";
     let ended = run(&[
@@ -465,7 +465,7 @@ fn a_wait_that_nobody_could_end_is_declined_at_once() {
 
 #[test]
 fn a_monitor_ends_what_send_and_receive_do_as_a_signal_does() {
-    let _limit = watchdog();
+    watchdog!();
     let (source, destination) = (Scene::new(4096), Scene::new(1));
     let output = destination.output.to_str().unwrap().to_owned();
     for at_source in [true, false] {
@@ -496,7 +496,7 @@ fn a_monitor_ends_what_send_and_receive_do_as_a_signal_does() {
 
 #[test]
 fn the_end_waits_a_second_for_clients_that_may_have_something_to_ask() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(64);
     let destination = scene.destination();
     let program = scene.send(&["--capability", "pause-before-switchover=on"]);
@@ -514,7 +514,7 @@ fn the_end_waits_a_second_for_clients_that_may_have_something_to_ask() {
 
 #[test]
 fn a_signal_ends_the_idle_program_and_one_that_migrates() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(4096);
     let program = scene.idle();
     let mut client = scene.client();
@@ -551,7 +551,7 @@ fn a_signal_ends_the_idle_program_and_one_that_migrates() {
 
 #[test]
 fn a_socket_that_cannot_be_is_named_with_the_reason() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(1);
     let program = scene.idle();
     let in_use = format!("unix:{}", scene.monitor.display());
@@ -585,7 +585,7 @@ fn peak_kib(program: &Program) -> u64 {
 
 #[test]
 fn whatever_clients_send_the_program_stays_small() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(1);
     let program = scene.idle();
     let mut client = scene.client();
@@ -620,7 +620,7 @@ fn whatever_clients_send_the_program_stays_small() {
 
 #[test]
 fn images_that_are_mixed_arrive_on_any_wire() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new(1);
     crate::support::write_image(&scene.image, &mixed(1024, 9));
     let program = scene.idle();

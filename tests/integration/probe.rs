@@ -33,7 +33,7 @@ const ALL: [&str; 6] = ["guest-folder", "gzip", "lz4", "xbzrle", "zlib", "zstd"]
 
 #[test]
 fn a_destination_says_what_it_can_and_goes_on_waiting_for_its_source() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let receiver = files.receiver(&["--timeout", "12"]);
     let uri = files.uri();
@@ -62,7 +62,7 @@ fn a_destination_says_what_it_can_and_goes_on_waiting_for_its_source() {
 
 #[test]
 fn what_is_switched_off_is_told_as_missing_and_refused_or_left_out() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let off = ["--capability", "xbzrle=off", "--capability", "compress=off"];
     let mut receiver = files.receiver(&off);
@@ -105,7 +105,7 @@ fn what_is_switched_off_is_told_as_missing_and_refused_or_left_out() {
 
 #[test]
 fn over_several_connections_what_is_missing_is_left_out_of_all() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let receiver = files.receiver(&["--capability", "xbzrle=off"]);
     let more = ["--then", files.image(), "--fallback", "--connections", "4"];
@@ -116,7 +116,7 @@ fn over_several_connections_what_is_missing_is_left_out_of_all() {
 
 #[test]
 fn a_session_that_is_joining_is_not_disturbed() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let (socket, output) = (folder.path("socket"), folder.path("out"));
     let destination = Destination::start(&unix(&socket), &output, Params::default());
@@ -141,7 +141,7 @@ fn a_session_that_is_joining_is_not_disturbed() {
 
 #[test]
 fn where_a_migration_runs_nobody_listens_any_more() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::new();
     let receiver = files.receiver(&[]);
     let sender = files.sender(&crate::cli::SLOW);
@@ -156,7 +156,7 @@ fn where_a_migration_runs_nobody_listens_any_more() {
 
 #[test]
 fn an_older_destination_still_says_which_versions_it_speaks() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let socket = folder.path("socket");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -194,7 +194,7 @@ fn an_older_destination_still_says_which_versions_it_speaks() {
 
 #[test]
 fn a_newer_destination_may_have_no_version_in_common_and_names_that_are_not_known() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let socket = folder.path("socket");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -217,7 +217,7 @@ fn a_newer_destination_may_have_no_version_in_common_and_names_that_are_not_know
 
 #[test]
 fn a_destination_answers_a_newer_program_whatever_version_that_speaks() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let socket = folder.path("socket");
     let destination = Destination::start(&unix(&socket), &folder.path("out"), Params::default());
@@ -242,7 +242,7 @@ fn a_destination_answers_a_newer_program_whatever_version_that_speaks() {
 
 #[test]
 fn who_is_no_destination_is_named_in_one_line() {
-    let _limit = watchdog();
+    watchdog!();
     for (says, why) in [
         (
             &b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"[..],
@@ -269,7 +269,7 @@ fn who_is_no_destination_is_named_in_one_line() {
 
 #[test]
 fn who_says_nothing_or_too_little_is_given_up_in_time() {
-    let _limit = watchdog();
+    watchdog!();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("tcp:{}", listener.local_addr().unwrap());
     // Nobody accepts; the system has taken the connection all the same.
@@ -287,7 +287,7 @@ fn who_says_nothing_or_too_little_is_given_up_in_time() {
 
 #[test]
 fn a_destination_that_does_not_listen_answers_and_has_no_source() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let output = folder.path("out");

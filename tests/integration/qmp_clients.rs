@@ -81,7 +81,7 @@ impl Scene {
 
 #[test]
 fn qemus_own_client_drives_a_whole_migration() {
-    let _limit = watchdog();
+    watchdog!();
     let Some(python) = python() else { return };
     let scene = Scene::new();
     let (first, first_uri, cancelled) = scene.destination("first");
@@ -105,7 +105,7 @@ fn qemus_own_client_drives_a_whole_migration() {
 /// As in QEMU's own documents, where `migrate -d` became `migrate uri=`.
 #[test]
 fn a_session_typed_into_qmp_shell_migrates() {
-    let _limit = watchdog();
+    watchdog!();
     let Some(python) = python() else { return };
     let scene = Scene::new();
     let (destination, uri, arrived) = scene.destination("out");
@@ -320,7 +320,7 @@ const MEANT: &[Meant] = &[
 
 #[test]
 fn replies_errors_and_events_are_those_of_a_real_qemu_but_for_what_is_meant() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let recorded = Command::new("python3")
         .arg(script("record.py"))

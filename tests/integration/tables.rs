@@ -40,7 +40,7 @@ fn options(command: &str) -> BTreeMap<String, String> {
 
 #[test]
 fn the_help_and_the_table_tell_the_same_row_by_row() {
-    let _limit = watchdog();
+    watchdog!();
     let rows = run(&["parameters", "--json"]).json();
     let rows = rows.as_array().unwrap();
     for (command, other_side) in [("send", "destination"), ("receive", "source")] {
@@ -66,7 +66,7 @@ fn the_help_and_the_table_tell_the_same_row_by_row() {
 
 #[test]
 fn without_a_terminal_each_row_is_one_whole_line() {
-    let _limit = watchdog();
+    watchdog!();
     for table in ["parameters", "capabilities"] {
         let shown = run(&[table]);
         shown.succeeded();
@@ -85,7 +85,7 @@ fn without_a_terminal_each_row_is_one_whole_line() {
 /// A parameter without a value is absent, as a QEMU has it.
 #[test]
 fn a_monitor_has_just_the_parameters_of_the_table_at_their_defaults() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let uri = format!("unix:{}", folder.path("monitor").display());
     let mut monitor = Program::start(command(&["monitor", &uri]));

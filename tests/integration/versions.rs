@@ -133,7 +133,7 @@ fn guest() -> Vec<u8> {
 
 #[test]
 fn guests_of_older_and_newer_sources_are_received() {
-    let _limit = watchdog();
+    watchdog!();
     for (name, agreed) in [
         ("older-hello", &["gzip", "lz4", "zlib"][..]),
         ("newer-hello", &["gzip", "lz4", "xbzrle", "zlib", "zstd"]),
@@ -161,7 +161,7 @@ fn guests_of_older_and_newer_sources_are_received() {
 
 #[test]
 fn a_source_that_does_not_fit_hears_what_is_missing_and_the_next_one_is_received() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let mut receiver = files.receiver(&[]);
     for (name, why) in [
@@ -269,7 +269,7 @@ fn required(hello: &Hello) -> Vec<&str> {
 
 #[test]
 fn what_the_destination_lacks_ends_a_migration_by_its_name_before_a_page_moves() {
-    let _limit = watchdog();
+    watchdog!();
     for (answer, why) in [
         (
             "older-refusal",
@@ -303,7 +303,7 @@ fn what_the_destination_lacks_ends_a_migration_by_its_name_before_a_page_moves()
 
 #[test]
 fn with_fallback_an_older_destination_gets_what_it_has() {
-    let _limit = watchdog();
+    watchdog!();
     let guest = Guest::new();
     let listener = guest.listen();
     let level = [("compress-method", "zstd"), ("compress-level", "19")];
@@ -333,7 +333,7 @@ fn with_fallback_an_older_destination_gets_what_it_has() {
 
 #[test]
 fn a_newer_destination_gets_all_that_was_asked_for() {
-    let _limit = watchdog();
+    watchdog!();
     for fallback in [false, true] {
         let guest = Guest::new();
         let listener = guest.listen();
@@ -351,7 +351,7 @@ fn a_newer_destination_gets_all_that_was_asked_for() {
 
 #[test]
 fn what_is_left_out_is_decided_on_the_first_connection_and_required_on_the_others() {
-    let _limit = watchdog();
+    watchdog!();
     let guest = Guest::new();
     let listener = guest.listen();
     let two = [("compress-method", "zstd"), ("connections", "2")];
@@ -370,7 +370,7 @@ fn what_is_left_out_is_decided_on_the_first_connection_and_required_on_the_other
 
 #[test]
 fn a_method_that_the_destination_lacks_cannot_be_chosen_while_it_runs() {
-    let _limit = watchdog();
+    watchdog!();
     let guest = Guest::new();
     let listener = guest.listen();
     let migration = guest.send(true, &[("compress-method", "zstd")]);
@@ -394,7 +394,7 @@ fn a_method_that_the_destination_lacks_cannot_be_chosen_while_it_runs() {
 
 #[test]
 fn where_nobody_can_be_asked_fallback_is_without_effect_and_a_notice_says_so() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let image = folder.image("ram", &mixed(16, 7));
     for (file, wire, why) in [
@@ -424,7 +424,7 @@ fn where_nobody_can_be_asked_fallback_is_without_effect_and_a_notice_says_so() {
 
 #[test]
 fn a_guest_folder_cannot_be_left_out() {
-    let _limit = watchdog();
+    watchdog!();
     let guest = Guest::new();
     let listener = guest.listen();
     let [folder, _] = crate::folder::two_states(&guest.folder);

@@ -71,7 +71,7 @@ fn open(pids: &[u32]) -> ramferry::error::Result<Processes> {
 
 #[test]
 fn a_stopped_writer_writes_nothing_until_it_is_resumed() {
-    let _limit = watchdog();
+    watchdog!();
     let (a, b) = (Scene::new(), Scene::new());
     let mut both = open(&[a.writer.pid(), b.writer.pid(), a.writer.pid()]).unwrap();
     assert!(both.describe().starts_with("processes "));
@@ -93,7 +93,7 @@ fn a_stopped_writer_writes_nothing_until_it_is_resumed() {
 
 #[test]
 fn a_released_writer_stays_stopped() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let mut processes = scene.processes();
     Stopped::stop(&mut processes, LONG).unwrap().release();
@@ -106,7 +106,7 @@ fn a_released_writer_stays_stopped() {
 
 #[test]
 fn one_that_has_ended_is_named_and_the_others_are_resumed() {
-    let _limit = watchdog();
+    watchdog!();
     let (a, b) = (Scene::new(), Scene::new());
     let mut both = open(&[a.writer.pid(), b.writer.pid()]).unwrap();
     let dead = b.writer.pid();
@@ -128,7 +128,7 @@ fn is_gone(error: &ramferry::Error, dead: u32) -> bool {
 
 #[test]
 fn one_that_does_not_stop_in_time_is_named_with_its_state_and_runs_on() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let mut processes = scene.processes();
     // Sometimes no time at all is enough.
@@ -152,7 +152,7 @@ fn one_that_does_not_stop_in_time_is_named_with_its_state_and_runs_on() {
 
 #[test]
 fn an_abort_ends_the_wait_and_the_writer_runs_on() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let abort = Arc::new(Abort::new().unwrap());
     let mut processes =
@@ -169,7 +169,7 @@ fn an_abort_ends_the_wait_and_the_writer_runs_on() {
 
 #[test]
 fn without_a_guard_nothing_begins() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     for (program, why) in [
         ("/nonexistent/ramferry", "cannot be run"),
@@ -214,7 +214,7 @@ fn guards_of(pid: u32) -> Vec<u32> {
 
 #[test]
 fn a_throttled_writer_pauses_and_runs_and_at_last_runs_freely() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let mut processes = scene.processes();
     for percent in [60, 99] {
@@ -260,7 +260,6 @@ fn as_a_helper() {
     let Ok(task) = std::env::var(HELPER) else {
         return;
     };
-    let _limit = watchdog();
     let (pid, word) = task.split_once(' ').unwrap();
     let mut processes = match open(&[pid.parse().unwrap()]) {
         Ok(processes) => processes,
@@ -287,7 +286,7 @@ fn as_a_helper() {
 
 #[test]
 fn a_writer_is_resumed_when_who_stopped_it_is_killed() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let mut holder = Program::start(helper(scene.writer.pid(), "hold"));
     while !holder.err_line().ends_with("stopped") {}
@@ -309,7 +308,7 @@ fn a_writer_is_resumed_when_who_stopped_it_is_killed() {
 
 #[test]
 fn a_released_writer_stays_stopped_when_who_released_it_is_killed() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let mut holder = Program::start(helper(scene.writer.pid(), "release"));
     while !holder.err_line().ends_with("released") {}
@@ -321,7 +320,7 @@ fn a_released_writer_stays_stopped_when_who_released_it_is_killed() {
 
 #[test]
 fn somebody_elses_process_is_not_ours_to_stop() {
-    let _limit = watchdog();
+    watchdog!();
     let error = if rustix::process::geteuid().is_root() {
         let scene = Scene::new();
         let as_nobody = || {
@@ -348,7 +347,7 @@ fn somebody_elses_process_is_not_ours_to_stop() {
 
 #[test]
 fn a_guard_of_nothing_or_of_a_later_process_is_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let scene = Scene::new();
     let pid = scene.writer.pid();
     for (target, code, words) in [

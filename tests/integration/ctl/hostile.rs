@@ -10,7 +10,7 @@ type Hostile = (&'static str, fn(&mut Far), &'static str);
 
 #[test]
 fn whatever_a_monitor_does_is_one_line_and_exit_code_1() {
-    let _limit = watchdog();
+    watchdog!();
     let hostile: [Hostile; 8] = [
         (
             "another service",
@@ -83,7 +83,7 @@ fn whatever_a_monitor_does_is_one_line_and_exit_code_1() {
 
 #[test]
 fn every_command_survives_answers_without_sense() {
-    let _limit = watchdog();
+    watchdog!();
     let commands = [
         "migrate-setparameters --level 3",
         "migrate-setparameters --set unheard=3",
@@ -149,7 +149,7 @@ fn what_makes_no_sense_is_told_without_a_monitor() {
 
 #[test]
 fn nothing_that_a_monitor_says_steers_the_terminal() {
-    let _limit = watchdog();
+    watchdog!();
     let nasty = "\u{1b}[31m\nmemory_total: 1\u{7f}\u{9b}31m\u{202e}";
     let job = json!({
         "status": "active", "error-desc": nasty, "method": nasty,

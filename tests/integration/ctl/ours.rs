@@ -76,7 +76,7 @@ fn line(watcher: &mut Program, label: &str) -> String {
 
 #[test]
 fn every_parameter_and_capability_is_set_and_read() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let (ctl, monitor) = Ctl::idle(&files);
     for row in TABLE {
@@ -164,7 +164,7 @@ fn every_parameter_and_capability_is_set_and_read() {
 
 #[test]
 fn level_threads_and_speed_change_in_flight_and_the_watcher_sees_it() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::new();
     let receiver = files.receiver(&[]);
     let (ctl, monitor) = Ctl::idle(&files);
@@ -209,7 +209,7 @@ const DAY: &str = "1440min";
 
 #[test]
 fn a_watcher_sees_how_a_program_with_one_migration_ends() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::new();
     let uri = files.uri();
     let (ctl, receiver) = Ctl::of(&files, &["receive", &uri, files.output()]);
@@ -245,7 +245,7 @@ fn a_watcher_sees_how_a_program_with_one_migration_ends() {
 
 #[test]
 fn an_aborted_migration_is_told_by_its_watcher() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::new();
     let uri = files.uri();
     let receiver = files.receiver(&[]);
@@ -267,7 +267,7 @@ fn an_aborted_migration_is_told_by_its_watcher() {
 
 #[test]
 fn a_migration_that_waits_says_so_and_goes_on_when_told() {
-    let _limit = watchdog();
+    watchdog!();
     let files = Files::small();
     let uri = files.uri();
     let receiver = files.receiver(&[]);

@@ -16,7 +16,7 @@ fn watch(replies: &[Value]) -> Ended {
 
 #[test]
 fn a_job_is_watched_until_it_is_over() {
-    let _limit = watchdog();
+    watchdog!();
     let mut done = running(4096);
     done["status"] = "completed".into();
     let replies = [running(1), running(2), done].map(|reply| returns(&reply));
@@ -43,7 +43,7 @@ fn a_job_is_watched_until_it_is_over() {
 
 #[test]
 fn a_watched_job_in_json_is_one_object_a_line() {
-    let _limit = watchdog();
+    watchdog!();
     let done = json!({"status": "completed", "side": "source"});
     let replies = [running(1), done].map(|reply| returns(&reply));
     let watch = ["domjobinfo", "--watch", "--json", "--interval", "1ms"];
@@ -63,7 +63,7 @@ const DAY: [&str; 4] = ["domjobinfo", "--watch", "--interval", "1440min"];
 
 #[test]
 fn the_end_is_seen_soon_however_seldom_a_job_is_told() {
-    let _limit = watchdog();
+    watchdog!();
     let done = json!({"status": "completed", "side": "source"});
     let replies = [running(1), running(2), running(3), done].map(|reply| returns(&reply));
     let (ended, asked) = ctl(None, &replies, &DAY);
@@ -77,7 +77,7 @@ fn the_end_is_seen_soon_however_seldom_a_job_is_told() {
 
 #[test]
 fn events_tell_the_end_when_the_monitor_is_gone() {
-    let _limit = watchdog();
+    watchdog!();
     let event = |status: &str| {
         let event = json!({"event": "MIGRATION", "data": {"status": status}});
         format!("{event}\r\n")
@@ -109,7 +109,7 @@ fn events_tell_the_end_when_the_monitor_is_gone() {
 
 #[test]
 fn a_reader_that_goes_ends_the_watch() {
-    let _limit = watchdog();
+    watchdog!();
     let monitor = Monitor::start(|far| {
         far.greet(None);
         let mut heard = usize::MAX;

@@ -10,7 +10,7 @@ use crate::support::{Folder, Page, allocated, digest, mixed, run, watchdog, writ
 
 #[test]
 fn the_census_of_an_image_adds_up_and_has_its_digest() {
-    let _watchdog = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let guest = mixed(3000, 7);
     let image = folder.image("guest.ram", &guest);

@@ -36,7 +36,7 @@ fn hand_on(
 #[test]
 fn a_guest_comes_through_both_wires() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     let mut source = qemu.source(&image).start();
@@ -66,7 +66,7 @@ fn a_guest_comes_through_both_wires() {
 #[test]
 fn the_ram_of_a_guest_is_an_image_for_the_native_wire() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     let mut source = qemu.source(&image).start();
@@ -97,7 +97,6 @@ fn the_ram_of_a_guest_is_an_image_for_the_native_wire() {
 /// The guest that counts goes by way of us, and goes on where it was.
 fn a_guest_goes_on(link: Link, compress: bool) {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
     let folder = Folder::in_memory();
     let (first, second) = (folder.path("first"), folder.path("second"));
     let ram = std::fs::File::create(&first).unwrap();
@@ -141,21 +140,25 @@ fn a_guest_goes_on(link: Link, compress: bool) {
 
 #[test]
 fn a_guest_goes_on_where_it_was_stopped() {
+    watchdog!();
     a_guest_goes_on(Link::Unix, false);
 }
 
 #[test]
 fn a_guest_that_was_compressed_goes_on_where_it_was_stopped() {
+    watchdog!();
     a_guest_goes_on(Link::Unix, true);
 }
 
 #[test]
 fn a_guest_that_was_stored_goes_on_where_it_was_stopped() {
+    watchdog!();
     a_guest_goes_on(Link::Stored, false);
 }
 
 #[test]
 fn a_guest_that_was_stored_compressed_goes_on_where_it_was_stopped() {
+    watchdog!();
     a_guest_goes_on(Link::Stored, true);
 }
 
@@ -192,7 +195,7 @@ fn with_uuids(
 #[test]
 fn a_uuid_is_handed_on_to_be_validated() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     with_uuids(qemu, Some(ONE), Some(ONE)).unwrap();
     with_uuids(qemu, None, Some(ONE)).unwrap();
     with_uuids(qemu, Some(ONE), None).unwrap();

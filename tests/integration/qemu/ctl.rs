@@ -55,7 +55,7 @@ fn guest(folder: &Folder) -> std::path::PathBuf {
 #[test]
 fn parameters_and_capabilities_are_set_and_read() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let (ctl, mut qemu) = Ctl::of(&folder, qemu.source(&guest(&folder)));
     let now = |qemu: &mut Qemu| qemu.qmp("query-migrate-parameters", json!({}));
@@ -136,7 +136,7 @@ fn parameters_and_capabilities_are_set_and_read() {
 #[test]
 fn downtime_speed_and_cache_are_set_and_read() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let (ctl, mut qemu) = Ctl::of(&folder, qemu.source(&guest(&folder)));
     let mut now = |name: &str| qemu.qmp("query-migrate-parameters", json!({}))[name].take();
@@ -179,7 +179,7 @@ fn downtime_speed_and_cache_are_set_and_read() {
 #[test]
 fn a_migration_is_watched_changed_and_completes() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = guest(&folder);
     let there = Folder::in_memory();
@@ -284,7 +284,7 @@ fn a_migration_is_watched_changed_and_completes() {
 #[test]
 fn a_migration_is_aborted_and_its_watcher_says_so() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let (ctl, mut source) = Ctl::of(&folder, qemu.source(&guest(&folder)));
     let gate = Gate::to_file(&folder, &folder.path("stream"));

@@ -33,7 +33,7 @@ fn deltas(report: &Report) -> u64 {
 #[test]
 fn a_stopped_guest_arrives_over_every_link() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     for link in Link::ALL {
@@ -51,7 +51,7 @@ fn a_stopped_guest_arrives_over_every_link() {
 #[test]
 fn every_compression_level_arrives_from_any_number_of_threads() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     let cases = [
@@ -81,7 +81,7 @@ fn every_compression_level_arrives_from_any_number_of_threads() {
 #[test]
 fn the_guest_arrives_when_busy_compressors_leave_pages_plain() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     let mut source = qemu.source(&image).start();
@@ -100,7 +100,6 @@ fn the_guest_arrives_when_busy_compressors_leave_pages_plain() {
 /// Pages that change while they are sent arrive as deltas, over this link.
 fn deltas_arrive(link: Link, compress: bool) {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
     let folder = Folder::in_memory();
     let copy = folder.image("ram", &guest_pages());
     let mut source = qemu.source(&copy).shared().qtest().start();
@@ -137,38 +136,44 @@ fn deltas_arrive(link: Link, compress: bool) {
 
 #[test]
 fn deltas_arrive_over_unix() {
+    watchdog!();
     deltas_arrive(Link::Unix, false);
 }
 
 #[test]
 fn deltas_arrive_over_tcp() {
+    watchdog!();
     deltas_arrive(Link::Tcp, false);
 }
 
 #[test]
 fn deltas_arrive_in_a_stored_stream() {
+    watchdog!();
     deltas_arrive(Link::Stored, false);
 }
 
 #[test]
 fn deltas_upon_compressed_pages_arrive_over_unix() {
+    watchdog!();
     deltas_arrive(Link::Unix, true);
 }
 
 #[test]
 fn deltas_upon_compressed_pages_arrive_over_tcp() {
+    watchdog!();
     deltas_arrive(Link::Tcp, true);
 }
 
 #[test]
 fn deltas_upon_compressed_pages_arrive_in_a_stored_stream() {
+    watchdog!();
     deltas_arrive(Link::Stored, true);
 }
 
 #[test]
 fn our_encoder_makes_the_very_bytes_of_each_of_qemus_deltas() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let copy = folder.image("ram", &guest_pages());
     let mut source = qemu.source(&copy).shared().qtest().start();
@@ -196,7 +201,7 @@ fn our_encoder_makes_the_very_bytes_of_each_of_qemus_deltas() {
 #[test]
 fn a_source_with_a_return_path_completes() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     for link in Link::ALL {
@@ -217,7 +222,7 @@ fn a_source_with_a_return_path_completes() {
 #[test]
 fn one_block_can_be_kept_alone() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     let mut source = qemu.source(&image).start();

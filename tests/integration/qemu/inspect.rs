@@ -7,7 +7,7 @@ use crate::support::{Folder, Page, mixed, run, watchdog};
 #[test]
 fn what_is_told_of_a_stream_is_what_its_qemu_counted() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let mut guest = mixed(3584, 7);
     guest.extend((0..512).map(Page::Random));

@@ -16,7 +16,7 @@
 //! A stopped guest is the simplest: its RAM is its image, and does not change.
 //! ```ignore
 //! let Some(qemu) = qemu_or_skip() else { return };
-//! let _limit = watchdog();
+//! watchdog!();
 //! let folder = Folder::in_memory();
 //! let image = folder.image("ram", &mixed(4096, 1));
 //! let mut source = qemu.source(&image).start();

@@ -57,7 +57,7 @@ fn migrate(source: &mut Qemu, destination: &mut Qemu, link: &Link) {
 #[test]
 fn a_stopped_guest_arrives_over_every_link() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = image(&folder, "ram");
     for link in links(&folder) {
@@ -80,7 +80,7 @@ fn a_stopped_guest_arrives_over_every_link() {
 #[test]
 fn a_destination_that_is_another_machine_refuses() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = image(&folder, "ram");
     let mut source = qemu.source(&image).start();
@@ -105,7 +105,7 @@ fn a_destination_that_is_another_machine_refuses() {
 #[test]
 fn pages_that_change_on_the_way_arrive_as_deltas() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = image(&folder, "ram");
     let (mut source, mut destination) = changing_pair(qemu, &folder, &image);
@@ -121,7 +121,7 @@ fn pages_that_change_on_the_way_arrive_as_deltas() {
 #[test]
 fn deltas_follow_compressed_pages_in_a_stored_stream() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = image(&folder, "ram");
     let (mut source, mut destination) = changing_pair(qemu, &folder, &image);
@@ -158,7 +158,7 @@ fn assert_deltas(statistics: &serde_json::Value) {
 #[test]
 fn memory_is_written_and_read_while_the_guest_stands_still() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = image(&folder, "ram");
     let before = std::fs::read(&image).unwrap();
@@ -174,7 +174,7 @@ fn memory_is_written_and_read_while_the_guest_stands_still() {
 #[test]
 fn a_guest_goes_on_where_it_was_stopped() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     for link in links(&folder) {
         let (first, second) = (folder.path("first"), folder.path("second"));

@@ -102,7 +102,7 @@ fn arrives(qemu: &Binary, life: &Life, case: &Case) -> Option<Report> {
 #[test]
 fn a_guest_arrives_over_every_link() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let life = Life::new(qemu);
     for link in Link::ALL {
         let case = Case {
@@ -119,7 +119,7 @@ fn a_guest_arrives_over_every_link() {
 #[test]
 fn every_compression_level_arrives_from_any_number_of_threads() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let life = Life::new(qemu);
     let case = |params, link| Case {
         capabilities: &["compress"],
@@ -165,7 +165,7 @@ fn every_compression_level_arrives_from_any_number_of_threads() {
 #[test]
 fn deltas_arrive_over_every_link() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let life = Life::new(qemu);
     for (then, link) in [(2, Link::Unix), (3, Link::Tcp), (3, Link::Stored)] {
         let case = Case {
@@ -182,7 +182,7 @@ fn deltas_arrive_over_every_link() {
 #[test]
 fn deltas_upon_compressed_pages_arrive_over_every_link() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let life = Life::new(qemu);
     for link in Link::ALL {
         let case = Case {
@@ -202,7 +202,7 @@ fn deltas_upon_compressed_pages_arrive_over_every_link() {
 #[test]
 fn later_rounds_may_be_compressed_instead_of_deltas() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let life = Life::new(qemu);
     for (capabilities, link) in [(&["compress"] as &[_], Link::Unix), (&[], Link::Stored)] {
         let case = Case {
@@ -228,7 +228,7 @@ fn assert_deltas(report: &Report, name: &str) {
 #[test]
 fn a_command_stores_what_a_qemu_loads() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let life = Life::new(qemu);
     let stored = StoredByCommand::new(&life.folder);
     let request = request(&life.guest, stored.uri.parse().unwrap(), &["xbzrle"]);
@@ -242,7 +242,7 @@ fn a_command_stores_what_a_qemu_loads() {
 #[test]
 fn a_raw_image_is_a_guest_without_devices() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let images = images(&folder, &guest_pages(), 3);
     for link in Link::ALL {
@@ -294,7 +294,7 @@ fn refused(
 #[test]
 fn a_destination_that_does_not_decompress_fails_the_source() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let life = Life::new(qemu);
     let destination = qemu.destination(&life.folder.path("out"), 16 * MIB).start();
     let said = refused(&life, destination, &["compress"], &life.guest, None);
@@ -306,7 +306,7 @@ fn a_destination_that_does_not_decompress_fails_the_source() {
 #[test]
 fn a_destination_that_is_another_machine_fails_the_source() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let life = Life::new(qemu);
     let output = life.folder.path("out");
     let other = qemu.destination(&output, 16 * MIB).machine("q35").start();
@@ -343,7 +343,7 @@ fn stream_of(
 
 #[test]
 fn one_thread_writes_the_same_bytes_each_time() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let images = images(&folder, &mixed(1024, 3), 4);
     for capabilities in [
@@ -449,7 +449,7 @@ fn by_the_rules(images: &[PathBuf], slots: u64) -> Vec<Vec<(u64, RecordKind, Vec
 
 #[test]
 fn one_thread_makes_deltas_by_qemus_rules() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let images = images(&folder, &mixed(1024, 3), 6);
     // One slot for all pages, many pages for a slot, and a slot for each page.

@@ -23,7 +23,7 @@ use crate::support::{
 #[test]
 fn a_source_with_a_return_path_fails_with_its_destination() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     let socket = format!("unix:{}", folder.path("ours").display());
@@ -54,7 +54,7 @@ fn a_source_with_a_return_path_fails_with_its_destination() {
 #[test]
 fn a_source_with_a_return_path_fails_when_the_last_step_does() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     let place = folder.path("place");
@@ -113,7 +113,7 @@ fn disk(machine: Machine<'_>) -> Machine<'_> {
 #[test]
 fn what_we_do_not_understand_is_named_and_leaves_nothing_behind() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     let cases = [
@@ -195,7 +195,7 @@ fn assert_as_it_was(folder: &Folder, guest: &Path) {
 #[test]
 fn a_source_that_is_killed_leaves_the_output_as_it_was() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let output = older(qemu, &folder);
     let image = folder.image("ram", &guest_pages());
@@ -221,7 +221,7 @@ fn a_source_that_is_killed_leaves_the_output_as_it_was() {
 #[test]
 fn a_source_that_is_cancelled_can_migrate_again() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let output = older(qemu, &folder);
     let image = folder.image("ram", &guest_pages());
@@ -245,7 +245,7 @@ fn a_source_that_is_cancelled_can_migrate_again() {
 #[test]
 fn a_destination_that_is_cancelled_leaves_the_output_and_the_source_as_they_were() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let output = older(qemu, &folder);
     let image = folder.image("ram", &guest_pages());
@@ -266,7 +266,7 @@ fn a_destination_that_is_cancelled_leaves_the_output_and_the_source_as_they_were
 #[test]
 fn a_source_of_ours_that_is_cancelled_leaves_no_guest_in_qemu() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let guest = older(qemu, &folder);
     let mut destination = qemu.destination(&folder.path("out"), 16 * MIB).start();
@@ -289,7 +289,7 @@ fn a_source_of_ours_that_is_cancelled_leaves_no_guest_in_qemu() {
 #[test]
 fn a_qemu_that_is_killed_fails_the_source() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let guest = older(qemu, &folder);
     let mut destination = qemu.destination(&folder.path("out"), 16 * MIB).start();
@@ -311,7 +311,7 @@ fn a_qemu_that_is_killed_fails_the_source() {
 
 #[test]
 fn where_nobody_listens_nothing_is_sent() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     for to in [
@@ -331,7 +331,7 @@ fn where_nobody_listens_nothing_is_sent() {
 #[test]
 fn both_ends_may_be_handed_a_socket() {
     let Some(qemu) = qemu_or_skip() else { return };
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     let (guest, output) = (folder.path("guest"), folder.path("out"));

@@ -57,7 +57,7 @@ fn failed(folder: &Folder, handle: Migration, what: &str) {
 
 #[test]
 fn who_asks_and_never_listens_is_given_up() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let (handle, mut link) = start(&folder, "0.3");
     let mut all = with_commands(&[OPEN]);
@@ -72,7 +72,7 @@ fn who_asks_and_never_listens_is_given_up() {
 
 #[test]
 fn every_ping_is_answered_in_order_and_the_end_is_told_to_who_never_hangs_up() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let (handle, mut link) = start(&folder, "5");
     let codes = [OPEN, OPEN, Command::Ping(7), Command::Ping(7)];
@@ -100,7 +100,7 @@ fn every_ping_is_answered_in_order_and_the_end_is_told_to_who_never_hangs_up() {
 
 #[test]
 fn a_source_on_the_return_path_hears_of_every_failure() {
-    let _limit = watchdog();
+    watchdog!();
     let broken = |kind: &'static str| {
         guest_behind(&[OPEN], move |model| {
             for page in 0..100 {
@@ -141,7 +141,7 @@ fn a_source_on_the_return_path_hears_of_every_failure() {
 
 #[test]
 fn a_source_that_falls_silent_is_given_up_wherever_it_does() {
-    let _limit = watchdog();
+    watchdog!();
     let whole = guest_behind(&[OPEN], |model| model.put(0, 1, &Sent::Fill(1)));
     let end = whole.windows(2).rposition(|two| two == [0, 6]).unwrap();
     for cut in [20, 60, whole.len() - 60, end, whole.len() - 1] {
@@ -164,7 +164,7 @@ fn a_source_that_falls_silent_is_given_up_wherever_it_does() {
 
 #[test]
 fn more_commands_than_a_guest_can_have_are_refused() {
-    let _limit = watchdog();
+    watchdog!();
     let model = Model::with(&[("ram", 1)], |model| {
         model.end();
         for _ in 0..1000 {
@@ -180,7 +180,7 @@ fn more_commands_than_a_guest_can_have_are_refused() {
 
 #[test]
 fn nobody_ends_what_another_source_has_begun() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::new();
     let (socket, output) = (folder.path("socket"), folder.path("out"));
     let destination = Destination::start(&unix(&socket), &output, Params::default());
@@ -261,7 +261,7 @@ fn to_qemu(image: &Path, socket: &Path, return_path: bool) -> Result<(), Error> 
 
 #[test]
 fn whatever_a_destination_answers_the_source_ends() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let pongs = pong(1).repeat(1000);
     let acks = [0, 7, 0, 0].repeat(1000);
@@ -397,7 +397,7 @@ fn ping(value: u32) -> Vec<u8> {
 
 #[test]
 fn no_number_of_short_records_or_commands_takes_memory() {
-    let _limit = watchdog();
+    watchdog!();
     let front = [OPEN, Command::Ping(1)];
     // 2.7 MB of commands in front of RAM.
     let pings = growth(&front, &[], &ping(5).repeat(1000), 300, &ping(99));

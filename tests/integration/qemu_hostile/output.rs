@@ -14,7 +14,7 @@ use crate::support::{Folder, Page, Program, assert_same_bytes, until, watchdog};
 
 #[test]
 fn a_blocks_name_leads_to_no_other_file() {
-    let _limit = watchdog();
+    watchdog!();
     let long = |last: char| "x".repeat(254) + &last.to_string();
     let names = [
         "..".to_owned(),
@@ -87,7 +87,7 @@ fn a_blocks_name_leads_to_no_other_file() {
 
 #[test]
 fn names_that_no_folder_can_describe_leave_nothing() {
-    let _limit = watchdog();
+    watchdog!();
     refuses(
         &Model::with(&[("", 1)], |_| {}).stream,
         "has 0 bytes, but 1 to 255 are allowed",
@@ -105,7 +105,7 @@ fn names_that_no_folder_can_describe_leave_nothing() {
 
 #[test]
 fn a_thousand_blocks_are_received() {
-    let _limit = watchdog();
+    watchdog!();
     let names: Vec<String> = (0..1024).map(|number| format!("b{number}")).collect();
     let blocks: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
     let model = Model::with(&blocks, |model| {
@@ -133,7 +133,7 @@ fn limited(folder: &Folder, limit: &str, model: &Model) -> crate::support::Ended
 
 #[test]
 fn more_blocks_than_files_may_be_open_leave_nothing() {
-    let _limit = watchdog();
+    watchdog!();
     let names: Vec<String> = (0..300).map(|number| format!("b{number}")).collect();
     let blocks: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
     let model = Model::with(&blocks, |model| model.put(7, 0, &Sent::Fill(1)));
@@ -156,7 +156,7 @@ fn more_blocks_than_files_may_be_open_leave_nothing() {
 /// 256 MiB would not do for a hash of each page.
 #[test]
 fn a_guests_size_alone_takes_no_memory() {
-    let _limit = watchdog();
+    watchdog!();
     let tib = 1_u64 << (40 - 12);
     let few = |model: &mut Model| {
         for page in 0..64 {
@@ -198,7 +198,7 @@ fn a_guests_size_alone_takes_no_memory() {
 
 #[test]
 fn of_two_receivers_with_one_output_the_second_gives_up() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let (socket, output) = (folder.path("socket"), folder.path("out"));
     let first = listen(&socket, &output, Params::default());
@@ -236,7 +236,7 @@ fn of_two_receivers_with_one_output_the_second_gives_up() {
 
 #[test]
 fn links_and_foreign_folders_at_output_are_left_alone() {
-    let _limit = watchdog();
+    watchdog!();
     let model = Model::with(&[("ram", 1)], |_| {});
     for (name, what) in [
         ("link-to-folder", "is a file"),

@@ -46,7 +46,7 @@ fn expected(name: &str, first: &str, len: usize, way: Way) -> String {
 
 #[test]
 fn each_stored_stream_fails_in_the_receiver_with_the_words_of_its_first_line() {
-    let _limit = watchdog();
+    watchdog!();
     let folder = Folder::in_memory();
     let old = Model::with(&[("old", 1)], |model| model.put(0, 0, &Sent::Fill(7)));
     receive_in(&folder, &old.stream, Way::File, "1").unwrap();
@@ -105,7 +105,7 @@ fn small() -> (Model, Vec<usize>, usize) {
 
 #[test]
 fn a_stream_that_is_cut_anywhere_is_an_error() {
-    let _limit = watchdog();
+    watchdog!();
     let (model, pages, end) = small();
     let folder = Folder::in_memory();
     let old = Model::with(&[("old", 1)], |model| model.put(0, 0, &Sent::Fill(7)));
@@ -141,7 +141,7 @@ fn a_stream_that_is_cut_anywhere_is_an_error() {
 
 #[test]
 fn a_stream_may_come_in_any_pieces() {
-    let _limit = watchdog();
+    watchdog!();
     let (model, ..) = small();
     for most in [1, 2, 100, 5000] {
         let guest = receive_in(&Folder::in_memory(), &model.stream, Way::Pieces(most), "2");
@@ -152,7 +152,7 @@ fn a_stream_may_come_in_any_pieces() {
 /// So many records that they straddle the pieces that are read and handed on at once.
 #[test]
 fn records_straddle_whatever_is_read_at_once() {
-    let _limit = watchdog();
+    watchdog!();
     let mut dice = Dice::new(77);
     let mut model = Model::new(&[("a", 400), ("b", 210), ("c", 1)]);
     let sizes = [400, 210, 1];
@@ -185,7 +185,7 @@ fn records_straddle_whatever_is_read_at_once() {
 
 #[test]
 fn the_last_of_a_pages_records_wins_whatever_they_are() {
-    let _limit = watchdog();
+    watchdog!();
     for seed in 0..12 {
         let mut dice = Dice::new(1000 + seed);
         let mut model = Model::new(&[("x", 130), ("y", 67)]);
@@ -215,7 +215,7 @@ fn the_last_of_a_pages_records_wins_whatever_they_are() {
 /// blocks, proven. What must not happen is anything else.
 #[test]
 fn mutated_streams_do_no_harm() {
-    let _limit = watchdog();
+    watchdog!();
     let (model, ..) = small();
     let folder = Folder::in_memory();
     let mut dice = Dice::new(5);
@@ -251,7 +251,7 @@ fn refuses_record(kind: &str, payload: &[u8], what: &str) {
 
 #[test]
 fn a_compressed_page_inflates_to_a_page_or_is_an_error() {
-    let _limit = watchdog();
+    watchdog!();
     let text = Page::Text(3).bytes();
     let longer = [&text[..], &[1]].concat();
     let whole = zlib(&text);
@@ -281,7 +281,7 @@ fn a_compressed_page_inflates_to_a_page_or_is_an_error() {
 
 #[test]
 fn a_delta_that_breaks_any_of_its_rules_is_an_error() {
-    let _limit = watchdog();
+    watchdog!();
     let mut good = Page::Text(1).bytes();
     let good = delta(9, &mut good);
     let deltas: [&[u8]; 13] = [
@@ -312,7 +312,7 @@ fn a_delta_that_breaks_any_of_its_rules_is_an_error() {
 
 #[test]
 fn devices_without_an_end_are_an_error_and_endless_ones_are_bounded() {
-    let _limit = watchdog();
+    watchdog!();
     let mut model = Model::new(&[("ram", 2)]);
     model.begin(SectionKind::End);
     model.end();

@@ -12,7 +12,7 @@ mod streams;
 
 pub(crate) use ends::*;
 pub(crate) use guests::*;
-pub(crate) use limits::*;
+pub(crate) use limits::{runs_in_a_child, signal, test_name, until, watchdog};
 pub(crate) use program::*;
 pub(crate) use relays::*;
 pub(crate) use streams::*;

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use super::{children, signal, until};
+use super::{signal, until};
 
 /// The program, running.
 pub(crate) struct Program {
@@ -84,7 +84,6 @@ impl Program {
             .unwrap();
         // What must be inherited by the child alone goes with the command.
         drop(command);
-        children().insert(child.id());
         Program {
             out: lines(child.stdout.take().unwrap()),
             err: lines(child.stderr.take().unwrap()),
@@ -102,7 +101,6 @@ impl Program {
             .spawn()
             .unwrap();
         drop(command);
-        children().insert(child.id());
         Program {
             out: mpsc::channel().1,
             err: lines(child.stderr.take().unwrap()),
@@ -177,7 +175,6 @@ impl Program {
         let out = self.out.iter().map(|line| line + "\n").collect::<String>();
         let err = self.err.iter().map(|line| line + "\n").collect::<String>();
         let status = self.child.wait().unwrap();
-        children().remove(&self.child.id());
         Ended {
             code: status.code(),
             out: std::mem::take(&mut self.seen_out) + &out,
@@ -192,7 +189,6 @@ impl Drop for Program {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        children().remove(&self.child.id());
     }
 }
 

@@ -16,7 +16,7 @@ use std::thread;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
-use crate::support::{Folder, children, lines};
+use crate::support::{Folder, lines, test_name};
 
 // ---- the program
 
@@ -46,8 +46,7 @@ pub(crate) fn qemu_or_skip() -> Option<&'static Binary> {
 
 /// Says that the rest of this test is not done.
 pub(crate) fn skipped(why: &str) {
-    let name = thread::current().name().unwrap_or("a test").to_owned();
-    let line = format!("SKIPPED: {name}: {why}\n");
+    let line = format!("SKIPPED: {}: {why}\n", test_name());
     // Not by a macro: what those print is captured, and lost when the test passes.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
@@ -209,7 +208,6 @@ impl Machine<'_> {
             .unwrap();
         // With the command goes this side's copy of the child's end of the monitor.
         drop(command);
-        children().insert(child.id());
         let mut qemu = Qemu {
             err: lines(child.stderr.take().unwrap()),
             child,
@@ -522,7 +520,6 @@ impl Qemu {
         }
         let err = self.err.iter().map(|line| line + "\n").collect();
         let status = self.child.wait().unwrap();
-        children().remove(&self.child.id());
         Gone {
             code: status.code(),
             err,
@@ -537,7 +534,6 @@ impl Drop for Qemu {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        children().remove(&self.child.id());
         if thread::panicking() {
             for line in self.err.iter() {
                 eprintln!("QEMU said: {line}");
