@@ -85,6 +85,7 @@ mod names;
 pub mod advice;
 pub mod bench;
 pub mod caps;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod codec;
 pub mod control;
@@ -94,6 +95,7 @@ pub mod destination;
 pub mod dirty;
 pub mod error;
 mod fault;
+#[cfg(feature = "cli")]
 mod grid;
 pub mod image;
 pub mod inspect;

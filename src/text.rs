@@ -12,6 +12,7 @@ pub(crate) fn printable(text: &str) -> String {
 
 /// As [`printable`] for a JSON document. There such characters occur in strings only, where they are
 /// escaped.
+#[cfg(feature = "cli")]
 pub(crate) fn printable_json(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {

@@ -30,6 +30,7 @@ pub mod peer;
 mod prepare;
 pub mod report;
 mod schedule;
+#[cfg(feature = "cli")]
 pub mod show;
 pub mod statistics;
 

@@ -49,6 +49,7 @@ pub const MEMCPY: &str = "memcpy";
 /// The name of the task that runs every codec alone. Its results are in the settings' reports.
 pub const CODECS_ALONE: &str = "the codecs alone";
 
+#[cfg(feature = "cli")]
 pub(super) const MIB: f64 = (1_u64 << 20) as f64;
 pub(super) const GIB: f64 = (1_u64 << 30) as f64;
 

@@ -10,6 +10,7 @@ mod inspect;
 mod migrate;
 mod monitor;
 mod output;
+mod package;
 mod params;
 mod probe;
 mod progress;
@@ -69,6 +70,10 @@ enum Command {
     Parameters(TableArgs),
     /// List the capabilities
     Capabilities(TableArgs),
+    /// Print a completion script for a shell
+    Completions(package::CompletionsArgs),
+    /// Print the man page, or write those of all commands
+    Man(package::ManArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,6 +96,8 @@ impl Cli {
             Command::Monitor(args) => monitor::run(args),
             Command::Ctl(args) => ctl::run(args),
             Command::ResumeGuard { targets } => guard::serve(&targets),
+            Command::Completions(args) => package::completions(&args),
+            Command::Man(args) => package::man(&args),
             Command::Parameters(args) => tables::parameters(args.json),
             Command::Capabilities(args) => tables::capabilities(args.json),
         }
