@@ -14,7 +14,6 @@
 //! is damaged is described up to the damage: that is a [`Report`] with [`Report::damage`], and no
 //! error. Errors are files that cannot be read, or that are none of all this.
 
-mod folder;
 mod image;
 mod input;
 mod native;

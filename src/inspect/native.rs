@@ -6,16 +6,17 @@
 
 use std::io;
 
+use xxhash_rust::xxh3::Xxh3;
+
 use crate::codec::{CodecError, Decoders, Method};
 use crate::page::{BlockSeed, Digest, PAGE_SIZE};
 use crate::session::CAPABILITY_GUEST_FOLDER;
-use crate::wire::WireError;
 use crate::wire::native::{
-    Class, FrameKind, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, MAX_ROUNDS, Message,
-    PageSet, Run, VERSIONS, frame_hash,
+    Class, FolderParts, FrameKind, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead,
+    MAX_ROUNDS, Message, PageSet, Run, VERSIONS, frame_hash,
 };
+use crate::wire::{WireError, must_be};
 
-use super::folder::Rest;
 use super::input::{Input, Stop, whole};
 use super::report::{
     Damage, FrameCount, NativeBlock, NativeCapability, NativeHello, NativeRound, NativeStream,
@@ -43,6 +44,13 @@ fn at(offset: u64) -> impl Fn(WireError) -> Stop {
     move |error| Stop::damaged(offset, &error)
 }
 
+/// The device state as far as it has come.
+#[derive(Default)]
+struct DeviceStateSum {
+    bytes: u64,
+    hasher: Box<Xxh3>,
+}
+
 #[derive(Default)]
 struct Scan {
     stream: NativeStream,
@@ -51,7 +59,8 @@ struct Scan {
     /// Pages of the round in hand, as the headers count them.
     pages: u64,
     last_round_ended: bool,
-    rest: Rest,
+    folder: FolderParts,
+    device_state: DeviceStateSum,
     sum: Digest,
     checker: Checker,
 }
@@ -106,10 +115,9 @@ impl Scan {
             .map(|block| (BlockSeed::new(&block.name), block.bytes / PAGE_SIZE as u64))
             .collect();
         self.is_first = hello.connection == 0;
-        self.rest.announced = hello
-            .capabilities
-            .iter()
-            .any(|offer| offer.name == CAPABILITY_GUEST_FOLDER);
+        let mut offers = hello.capabilities.iter();
+        let has_folder = offers.any(|offer| offer.name == CAPABILITY_GUEST_FOLDER);
+        self.folder = FolderParts::new(has_folder);
         let (oldest, newest) = hello.versions;
         let page_size = hello.page_size;
         self.stream.hello = Some(describe(hello));
@@ -161,12 +169,12 @@ impl Scan {
             } => {
                 let current = self.round()?;
                 let (ended, counted) = (round.0.into(), current.frames);
-                contradicts("the round that ends", ended, current.round.into())?;
-                contradicts("the number of frames in the round", counted, frames)?;
+                must_be("the round that ends", ended, current.round.into())?;
+                must_be("the number of frames in the round", counted, frames)?;
                 // A header counts pages modulo 2^32.
                 let (counted, pages) = (self.pages as u32, pages as u32);
                 let field = "the number of pages in the round";
-                contradicts(field, counted.into(), pages.into())?;
+                must_be(field, counted.into(), pages.into())?;
                 self.round()?.complete = true;
                 self.pages = 0;
                 self.last_round_ended = last;
@@ -180,7 +188,7 @@ impl Scan {
                 out_of_place("the last round is not over")
             }
             Message::Finish { .. } if self.stream.complete => out_of_place("it came before"),
-            Message::Finish { .. } if !self.rest.is_whole() => {
+            Message::Finish { .. } if !self.folder.is_whole() => {
                 out_of_place("the device state is not complete")
             }
             Message::Finish { digest } => {
@@ -196,7 +204,7 @@ impl Scan {
                 } else if !self.last_round_ended {
                     out_of_place("the last round is not over")
                 } else {
-                    Ok(self.rest.take(&message)?)
+                    Ok(self.folder_part(&message)?)
                 }
             }
             Message::Commit if self.stream.complete && self.is_first => Ok(()),
@@ -204,6 +212,30 @@ impl Scan {
             Message::Commit | Message::Proven { .. } | Message::Committed => {
                 out_of_place("nothing of the kind was to come from a source")
             }
+        }
+    }
+
+    fn folder_part(&mut self, message: &Message) -> Result<(), WireError> {
+        self.folder.check(message, self.device_state.bytes)?;
+        match message {
+            Message::DeviceState { bytes, .. } => {
+                self.device_state.bytes += bytes.len() as u64;
+                self.device_state.hasher.update(bytes);
+                Ok(())
+            }
+            Message::DeviceStateEnd { hash, .. } => {
+                let found = self.device_state.hasher.digest128();
+                if found == *hash {
+                    return Ok(());
+                }
+                // The lower half tells them apart as well as all of it.
+                Err(WireError::Damaged {
+                    record: "device state",
+                    found: found as u64,
+                    expected: *hash as u64,
+                })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -239,7 +271,7 @@ impl Scan {
             }));
         }
         let expected = self.round()?.round;
-        contradicts("the frame's round", header.round.0.into(), expected.into())?;
+        must_be("the frame's round", header.round.0.into(), expected.into())?;
         let blocks = self.blocks.len() as u64;
         let &(seed, block_pages) = self.blocks.get(usize::from(header.block)).ok_or({
             WireError::TooLarge {
@@ -328,18 +360,6 @@ enum FrameError {
     GaveUp(String),
 }
 
-pub(super) fn contradicts(field: &'static str, given: u64, expected: u64) -> Result<(), WireError> {
-    if given == expected {
-        Ok(())
-    } else {
-        Err(WireError::Contradiction {
-            field,
-            given,
-            expected,
-        })
-    }
-}
-
 fn describe(hello: Hello) -> NativeHello {
     NativeHello {
         oldest_version: hello.versions.0,
@@ -400,7 +420,7 @@ impl Checker {
         self.set.read(set_bytes, block_pages)?;
         let (pages, said) = (self.set.pages(), u64::from(header.pages));
         if header.kind == Some(FrameKind::Zeros) {
-            contradicts(
+            must_be(
                 "the number of pages in the page set",
                 pages as u32 as u64,
                 said,
@@ -415,7 +435,7 @@ impl Checker {
             return Ok(Some(0));
         }
         // At most 256 pages, as the header's check has it.
-        contradicts("the number of pages in the page set", pages, said)?;
+        must_be("the number of pages in the page set", pages, said)?;
         let deltas = self.set.count(Class::Delta) as usize;
         if header.round.is_first() && deltas > 0 {
             return Err(FrameError::Wire(WireError::OutOfPlace {

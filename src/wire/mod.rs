@@ -115,6 +115,21 @@ pub enum WireError {
     },
 }
 
+/// Whether a field has the value that it must have.
+///
+/// # Errors
+/// [`WireError::Contradiction`].
+pub(crate) fn must_be(field: &'static str, given: u64, expected: u64) -> Result<(), WireError> {
+    if given == expected {
+        return Ok(());
+    }
+    Err(WireError::Contradiction {
+        field,
+        given,
+        expected,
+    })
+}
+
 impl From<WireError> for Error {
     fn from(error: WireError) -> Error {
         Error::new(Kind::Failed, error)

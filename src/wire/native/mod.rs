@@ -125,6 +125,7 @@
 //! connection and listens on. A destination from before there was probing refuses it, as it
 //! refuses any capability that it lacks: by its name. The versions that it speaks stand in that answer, too.
 
+mod folder_parts;
 mod guest;
 mod header;
 mod hello;
@@ -133,6 +134,7 @@ mod page_set;
 mod reader;
 
 pub use super::BlockInfo;
+pub use folder_parts::FolderParts;
 pub use header::{Frame, FrameKind, Header, frame_hash};
 pub use hello::{Answer, Hello, HelloHead, Offer, Verdict};
 pub use message::{Message, Reason};

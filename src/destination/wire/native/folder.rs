@@ -3,78 +3,49 @@
 use crate::description::Description;
 use crate::error::{Error, Kind, Result};
 use crate::image::Output;
-use crate::session;
 use crate::wire::WireError;
-use crate::wire::native::Message;
+use crate::wire::native::{FolderParts, Message};
 
 /// Description and device state, as far as they have come.
 #[derive(Debug)]
-pub(super) struct FolderParts {
-    /// Whether they must come at all.
-    agreed: bool,
+pub(super) struct FolderIntake {
+    parts: FolderParts,
     description: Option<Description>,
-    /// Whether the device state is complete.
-    complete: bool,
 }
 
-impl FolderParts {
-    pub(super) fn new(agreed: bool) -> FolderParts {
-        FolderParts {
-            agreed,
+impl FolderIntake {
+    /// `expected`: both ends have the capability `guest-folder`.
+    pub(super) fn new(expected: bool) -> FolderIntake {
+        FolderIntake {
+            parts: FolderParts::new(expected),
             description: None,
-            complete: false,
         }
     }
 
-    /// Takes one of the three messages, after the last round.
+    /// Takes a message that came after the last round.
     pub(super) fn take(&mut self, message: Message, output: &Output) -> Result<()> {
-        let wrong = |why| Err(session::out_of_place(&message, why));
-        if !self.agreed {
-            return wrong("the capability guest-folder was not agreed on");
-        }
-        if self.complete {
-            return wrong("the device state is complete");
-        }
-        match (message, &self.description) {
-            (Message::Description(description), None) => {
-                self.description = Some(description);
-                Ok(())
-            }
-            (message @ Message::Description(_), Some(_)) => Err(session::out_of_place(
-                &message,
-                "the guest is described already",
-            )),
-            (message, None) => Err(session::out_of_place(
-                &message,
-                "the guest is not yet described",
-            )),
-            (Message::DeviceState { offset, bytes }, Some(_)) => {
-                let (so_far, _) = output.device_state_sum();
-                same("the place of a piece of device state", offset, so_far)?;
-                Ok(output.append_device_state(&bytes)?)
-            }
-            (Message::DeviceStateEnd { total, hash }, Some(_)) => {
-                let (have, found) = output.device_state_sum();
-                same("the length of the device state", have, total)?;
-                self.complete = true;
-                if found == hash {
-                    return Ok(());
-                }
-                Err(Error::new(
+        let (so_far, found) = output.device_state_sum();
+        self.parts.check(&message, so_far)?;
+        match message {
+            Message::Description(description) => self.description = Some(description),
+            Message::DeviceState { bytes, .. } => output.append_device_state(&bytes)?,
+            Message::DeviceStateEnd { hash, .. } if hash != found => {
+                return Err(Error::new(
                     Kind::Differs,
                     format!(
                         "the device state that arrived is not what was sent: its hash is \
                          {found:032x}, not {hash:032x}"
                     ),
-                ))
+                ));
             }
-            (message, Some(_)) => Err(session::out_of_place(&message, "rounds are over")),
+            _ => {}
         }
+        Ok(())
     }
 
     /// `Finish` has come: whether it may, and what the guest's description is.
     pub(super) fn end(&mut self) -> Result<Option<Description>> {
-        if self.complete || !self.agreed {
+        if self.parts.is_whole() {
             return Ok(self.description.take());
         }
         Err(WireError::OutOfPlace {
@@ -83,16 +54,4 @@ impl FolderParts {
         }
         .into())
     }
-}
-
-fn same(field: &'static str, given: u64, expected: u64) -> Result<()> {
-    if given == expected {
-        return Ok(());
-    }
-    Err(WireError::Contradiction {
-        field,
-        given,
-        expected,
-    }
-    .into())
 }

@@ -29,7 +29,7 @@ use crate::destination::barrier::NotEnded;
 use crate::destination::links::{Links, is_closed, source_knows};
 use crate::destination::pipeline::{Feed, Target};
 use decode::{FrameDecoder, Packet};
-use folder::FolderParts;
+use folder::FolderIntake;
 
 /// A source that speaks the native wire, with all of its connections.
 pub(in crate::destination) struct Native<'a> {
@@ -149,7 +149,7 @@ impl Wire for Native<'_> {
             frames: 0,
             pages: 0,
             rounds_are_over: false,
-            folder: FolderParts::new(agreed.contains(session::CAPABILITY_GUEST_FOLDER)),
+            folder: FolderIntake::new(agreed.contains(session::CAPABILITY_GUEST_FOLDER)),
         };
         reading.run()
     }
@@ -220,7 +220,7 @@ struct Reading<'r, 'scope, 'env, 'a> {
     /// Pages in them.
     pages: u64,
     rounds_are_over: bool,
-    folder: FolderParts,
+    folder: FolderIntake,
 }
 
 /// Whether a connection is to be read any further.
