@@ -16,12 +16,12 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::cli::{Files, SLOW};
 use crate::support::{
     Destination, Folder, Page, Program, assert_same, command, digest_of, finish, hello, later,
     mixed, one_round, params, read_answer, read_hello, read_message, round_end, run, source, unix,
     until, watchdog,
 };
+use crate::support::{Files, SLOW};
 
 /// A source made by hand, up to the answer.
 fn join(socket: &Path, hello: &Hello) -> UnixStream {

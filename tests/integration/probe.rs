@@ -13,7 +13,7 @@ use ramferry::transport::Address;
 use ramferry::{Caps, Error, Params};
 use serde_json::json;
 
-use crate::cli::Files;
+use crate::support::Files;
 use crate::support::{
     Destination, Folder, Program, assert_same, command, hello, read_answer, read_hello, run, unix,
     watchdog,
@@ -144,7 +144,7 @@ fn where_a_migration_runs_nobody_listens_any_more() {
     watchdog!();
     let files = Files::new();
     let receiver = files.receiver(&[]);
-    let sender = files.sender(&crate::cli::SLOW);
+    let sender = files.sender(&crate::support::SLOW);
     files.wait_for_partial();
     run(&["probe", &files.uri(), "--connect-timeout", "50ms"])
         .failed_with(1, &["cannot connect to", "within 0.05 s"]);

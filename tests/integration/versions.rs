@@ -14,8 +14,8 @@ use ramferry::wire::native::{
 };
 use ramferry::{Error, Kind, Migration, Params};
 
-use crate::cli::Files;
 use crate::golden::{blessing, fixture, load, store};
+use crate::support::Files;
 use crate::support::{
     Destination, Folder, Page, assert_same_bytes, digest_of, finish, later, mixed, one_round,
     read_answer, read_hello, read_message, unix, watchdog,

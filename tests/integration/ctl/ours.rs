@@ -4,8 +4,8 @@ use ramferry::caps::Capability;
 use ramferry::params::TABLE;
 use serde_json::Value;
 
-use crate::cli::{Files, SLOW};
 use crate::support::{Ended, Program, assert_same, command, run, watchdog};
+use crate::support::{Files, SLOW};
 
 /// A monitor, by the path of its socket.
 struct Ctl(String);

@@ -2,6 +2,7 @@
 //! migrations or a QEMU need is in `support::live` and `support::qemu`.
 
 mod ends;
+mod files;
 mod guests;
 mod limits;
 pub(crate) mod live;
@@ -11,6 +12,7 @@ mod relays;
 mod streams;
 
 pub(crate) use ends::*;
+pub(crate) use files::*;
 pub(crate) use guests::*;
 pub(crate) use limits::{runs_in_a_child, signal, test_name, until, watchdog};
 pub(crate) use program::*;

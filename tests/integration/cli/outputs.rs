@@ -1,0 +1,80 @@
+//! Outputs that exist, cannot be written, or are being written.
+
+use crate::support::{Files, SLOW, assert_same, run, start, watchdog};
+
+#[test]
+fn an_output_that_exists_is_kept_unless_force_says_otherwise() {
+    watchdog!();
+    let files = Files::small();
+    std::fs::write(&files.output, b"old").unwrap();
+    let uri = files.uri();
+    let receive = ["receive", &uri, files.output()];
+    run(&receive).failed_with(1, &[files.output(), "--force"]);
+    files.nothing_changed(Some(b"old"));
+
+    let receiver = files.receiver(&["--force"]);
+    files.sender(&[]).finish().succeeded();
+    receiver.finish().succeeded();
+    assert_same(&files.output, &files.image);
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_refused_before_anybody_waits() {
+    watchdog!();
+    let files = Files::small();
+    let folder = files.folder.path("");
+    let nowhere = files.folder.path("nowhere/out");
+    for (output, why) in [
+        (folder.to_str().unwrap(), "is not a regular file"),
+        (nowhere.to_str().unwrap(), "No such file"),
+    ] {
+        for force in [&[][..], &["--force"]] {
+            let uri = files.uri();
+            run(&[&["receive", &uri, output][..], force].concat()).failed_with(1, &[why]);
+        }
+    }
+}
+
+#[test]
+fn a_stored_stream_that_exists_is_kept_unless_force_says_otherwise() {
+    watchdog!();
+    let files = Files::small();
+    let stream = files.folder.path("stream");
+    std::fs::write(&stream, b"old").unwrap();
+    let uri = format!("file:{}", stream.display());
+    run(&["send", files.image(), &uri]).failed_with(1, &[stream.to_str().unwrap(), "--force"]);
+    assert_eq!(std::fs::read(&stream).unwrap(), b"old");
+    run(&["send", files.image(), &uri, "--force"]).succeeded();
+    run(&["receive", &uri, files.output()]).succeeded();
+    assert_same(&files.output, &files.image);
+    assert_eq!(files.folder.names(), ["out", "ram", "stream"]);
+}
+
+#[test]
+fn an_output_that_another_receiver_is_writing_is_refused() {
+    watchdog!();
+    let files = Files::new();
+    let first = files.receiver(&[]);
+    let sender = files.sender(&SLOW);
+    files.wait_for_partial();
+
+    let other = files.folder.path("other");
+    let uri = format!("unix:{}", other.display());
+    let mut second = start(&["receive", &uri, files.output(), "--quiet"]);
+    assert_eq!(second.listening(), uri);
+    let refused = run(&["send", files.image(), &uri]);
+    let partial = format!("{}.partial", files.output());
+    refused.failed_with(4, &[&partial, "is being written by another process"]);
+    let line = second.err_line();
+    assert!(line.starts_with("refused a source at "), "{line}");
+    assert!(line.contains(&partial), "{line}");
+
+    let stream = files.folder.path("stream");
+    let stored = format!("file:{}", stream.display());
+    run(&["send", files.image(), &stored]).succeeded();
+    let refused = run(&["receive", &stored, files.output()]);
+    assert!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
+    assert!(refused.error().contains(&partial), "{refused:?}");
+    assert!(files.folder.path("out.partial").exists());
+    drop((first, sender, second));
+}
