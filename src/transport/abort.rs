@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-/// A flag that waits can wait on: once raised it stays raised, and every `poll` sees it.
+/// A flag that ends waits: once raised it stays raised, and every `poll` sees it.
 #[derive(Debug)]
 pub struct Abort {
     raised: AtomicBool,
     event: OwnedFd,
 }
 
-/// Why a wait ended.
+/// How a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Woken {
-    /// What was waited for is there.
+    /// The descriptor is ready.
     Ready,
     /// The time is up.
     TimedOut,
@@ -37,10 +37,10 @@ impl Abort {
         })
     }
 
-    /// Raises the flag and wakes whoever waits.
+    /// Raises the flag and wakes every thread that waits.
     pub fn raise(&self) {
         self.raised.store(true, Ordering::Release);
-        // The one way for this to fail is a counter that is full: then it is readable already.
+        // This fails only if the counter is full, and then it is readable already.
         let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
     }
 
@@ -49,7 +49,7 @@ impl Abort {
         self.raised.load(Ordering::Acquire)
     }
 
-    /// Waits until `fd` has one of `events`, `limit` is over (`None`: no limit), or the flag is raised.
+    /// Waits until `fd` has one of `events`, `limit` has passed (`None`: no limit), or the flag is raised.
     pub(crate) fn wait_for(
         &self,
         fd: BorrowedFd<'_>,
@@ -63,7 +63,8 @@ impl Abort {
         wait(&mut fds, limit)
     }
 
-    /// Waits until one of `fds` can be read, `limit` is over (`None`: no limit), or the flag is raised.
+    /// Waits until one of `fds` can be read, `limit` has passed (`None`: no limit), or the flag is
+    /// raised.
     pub(crate) fn wait_for_any<'fd>(
         &self,
         fds: impl IntoIterator<Item = BorrowedFd<'fd>>,
@@ -77,7 +78,7 @@ impl Abort {
         wait(&mut polled, limit)
     }
 
-    /// Waits until `limit` is over or the flag is raised.
+    /// Waits until `limit` has passed or the flag is raised.
     pub(crate) fn wait(&self, limit: Duration) -> io::Result<Woken> {
         wait(&mut [PollFd::new(&self.event, PollFlags::IN)], Some(limit))
     }

@@ -1,4 +1,4 @@
-//! The command behind an `exec:` address.
+//! The command of an `exec:` address.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +14,7 @@ use super::{Abort, TransportError};
 /// How long a command may take to clean up after itself when it is no longer needed.
 const LAST_BREATH: Duration = Duration::from_secs(2);
 
-/// A shell command in a process group of its own, ended with the session if it does not end by itself.
+/// A shell command in its own process group. If it outlives the session, the group is killed.
 #[derive(Debug)]
 pub(super) struct ShellCommand {
     command: String,
@@ -46,7 +46,7 @@ impl ShellCommand {
         let mut shell = Command::new("/bin/sh");
         shell.arg("-c").arg(command).process_group(0);
         match direction {
-            // What the command prints must not get between our own lines on standard output.
+            // What the command prints must not be mixed into our own standard output.
             Direction::ToCommand => shell.stdin(Stdio::piped()).stdout(Stdio::from(
                 io::stderr().as_fd().try_clone_to_owned().map_err(failed)?,
             )),
@@ -100,7 +100,7 @@ impl ShellCommand {
 }
 
 impl ShellCommand {
-    /// How the command failed, if it has ended or does so at once.
+    /// How the command failed, if it has ended or ends within two seconds.
     pub(super) fn failure(mut self) -> Option<TransportError> {
         self.ends_within(LAST_BREATH);
         let status = self.child.try_wait().ok()??;
@@ -126,7 +126,7 @@ impl ShellCommand {
 impl Drop for ShellCommand {
     fn drop(&mut self) {
         if !self.ended {
-            // It may have ended by itself: then there is no group to signal, and that is fine.
+            // If it has ended by itself, there is no group to signal.
             let group = Pid::from_child(&self.child);
             let _ = kill_process_group(group, Signal::TERM);
             if !self.ends_within(LAST_BREATH) {

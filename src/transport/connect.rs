@@ -18,19 +18,19 @@ use super::sockets::{connect_unix, each_address};
 use super::{Abort, Address, Stream, TransportError};
 use crate::partial::{OutputError, PartialFile};
 
-/// How long to wait between attempts on a socket that is not there yet.
+/// How long to wait between attempts while the destination is not listening yet.
 const RETRY: Duration = Duration::from_millis(20);
 
 /// How a source reaches its destination.
 #[derive(Debug, Clone)]
 pub struct Connector {
-    /// Where to.
+    /// The destination's address.
     pub address: Address,
-    /// For how long a refused connection, or a socket that is not there, is tried again.
+    /// How long to keep retrying until the destination is listening.
     pub connect_timeout: Duration,
     /// How long the peer may be silent.
     pub silence: Duration,
-    /// Whether a stored stream that is there already is replaced.
+    /// Whether an existing stored stream is replaced.
     pub force: bool,
 }
 
@@ -52,12 +52,12 @@ impl Stored {
     }
 }
 
-/// What connecting yields.
+/// A link that is open.
 #[derive(Debug)]
 pub struct Connected {
-    /// The link.
+    /// Where to write.
     pub stream: Stream,
-    /// The file behind it, if it is one.
+    /// The file that is written, if it is one.
     pub stored: Option<Stored>,
 }
 
@@ -65,7 +65,8 @@ impl Connector {
     /// Opens one connection.
     ///
     /// # Errors
-    /// What the system says; [`TransportError::ConnectTimeout`] when nobody listened in time.
+    /// The system's reason; [`TransportError::ConnectTimeout`] if the destination was not listening
+    /// in time.
     pub fn connect(&self, abort: &Arc<Abort>) -> Result<Connected, TransportError> {
         let failed = |what| {
             let address = self.address.to_string();
@@ -127,7 +128,7 @@ impl Connector {
         abort: &Abort,
     ) -> Result<(OwnedFd, Option<Stored>), TransportError> {
         match std::fs::metadata(path) {
-            // A pipe with a name, a terminal, /dev/null: written as they are.
+            // A named pipe, a terminal, /dev/null: written as they are.
             Ok(metadata) if !metadata.is_file() => {
                 let open = || {
                     OpenOptions::new()
@@ -155,7 +156,7 @@ impl Connector {
         Ok((file.into(), Some(stored)))
     }
 
-    /// Tries again for as long as nobody listens, up to the time limit.
+    /// Retries until the destination is listening, up to the time limit.
     fn retry<T>(
         &self,
         abort: &Abort,

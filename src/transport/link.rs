@@ -1,23 +1,23 @@
 //! An emulated link, for tests and benchmarks: `--link RATE[/DELAY]`.
 //!
-//! Without a relay and without rights, in the process itself, so that each end does a part:
+//! It works within the process, needs neither a relay nor privileges, and each end does a part:
 //!
-//! * What an end **writes** is paced to RATE. All connections of the session share it, as they
-//!   would share a wire, and take turns of a millisecond. The two directions do not slow each other.
-//! * What an end **reads** it gets DELAY after it has arrived. A thread takes bytes off the
-//!   descriptor as they come and notes when (`link/incoming.rs`), so that the delay costs no rate.
+//! * **Writes** are paced to RATE. All connections of the session share it, as they would share a
+//!   cable, and take turns of a millisecond. The two directions do not slow each other.
+//! * **Reads** return bytes DELAY after they arrived. A thread takes bytes off the descriptor as they
+//!   come and notes the time (`link/incoming.rs`), so that the delay costs no rate.
 //!
-//! With both ends emulating, source to destination is RATE and DELAY, the way back too, and a round
-//! trip takes two DELAYs. With only one end, its writes are paced and its reads are late, nothing
-//! else: a source with `--link 1Gbit/20ms` alone sends at 1 Gbit/s and hears answers 20 ms late.
-//! A destination begins when it has answered all hellos, so the greeting takes one DELAY for each
-//! connection. Last words of a session that failed are not paced.
+//! If both ends emulate, each direction has RATE and DELAY, and a round trip takes two DELAYs. If
+//! only one does, only its writes are paced and only its reads are late: a source with `--link
+//! 1Gbit/20ms` alone sends at 1 Gbit/s and gets answers 20 ms late. A destination starts to emulate
+//! after it has answered all hellos, so the greeting takes one DELAY for each connection. The last
+//! message of a session that failed is not paced.
 //!
-//! Pacing follows a schedule of absolute times, not a sleep for each write: who wakes late finds the
-//! link free since when it should have been awake, and catches up. An idle link saves up
-//! 5 ms, and up to 50 ms of oversleeping are made up for; beyond that no
-//! more is written than RATE allows, and over 300 ms or more that is within 3 %. Below RATE it stays
-//! only if there is not enough to send, or if the machine cannot carry so much.
+//! Pacing follows a schedule of absolute times rather than one sleep for each write: a thread that
+//! wakes late finds the link free since the time at which it should have woken, and catches up. An
+//! idle link saves up 5 ms, and up to 50 ms of oversleeping are made up for; beyond that no more is
+//! written than RATE allows. Measured over 300 ms or more, the rate is within 3 %. It is lower only if
+//! there is not enough to send, or if the machine is too slow for RATE.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -35,10 +35,10 @@ pub(super) use incoming::Incoming;
 const SLICE: Duration = Duration::from_millis(1);
 /// What a slow link carries at once, as Ethernet would; but no longer than [`LONGEST_SLICE`].
 const FRAME: u64 = 1500;
-/// However slow the link, the peer sees it move.
+/// However slow the link is, the peer must see progress.
 const LONGEST_SLICE: Duration = Duration::from_millis(10);
-/// What an idle link saves up, as the buffers on a real one's way would: neither the way from one
-/// write to the next nor a thread that has to wait for a core costs rate.
+/// What an idle link saves up, as a real one's buffers would: neither the time between two writes
+/// nor a thread's wait for a core costs rate.
 const SLACK: Duration = Duration::from_millis(5);
 /// How much oversleeping is made up for.
 const CATCH_UP: Duration = Duration::from_millis(50);
@@ -78,7 +78,7 @@ impl EmulatedLink {
         usize::try_from(self.spec.bytes_in(SLICE).max(least)).unwrap_or(usize::MAX)
     }
 
-    /// Takes the link for `bytes` and waits until it is free for them.
+    /// Reserves the link for `bytes`, and waits for its turn.
     pub(super) fn wait_for_turn(&self, bytes: usize, abort: &Abort) -> Result<(), TransportError> {
         let now = Instant::now();
         let turn = self.schedule().reserve(bytes as u64, now);
@@ -101,14 +101,14 @@ impl EmulatedLink {
     }
 }
 
-/// When the link is free for whom. Knows no clock.
+/// When the link is free, and for how many bytes. It has no clock of its own.
 #[derive(Debug)]
 struct Schedule {
     spec: LinkSpec,
-    /// When everything that was reserved is through.
+    /// When everything that was reserved has been carried.
     free_at: Instant,
-    /// By how much the writers are behind the schedule because they slept too long. Time lost in
-    /// other ways, by a source without data or a peer that takes none, is lost on a link, too.
+    /// How late the writers are because they slept too long. Time lost for any other reason (a source
+    /// without data, a peer that takes none) is lost on a real link, too.
     late: Duration,
 }
 
@@ -121,11 +121,11 @@ impl Schedule {
         }
     }
 
-    /// Takes the link for `bytes` and returns from when on: a time that may be over.
+    /// Reserves the link for `bytes`, and returns from when on: a time that may have passed.
     fn reserve(&mut self, bytes: u64, now: Instant) -> Instant {
-        let behind = now.saturating_duration_since(self.free_at);
-        if behind > self.late + SLACK {
-            // It has been idle, so nothing is left to be caught up with.
+        let idle = now.saturating_duration_since(self.free_at);
+        if idle > self.late + SLACK {
+            // Truly idle, so there is nothing left to catch up with.
             self.late = Duration::ZERO;
             self.free_at = now.checked_sub(SLACK).unwrap_or(now);
         }

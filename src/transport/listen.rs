@@ -25,7 +25,7 @@ enum Socket {
     Unix(UnixSocket),
 }
 
-/// A socket that waits for sources. A unix socket's path goes with it.
+/// A socket that waits for sources. A unix socket's file is removed with it.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -33,10 +33,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on `address`; a socket path that nobody listens on is taken over.
+    /// Listens on `address`; a stale unix socket there is taken over.
     ///
     /// # Errors
-    /// What the system says, [`TransportError::InUse`], and an address that cannot be listened on.
+    /// The system's reason, [`TransportError::InUse`], and an address that cannot be listened on.
     pub fn bind(address: &Address) -> Result<Listener, TransportError> {
         let failed = |source: io::Error| {
             if source.kind() == io::ErrorKind::AddrInUse {
@@ -75,15 +75,15 @@ impl Listener {
         }
     }
 
-    /// The address with the port that was picked.
+    /// The address, with the port that the system picked.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// The next connection that waits, if one does, and who it is from.
+    /// The next waiting connection, if there is one, and the address that it comes from.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's reason.
     pub fn try_accept(
         &self,
         abort: &Arc<Abort>,
@@ -104,7 +104,7 @@ impl Listener {
                     Stream::new(fd, Arc::clone(abort), silence).map_err(TransportError::Link)?;
                 Ok(Some((stream, from)))
             }
-            // Nobody is there, or was gone before it was accepted.
+            // No connection waits, or it was closed before it was accepted.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -133,10 +133,11 @@ impl AsFd for Listener {
     }
 }
 
-/// Opens what a destination reads without listening: a stored stream, a descriptor, a command.
+/// Opens an address that a destination reads without listening: a stored stream, a descriptor, a
+/// command.
 ///
 /// # Errors
-/// What the system says, and an address that has to be listened on.
+/// The system's reason, and an address that has to be listened on.
 pub fn open_for_reading(
     address: &Address,
     abort: &Arc<Abort>,
@@ -154,7 +155,7 @@ pub fn open_for_reading(
                 .custom_flags(libc::O_NONBLOCK)
                 .open(path)
                 .map_err(failed)?;
-            // A pipe with a name looks like one at its end until somebody writes to it.
+            // Until a named pipe has a writer, reading it is like reading one at its end.
             match abort
                 .wait_for(file.as_fd(), PollFlags::IN, Some(silence))
                 .map_err(TransportError::Link)?

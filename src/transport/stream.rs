@@ -19,39 +19,39 @@ use super::link::{EmulatedLink, Incoming};
 use super::{Abort, TransportError};
 use crate::sync;
 
-/// A connection. Reading and writing may go on at once in two threads.
+/// A connection. One thread may read while another writes.
 #[derive(Debug)]
 pub struct Stream {
     fd: Option<OwnedFd>,
-    /// Put back at the end: the descriptor may be shared with other processes.
+    /// The descriptor's flags as they were, restored at the end: other processes may share it.
     flags: Option<OFlags>,
     two_way: bool,
     abort: Arc<Abort>,
     silence: Duration,
-    /// When the peer was last heard, as far as it can be heard by somebody else than the writer.
+    /// When the peer was last heard, also by other threads and on its other connections.
     heard: Arc<Mutex<Instant>>,
     sent: AtomicU64,
     received: AtomicU64,
     command: Option<ShellCommand>,
-    /// What writing is paced by.
+    /// The emulated link that paces writes.
     link: Option<Arc<EmulatedLink>>,
-    /// What reading is delayed by.
+    /// The emulated link's delay of reads.
     incoming: Option<Incoming>,
 }
 
 impl Stream {
-    /// Takes over a descriptor. Sockets have a way back, everything else has none.
+    /// Takes over a descriptor. Only sockets have a way back.
     ///
     /// # Errors
-    /// When it is none.
+    /// The system's, if it is not an open descriptor.
     pub fn new(fd: OwnedFd, abort: Arc<Abort>, silence: Duration) -> io::Result<Stream> {
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
         let two_way = kind == FileType::Socket;
         if two_way {
-            // More in flight means fewer switches between threads. The kernel cuts the wish down
-            // to its own limit; nothing depends on it.
+            // More bytes in flight mean fewer switches between threads. The kernel caps the request
+            // at its own limit; nothing depends on it.
             let socket = socket2::SockRef::from(&fd);
             let _ = socket.set_send_buffer_size(4 << 20);
             let _ = socket.set_recv_buffer_size(4 << 20);
@@ -76,11 +76,11 @@ impl Stream {
         self
     }
 
-    /// From now on what is written shares `link` with whoever else does, and what is read comes
-    /// late. Waiting for either is no silence of the peer.
+    /// From now on writes share `link` with the session's other connections, and reads are delayed.
+    /// Neither wait counts as the peer's silence.
     ///
     /// # Errors
-    /// When the system has no thread or descriptor left.
+    /// If the system has no thread or descriptor left.
     pub fn emulate(&mut self, link: &Arc<EmulatedLink>) -> Result<(), TransportError> {
         let write_only = self
             .flags
@@ -117,7 +117,7 @@ impl Stream {
         self.silence
     }
 
-    /// From now on, who is heard on `other` is heard here: it is the same peer.
+    /// From now on, hearing the peer on `other` counts here as well: it is the same peer.
     pub fn hear_through(&mut self, other: &Stream) {
         self.heard = Arc::clone(&other.heard);
     }
@@ -136,7 +136,7 @@ impl Stream {
     /// Writes all of `head` and then all of `body`.
     ///
     /// # Errors
-    /// The peer closed the link, took nothing and said nothing for too long, or the session ended.
+    /// The peer closed the link, or took and sent nothing for too long, or the session was aborted.
     pub fn write(&self, head: &[u8], body: &[u8]) -> Result<(), TransportError> {
         let Some(link) = &self.link else {
             return self.write_at_once(head, body);
@@ -182,10 +182,11 @@ impl Stream {
         Ok(())
     }
 
-    /// Fills `out`. `Ok(false)` is the end of the stream right before its first byte.
+    /// Fills `out`. `Ok(false)`: the stream ended before its first byte.
     ///
     /// # Errors
-    /// The stream ended in the middle, the peer was silent for too long, or the session ended.
+    /// The stream ended in the middle of `out`, the peer was silent for too long, or the session was
+    /// aborted.
     pub fn read_or_end(&self, out: &mut [u8]) -> Result<bool, TransportError> {
         let mut filled = 0;
         let mut waiting_since = None;
@@ -226,7 +227,7 @@ impl Stream {
         }
     }
 
-    /// As `read`, of what is there or, on an emulated link, due.
+    /// As the system's `read`, of bytes that have arrived and, on an emulated link, are due.
     fn read_now(&self, out: &mut [u8]) -> Result<Result<usize, Errno>, TransportError> {
         let fd = self.fd()?;
         Ok(match &self.incoming {
@@ -241,13 +242,14 @@ impl Stream {
             return self.wait(self.fd()?, PollFlags::IN, since);
         };
         match incoming.due_in() {
-            // What is under way has been said.
+            // Bytes under way are not silence.
             Some(wait) => incoming.wait_until_due(wait),
             None => self.wait(incoming.arrived(), PollFlags::IN, since),
         }
     }
 
-    /// Reads what is there, without waiting, even for an emulated delay. `Ok(None)`: nothing yet.
+    /// Reads what has arrived, without waiting, not even for an emulated delay. `Ok(None)`: nothing
+    /// yet.
     ///
     /// # Errors
     /// The end of the stream, and the system's reason.
@@ -268,7 +270,7 @@ impl Stream {
         }
     }
 
-    /// Reads what is there, and waits for something if there is nothing. 0 is the end.
+    /// Reads what has arrived, after waiting for something if there is nothing. 0: the end.
     ///
     /// # Errors
     /// As [`Stream::read_or_end`].
@@ -290,7 +292,7 @@ impl Stream {
         }
     }
 
-    /// Whether nothing has come that is not read yet.
+    /// Whether everything that has arrived is read.
     pub fn is_idle(&self) -> bool {
         let Ok(fd) = self.fd() else { return true };
         if let Some(incoming) = &self.incoming {
@@ -304,12 +306,12 @@ impl Stream {
         matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(0))
     }
 
-    /// Nothing more will be written: tells the peer, and waits for it to hang up, if it can answer
-    /// at all. A peer that only falls silent has taken everything as far as anybody can tell; what
-    /// one says that should not say anything is thrown away, and does not prolong the wait.
+    /// Ends the way out, and on a link with a way back waits for the peer to hang up. A peer that
+    /// falls silent instead counts as having taken everything, as nothing shows otherwise. Anything
+    /// that it sends is discarded and does not prolong the wait.
     ///
     /// # Errors
-    /// The peer broke the link with bytes unread, or the session ended.
+    /// The peer broke the link with bytes unread, or the session was aborted.
     pub fn end_of_writing(&self) -> Result<(), TransportError> {
         if !self.two_way {
             return Ok(());
@@ -327,17 +329,17 @@ impl Stream {
         }
     }
 
-    /// What `poll` can wait on. On an emulated link with a delay it tells too early.
+    /// A descriptor to `poll`. On an emulated link with a delay it is readable too early.
     ///
     /// # Errors
-    /// When the stream is closed already.
+    /// If the stream is closed already.
     pub fn pollable(&self) -> Result<BorrowedFd<'_>, TransportError> {
         let fd = self.fd()?;
         Ok(self.incoming.as_ref().map_or(fd, Incoming::arrived))
     }
 
-    /// Waits for readiness. A peer that is heard by another thread is not silent, even if it does
-    /// not take what is being written.
+    /// Waits for readiness. A peer that another thread hears is not silent, even if it does not take
+    /// what is being written.
     fn wait(
         &self,
         fd: BorrowedFd<'_>,
@@ -364,9 +366,9 @@ impl Stream {
         }
     }
 
-    /// Says a last word on a connection that is about to be given up, within `limit`, then waits
-    /// for the peer to hang up: closing with unread bytes would make the kernel throw away what
-    /// was just said. Works on an aborted session too. Nobody relies on its success.
+    /// Writes a last message on a connection that is about to be given up, and waits for the peer to
+    /// hang up, all within `limit`. Without the wait, closing with unread bytes would make the kernel
+    /// discard the message. Works on an aborted session, too. Nothing depends on its success.
     pub fn last_word(&self, bytes: &[u8], limit: Duration) {
         let Ok(fd) = self.fd() else { return };
         if !self.two_way {
@@ -404,11 +406,10 @@ impl Stream {
         }
     }
 
-    /// Nothing more will be written: closes the way out, and where a command is at the other end
-    /// waits for it to end.
+    /// Closes the link and, if a command is at the other end, waits for it to exit.
     ///
     /// # Errors
-    /// A command that fails, and bytes that a file could not take.
+    /// A command that fails.
     pub fn finish(&mut self) -> Result<(), TransportError> {
         self.close();
         match self.command.take() {
@@ -417,15 +418,15 @@ impl Stream {
         }
     }
 
-    /// After the peer has closed the link: what the command at the other end has to say for itself,
-    /// if one is there and has failed.
+    /// After the peer has closed the link: how the command at the other end failed, if there is one
+    /// and it did.
     pub fn why_closed(&mut self) -> Option<TransportError> {
         self.close();
         self.command.take()?.failure()
     }
 
     fn close(&mut self) {
-        // It holds the descriptor, too.
+        // Its thread holds the descriptor, too.
         self.incoming = None;
         if let (Some(fd), Some(flags)) = (self.fd.take(), self.flags.take()) {
             let _ = rustix::fs::fcntl_setfl(&fd, flags);

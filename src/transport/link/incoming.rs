@@ -15,8 +15,8 @@ use crate::transport::{Abort, TransportError};
 
 /// The most that is read at once, with the lock held.
 const READ: usize = 256 << 10;
-/// Bytes that arrive within this time share a due time: their number stays within bounds, whoever
-/// sends them one by one. A short delay takes a hundredth of itself instead.
+/// Bytes that arrive within this time share a due time, so that a peer that sends single bytes does
+/// not make for endless due times. With a short delay it is a hundredth of that instead.
 const TOGETHER: Duration = Duration::from_micros(50);
 
 /// The reader's end of a link with a delay, and the thread that fills it.
@@ -65,7 +65,7 @@ enum Met {
 impl Pipe {
     fn new(window: usize) -> Pipe {
         Pipe {
-            // Memory that is never used costs nothing.
+            // Memory that is never touched costs nothing.
             ring: vec![0; window.max(1)],
             head: 0,
             filled: 0,
@@ -76,10 +76,10 @@ impl Pipe {
         }
     }
 
-    /// The room behind what is filled, up to the ring's seam.
+    /// The room after what is filled, up to the ring's end.
     fn room(&mut self) -> &mut [u8] {
         if self.filled == 0 {
-            // A short way stays in the processor's cache.
+            // What is written at the ring's start again is still in the processor's cache.
             self.head = 0;
         }
         let size = self.ring.len();
@@ -313,6 +313,6 @@ fn signal(event: &OwnedFd) {
 }
 
 fn reset(event: &OwnedFd) {
-    // It fails if nobody has signalled.
+    // It fails if there was no signal.
     let _ = rustix::io::read(event, &mut [0; 8]);
 }

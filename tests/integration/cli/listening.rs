@@ -54,7 +54,7 @@ fn a_socket_left_behind_is_replaced_and_one_in_use_or_no_socket_is_not() {
     let uri = files.uri();
     let other = files.folder.path("other");
     let other = other.to_str().unwrap();
-    run(&["receive", &uri, other]).failed_with(1, &[&uri, "listening"]);
+    run(&["receive", &uri, other]).failed_with(1, &[&uri, "is already in use"]);
     files.sender(&[]).finish().succeeded();
     receiver.finish().succeeded();
     assert!(!files.socket.exists(), "the socket goes with its listener");
@@ -70,5 +70,5 @@ fn a_port_in_use_is_refused_by_name() {
     let files = Files::small();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("tcp:{}", listener.local_addr().unwrap());
-    run(&["receive", &uri, files.output()]).failed_with(1, &[&uri, "listening"]);
+    run(&["receive", &uri, files.output()]).failed_with(1, &[&uri, "is already in use"]);
 }
