@@ -1,5 +1,5 @@
-//! How a source comes about: waited for in the [lobby](super::lobby), or read from what its stream
-//! is stored in; greeted, and recognised by its first bytes.
+//! How a destination gets its source: it waits for one in the [lobby](super::lobby), or opens a stored
+//! stream; then it recognises the wire by the first bytes, and on the native wire negotiates.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::transport::listen::{Listener, open_for_reading};
 use crate::transport::{Address, Stream, TransportError};
 use crate::wire::native::{HELLO_HEAD_LEN, Hello};
 
-use super::Request;
 use super::links::{Links, is_closed};
 use super::lobby::Lobby;
+use super::{NEGOTIATING, Request};
 
 /// A source, by the wire that it speaks.
 pub(super) enum Source {
@@ -33,7 +33,7 @@ pub(super) struct QemuSource {
     pub(super) links: Links,
     /// The bytes that have been read from it.
     pub(super) head: Vec<u8>,
-    /// Others that connected before, or still can.
+    /// Other connections, and the listener that more can come to.
     pub(super) others: Option<Lobby>,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn accept(
     Ok(source)
 }
 
-/// Opens a stored stream, a descriptor or a command: there is one source, or none.
+/// Opens a stored stream, a descriptor or a command, which is one source at most.
 fn open(request: &Request, context: &Context) -> Result<Source> {
     let silence = context.tuning.get().timeout;
     let stream = open_for_reading(&request.address, &context.abort, silence)?;
@@ -71,7 +71,7 @@ fn open(request: &Request, context: &Context) -> Result<Source> {
     };
     let mut head = [0; HELLO_HEAD_LEN];
     let hello = match links.main().read(&mut head) {
-        Ok(()) if is_qemu(&head).map_err(|error| error.in_stage("agree"))? => {
+        Ok(()) if is_qemu(&head).map_err(|error| error.in_stage(NEGOTIATING))? => {
             return Ok(Source::Qemu(Box::new(QemuSource {
                 links,
                 head: head.to_vec(),
@@ -85,10 +85,10 @@ fn open(request: &Request, context: &Context) -> Result<Source> {
     let hello = match hello {
         Ok(hello) => hello,
         Err(error) if is_closed(&error) => {
-            return Err(links.why_closed().unwrap_or(error.in_stage("agree")));
+            return Err(links.why_closed().unwrap_or(error.in_stage(NEGOTIATING)));
         }
-        // A command that has not hung up may run for long: it is not waited for.
-        Err(error) => return Err(error.in_stage("agree")),
+        // A command that has not hung up is not waited for: it may run for long.
+        Err(error) => return Err(error.in_stage(NEGOTIATING)),
     };
     let main = links.main();
     if session::is_probe(&hello) {
@@ -97,7 +97,7 @@ fn open(request: &Request, context: &Context) -> Result<Source> {
             main.write(&answer.to_bytes(), &[])?;
         }
         let what = "the other end only asked what this destination supports";
-        return Err(Error::new(Kind::Failed, what).in_stage("agree"));
+        return Err(Error::new(Kind::Failed, what).in_stage(NEGOTIATING));
     }
     let outcome = match hello.connections {
         1 => welcome(&hello, request),
@@ -138,7 +138,7 @@ pub(super) fn answer(
     stream.write(&session::answer(&outcome, silence).to_bytes(), &[])
 }
 
-/// What becomes of a hello: an agreement and an output, or the reason why not.
+/// Agrees to a hello and makes the output, or refuses with the reason.
 pub(super) fn welcome(hello: &Hello, request: &Request) -> Result<(Agreed, Output)> {
     let refused = |why| Error::new(Kind::Refused, why);
     let agreed = session::negotiate(hello, &request.caps).map_err(refused)?;

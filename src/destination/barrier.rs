@@ -15,7 +15,7 @@ struct State {
     arrived: usize,
     /// Pieces of work that were read and are not yet placed.
     in_flight: usize,
-    /// What the first connection at the round's end said: whether it was the last round.
+    /// Whether it was the last round, according to the first connection at its end.
     last: Option<bool>,
     failed: bool,
 }

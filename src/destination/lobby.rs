@@ -1,8 +1,8 @@
 //! Where connections wait until all of one source's are there.
 //!
-//! Anything may connect to a listening destination, say nothing, or lie. A connection becomes a
-//! source with its first complete hello; until then it costs a socket and some bytes, for
-//! [`HELLO_LIMIT`] at most, and there are at most [`MAX_GREETINGS`] of them. What is dropped or
+//! Anything may connect to a listening destination, and then send nothing, or nonsense. A connection
+//! becomes a source's when its hello is complete; until then it costs a socket and some bytes, for at
+//! most [`HELLO_LIMIT`], and there are at most [`MAX_GREETINGS`] of them. Each one that is dropped or
 //! refused is reported, and the destination goes on listening.
 
 use std::collections::VecDeque;
@@ -26,20 +26,20 @@ const HELLO_LIMIT: Duration = Duration::from_secs(5);
 /// How many connections may be about to say hello at once.
 const MAX_GREETINGS: usize = 64;
 
-/// A listener and those who have connected to it.
+/// A listener, and the connections to it that are not a source yet.
 pub(super) struct Lobby {
     listener: Listener,
     /// How long the peer of a connection may be silent.
     silence: Duration,
-    /// For how long a source is waited for, and until when.
+    /// How long to wait for a source, and until when.
     give_up: Option<(Duration, Instant)>,
-    /// Connections that have not said all of their hello, oldest first.
+    /// Connections whose hello is not complete, oldest first.
     greetings: VecDeque<Greeting>,
-    /// The session whose connections are coming in.
+    /// The source whose connections are coming in.
     joining: Option<Joining>,
 }
 
-/// What a wait for a source has to know of the migration.
+/// The migration that a source is waited for.
 #[derive(Clone, Copy)]
 struct Host<'a> {
     request: &'a Request,
@@ -62,8 +62,8 @@ impl Lobby {
         }
     }
 
-    /// Listens until all connections of one source are there. Any other connection is dropped, or
-    /// refused if it is a source. `dropped` is called with a line for each.
+    /// Listens until all connections of one source are there. Every other connection is dropped, or
+    /// refused if it is a source; `dropped` is called with a line for each.
     pub(super) fn wait(
         mut self,
         request: &Request,
@@ -118,9 +118,9 @@ impl Lobby {
         Ok(())
     }
 
-    /// Hears every connection that has not said all of its hello. Returns a QEMU, if there is one.
+    /// Reads what the connections have sent. Returns a QEMU, if there is one.
     fn greet(&mut self, host: Host<'_>) -> Result<Option<Greeting>> {
-        // Each is taken out once; those that need more time go back to the end.
+        // Each is taken out once. Those that need more time go back to the end.
         for _ in 0..self.greetings.len() {
             let Some(mut greeting) = self.greetings.pop_front() else {
                 break;
@@ -142,13 +142,13 @@ impl Lobby {
                 Ok(Some(First::Qemu)) => (host.dropped)(&format!(
                     "dropped a QEMU at {from}: another migration is under way"
                 )),
-                // A QEMU that cannot be followed; but no connection ends what another has begun.
+                // A QEMU that we do not support. But no connection may end what another has begun.
                 Err(error) if error.kind() == Kind::Refused && self.joining.is_none() => {
                     return Err(error);
                 }
                 Ok(Some(First::Hello(hello))) if session::is_probe(&hello) => {
                     let answer = session::answer_probe(&hello, &host.request.caps, self.silence);
-                    // One that does not wait for the answer does not want it.
+                    // If it does not wait for the answer, it does not want it.
                     let _ = greeting.stream.write(&answer.to_bytes(), &[]);
                 }
                 Ok(Some(First::Hello(hello))) => {
@@ -169,7 +169,7 @@ impl Lobby {
         Ok(None)
     }
 
-    /// Lets a source's connection in, or answers why not.
+    /// Lets a source's connection in, or answers with the reason why not.
     fn admit(&mut self, stream: Stream, hello: &Hello, host: Host<'_>) -> Result<()> {
         let outcome = self.examine(hello, host);
         let answered = answer(&stream, outcome.as_ref(), self.silence);
@@ -234,7 +234,7 @@ impl Lobby {
         }
     }
 
-    /// Waits until something is said or somebody connects, or time is up for one of those who wait.
+    /// Waits until a connection can be read or accepted, or the time is up for one of them.
     fn sleep(&self, context: &Context) -> Result<()> {
         let greetings = self.greetings.iter();
         let joining = self.joining.iter();
@@ -284,14 +284,14 @@ impl Lobby {
     }
 }
 
-/// What a source says first.
+/// The first message of a connection.
 enum First {
     Hello(Hello),
     /// The beginning of QEMU's stream, which the greeting holds.
     Qemu,
 }
 
-/// A connection that has not yet said all of its hello.
+/// A connection whose hello is not complete.
 struct Greeting {
     stream: Stream,
     from: String,
@@ -311,7 +311,7 @@ impl Greeting {
         }
     }
 
-    /// Takes what has come, and no byte beyond the hello.
+    /// Reads what has arrived, and no byte beyond the hello.
     fn progress(&mut self) -> Result<Option<First>> {
         loop {
             let wanted = HELLO_HEAD_LEN + self.head.map_or(0, |head| head.rest_len());
@@ -347,7 +347,7 @@ impl Greeting {
     }
 }
 
-/// A session whose connections are coming in.
+/// A source of the native wire whose connections are coming in.
 struct Joining {
     id: [u8; 16],
     streams: Vec<Option<Stream>>,
@@ -361,7 +361,8 @@ impl Joining {
         self.streams.iter().all(Option::is_some)
     }
 
-    /// Whether the source has gone away meanwhile: it says nothing before all are joined.
+    /// Whether the source has gone away meanwhile. It sends nothing before all have joined, so any
+    /// byte is as bad as the end.
     fn is_abandoned(&self) -> bool {
         let mut joined = self.streams.iter().flatten();
         Instant::now() >= self.deadline

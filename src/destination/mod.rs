@@ -29,8 +29,15 @@ use wire::Wire;
 use wire::native::Native;
 use wire::qemu::Qemu;
 
-/// How long a source may take to hear why it was given up.
+/// How long a source may take to read why the destination gave up.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+// What was being done, in errors.
+const NEGOTIATING: &str = "while negotiating";
+const RECEIVING: &str = "while receiving";
+const DECODING: &str = "while decoding";
+const PROVING: &str = "while proving";
+const COMMITTING: &str = "while committing";
 
 /// Receives a guest's RAM, and returns when it is proven and OUTPUT holds it.
 ///
@@ -38,7 +45,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// line for each connection that is dropped or refused.
 ///
 /// # Errors
-/// OUTPUT is then as it was, and the source, if it can hear it, knows why.
+/// OUTPUT is then unchanged, and the source knows why, on a link with a way back.
 pub fn run(
     request: &Request,
     context: &Context,
@@ -52,10 +59,10 @@ pub fn run(
     }
 }
 
-/// Receives from a source that has been accepted, and says how it ended.
+/// Receives from a source that has been accepted.
 fn receive<W: Wire>(mut wire: W, context: &Context) -> Result<()> {
     let outcome =
-        Error::catch("receive", || walk(&mut wire, context)).map_err(|error| wire.failed(error));
+        Error::catch(RECEIVING, || walk(&mut wire, context)).map_err(|error| wire.failed(error));
     let links = wire.links();
     context.stats.bytes(links.received(), links.sent());
     outcome?;
@@ -73,7 +80,7 @@ fn walk<W: Wire>(wire: &mut W, context: &Context) -> Result<()> {
         context.stats.ram(bytes, connections);
 
         let proof = pipeline::run(received, &output, context)?;
-        Error::catch("commit", || {
+        Error::catch(COMMITTING, || {
             let digest = received.end(&mut output)?;
             prove(digest, proof, &mut output, context)?;
             context.stats.proven(digest);
@@ -85,7 +92,7 @@ fn walk<W: Wire>(wire: &mut W, context: &Context) -> Result<()> {
     // From here on nothing but the output itself can fail.
     let taking_over = &*wire;
     taking_over.attend(|| {
-        Error::catch("commit", || {
+        Error::catch(COMMITTING, || {
             context.enter(Phase::Commit)?;
             context.faults.check(Site::Commit)?;
             output.commit()?;
@@ -95,38 +102,38 @@ fn walk<W: Wire>(wire: &mut W, context: &Context) -> Result<()> {
     })
 }
 
-/// Reads back what the output really holds, as far as that was not done beside the rounds, and
-/// compares it with what was sent.
+/// Reads back what the output holds, as far as that was not done during the rounds, and compares it
+/// with what was sent.
 fn prove(sent: Digest, proof: Proof, output: &mut Output, context: &Context) -> Result<()> {
     context.enter(Phase::Switchover)?;
     context.faults.check(Site::Finish)?;
     let held = if proof.is_begun() {
         let blocks = proof
             .finish(output, context)
-            .map_err(|error| error.in_stage("prove"))?;
+            .map_err(|error| error.in_stage(PROVING))?;
         let mut held = Digest::default();
         blocks.iter().for_each(|block| held.add(block.0));
         output.set_digests(blocks);
         held
     } else {
-        read_back(output, context).map_err(|error| error.in_stage("prove"))?
+        read_back(output, context).map_err(|error| error.in_stage(PROVING))?
     };
     if held == sent {
         // Reading it back is what proves it.
         output
             .device_state()
-            .map_err(|error| Error::from(error).in_stage("prove"))?;
+            .map_err(|error| Error::from(error).in_stage(PROVING))?;
         Ok(())
     } else {
         Err(Error::new(
             Kind::Differs,
             format!("what arrived is not what was sent: the digest is {held}, not {sent}"),
         )
-        .in_stage("prove"))
+        .in_stage(PROVING))
     }
 }
 
-/// All of the output at once.
+/// Reads all of the output at once.
 fn read_back(output: &mut Output, context: &Context) -> Result<Digest> {
     let pool = analysis_pool(context.tuning.get().decompress_threads)
         .map_err(|error| Error::new(Kind::Failed, error))?;

@@ -7,8 +7,8 @@
 //! prove     x 1   file -> hashes             beside later rounds: read back what earlier ones left (prove.rs)
 //! ```
 //!
-//! The wire says how its work may be spread. Work that stands alone goes to any free decoder, and
-//! there are as many decoders as `decompress-threads` says at the moment. Work that depends on what
+//! The wire decides how its work may be spread. Work that depends on nothing else in its round goes
+//! to any free decoder; their number follows `decompress-threads`. Work that depends on what
 //! came before it goes to a lane: one decoder, which does it in order.
 //!
 //! Bounded queues join the stages. The first error of any thread is kept; it aborts the session,
@@ -32,8 +32,9 @@ use crate::session::Context;
 use super::barrier::{Barrier, NotEnded};
 use super::prove::Proof;
 use super::wire::{Order, Wire};
+use super::{DECODING, PROVING, RECEIVING};
 
-/// What decoders place pages into.
+/// Where decoders place pages.
 pub(super) struct Target<'a> {
     pub(super) context: &'a Context,
     pub(super) output: &'a Output,
@@ -42,7 +43,7 @@ pub(super) struct Target<'a> {
     pub(super) baseline: Baseline,
 }
 
-/// What all threads of the pipeline read.
+/// What all threads of the pipeline share.
 struct Shared<'a, W> {
     wire: &'a W,
     target: Target<'a>,
@@ -54,7 +55,7 @@ struct Shared<'a, W> {
 impl<W: Wire> Shared<'_, W> {
     /// Keeps the first error and ends every wait.
     fn fail(&self, error: Error) {
-        // In this order: whatever wakes up and complains must not be the first.
+        // In this order: threads that wake up and complain must not be the first to report.
         self.failure.report(error);
         self.target.context.abort.raise();
         self.barrier.fail();
@@ -103,12 +104,12 @@ pub(super) fn run<W: Wire>(wire: &W, output: &Output, context: &Context) -> Resu
         for connection in 1..connections {
             let feed = feed.clone();
             feed.crew
-                .spawn(format!("receive-{connection}"), "receive", move || {
+                .spawn(format!("receive-{connection}"), RECEIVING, move || {
                     feed.shared.wire.read(connection, &feed)
                 });
         }
         // The first connection is this thread's.
-        feed.crew.answer_for("receive", || wire.read(0, &feed));
+        feed.crew.answer_for(RECEIVING, || wire.read(0, &feed));
         // Ends the decoders, once the other readers' clones are gone as well.
         drop(feed);
         // Whatever is left to be read back is read by all threads of the proof.
@@ -189,10 +190,11 @@ impl<W: Wire> Feed<'_, '_, W> {
                 stats.begin_round(round.next(), links.received());
             }
         })?;
-        // Not before: if there is no thread to be had, the barrier is told, and was locked.
+        // Not while the barrier is locked: if the thread cannot be started, the barrier fails, which
+        // locks it.
         if proof_begins {
             self.crew
-                .spawn("prove".to_owned(), "prove", || proof.run(output, context));
+                .spawn("prove".to_owned(), PROVING, || proof.run(output, context));
         }
         Ok(())
     }
@@ -222,9 +224,9 @@ impl<W: Wire> Feed<'_, '_, W> {
         let (crew, shared) = (self.crew, self.shared);
         let may_leave = !self.queues.are_lanes();
         let queue = self.queues.queue(lane).clone();
-        crew.spawn(name, "decode", move || {
+        crew.spawn(name, DECODING, move || {
             if crew
-                .answer_for("decode", || decode(shared, &queue, may_leave))
+                .answer_for(DECODING, || decode(shared, &queue, may_leave))
                 .is_none()
             {
                 // A reader may be waiting for room. As it holds a receiver of its own, the queue

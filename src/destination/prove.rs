@@ -1,29 +1,30 @@
-//! What the output really holds, read back while later rounds run: at the end little is left.
+//! The proof: reads back what the output holds, mostly while later rounds run, so that little is left
+//! for the end.
 //!
-//! A migration of one round reads everything back at its end, and keeps nothing for it. With more
-//! rounds to come, from round 1's end on:
+//! A migration of one round reads everything back at its end, and needs no memory for that. With
+//! more rounds to come, from the end of round 1 on:
 //!
 //! ```text
-//! touch       decoders    a page that a round places or clears is touched
-//! end_round   barrier     what was touched is due; after round 1 everything is
-//! run         x 1         takes pages that are due, reads them back, notes their hashes
-//! finish      x N         rounds are over, the first thread has ended: whatever is still due
+//! touch       decoders    marks pages that a round places or clears as touched
+//! end_round   barrier     touched pages become due; after round 1 every page is
+//! run         x 1         reads back pages that are due, and notes their hashes
+//! finish      x N         after the rounds, when `run` has ended: reads back what is still due
 //! ```
 //!
-//! A page that a later round touches is due again when that round is over, and its hash replaces
-//! the one before. So it does no harm if its read-back meets a page half written, or does not
-//! happen at all because the page has been touched meanwhile. Only one of `run` and `finish` reads
-//! at a time, and `finish` only what nobody writes any more. A hole is not read: it is zero.
+//! A page that a later round touches becomes due again when that round is over, and its new hash
+//! replaces the old one. So it does no harm if `run` reads a page that is half written, or skips it
+//! because it has been touched meanwhile. `run` and `finish` never read at the same time, and `finish`
+//! reads only pages that are no longer written. Holes are not read: they are zero.
 //!
-//! In the end every page's hash is that of what was read from the file after its last placement,
-//! and their sum must be the digest of what was sent. As with one walk at the end, a page that the
-//! file does not hold as it was placed is found. What is not found is a change that somebody else
-//! makes to the file *after* the page was read back: here that may be several rounds before the
-//! end, in one walk it is moments.
+//! At the end, every page's hash is that of what was read from the file after the page was last
+//! placed, and the sum of the hashes must be the digest of what was sent. As with a single pass at the
+//! end, a page that the file does not hold as it was placed is found. A change that another process
+//! makes to the file *after* the page was read back is not found: here that may be several rounds
+//! before the end, in a single pass it is moments.
 //!
-//! Memory: two bits a page, and 16 bytes for each page that holds data ([`PageHashes`]). What is
-//! only announced costs no more than the bits, and a guest of more than [`MAX_PAGES`], for which
-//! they would be many, is read back at the end.
+//! Memory: two bits a page, and 16 bytes for each page that holds data ([`PageHashes`]). Pages that
+//! are only announced cost no more than the bits. A guest of more than [`MAX_PAGES`], whose bits alone
+//! would take too much, is read back at the end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -45,31 +46,31 @@ use crate::sys::thread_cpu_time;
 
 /// 4 TiB of RAM: 128 MiB for each bitmap.
 const MAX_PAGES: u64 = 1 << 30;
-/// Pages that are taken together. Few, so that many of those that are touched again soon are not
-/// read in vain; enough for threads to share out. Tests have many windows in little RAM.
+/// Pages that are taken together. Few, so that not many are read in vain because they are touched
+/// again soon; enough for threads to share. Small in tests, so that little RAM has many windows.
 const WINDOW: u64 = if cfg!(test) { 50 } else { 1 << 13 };
-/// Pages that are read by one call: still in a core's caches when they are hashed.
+/// Pages read by one call: few enough to be in the core's cache when they are hashed.
 const STEP: u64 = 32;
-/// Fewer neighbours are read without asking whether they lie in a hole.
+/// Fewer neighbouring pages are read without checking for a hole first.
 const ASK: u64 = 16;
-/// So few pages are read before other threads have been started.
+/// Up to this many pages, reading them is faster than starting threads.
 const FEW: u64 = 256;
 
-/// One block's pages that are still to be read back.
+/// The pages of one block that are still to be read back.
 #[derive(Debug)]
 struct Marks {
-    /// Touched by the round in hand.
+    /// Touched by the current round.
     touched: Bitmap,
-    /// To be read back now.
+    /// To be read back.
     due: Bitmap,
 }
 
-/// What the files were found to hold.
+/// What has been read back.
 #[derive(Debug)]
 struct Held {
-    /// Of every page, 0 for one that is zero or was never read.
+    /// Of every page; 0 if it is zero or was never read.
     hashes: PageHashes,
-    /// Of each block, over its pages.
+    /// The sum of each block's hashes.
     sums: Vec<u128>,
 }
 
@@ -88,14 +89,14 @@ impl Held {
         }
     }
 
-    /// Takes in what was read.
+    /// Notes the hashes of pages that were read.
     fn note(&mut self, blocks: &[Block], (number, range): Stretch, hashes: &[u128]) {
         for (page, &hash) in range.pages().zip(hashes) {
             self.replace(blocks, number, page, hash);
         }
     }
 
-    /// The range is a hole.
+    /// Notes that a range is a hole.
     fn clear(&mut self, blocks: &[Block], (number, range): Stretch) {
         for page in range.pages() {
             self.replace(blocks, number, page, 0);
@@ -106,23 +107,23 @@ impl Held {
 /// Neighbouring pages of the block with this number.
 type Stretch = (usize, PageRange);
 
-/// From where to look for pages that are due: a block's number, and a page's within it.
+/// Where to look for due pages next: a block's number and a page within it.
 type Cursor = (usize, u64);
 
-/// The proof of one migration. See the module's description.
+/// The proof of one migration; see the module's documentation.
 #[derive(Debug)]
 pub(super) struct Proof {
-    /// Of each block; from the end of a round 1 that is not the last.
+    /// Of each block, from the end of round 1 on, unless that is the last.
     marks: OnceLock<Vec<Mutex<Marks>>>,
-    /// From then on too. Whoever reads back has the lock.
+    /// Likewise. Locked by the thread that reads back.
     held: Mutex<Held>,
-    /// Something is due, or it is over.
+    /// Signals that something is due, or that it is over.
     news: (Sender<()>, Receiver<()>),
     over: AtomicBool,
 }
 
 impl Default for Proof {
-    /// One that has not begun, and will not in a migration of one round.
+    /// A proof that has not begun. In a migration of one round it never does.
     fn default() -> Proof {
         Proof {
             marks: OnceLock::new(),
@@ -139,7 +140,7 @@ impl Proof {
         self.marks.get().is_some()
     }
 
-    /// The pages of a block that the round in hand is about to place or to clear.
+    /// The current round is about to place or clear these pages of a block.
     pub(super) fn touch(&self, block: usize, ranges: impl Iterator<Item = PageRange>) {
         let Some(marks) = self.marks.get().and_then(|marks| marks.get(block)) else {
             return;
@@ -188,11 +189,11 @@ impl Proof {
     }
 
     fn wake(&self) {
-        // If it is full, whoever waits is awake already.
+        // If it is full, the thread is awake already.
         let _ = self.news.0.try_send(());
     }
 
-    /// What a thread of its own does while rounds run, until [`Proof::stop`].
+    /// Reads back while rounds run, in a thread of its own, until [`Proof::stop`].
     ///
     /// # Errors
     /// The system's reason; the file having become shorter is one.
@@ -204,7 +205,7 @@ impl Proof {
             context.faults.check(Site::Prove)?;
             let window = self.take(&mut cursor);
             if window.is_empty() {
-                // One of the senders is ours, so this ends with news and with nothing else.
+                // We hold a sender ourselves, so this ends only with a signal.
                 let _ = self.news.1.recv();
                 continue;
             }
@@ -223,14 +224,14 @@ impl Proof {
         Ok(())
     }
 
-    /// Rounds are over, or the session is: [`Proof::run`] returns soon.
+    /// The rounds or the session are over: makes [`Proof::run`] return soon.
     pub(super) fn stop(&self) {
         self.over.store(true, Ordering::Release);
         self.wake();
     }
 
-    /// Reads back whatever is still due, and returns the digest of what each block holds. To be
-    /// called when the last round is over and [`Proof::run`] has returned.
+    /// Reads back what is still due, and returns the digest of each block. To be called when the last
+    /// round is over and [`Proof::run`] has returned.
     ///
     /// # Errors
     /// The system's reason; the file having become shorter is one. [`Kind::Interrupted`] on an abort.
@@ -276,11 +277,11 @@ impl Proof {
         Ok(held.sums.iter().copied().map(Digest).collect())
     }
 
-    /// Takes up to [`WINDOW`] pages that are due. None: there are no more.
+    /// Takes up to [`WINDOW`] pages that are due. Empty: there are no more.
     fn take(&self, cursor: &mut Cursor) -> Vec<Stretch> {
         let blocks = self.marks.get().map_or(&[][..], Vec::as_slice);
         let mut taken = Vec::new();
-        // What became due behind the cursor is found by a second pass.
+        // A second pass finds what became due before the cursor.
         for from in [*cursor, Cursor::default()] {
             *cursor = from;
             let mut left = WINDOW;
@@ -304,7 +305,7 @@ impl Proof {
         taken
     }
 
-    /// What was taken and not read is due.
+    /// Marks pages that were taken and not read as due again.
     fn give_back(&self, stretches: impl Iterator<Item = Stretch>) {
         let blocks = self.marks.get().map_or(&[][..], Vec::as_slice);
         for (block, range) in stretches {
@@ -314,14 +315,14 @@ impl Proof {
         }
     }
 
-    /// How many pages are due.
+    /// The number of pages that are due.
     fn due(&self) -> u64 {
         let blocks = self.marks.get().into_iter().flatten();
         blocks.map(|marks| sync::lock(marks).due.count()).sum()
     }
 }
 
-/// Cuts a window into what one call reads each. What lies in a hole is noted as zero instead.
+/// Cuts a window into steps, each for one call to read. Holes are noted as zero instead.
 fn steps(
     window: &[Stretch],
     blocks: &[Block],
@@ -352,11 +353,11 @@ fn steps(
     Ok(steps)
 }
 
-/// Reads back on rayon's threads: each step's hashes, and the CPU time that they took.
+/// Reads back on rayon's threads. Returns each step's hashes and the CPU time that they took.
 fn read_all(steps: &[Stretch], blocks: &[Block]) -> Result<Vec<(Vec<u128>, Duration)>, ImageError> {
     steps
         .par_iter()
-        // Pieces large enough for their buffers to pay.
+        // Pieces large enough to be worth their buffers.
         .with_min_len(8)
         .map_init(Reader::default, |reader, &step| {
             let start = thread_cpu_time();

@@ -8,16 +8,16 @@ pub mod qemu;
 
 use crate::error::{Error, Kind};
 
-/// A block as a stream announces it before any page of it.
+/// A block of RAM, as a stream announces it before its pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockInfo {
-    /// Its name, at most 255 bytes.
+    /// The name, at most 255 bytes.
     pub name: String,
-    /// Its size in bytes.
+    /// The size in bytes.
     pub bytes: u64,
 }
 
-/// Which of the two formats a source writes. A destination sees by itself what comes.
+/// The format that a source writes. A destination recognises it by the first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Format {
     /// Our own.
@@ -35,82 +35,82 @@ names!(
     }
 );
 
-/// What can be wrong with bytes that a peer sent.
+/// What can be wrong with bytes from a peer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// The stream does not begin as ours do.
+    /// The stream does not begin with our magic.
     #[error("this is not a ramferry stream: it begins with {found:02x?}")]
     NotOurs {
-        /// Its first bytes.
+        /// The stream's first bytes.
         found: [u8; 8],
     },
-    /// A record is shorter than its own fields say.
+    /// A record is shorter than its fields need.
     #[error("the {record} is truncated: {have} bytes are not enough")]
     Short {
-        /// Which record.
+        /// The record's name, as in the format's documentation.
         record: &'static str,
-        /// How many bytes there are.
+        /// The bytes that there are.
         have: usize,
     },
     /// A record holds more than its fields account for.
     #[error("the {record} has {extra} bytes too many")]
     Trailing {
-        /// Which record.
+        /// The record's name, as in the format's documentation.
         record: &'static str,
-        /// How many are left over.
+        /// How many bytes are left over.
         extra: usize,
     },
-    /// A number is outside of what is allowed for it.
+    /// A number is too large.
     #[error("{field} is {given}, but at most {allowed} is allowed")]
     TooLarge {
-        /// Which number.
+        /// The number's name.
         field: &'static str,
-        /// What the peer said.
+        /// The peer's number.
         given: u64,
-        /// The most that is allowed.
+        /// The largest allowed number.
         allowed: u64,
     },
-    /// A number has no meaning.
+    /// A number has no known meaning.
     #[error("{field} {given} is unknown")]
     Unknown {
-        /// Which number.
+        /// The number's name.
         field: &'static str,
-        /// What the peer said.
+        /// The peer's number.
         given: u64,
     },
     /// Two numbers contradict each other.
     #[error("{field} is {given}, but {expected} was expected")]
     Contradiction {
-        /// Which number.
+        /// The number's name.
         field: &'static str,
-        /// What the peer said.
+        /// The peer's number.
         given: u64,
-        /// What follows from what it said before.
+        /// What follows from what the peer sent before.
         expected: u64,
     },
     /// The hash over a record does not fit its bytes.
     #[error("the {record} is damaged: its hash is {found:016x}, not {expected:016x}")]
     Damaged {
-        /// Which record.
+        /// The record's name, as in the format's documentation.
         record: &'static str,
         /// The hash of what arrived.
         found: u64,
         /// The hash that it should have.
         expected: u64,
     },
-    /// A name is no UTF-8.
+    /// A name is not UTF-8.
     #[error("{field} is not valid UTF-8")]
     NotText {
-        /// Which name.
+        /// The kind of name.
         field: &'static str,
     },
-    /// A record stands where it may not.
+    /// A record is not allowed at this point.
     #[error("{record} is out of place: {why}")]
     OutOfPlace {
-        /// Which record.
+        /// The record's name, as in the format's documentation.
         record: &'static str,
-        /// Why it may not stand there.
+        /// Why it is not allowed.
         why: &'static str,
     },
 }

@@ -419,15 +419,15 @@ fn messages_about_the_device_state_come_once_in_order_and_complete() {
         (&[&start, &first, &second], "Finish is out of place"),
         (
             &[&start, &start],
-            "Description is out of place: the guest is described already",
+            "Description is out of place: the guest has been described already",
         ),
         (
             &[&first],
-            "DeviceState is out of place: the guest is not yet described",
+            "DeviceState is out of place: the guest has not been described yet",
         ),
         (
             &[&end],
-            "DeviceStateEnd is out of place: the guest is not yet described",
+            "DeviceStateEnd is out of place: the guest has not been described yet",
         ),
         (
             &[&start, &first, &first],

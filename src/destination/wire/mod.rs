@@ -15,12 +15,12 @@ use crate::stats::Tally;
 use super::links::Links;
 use super::pipeline::{Feed, Target};
 
-/// How a wire's work may be spread over decoders.
+/// How work may be spread over decoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Each piece stands alone within its round.
+    /// Pieces of a round do not depend on each other.
     Any,
-    /// What is handed to a lane has to be done in order, by the same decoder.
+    /// The work of a lane has to be done in order, by one decoder.
     Lanes {
         lanes: usize,
         /// How many pieces may wait for each lane's decoder.
@@ -28,8 +28,7 @@ pub(super) enum Order {
     },
 }
 
-/// A source that has connected, and the language that it speaks. The methods are called in this
-/// order, top-down.
+/// A source that has connected, and its format. The methods are called in this order.
 pub(super) trait Wire: Sync + Sized {
     /// What a reader hands to a decoder at once.
     type Work: Send;
@@ -38,37 +37,37 @@ pub(super) trait Wire: Sync + Sized {
 
     fn links_mut(&mut self) -> &mut Links;
 
-    /// Does `work`, during which the source may have to be kept from thinking that this end is gone.
+    /// Does `work`, and meanwhile whatever keeps the source from timing out.
     fn attend<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         work()
     }
 
-    /// Takes all that precedes the first round, and makes the output that the guest needs.
+    /// Reads everything that precedes the first round, and makes the output that the guest needs.
     fn output(&self) -> Result<Output>;
 
-    /// How work is spread if there are to be this many decoders.
+    /// How work may be spread, if there are to be `decoders` of them.
     fn order(&self, decoders: usize) -> Order;
 
-    /// Reads one of the connections to the end of the last round, by a thread of its own; the first
-    /// also beyond, as far as that concerns the rounds.
+    /// Reads one of the connections to the end of the last round, in a thread of its own, and hands
+    /// its work to `feed`.
     fn read(&self, connection: usize, feed: &Feed<'_, '_, Self>) -> Result<()>;
 
-    /// What one decoder thread works with.
+    /// A decoder, for one thread.
     fn decoder<'a>(&'a self, target: &'a Target<'a>) -> Box<dyn Decode<Self::Work> + 'a>;
 
-    /// The rounds are over: takes all that follows them, and returns the digest of the RAM that the
-    /// output must hold.
+    /// The rounds are over: reads everything that follows them, and returns the digest of the RAM that
+    /// the output must hold.
     fn end(&self, output: &mut Output) -> Result<Digest>;
 
-    /// The output has been proven to hold what was sent. Returns when the source has let go of the
-    /// guest, as far as that can be heard: from then on this end may take it over.
+    /// The output holds what was sent. Returns when this end may take over: on a link with a way back
+    /// with a commit protocol, when the source has let go of the guest.
     fn proven(&self, digest: Digest) -> Result<()>;
 
-    /// The output is there under its name, and what becomes of the links no longer matters.
+    /// The output has its name, and nothing that happens to the links matters any more.
     fn committed(&self);
 
-    /// It failed, and this end does not take over: says so, if the source can hear it and does not
-    /// know. Returns what went wrong, which may be something better than `error`.
+    /// The migration failed: reports `error` to the source, unless it cannot be answered or knows.
+    /// Returns the error to show, which may be a better one.
     fn failed(&mut self, error: Error) -> Error;
 }
 

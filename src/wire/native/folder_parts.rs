@@ -44,13 +44,13 @@ impl FolderParts {
         }
         match message {
             Message::Description(_) if self.described => {
-                out_of_place("the guest is described already")
+                out_of_place("the guest has been described already")
             }
             Message::Description(_) => {
                 self.described = true;
                 Ok(())
             }
-            _ if !self.described => out_of_place("the guest is not yet described"),
+            _ if !self.described => out_of_place("the guest has not been described yet"),
             Message::DeviceState { offset, bytes } => {
                 must_be("the place of a piece of device state", *offset, so_far)?;
                 let given = so_far.saturating_add(bytes.len() as u64);

@@ -7,7 +7,7 @@ use super::reader::{Reader, at_most};
 use super::{MAX_BODY, MAX_PIECE};
 use crate::description::{Description, MAX_COMMANDS, MAX_CONFIGURATION};
 
-/// Appends a description, whose fields have been checked to be within their bounds.
+/// Appends a description, whose fields are known to be within their bounds.
 pub(super) fn put_description(out: &mut Vec<u8>, description: &Description) {
     out.put_u32_le(description.ram_section_id);
     out.put_u8(description.machine.len() as u8);
@@ -23,7 +23,7 @@ pub(super) fn put_description(out: &mut Vec<u8>, description: &Description) {
     debug_assert!(out.len() <= MAX_BODY);
 }
 
-/// Takes a description that is within its bounds.
+/// Takes a description, and checks its bounds.
 pub(super) fn take_description(body: &mut Reader<'_>) -> Result<Description, WireError> {
     let ram_section_id = body.u32()?;
     let machine = body.string("the machine type")?;
@@ -48,7 +48,7 @@ pub(super) fn take_description(body: &mut Reader<'_>) -> Result<Description, Wir
     })
 }
 
-/// Takes a piece of device state: how many bytes came before, and at least one byte.
+/// Takes a piece of device state: its offset, and at least one byte.
 pub(super) fn take_piece(body: &mut Reader<'_>) -> Result<(u64, Vec<u8>), WireError> {
     let offset = body.u64()?;
     let bytes = body.rest();

@@ -9,7 +9,7 @@ use super::{HEADER_LEN, MAX_BODY, MAX_PAGE_SET, MAX_PAGES};
 use crate::codec::Method;
 use crate::round::Round;
 
-/// What a frame is.
+/// What kind of frame it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FrameKind {
@@ -17,21 +17,21 @@ pub enum FrameKind {
     Pages = 1,
     /// Long runs of zero pages.
     Zeros = 2,
-    /// Nothing more of this round comes on this connection.
+    /// The round is over on this connection.
     RoundEnd = 3,
-    /// The peer lives.
+    /// The peer is alive.
     KeepAlive = 4,
-    /// Nothing more comes; this is what the destination must hold.
+    /// Everything is sent; this is what the destination must hold.
     Finish = 5,
     /// The destination holds it.
     Proven = 6,
-    /// The source lets go.
+    /// The source lets go of the guest.
     Commit = 7,
     /// The destination has taken over.
     Committed = 8,
-    /// It went wrong, and this is why.
+    /// The migration failed, and this is why.
     Failure = 9,
-    /// What the guest consists of besides RAM and devices.
+    /// What a guest folder describes besides RAM and devices.
     Description = 10,
     /// A piece of the devices' state.
     DeviceState = 11,
@@ -55,7 +55,7 @@ impl FrameKind {
         FrameKind::DeviceStateEnd,
     ];
 
-    /// The kind's name, for messages.
+    /// The name in error messages.
     pub fn name(self) -> &'static str {
         match self {
             FrameKind::Pages => "Pages frame",
@@ -74,12 +74,12 @@ impl FrameKind {
     }
 }
 
-/// A frame's header. See the table in [`super`].
+/// A frame's header; the table in [`super`] has its layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// What the frame is; `None` for a kind that is unknown but may be skipped.
+    /// `None`: an unknown kind that may be skipped.
     pub kind: Option<FrameKind>,
-    /// What the body is compressed with.
+    /// The body's compression method.
     pub codec: Method,
     /// The block's place in the hello's list.
     pub block: u16,
@@ -98,7 +98,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header as it stands on the wire.
+    /// The header in wire form.
     pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         let mut out = &mut bytes[..];
@@ -117,11 +117,11 @@ impl Header {
         bytes
     }
 
-    /// Reads a header and checks every number against what is allowed anywhere, so that whatever
-    /// passes may be allocated for. What depends on the session is the receiver's to check.
+    /// Reads a header and checks every number against its general bounds, so that memory may be
+    /// allocated for what it announces. What depends on the session is left for the receiver to check.
     ///
     /// # Errors
-    /// A kind that is unknown and may not be skipped, and any number that is out of bounds.
+    /// An unknown kind that may not be skipped, and any number that is out of bounds.
     pub fn from_bytes(bytes: &[u8; HEADER_LEN]) -> Result<Header, WireError> {
         let mut reader = Reader::new("frame header", bytes);
         let number = reader.u8()?;
@@ -166,17 +166,22 @@ impl Header {
                 given: lane.into(),
             });
         }
+        header.check_bounds()?;
+        Ok(header)
+    }
+
+    fn check_bounds(&self) -> Result<(), WireError> {
         at_most(
             "the page set's length",
-            header.page_set_len.into(),
+            self.page_set_len.into(),
             MAX_PAGE_SET,
         )?;
-        at_most("the body's length", header.body_len.into(), MAX_BODY)?;
-        at_most("the decoded length", header.decoded_len.into(), MAX_BODY)?;
-        if kind == Some(FrameKind::Pages) {
-            at_most("the number of pages", header.pages.into(), MAX_PAGES)?;
+        at_most("the body's length", self.body_len.into(), MAX_BODY)?;
+        at_most("the decoded length", self.decoded_len.into(), MAX_BODY)?;
+        if self.kind == Some(FrameKind::Pages) {
+            at_most("the number of pages", self.pages.into(), MAX_PAGES)?;
         } else {
-            let (given, expected) = (header.decoded_len.into(), header.body_len.into());
+            let (given, expected) = (self.decoded_len.into(), self.body_len.into());
             if given != expected {
                 return Err(WireError::Contradiction {
                     field: "the decoded length",
@@ -185,7 +190,7 @@ impl Header {
                 });
             }
         }
-        Ok(header)
+        Ok(())
     }
 
     /// Bytes that follow the header.
@@ -207,9 +212,9 @@ pub fn frame_hash(header: &Header, page_set: &[u8], content: &[u8]) -> u64 {
 /// A frame to be written: what its [`Header`] says besides the page set's length and the hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
-    /// What the frame is.
+    /// See [`Header::kind`].
     pub kind: FrameKind,
-    /// What the body is compressed with.
+    /// The body's compression method.
     pub codec: Method,
     /// The block's place in the hello's list.
     pub block: u16,

@@ -15,11 +15,11 @@ const ANY: usize = u16::MAX as usize;
 pub struct Offer {
     /// Its name, at most 255 bytes.
     pub name: String,
-    /// Whether the migration cannot do without it.
+    /// Whether the migration fails without it.
     pub required: bool,
 }
 
-/// What a source says first, on each connection.
+/// The first message of a source, on each connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     /// The oldest and the newest version that the source speaks.
@@ -36,35 +36,35 @@ pub struct Hello {
     pub silence_ms: u32,
     /// The guest's blocks.
     pub blocks: Vec<BlockInfo>,
-    /// What the source can do and what it needs.
+    /// What the source supports and what it requires.
     pub capabilities: Vec<Offer>,
 }
 
-/// Whether a destination takes the migration.
+/// Whether a destination takes part in the migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It does.
+    /// It takes part.
     Accepted,
-    /// It does not, for this reason.
+    /// It refuses, for this reason.
     Refused(String),
 }
 
-/// What a destination answers to a hello.
+/// A destination's answer to a hello.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The oldest and the newest version that the destination speaks.
     pub versions: (u16, u16),
-    /// Whether it takes the migration.
+    /// Whether it takes part in the migration.
     pub verdict: Verdict,
     /// The version that both will use; 0 if refused.
     pub version: u16,
     /// Milliseconds of silence after which the destination gives up.
     pub silence_ms: u32,
-    /// The names of the capabilities that both have.
+    /// The names of the capabilities that both support.
     pub capabilities: Vec<String>,
 }
 
-/// The part of a hello or an answer that says how long the rest is.
+/// The part of a hello or an answer that gives the length of the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HelloHead {
     bytes: [u8; HELLO_HEAD_LEN],
@@ -141,7 +141,7 @@ fn seal(magic: [u8; 8], versions: (u16, u16), body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Names come from tables of ours or have been checked, so that none is longer than 255 bytes.
+/// No name is longer than 255 bytes: they come from our own tables or have been checked.
 fn put_string(out: &mut Vec<u8>, text: &str) {
     debug_assert!(text.len() <= 255);
     out.put_u8(text.len() as u8);
@@ -149,7 +149,7 @@ fn put_string(out: &mut Vec<u8>, text: &str) {
 }
 
 impl Hello {
-    /// The hello as it stands on the wire.
+    /// The hello in wire form.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut body = Vec::new();
         body.extend_from_slice(&self.session);
@@ -170,7 +170,7 @@ impl Hello {
         seal(HELLO_MAGIC, self.versions, &body)
     }
 
-    /// Reads the hello behind its head.
+    /// Reads what follows the head of a hello.
     ///
     /// # Errors
     /// Damage, and fields that are missing.
@@ -200,7 +200,7 @@ impl Hello {
 }
 
 impl Answer {
-    /// The answer as it stands on the wire.
+    /// The answer in wire form.
     pub fn to_bytes(&self) -> Vec<u8> {
         let (verdict, why) = match &self.verdict {
             Verdict::Accepted => (0, ""),
@@ -223,7 +223,7 @@ impl Answer {
         seal(ANSWER_MAGIC, self.versions, &body)
     }
 
-    /// Reads the answer behind its head.
+    /// Reads what follows the head of an answer.
     ///
     /// # Errors
     /// Damage, fields that are missing, and a verdict that is unknown.

@@ -23,7 +23,7 @@ pub enum Message {
         frames: u64,
         /// Pages in them, of all classes.
         pages: u64,
-        /// Whether no further round comes.
+        /// Whether it was the last round.
         last: bool,
     },
     /// See [`FrameKind::KeepAlive`].
@@ -35,7 +35,7 @@ pub enum Message {
     },
     /// See [`FrameKind::Proven`].
     Proven {
-        /// What the destination holds.
+        /// What the destination was found to hold.
         digest: Digest,
     },
     /// See [`FrameKind::Commit`].
@@ -44,23 +44,23 @@ pub enum Message {
     Committed,
     /// See [`FrameKind::Failure`].
     Failure {
-        /// What kind of failure it is.
+        /// What kind of failure it was.
         reason: Reason,
-        /// What happened, one line.
+        /// What happened, in one line.
         text: String,
     },
     /// See [`FrameKind::Description`].
     Description(Description),
     /// See [`FrameKind::DeviceState`].
     DeviceState {
-        /// How many bytes came before.
+        /// Bytes of device state before this piece.
         offset: u64,
         /// 1 to [`MAX_PIECE`](super::MAX_PIECE) bytes.
         bytes: Vec<u8>,
     },
     /// See [`FrameKind::DeviceStateEnd`].
     DeviceStateEnd {
-        /// How many bytes there were.
+        /// Bytes of device state in all.
         total: u64,
         /// Their xxh3-128.
         hash: u128,
@@ -68,7 +68,7 @@ pub enum Message {
 }
 
 impl Message {
-    /// Which kind of frame carries it.
+    /// The kind of frame that carries it.
     pub fn kind(&self) -> FrameKind {
         match self {
             Message::RoundEnd { .. } => FrameKind::RoundEnd,
@@ -84,7 +84,7 @@ impl Message {
         }
     }
 
-    /// The whole frame as it stands on the wire.
+    /// The whole frame in wire form.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut body = Vec::new();
         let mut round = Round(0);
@@ -156,15 +156,25 @@ impl Message {
             });
         }
         let mut body = Reader::new(kind.name(), rest);
-        let message = match kind {
+        let message = Message::read_body(header.round, kind, &mut body)?;
+        body.end()?;
+        Ok(message)
+    }
+
+    fn read_body(
+        round: Round,
+        kind: FrameKind,
+        body: &mut Reader<'_>,
+    ) -> Result<Message, WireError> {
+        Ok(match kind {
             FrameKind::Pages | FrameKind::Zeros => {
                 return Err(WireError::OutOfPlace {
                     record: kind.name(),
-                    why: "only messages may stand here",
+                    why: "only messages may come here",
                 });
             }
             FrameKind::RoundEnd => Message::RoundEnd {
-                round: header.round,
+                round,
                 frames: body.u64()?,
                 pages: body.u64()?,
                 last: match body.u8()? {
@@ -192,41 +202,38 @@ impl Message {
                 text: {
                     let text = body.rest();
                     at_most("the text's length", text.len() as u64, MAX_TEXT)?;
-                    // It will be shown on a terminal, so nothing in it may steer one.
+                    // It is printed on terminals, so it must not hold control characters.
                     String::from_utf8_lossy(text).replace(|c: char| c.is_control(), " ")
                 },
             },
-            FrameKind::Description => Message::Description(guest::take_description(&mut body)?),
+            FrameKind::Description => Message::Description(guest::take_description(body)?),
             FrameKind::DeviceState => {
-                let (offset, bytes) = guest::take_piece(&mut body)?;
+                let (offset, bytes) = guest::take_piece(body)?;
                 Message::DeviceState { offset, bytes }
             }
             FrameKind::DeviceStateEnd => Message::DeviceStateEnd {
                 total: body.u64()?,
                 hash: body.u128()?,
             },
-        };
-        body.end()?;
-        Ok(message)
+        })
     }
 }
 
-/// Why a side gives up, as far as the other can make something of it. A number that is unknown is
-/// read as [`Reason::Failed`].
+/// Why a side gave up. An unknown number is read as [`Reason::Failed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Reason {
-    /// It did not work.
+    /// It failed.
     Failed = 1,
-    /// What was asked of this side makes no sense.
+    /// What was asked of it makes no sense.
     Usage = 2,
     /// What arrived is not what was sent.
     Differs = 3,
-    /// It declined.
+    /// It refused.
     Refused = 4,
     /// It does not know whether the other side has taken over.
     OutcomeUnknown = 5,
-    /// A signal or a caller ended it.
+    /// It was cancelled.
     Interrupted = 130,
 }
 

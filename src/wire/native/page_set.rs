@@ -1,4 +1,4 @@
-//! Which pages a frame speaks of, and how each is carried.
+//! Which pages a frame carries, and how.
 
 use super::super::WireError;
 use super::reader::{Reader, put_uleb};
@@ -8,13 +8,13 @@ use crate::page::{PageIndex, PageRange};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Class {
-    /// The page is zero; nothing else is said of it.
+    /// The page is zero, and not in the body.
     Zero = 0,
     /// The body holds the page.
     Whole = 1,
     /// The body holds an XBZRLE delta against what the destination holds.
     Delta = 2,
-    /// The body holds the page as it is, behind everything that is compressed.
+    /// The body holds the page uncompressed, after everything that is compressed.
     Stored = 3,
 }
 
@@ -29,10 +29,10 @@ impl Class {
     }
 }
 
-/// Neighbouring pages that are carried alike.
+/// Neighbouring pages that are carried in the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// Which pages.
+    /// The pages.
     pub range: PageRange,
     /// How they are carried.
     pub class: Class,
@@ -45,7 +45,7 @@ pub struct PageSet {
 }
 
 impl PageSet {
-    /// Appends one page, which must lie behind all that are in the set.
+    /// Appends one page, which must come after all that are in the set.
     pub fn push(&mut self, page: PageIndex, class: Class) {
         self.push_range(
             PageRange {
@@ -56,7 +56,7 @@ impl PageSet {
         );
     }
 
-    /// Appends neighbouring pages, which must lie behind all that are in the set.
+    /// Appends neighbouring pages, which must come after all that are in the set.
     pub fn push_range(&mut self, range: PageRange, class: Class) {
         debug_assert!(
             self.runs
@@ -71,7 +71,7 @@ impl PageSet {
         }
     }
 
-    /// Empties the set and keeps its memory.
+    /// Empties the set, but keeps its memory.
     pub fn clear(&mut self) {
         self.runs.clear();
     }
@@ -99,7 +99,7 @@ impl PageSet {
             .map(|run| run.range)
     }
 
-    /// Appends the set as it stands on the wire.
+    /// Appends the set in wire form.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut at = 0;
         for run in &self.runs {
@@ -112,7 +112,7 @@ impl PageSet {
     /// Reads a set that fills `bytes`, of a block with `block_pages` pages.
     ///
     /// # Errors
-    /// A page outside the block, and any number of bytes that does not fit.
+    /// A page outside the block, and bytes that are missing or left over.
     pub fn read(&mut self, bytes: &[u8], block_pages: u64) -> Result<(), WireError> {
         self.clear();
         let mut reader = Reader::new("page set", bytes);

@@ -1,7 +1,7 @@
-//! Takes fields off the front of a record's bytes; every lack of bytes is an error.
+//! Takes fields off the front of a record's bytes. Missing bytes are an error.
 //!
-//! A record's bytes have been bounded and read before, and its fields are counted, not sized: a
-//! length or a count that lies runs into the record's own end, and never into the next record.
+//! The record itself has been bounded and read before. A length or a count that lies therefore runs
+//! into the end of its own record, never into the next one.
 
 use super::super::WireError;
 
@@ -88,8 +88,8 @@ impl<'a> Reader<'a> {
         self.text(usize::from(len), field)
     }
 
-    /// A u16 count, at most `most`, and as many items. Each takes bytes, so that their number is
-    /// bounded by the record, and nothing is allocated for a count by itself.
+    /// A u16 count, at most `most`, and that many items. Every item takes bytes, so the record's length
+    /// bounds their number; no memory is allocated on the count's word.
     pub(super) fn list<T>(
         &mut self,
         field: &'static str,
@@ -120,7 +120,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A length or a number that a peer gave, if it is allowed.
+/// A length or a number from a peer, if it is within its bound.
 pub(super) fn at_most(field: &'static str, given: u64, allowed: usize) -> Result<usize, WireError> {
     if given <= allowed as u64 {
         return Ok(given as usize);

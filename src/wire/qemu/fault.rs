@@ -1,16 +1,16 @@
-//! What can be wrong with a QEMU stream, in words.
+//! What can be wrong with a QEMU stream.
 
 use crate::error::{Error, Kind};
 
 use super::{MAX_BLOCKS, MAX_COMPRESSED, MAX_MACHINE, RAM_VERSION};
 
-/// Why a stream cannot be followed any further, and where.
+/// Why a stream cannot be read any further, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} (at byte {offset} of the stream)")]
 pub struct StreamError {
     /// Where the element begins, in bytes from the stream's beginning.
     pub offset: u64,
-    /// What is wrong with it. Not a source: the message has it already.
+    /// What is wrong with it. It is not a `source()`, as the message has it already.
     pub what: Fault,
 }
 
@@ -18,16 +18,16 @@ pub struct StreamError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// It may be right, but is not for us.
+    /// It may be correct, but we do not support it.
     #[error("{0}")]
     Unsupported(Unsupported),
-    /// The stream does not begin as QEMU's do.
+    /// The stream does not begin with QEMU's magic.
     #[error("this is not a QEMU migration stream: it begins with {found:02x?}")]
     NotQemu {
-        /// Its first bytes.
+        /// The stream's first bytes.
         found: [u8; 4],
     },
-    /// A section's type has no meaning.
+    /// A section of an unknown type.
     #[error("a section of the unknown type {found:#04x}")]
     UnknownSection {
         /// Its type.
@@ -36,16 +36,16 @@ pub enum Fault {
     /// A second configuration.
     #[error("a second configuration")]
     SecondConfiguration,
-    /// The machine type's name is longer than any.
+    /// The machine type's name is too long.
     #[error("the machine type's name has {found} bytes, but at most {MAX_MACHINE} are allowed")]
     MachineLength {
-        /// How long it says it is.
+        /// The announced length.
         found: u32,
     },
-    /// A name is no UTF-8.
+    /// A name is not UTF-8.
     #[error("{field} is not valid UTF-8")]
     NotText {
-        /// Which name.
+        /// The kind of name.
         field: &'static str,
     },
     /// A sub-section of the configuration in another version.
@@ -56,29 +56,29 @@ pub enum Fault {
         /// Its version.
         found: u32,
     },
-    /// A sub-section of the configuration that was there already.
+    /// The same sub-section of the configuration twice.
     #[error("a second sub-section '{name}'")]
     SecondSubsection {
         /// Its name.
         name: &'static str,
     },
-    /// A command's number has no meaning.
+    /// An unknown command.
     #[error("the unknown command {found:#06x}")]
     UnknownCommand {
         /// Its number.
         found: u16,
     },
-    /// A command with more or fewer bytes than belong to it.
+    /// A command of the wrong length.
     #[error("the command {command} has {found} bytes, but {expected} were expected")]
     CommandLength {
-        /// QEMU's name for it.
+        /// QEMU's name of the command.
         command: &'static str,
-        /// How many it has.
+        /// The bytes that it has.
         found: u16,
-        /// How many belong to it.
+        /// The bytes that it should have.
         expected: u16,
     },
-    /// An answer is wanted on a way back that is not open.
+    /// A PING before the return path is open.
     #[error("the command PING before OPEN_RETURN_PATH")]
     PingTooEarly,
     /// RAM begins twice.
@@ -96,7 +96,7 @@ pub enum Fault {
         /// The version.
         found: u32,
     },
-    /// A PART or END section of something that never began.
+    /// A PART or END section without a START.
     #[error("{section} of the section {found}, which has not begun")]
     SectionId {
         /// PART or END.
@@ -104,7 +104,7 @@ pub enum Fault {
         /// Its id.
         found: u32,
     },
-    /// Something else stands where a footer should.
+    /// A section without its footer.
     #[error("the footer of section {id} is missing: there is {found:#04x} in its place")]
     FooterMissing {
         /// The section.
@@ -115,24 +115,24 @@ pub enum Fault {
     /// A footer of another section.
     #[error("the footer of section {expected} has id {found}")]
     FooterId {
-        /// Whose footer it should be.
+        /// The id of the section.
         expected: u32,
-        /// Whose it says it is.
+        /// The id in the footer.
         found: u32,
     },
     /// The stream ends properly, but without all of RAM.
     #[error("the stream ends before ram's END section")]
     EndsEarly,
-    /// RAM begins with something else than its blocks.
+    /// RAM does not begin with its list of blocks.
     #[error("ram's START section begins with flags {flags:#05x} and not with the list of blocks")]
     NoBlocks {
         /// The record's flags.
         flags: u64,
     },
-    /// The list of blocks where it may not be.
+    /// A second list of blocks.
     #[error("a second list of RAM blocks")]
     SecondBlocks,
-    /// More blocks than any guest has.
+    /// Too many blocks.
     #[error("more than {MAX_BLOCKS} RAM blocks")]
     TooManyBlocks,
     /// A block is longer than what is left of the sum.
@@ -145,7 +145,7 @@ pub enum Fault {
         /// What is left of the sum.
         left: u64,
     },
-    /// A block that does not consist of pages.
+    /// A block that is not a whole number of pages.
     #[error("the block '{name}' has {found} bytes, which is not a whole number of pages")]
     BlockLength {
         /// The block's name.
@@ -159,19 +159,19 @@ pub enum Fault {
         /// The name.
         name: String,
     },
-    /// A record's flags have no meaning.
+    /// A record with unknown flags.
     #[error("a RAM record with the unknown flags {flags:#05x}")]
     UnknownRecord {
         /// The flags.
         flags: u64,
     },
-    /// The end of the records with an offset, which it has not.
+    /// The end of the records has an offset.
     #[error("the end of a section's records has the offset {offset:#x}")]
     EndOffset {
         /// The offset.
         offset: u64,
     },
-    /// A page of the block of the record before, but there was none.
+    /// The first record relies on a previous one for its block.
     #[error("the first RAM record names no block")]
     NoBlock,
     /// A page of a block that was not listed.
@@ -190,7 +190,7 @@ pub enum Fault {
         /// The block's length in bytes.
         bytes: u64,
     },
-    /// A delta in an encoding that there is not.
+    /// A delta of an unknown encoding.
     #[error("a delta of the unknown encoding {found}, but 1 was expected")]
     XbzrleEncoding {
         /// The encoding.
@@ -202,7 +202,7 @@ pub enum Fault {
         /// Its length.
         found: u16,
     },
-    /// A compressed page longer than zlib makes any.
+    /// A compressed page longer than zlib's bound.
     #[error("a compressed page of {found} bytes, but at most {MAX_COMPRESSED} are allowed")]
     CompressedLength {
         /// Its length.
@@ -210,7 +210,7 @@ pub enum Fault {
     },
 }
 
-/// What a QEMU source can do and we cannot follow, and what to do about it.
+/// What a QEMU source can do and we do not support, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unsupported {
@@ -223,10 +223,10 @@ pub enum Unsupported {
     /// A connection that multifd opened.
     #[error("this is a multifd connection: switch the capability 'multifd' off at the source")]
     MultifdConnection,
-    /// RAM that travels on other connections.
+    /// Pages on other connections.
     #[error("pages go over multifd connections: switch the capability 'multifd' off at the source")]
     Multifd,
-    /// RAM that travels by RDMA.
+    /// Pages by RDMA.
     #[error("pages go by RDMA: migrate over 'tcp:' or 'unix:' instead")]
     Rdma,
     /// A machine type of QEMU 2.3 or older.
@@ -248,13 +248,13 @@ pub enum Unsupported {
         /// The capability's name.
         name: String,
     },
-    /// A sub-section of the configuration whose length nobody knows.
+    /// An unknown sub-section of the configuration: its length is unknown, too.
     #[error("the configuration has the unknown sub-section '{name}'")]
     Subsection {
         /// Its name.
         name: String,
     },
-    /// A section in several parts whose length nobody knows.
+    /// An unknown section in several parts: their length is unknown, too.
     #[error(
         "the section '{name}' goes in several parts, but only 'ram' is supported: migrate without that device or capability"
     )]
@@ -283,7 +283,7 @@ pub enum Unsupported {
         "the command POSTCOPY_ADVISE belongs to bitmaps: switch the capability 'dirty-bitmaps' off at the source"
     )]
     DirtyBitmaps,
-    /// COLO, two guests side by side.
+    /// COLO: two guests in lockstep.
     #[error("the command ENABLE_COLO: switch the capability 'x-colo' off at the source")]
     Colo,
 }

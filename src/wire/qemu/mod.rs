@@ -1,5 +1,5 @@
-//! QEMU's migration stream: what a source of QEMU 2.4 to 10.0 writes with the capabilities that we
-//! can follow, and what its `-incoming` side reads. Written from observed streams.
+//! QEMU's migration stream: what a QEMU 2.4 to 10.0 writes with the capabilities that we support, and
+//! what its `-incoming` side reads. Written from observed streams.
 //!
 //! All integers are big endian. A string is a u8 length and so many bytes, without a NUL.
 //!
@@ -15,47 +15,47 @@
 //! 0x00            the end
 //! 0x06            u32 n, n bytes of JSON: a description of the tail. Old machine types have none
 //! ```
-//! Commands may also stand between sections. A configuration's sub-section is 0x05, a string (its
+//! Commands may also come between sections. A configuration's sub-section is 0x05, a string (its
 //! name), u32 version 1 and a body: `configuration/target-page-bits` (u32),
-//! `configuration/capabilities` (u32 count, so many strings) or `configuration/uuid` (16 bytes).
-//! Whatever first byte is not 0x05 belongs to what follows.
+//! `configuration/capabilities` (u32 count, that many strings) or `configuration/uuid` (16 bytes).
+//! Any other first byte than 0x05 belongs to what follows.
 //!
 //! # Sections
-//! | type | name | behind the type |
+//! | type | name | after the type |
 //! |---|---|---|
 //! | 0x01 | START | u32 id, string name, u32 instance, u32 version |
 //! | 0x02, 0x03 | PART, END | u32 id |
 //! | 0x04 | FULL | as START |
-//! | 0x08 | a command | u16 code, u16 length, so many bytes |
+//! | 0x08 | a command | u16 code, u16 length, that many bytes |
 //!
-//! The body follows, and behind it the footer: 0x7e and the id again. No section tells its length,
-//! so only what is understood can be skipped. RAM is (section `ram`, instance 0, version 4, any id);
-//! other sections that go in several parts are not, and are refused by name. Devices come after
-//! all RAM and need not be understood: from there on the stream is opaque ([`tail`]).
+//! The body follows, and then the footer: 0x7e and the id again. Sections have no length field, so a
+//! reader can only skip sections that it understands. We understand RAM (section `ram`, instance 0,
+//! version 4, any id); other sections in several parts are refused by name. Devices come after all
+//! RAM and need not be understood: from there on the stream is opaque ([`tail`]).
 //!
-//! Commands that are understood: 1 OPEN_RETURN_PATH (no bytes), 2 PING (u32, which the way back
+//! Commands that are understood: 1 OPEN_RETURN_PATH (no bytes), 2 PING (u32, which the return path
 //! must repeat) and 11 SWITCHOVER_START (no bytes).
 //!
 //! # RAM
 //! A body is records up to and with the end record. A record begins with a u64: flags in the low
 //! 12 bits, the page's offset in its block in the others.
 //!
-//! | flags | record | behind the u64 |
+//! | flags | record | after the u64 |
 //! |---|---|---|
-//! | 0x002 | zero | the block; u8, with which the page is filled: 0, though QEMU 7.2 takes any |
+//! | 0x002 | zero | the block; u8, with which the page is filled: 0, though QEMU 7.2 accepts any |
 //! | 0x004 | list of blocks | the offset is the sum of all lengths; for each block a string and its u64 length, until the sum is reached. The first record in START, and only there |
 //! | 0x008 | page | the block; 4096 bytes |
 //! | 0x010 | end | nothing |
 //! | 0x040 | XBZRLE | the block; u8 1; u16 n, at most 4096; n bytes ([`crate::delta::xbzrle`]) |
 //! | 0x100 | compressed | the block; u32 n, at most [`MAX_COMPRESSED`]; n bytes: one zlib stream of one page. QEMU 9.0 and older |
 //!
-//! The block is a string, unless flag 0x020 (CONTINUE) is set: then it is that of the record before,
-//! were it in another section. The list of blocks is no such record.
+//! The block is a string, unless flag 0x020 (CONTINUE) is set: then it is the previous record's, even
+//! if that was in another section. The list of blocks does not count as a record here.
 //!
-//! A page may come many times; the last one holds. One that never comes is as the destination
+//! A page may come many times; the last one counts. One that never comes is as the destination
 //! made it: zero for RAM, but ROMs may be loaded already. QEMU decompresses with several threads
-//! and waits for them at each end record, so one section should not hold a page twice if the first
-//! of them is compressed.
+//! and waits for them only at an end record, so one section should not hold a page twice if the
+//! first of them is compressed.
 //!
 //! # What is refused
 //! [`Unsupported`] names it: post-copy, bitmaps of block devices, COLO, multifd, RDMA, shared or
@@ -63,8 +63,8 @@
 //! types without configuration.
 //!
 //! # How it is tested
-//! Against real QEMUs: `docs/qemu-tests.md` says which of QEMU's own migration tests hold, and which
-//! test of ours shows it.
+//! Against real QEMUs: `docs/qemu-tests.md` lists QEMU's own migration tests, and for each of them the
+//! test of ours that covers it.
 
 mod fault;
 mod parser;
@@ -86,23 +86,22 @@ use crate::page::PageIndex;
 
 /// A stream's first bytes.
 pub const MAGIC: [u8; 4] = *b"QEVM";
-/// The first bytes of a connection that multifd opens beside the stream's.
+/// The first bytes of a connection that multifd opens besides the stream's.
 pub const MULTIFD_MAGIC: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
-/// The version of the stream that is spoken.
+/// The supported version of the stream.
 pub const STREAM_VERSION: u32 = 3;
-/// The version of the section `ram` that is spoken.
+/// The supported version of the section `ram`.
 pub const RAM_VERSION: u32 = 4;
 /// The most bytes of a compressed page: zlib's bound for 4096 bytes.
 pub const MAX_COMPRESSED: usize = 4110;
-/// The most blocks of a guest. One with all its memory slots in use has some 300.
+/// The most blocks of a guest. A guest with all memory slots in use has some 300.
 pub const MAX_BLOCKS: usize = 1024;
 /// The most bytes of a machine type's name.
 pub const MAX_MACHINE: usize = 255;
-/// No element needs more bytes than these to be told: a compressed page that names its block is the
-/// longest.
+/// The most bytes of an element: a compressed page that names its block.
 pub const MAX_ELEMENT: usize = 8 + 256 + 4 + MAX_COMPRESSED;
 
-/// What a section begins with.
+/// The first byte of a section.
 mod section {
     pub(super) const EOF: u8 = 0x00;
     pub(super) const START: u8 = 0x01;
@@ -116,7 +115,7 @@ mod section {
     pub(super) const FOOTER: u8 = 0x7e;
 }
 
-/// What the low bits of a RAM record mean.
+/// The low bits of a RAM record's first number.
 mod flag {
     pub(super) const ZERO: u64 = 0x002;
     pub(super) const MEM_SIZE: u64 = 0x004;
@@ -127,16 +126,16 @@ mod flag {
     pub(super) const HOOK: u64 = 0x080;
     pub(super) const COMPRESS_PAGE: u64 = 0x100;
     pub(super) const MULTIFD_FLUSH: u64 = 0x200;
-    /// All of them; the other bits are an offset.
+    /// All flags; the other bits are an offset.
     pub(super) const MASK: u64 = 0xfff;
 }
 
 /// The section's name for RAM.
 const RAM: &str = "ram";
-/// The byte in front of a delta: the only encoding that there is.
+/// The byte before a delta: the only encoding that exists.
 const XBZRLE_ENCODING: u8 = 1;
 
-/// The smallest piece of a stream that means something by itself.
+/// The smallest piece of a stream that has a meaning of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Element {
     /// Magic and version.
@@ -145,21 +144,21 @@ pub enum Element {
     Configuration {
         /// The machine type's name, at most [`MAX_MACHINE`] bytes.
         machine: String,
-        /// The bytes of all sub-sections, to be written again as they are.
+        /// The bytes of all sub-sections, to be written again unchanged.
         subsections: Vec<u8>,
     },
     /// A command.
     Command(Command),
     /// The head of one of ram's sections.
     Section {
-        /// Which.
+        /// Whether it is the first, the last or one between.
         kind: SectionKind,
-        /// ram's id, the same in all of them.
+        /// The id, the same in all of ram's sections.
         id: u32,
     },
-    /// The head of the list of blocks; so many bytes in all will be listed.
+    /// The head of the list of blocks: the sum of their lengths in bytes.
     Total(u64),
-    /// One block of the list, and not the last.
+    /// A block of the list, other than the last.
     Block,
     /// The last block of the list, or its head if there are none: [`Parser::blocks`] holds all.
     Blocks,
@@ -169,22 +168,22 @@ pub enum Element {
     EndOfRecords,
     /// A section's footer.
     Footer,
-    /// No bytes: ram's END section is closed, and all that follows is opaque.
+    /// Takes no bytes: ram's END section is closed, and everything that follows is opaque.
     Tail,
 }
 
-/// Which of ram's sections.
+/// A section's place among ram's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SectionKind {
     /// The first, with the list of blocks.
     Start,
-    /// One of those while the guest may run.
+    /// One between, while the guest may run.
     Part,
     /// The last.
     End,
 }
 
-/// The commands to the destination that are understood.
+/// A command to the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     /// The source reads answers from now on.
@@ -199,34 +198,35 @@ pub enum Command {
 pub const SWITCHOVER_START: u16 = 11;
 
 impl Command {
-    /// The command with this number and payload, if it is one that may come between RAM's sections.
+    /// The command with this number and payload, if it may come between RAM's sections and is worth
+    /// repeating to another destination.
     pub fn from_parts(number: u16, payload: &[u8]) -> Option<Command> {
         let switchover = number == SWITCHOVER_START && payload.is_empty();
         switchover.then_some(Command::SwitchoverStart)
     }
 }
 
-/// A page as it travels.
+/// A page's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// Its block's place in [`Parser::blocks`].
+    /// The block's index in [`Parser::blocks`].
     pub block: u16,
-    /// Which page of the block; it lies within it.
+    /// The page, which is within the block.
     pub page: PageIndex,
-    /// How it is encoded.
+    /// The page's encoding.
     pub kind: RecordKind,
-    /// The record's last so many bytes are what the page is made from.
+    /// How many of the record's last bytes encode the page.
     pub payload: u16,
-    /// Whether it relies on the record before for the name of its block.
+    /// Whether the previous record named its block.
     pub continued: bool,
 }
 
-/// How a page is encoded.
+/// A page's encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordKind {
-    /// Filled with the one byte of the payload. QEMU 10.0 takes none but 0.
+    /// Filled with the one byte of the payload. QEMU 10.0 accepts only 0.
     Zero,
-    /// Its 4096 bytes.
+    /// The page's 4096 bytes.
     Page,
     /// A delta against what the destination holds, at most 4096 bytes.
     Xbzrle,

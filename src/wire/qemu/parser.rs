@@ -22,7 +22,7 @@ pub struct Parser {
     current: Option<u16>,
 }
 
-/// What stands next in the stream.
+/// What comes next in the stream.
 #[derive(Debug, Clone, Copy, Default)]
 enum State {
     #[default]
@@ -34,14 +34,14 @@ enum State {
     WithinRam,
     /// The head of the list of blocks.
     BlockList,
-    /// A block of the list; the sum of it and those behind it.
+    /// A block of the list; the sum of its length and those of the blocks after it.
     Block(u64),
     Records(SectionKind),
     Footer(SectionKind),
     Tail,
 }
 
-/// Why an element cannot be had.
+/// Why there is no element.
 enum Stop {
     More,
     Fault(Fault),
@@ -108,7 +108,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// A name for a message: what is no UTF-8 is replaced.
+/// A name for a message: what is not UTF-8 is replaced.
 fn lossy(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
@@ -126,7 +126,7 @@ impl Parser {
     }
 
     /// Takes the next element off the front of `input`: the element and how many bytes it has.
-    /// `None` if it needs more bytes than there are, which is never so from
+    /// `None` if it needs more bytes than there are, which never happens with
     /// [`MAX_ELEMENT`](super::MAX_ELEMENT) on.
     ///
     /// # Errors
@@ -147,12 +147,12 @@ impl Parser {
         }
     }
 
-    /// Bytes that were taken so far.
+    /// Bytes taken so far.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// What stands next, for whoever finds that the stream ends in the middle of it.
+    /// What comes next, for a message that the stream ends in the middle of it.
     pub fn expecting(&self) -> &'static str {
         match self.state {
             State::Header => "the header",
@@ -171,7 +171,7 @@ impl Parser {
         &self.blocks
     }
 
-    /// Nothing of `self` may change before all bytes of the element were there.
+    /// `self` may not change before all bytes of the element are there.
     fn element(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
         match self.state {
             State::Records(kind) => self.record(kind, cursor),
@@ -292,7 +292,7 @@ impl Parser {
             }
             2 => {
                 payload_len("PING", 4, cursor)?;
-                // There is no way yet on which it could be answered.
+                // There is no return path yet to answer it on.
                 if !self.return_path {
                     return Err(Fault::PingTooEarly.into());
                 }
@@ -410,7 +410,7 @@ impl Parser {
         }))
     }
 
-    /// A record that carries no page, if it is the end.
+    /// The end of the records, or a fault: a record that does not carry a page.
     #[cold]
     fn no_page(&mut self, section: SectionKind, flags: u64, offset: u64) -> Result<Element, Stop> {
         match flags {
@@ -426,7 +426,7 @@ impl Parser {
         }
     }
 
-    /// The block of this name. Mostly it is the one of the record before, whatever the sender.
+    /// The block of this name: with any sender mostly the previous record's.
     fn find(&self, name: &[u8]) -> Result<u16, Fault> {
         let is = |block: &BlockInfo| block.name.as_bytes() == name;
         if let Some(current) = self.current
@@ -473,7 +473,7 @@ impl Parser {
     }
 }
 
-/// Takes a command's length, which must be this.
+/// Takes a command's length, which must be the expected one.
 fn payload_len(command: &'static str, expected: u16, cursor: &mut Cursor<'_>) -> Result<(), Stop> {
     let found = cursor.u16()?;
     if found == expected {
@@ -491,7 +491,7 @@ fn no_payload(command: &'static str, cursor: &mut Cursor<'_>) -> Result<(), Stop
     payload_len(command, 0, cursor)
 }
 
-/// The sub-sections of a configuration that are understood.
+/// A sub-section of the configuration.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Subsection {
     PageBits,
@@ -514,7 +514,7 @@ impl Subsection {
         }
     }
 
-    /// Takes one of the configuration's sub-sections, and checks what it says.
+    /// Takes a sub-section, and checks its contents.
     fn take(cursor: &mut Cursor<'_>) -> Result<Subsection, Stop> {
         cursor.u8()?;
         let name = cursor.string()?;

@@ -1,9 +1,8 @@
-//! What a destination answers on QEMU's return path: `u16 type, u16 length, payload`.
+//! A destination's answers on QEMU's return path: `u16 type, u16 length, payload`.
 //!
-//! A source that wants answers sends the command OPEN_RETURN_PATH in front of everything. The
-//! destination echoes a PING as PONG, and in the end says SHUT: with 0 if it has loaded the guest.
-//! The requests for single pages and the bitmaps of post-copy are none that a pre-copy source has
-//! to understand.
+//! A source that wants answers sends the command OPEN_RETURN_PATH before anything else. The
+//! destination answers PING with PONG, and at the end sends SHUT: 0 if it has loaded the guest.
+//! A pre-copy source need not understand post-copy's messages (requests for pages, bitmaps).
 
 use super::super::WireError;
 
@@ -19,16 +18,16 @@ const SWITCHOVER_ACK: u16 = 7;
 /// A destination's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
-    /// The last word: 0 if the guest is loaded.
+    /// The last message: 0 if the guest is loaded.
     Shut(u32),
     /// The value of a PING.
     Pong(u32),
-    /// The destination is ready for the guest to be stopped.
+    /// The destination is ready; the source may stop the guest.
     SwitchoverAck,
 }
 
 impl Reply {
-    /// The message as it stands on the wire.
+    /// The message in wire form.
     pub fn to_bytes(self) -> Vec<u8> {
         let (kind, value) = match self {
             Reply::Shut(code) => (SHUT, Some(code)),
@@ -62,7 +61,7 @@ pub fn payload_len(head: [u8; HEAD_LEN]) -> Result<usize, WireError> {
 /// Reads a message.
 ///
 /// # Errors
-/// A type that has no place in pre-copy, and a payload of another length than the type's.
+/// A type that pre-copy does not have, and a payload whose length does not fit the type.
 pub fn read(head: [u8; HEAD_LEN], payload: &[u8]) -> Result<Reply, WireError> {
     let kind = u16::from_be_bytes([head[0], head[1]]);
     let value = || {

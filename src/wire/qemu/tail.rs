@@ -1,10 +1,10 @@
-//! The part of a stream behind its RAM: the devices, as far as somebody who does not know them can
-//! tell.
+//! The part of a stream after its RAM: the devices, as far as they can be made out without knowing
+//! them.
 //!
-//! A section does not say how long it is, so where one ends is a guess: at the first footer with its
-//! id that something plausible follows. If the stream's own description names the sections, only
-//! they are plausible. A guess may be wrong about a device whose state looks like that by chance;
-//! it serves reports and checks for completeness, never the migration itself.
+//! Sections have no length field, so a section's end is a guess: the first footer with its id that
+//! something plausible follows. If the stream's own description names the sections, only those are
+//! plausible. The guess is wrong about a device whose state looks like that by chance; it serves
+//! reports and checks for completeness, never the migration itself.
 //!
 //! Everything here takes time linear in the tail, and no bytes make it panic.
 
@@ -22,43 +22,43 @@ const DESCRIPTION_HEAD_LEN: usize = 6;
 /// A device's section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceSection {
-    /// Its id.
+    /// The section's id.
     pub id: u32,
-    /// Its name, for example `timer` or `0000:00:02.0/vga`.
+    /// The device's name, for example `timer` or `0000:00:02.0/vga`.
     pub name: String,
-    /// Which of several of that name.
+    /// The instance, if there are several of that name.
     pub instance: u32,
-    /// The version of its state.
+    /// The version of the device's state.
     pub version: u32,
-    /// Bytes of its state, without head and footer.
+    /// Bytes of the state, without head and footer.
     pub bytes: u64,
 }
 
-/// What a tail holds.
+/// The contents of a tail.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tail {
     /// The sections, in their order, up to the first whose end is not found.
     pub sections: Vec<DeviceSection>,
-    /// Where the description's JSON text stands in the tail.
+    /// Where in the tail the description's JSON text is.
     pub description: Option<Range<usize>>,
     /// As [`is_complete`].
     pub complete: bool,
 }
 
-/// Whether the tail reaches to the end of the stream: it ends in the end byte and a description of
-/// the length that it announces; or in a section's footer and the end byte, since old machine types
-/// have no description. So a stream that broke off exactly between the two counts as complete, as
-/// it does for QEMU.
+/// Whether the tail reaches the end of the stream: it ends with the end byte and a description of
+/// the announced length; or with a section's footer and the end byte, since old machine types have
+/// no description. So a stream that broke off exactly between the two counts as complete, as it
+/// does for QEMU.
 pub fn is_complete(tail: &[u8]) -> bool {
     find_description(tail).is_some() || ends_without_description(tail)
 }
 
-/// Whether the tail ends in a description of the length that it announces. Nothing follows one.
+/// Whether the tail ends with a description of the announced length. Nothing follows one.
 pub fn has_description(tail: &[u8]) -> bool {
     find_description(tail).is_some()
 }
 
-/// What the tail holds; see the module's description for how far that can be trusted.
+/// The contents of the tail; the module's documentation says how reliable this is.
 pub fn sections(tail: &[u8]) -> Tail {
     let description = find_description(tail);
     let complete = description.is_some() || ends_without_description(tail);
@@ -97,7 +97,7 @@ fn find_description(tail: &[u8]) -> Option<Range<usize>> {
 }
 
 /// Whether the tail's last bytes are the footer of one of its sections and the end byte. A guest
-/// without devices has nothing but the end byte.
+/// without devices has only the end byte.
 fn ends_without_description(tail: &[u8]) -> bool {
     let Some((&section::EOF, devices)) = tail.split_last() else {
         return false;
@@ -110,7 +110,7 @@ fn ends_without_description(tail: &[u8]) -> bool {
         .any(|bytes| matches!(bytes, [section::FULL, of @ ..] if of == id))
 }
 
-/// What the description says about a device, as far as it matters here.
+/// What the description says about a device, as far as it is needed here.
 #[derive(Deserialize)]
 struct Named {
     name: String,
@@ -135,7 +135,7 @@ struct Head<'a> {
     name: &'a str,
     instance: u32,
     version: u32,
-    /// Where its state begins.
+    /// Where the state begins.
     body: usize,
 }
 
@@ -144,7 +144,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*number))
 }
 
-/// The head that stands at `at`, if one may: a FULL section with a printable name.
+/// The head at `at`, if there can be one: of a FULL section with a printable name.
 fn head(devices: &[u8], at: usize) -> Option<Head<'_>> {
     let name_at = at + 6;
     let (&kind, &len) = (devices.get(at)?, devices.get(at + 5)?);
@@ -167,7 +167,7 @@ fn head(devices: &[u8], at: usize) -> Option<Head<'_>> {
 }
 
 /// Walks over the sections. With `names`, each must be the next of them and the last must end where
-/// `devices` does, or else there is no answer.
+/// `devices` does; otherwise `None`.
 fn walk(devices: &[u8], names: Option<&[Named]>) -> Option<Vec<DeviceSection>> {
     let mut sections = Vec::new();
     // Whether the head at a place can be that of section number `nth`.
@@ -186,9 +186,9 @@ fn walk(devices: &[u8], names: Option<&[Named]>) -> Option<Vec<DeviceSection>> {
         let id = head.id.to_be_bytes();
         let mut from = head.body;
         while let Some(footer) = find_footer(devices, from, id) {
-            let behind = footer + FOOTER_LEN;
-            let follower = fits(behind, nth);
-            if follower.is_some() || behind == devices.len() {
+            let after = footer + FOOTER_LEN;
+            let follower = fits(after, nth);
+            if follower.is_some() || after == devices.len() {
                 sections.push(DeviceSection {
                     id: head.id,
                     name: head.name.to_owned(),
@@ -196,7 +196,7 @@ fn walk(devices: &[u8], names: Option<&[Named]>) -> Option<Vec<DeviceSection>> {
                     version: head.version,
                     bytes: (footer - head.body) as u64,
                 });
-                (next, end) = (follower, behind);
+                (next, end) = (follower, after);
                 break;
             }
             from = footer + 1;
@@ -210,7 +210,7 @@ fn walk(devices: &[u8], names: Option<&[Named]>) -> Option<Vec<DeviceSection>> {
     }
 }
 
-/// Where the first footer with this id stands, from `from` on.
+/// The offset of the first footer with this id, from `from` on.
 fn find_footer(devices: &[u8], from: usize, id: [u8; 4]) -> Option<usize> {
     devices
         .get(from..)?

@@ -67,7 +67,7 @@ pub fn put_start(out: &mut Vec<u8>, section_id: u32, blocks: &[BlockInfo]) {
     put_section_end(out, section_id);
 }
 
-/// Appends the head of one of ram's sections. [`put_start`] is the whole of the first.
+/// Appends the head of one of ram's sections. [`put_start`] writes the whole first one.
 pub fn put_section(out: &mut Vec<u8>, kind: SectionKind, section_id: u32) {
     out.put_u8(match kind {
         SectionKind::Start => section::START,
@@ -97,8 +97,8 @@ pub fn put_end_of_stream(out: &mut Vec<u8>) {
     out.extend_from_slice(NO_DEVICES.as_bytes());
 }
 
-/// Appends records of one block. The first carries the block's name and the rest rely on it, so
-/// that what one writer appends can stand anywhere between other records if it stays together.
+/// Appends records of one block. The first carries the block's name and the others rely on it, so
+/// the records of one writer must stay together, wherever they go.
 #[derive(Debug)]
 pub struct RecordWriter<'a> {
     /// Until the first record.
@@ -131,7 +131,7 @@ impl<'a> RecordWriter<'a> {
         out.put_u8(0);
     }
 
-    /// A page as it is: 4096 bytes.
+    /// A page uncompressed: 4096 bytes.
     pub fn page(&mut self, out: &mut impl BufMut, page: PageIndex, bytes: &[u8]) {
         debug_assert_eq!(bytes.len(), PAGE_SIZE);
         self.head(out, page, flag::PAGE);
@@ -153,8 +153,8 @@ impl<'a> RecordWriter<'a> {
         out.put_slice(body);
     }
 
-    /// What stands in front of a zlib stream of `len` bytes, at most [`MAX_COMPRESSED`]. Its last 4
-    /// bytes are `len`, big endian, so that it can be set once the body stands behind it.
+    /// Everything before a zlib stream of `len` bytes, at most [`MAX_COMPRESSED`]. Its last 4 bytes are
+    /// `len`, big endian, so that it can be filled in once the body has been written.
     pub fn compressed_head(&mut self, out: &mut impl BufMut, page: PageIndex, len: u32) {
         debug_assert!(len as usize <= MAX_COMPRESSED);
         self.head(out, page, flag::COMPRESS_PAGE);

@@ -1,4 +1,4 @@
-//! A frame of the native wire: from its body to pages in their place.
+//! A frame of the native wire: from its bytes to pages in their place.
 
 use bytes::BytesMut;
 
@@ -14,6 +14,7 @@ use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::WireError;
 use crate::wire::native::{Class, FrameKind, Header, PageSet, Run, frame_hash};
 
+use crate::destination::DECODING;
 use crate::destination::pipeline::Target;
 use crate::destination::prove::Proof;
 use crate::destination::wire::Decode;
@@ -31,7 +32,7 @@ pub(in crate::destination) struct Packet {
 /// Checks and places frames. Its buffers and decompressors live as long as its thread.
 pub(super) struct FrameDecoder<'a> {
     target: &'a Target<'a>,
-    /// Where a frame's bytes go when it is placed.
+    /// Where a frame's buffer goes when its pages are placed.
     buffers: &'a Buffers,
     decoders: Decoders,
     set: PageSet,
@@ -58,7 +59,7 @@ impl Decode<Packet> for FrameDecoder<'_> {
             .read_page_set(&packet, block)
             .and_then(|()| self.place_pages(&packet, block))
             .map_err(|error| {
-                let error = error.in_stage("decode").in_round(header.round.0);
+                let error = error.in_stage(DECODING).in_round(header.round.0);
                 match self.set.runs().first() {
                     Some(run) => error.at_page(run.range.start.0),
                     None => error,
@@ -225,7 +226,7 @@ fn split_whole<'a>(set: &PageSet, plain: &'a [u8]) -> Result<(&'a [u8], &'a [u8]
         .ok_or_else(|| contradiction(plain.len(), 0))
 }
 
-/// Applies all deltas to what the block holds, into `patched`. Returns the bytes of deltas.
+/// Applies all deltas to the block's pages, into `patched`. Returns the bytes of deltas.
 fn apply_deltas(
     bytes: &[u8],
     set: &PageSet,
@@ -258,7 +259,7 @@ fn apply_deltas(
     }
 }
 
-/// Where the pages of each class are taken from, in the order of the page set.
+/// The bytes of the pages of each class, in the order of the page set.
 #[derive(Clone, Copy)]
 struct Bodies<'a> {
     whole: &'a [u8],
@@ -267,7 +268,7 @@ struct Bodies<'a> {
 }
 
 impl<'a> Bodies<'a> {
-    /// The bytes of the next run, which have been counted before.
+    /// The bytes of the next run; there are enough, as they have been counted before.
     fn next(&mut self, run: &Run) -> Option<&'a [u8]> {
         let source = match run.class {
             Class::Zero => return None,
@@ -291,7 +292,7 @@ fn split_stored<'a>(set: &PageSet, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8]
         .ok_or_else(|| contradiction(body.len(), stored))
 }
 
-/// The hashes of all pages that are not zero, in the order of the page set.
+/// Hashes all pages that are not zero, in the order of the page set.
 fn hash(set: &PageSet, seed: BlockSeed, mut bodies: Bodies<'_>, hashes: &mut Vec<u8>) {
     hashes.clear();
     for run in set.runs() {

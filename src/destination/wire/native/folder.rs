@@ -1,4 +1,5 @@
-//! What a guest folder has besides RAM: taken when RAM is there, before the end.
+//! What a guest folder has besides RAM: description and device state, between the last round and
+//! `Finish`.
 
 use crate::description::Description;
 use crate::error::{Error, Kind, Result};
@@ -6,7 +7,7 @@ use crate::image::Output;
 use crate::wire::WireError;
 use crate::wire::native::{FolderParts, Message};
 
-/// Description and device state, as far as they have come.
+/// Description and device state, as far as they have arrived.
 #[derive(Debug)]
 pub(super) struct FolderIntake {
     parts: FolderParts,
@@ -43,7 +44,7 @@ impl FolderIntake {
         Ok(())
     }
 
-    /// `Finish` has come: whether it may, and what the guest's description is.
+    /// `Finish` has arrived: checks that it may, and returns the guest's description.
     pub(super) fn end(&mut self) -> Result<Option<Description>> {
         if self.parts.is_whole() {
             return Ok(self.description.take());

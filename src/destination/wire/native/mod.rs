@@ -23,38 +23,38 @@ use crate::wire::WireError;
 use crate::wire::native::{FrameKind, Header, MAX_ROUNDS, Message};
 
 use super::{Decode, Order, Wire};
-use crate::destination::LAST_WORDS;
 use crate::destination::accept::NativeSource;
 use crate::destination::barrier::NotEnded;
 use crate::destination::links::{Links, is_closed, source_knows};
 use crate::destination::pipeline::{Feed, Target};
+use crate::destination::{COMMITTING, LAST_WORDS, RECEIVING};
 use decode::{FrameDecoder, Packet};
 use folder::FolderIntake;
 
-/// A source that speaks the native wire, with all of its connections.
+/// A source on the native wire, with all of its connections.
 pub(in crate::destination) struct Native<'a> {
     context: &'a Context,
     links: Links,
     agreed: Agreed,
     buffers: Buffers,
-    /// What was made when the source was greeted, until it is asked for.
+    /// Made when the source was greeted, so that it could be refused; then handed over.
     output: Mutex<Option<Output>>,
-    /// What the source said at its end.
+    /// The source's last message before the proof.
     finish: Mutex<Option<Finish>>,
-    /// Keep-alives and answers are written by two threads.
+    /// Held by the one of two threads that writes: keep-alives or answers.
     writing: Mutex<()>,
 }
 
-/// What the source says at its end.
+/// `Finish`, and what preceded it.
 struct Finish {
-    /// Of the RAM that it sent.
+    /// The digest of the RAM that was sent.
     digest: Digest,
-    /// What a guest folder has besides.
+    /// Of a guest folder.
     description: Option<Description>,
 }
 
 impl<'a> Native<'a> {
-    /// The source that has been greeted.
+    /// The source that has been let in.
     pub(in crate::destination) fn new(source: NativeSource, context: &'a Context) -> Native<'a> {
         let decoders = usize::from(context.tuning.get().decompress_threads);
         // Frames say how large they are; a buffer grows to the largest that it has met.
@@ -75,11 +75,11 @@ impl<'a> Native<'a> {
         session::send_message(self.links.main(), message)
     }
 
-    /// Waits for the source to let go.
+    /// Waits for the source to let go of the guest.
     fn hear_commit(&self) -> Result<()> {
         loop {
             let message = session::receive_message(self.links.main());
-            match message.map_err(|error| error.in_stage("commit"))? {
+            match message.map_err(|error| error.in_stage(COMMITTING))? {
                 Message::KeepAlive => {}
                 Message::Commit => return Ok(()),
                 Message::Failure { reason, text } => {
@@ -102,7 +102,7 @@ impl Wire for Native<'_> {
         &mut self.links
     }
 
-    /// Has the source hear something often enough, if it waits for answers.
+    /// Sends keep-alives, if the source waits for answers.
     fn attend<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         if !self.links.are_two_way() {
             return work();
@@ -122,7 +122,7 @@ impl Wire for Native<'_> {
                 })
                 .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
             let outcome = work();
-            // The thread may be waiting for a source that takes nothing.
+            // The thread may be waiting for a source that reads nothing.
             self.context.abort_on_error(&outcome);
             drop(done);
             outcome
@@ -167,8 +167,8 @@ impl Wire for Native<'_> {
         if !self.links.are_two_way() {
             // The end of the stream, or a writer that has not hung up yet.
             if let Ok(Some(_)) = self.links.main().try_read(&mut [0]) {
-                let what = "the stream goes on behind its end";
-                return Err(Error::new(Kind::Failed, what).in_stage("receive"));
+                let what = "the stream goes on after its end";
+                return Err(Error::new(Kind::Failed, what).in_stage(RECEIVING));
             }
         }
         Ok(finish.digest)
@@ -176,10 +176,11 @@ impl Wire for Native<'_> {
 
     fn proven(&self, digest: Digest) -> Result<()> {
         if !self.links.are_two_way() {
-            return match self.context.abort.is_raised() {
-                true => Err(Error::interrupted()),
-                false => Ok(()),
-            };
+            // There is no answer to wait for: this is the last moment to be cancelled.
+            if self.context.abort.is_raised() {
+                return Err(Error::interrupted());
+            }
+            return Ok(());
         }
         self.say(&Message::Proven { digest })?;
         self.hear_commit()
@@ -190,7 +191,7 @@ impl Wire for Native<'_> {
             return;
         }
         if self.say(&Message::Committed).is_err() && self.context.abort.is_raised() {
-            // Cancelling now comes too late, and the source has to know how it ended.
+            // It is too late to cancel, and the source has to learn how it ended.
             let main = self.links.main();
             main.last_word(&Message::Committed.to_bytes(), LAST_WORDS);
         }
@@ -223,7 +224,7 @@ struct Reading<'r, 'scope, 'env, 'a> {
     folder: FolderIntake,
 }
 
-/// Whether a connection is to be read any further.
+/// Whether to go on reading a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     GoOn,
@@ -328,7 +329,8 @@ impl Reading<'_, '_, '_, '_> {
         })
     }
 
-    /// Whether `RoundEnd` says what has come. Of pages, the low 32 bits: a header has no more.
+    /// Whether `RoundEnd` agrees with what has come. Of the number of pages only the low 32 bits can:
+    /// a header has no more.
     fn count(&self, ended: Round, frames: u64, pages: u64) -> Result<(), WireError> {
         let given = (ended, self.frames, self.pages as u32);
         if given == (self.round, frames, pages as u32) && !self.rounds_are_over {
@@ -354,7 +356,7 @@ impl Reading<'_, '_, '_, '_> {
         match self.feed.end_round(last) {
             Ok(()) if last && !self.is_main => Ok(Then::End),
             Ok(()) => Ok(Then::GoOn),
-            // Why, is kept where it failed.
+            // The error that ended it has been kept.
             Err(NotEnded::Failed) => Ok(Then::End),
             Err(NotEnded::Disagreement) => Err(WireError::OutOfPlace {
                 record: "RoundEnd",

@@ -1,4 +1,5 @@
-//! Records of QEMU's stream: from their payload to pages in their place, in the order in which they came.
+//! Records of QEMU's stream: from their payload to pages in their place, in the order in which they
+//! came.
 
 use std::ops::Range;
 
@@ -15,6 +16,7 @@ use crate::session::Context;
 use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::qemu::RecordKind;
 
+use crate::destination::DECODING;
 use crate::destination::pipeline::Target;
 use crate::destination::wire::Decode;
 
@@ -45,25 +47,27 @@ pub(super) struct RecordDecoder<'a> {
     /// The hash of each page as it is now, by its key.
     hashes: &'a PageHashes,
     inflate: Box<dyn Decoder>,
-    /// Neighbouring pages that are decoded and not yet placed.
+    /// Neighbouring pages that are decoded and not yet placed: one write instead of many.
     run: Vec<u8>,
     run_block: u16,
     run_start: u64,
+    /// Of the batch in hand.
+    tally: Tally,
+    clock: StageClock,
 }
 
 impl Decode<Records> for RecordDecoder<'_> {
     fn place(&mut self, batch: Records) -> Result<Tally> {
         self.context.faults.check(Site::Decode)?;
-        let mut tally = Tally::default();
-        let mut clock = StageClock::start();
+        (self.tally, self.clock) = (Tally::default(), StageClock::start());
         for entry in &batch.entries {
             let payload = batch.bytes.get(entry.payload.clone()).unwrap_or_default();
-            self.take(entry, payload, &mut tally, &mut clock)
-                .map_err(|error| error.in_stage("decode").at_page(entry.page.0))?;
+            self.take(entry, payload)
+                .map_err(|error| error.in_stage(DECODING).at_page(entry.page.0))?;
         }
-        self.flush(&mut tally, &mut clock)?;
-        tally.frames = 1;
-        Ok(tally)
+        self.flush()?;
+        self.tally.frames = 1;
+        Ok(self.tally)
     }
 }
 
@@ -77,139 +81,132 @@ impl<'a> RecordDecoder<'a> {
             run: Vec::with_capacity(STRETCH as usize * PAGE_SIZE),
             run_block: 0,
             run_start: 0,
+            tally: Tally::default(),
+            clock: StageClock::start(),
         }
     }
 
-    fn take(
-        &mut self,
-        entry: &Entry,
-        payload: &[u8],
-        tally: &mut Tally,
-        clock: &mut StageClock,
-    ) -> Result<()> {
-        let page = entry.page;
-        match entry.kind {
-            RecordKind::Zero => {
-                tally.zero += 1;
-                match payload {
-                    [0] => self.clear(entry, tally, clock),
-                    // Any other byte is one that QEMU up to 9 fills the page with.
-                    [fill] => {
-                        self.next_slot(entry.block, page, tally, clock)?.fill(*fill);
-                        self.placed(entry.block, page, tally);
-                        Ok(())
-                    }
-                    _ => Err(Error::new(Kind::Failed, "a zero page without its byte")),
-                }
+    fn take(&mut self, entry: &Entry, payload: &[u8]) -> Result<()> {
+        match (entry.kind, payload) {
+            (RecordKind::Zero, [0]) => return self.clear(entry),
+            // QEMU up to 9 fills the page with any byte.
+            (RecordKind::Zero, [fill]) => {
+                self.tally.zero += 1;
+                self.next_slot(entry)?.fill(*fill);
             }
-            RecordKind::Page => {
-                let slot = self.next_slot(entry.block, page, tally, clock)?;
+            (RecordKind::Zero, _) => {
+                return Err(Error::new(Kind::Failed, "a zero page without its byte"));
+            }
+            (RecordKind::Page, _) => {
+                let slot = self.next_slot(entry)?;
                 if payload.len() != slot.len() {
-                    return Err(Error::new(Kind::Failed, "a page that is not one"));
+                    return Err(Error::new(Kind::Failed, "a page of another length"));
                 }
                 slot.copy_from_slice(payload);
-                tally.plain += 1;
-                self.placed(entry.block, page, tally);
-                Ok(())
+                self.tally.plain += 1;
             }
-            RecordKind::Compressed => {
-                self.next_slot(entry.block, page, tally, clock)?;
-                let at = self.run.len() - PAGE_SIZE;
-                self.inflate
-                    .decode(payload, &mut self.run[at..])
-                    .map_err(|error| Error::new(Kind::Failed, error))?;
-                clock.cut(&mut tally.cpu, Stage::Codec);
-                tally.compressed += 1;
-                tally.compressed_bytes += payload.len() as u64;
-                tally.compressed_input += PAGE_SIZE as u64;
-                self.placed(entry.block, page, tally);
-                Ok(())
-            }
-            RecordKind::Xbzrle => {
-                // What it applies to may be in the run.
-                self.flush(tally, clock)?;
-                let file = self.file(entry.block)?;
-                let slot = self.next_slot(entry.block, page, tally, clock)?;
-                file.read(page, slot)?;
-                let slot = slot
-                    .first_chunk_mut()
-                    .ok_or_else(|| Error::new(Kind::Failed, "a slot is a page"))?;
-                delta::decode(payload, slot).map_err(|error| Error::new(Kind::Failed, error))?;
-                clock.cut(&mut tally.cpu, Stage::Delta);
-                tally.delta += 1;
-                tally.delta_bytes += payload.len() as u64;
-                self.placed(entry.block, page, tally);
-                Ok(())
-            }
+            (RecordKind::Compressed, _) => self.inflate(entry, payload)?,
+            (RecordKind::Xbzrle, _) => self.apply_delta(entry, payload)?,
         }
+        self.placed(entry);
+        Ok(())
     }
 
-    fn file(&self, block: u16) -> Result<&'a Block> {
+    fn inflate(&mut self, entry: &Entry, payload: &[u8]) -> Result<()> {
+        self.next_slot(entry)?;
+        let at = self.run.len() - PAGE_SIZE;
+        self.inflate
+            .decode(payload, &mut self.run[at..])
+            .map_err(|error| Error::new(Kind::Failed, error))?;
+        self.clock.cut(&mut self.tally.cpu, Stage::Codec);
+        self.tally.compressed += 1;
+        self.tally.compressed_bytes += payload.len() as u64;
+        self.tally.compressed_input += PAGE_SIZE as u64;
+        Ok(())
+    }
+
+    fn apply_delta(&mut self, entry: &Entry, payload: &[u8]) -> Result<()> {
+        // The page that it applies to may be in the run.
+        self.flush()?;
+        let block = self.block(entry.block)?;
+        let slot = self.next_slot(entry)?;
+        block.read(entry.page, slot)?;
+        let slot = slot
+            .first_chunk_mut()
+            .ok_or_else(|| Error::new(Kind::Failed, "a slot is a page"))?;
+        delta::decode(payload, slot).map_err(|error| Error::new(Kind::Failed, error))?;
+        self.clock.cut(&mut self.tally.cpu, Stage::Delta);
+        self.tally.delta += 1;
+        self.tally.delta_bytes += payload.len() as u64;
+        Ok(())
+    }
+
+    fn block(&self, number: u16) -> Result<&'a Block> {
         self.output
             .blocks()
-            .get(usize::from(block))
+            .get(usize::from(number))
             .ok_or_else(|| Error::new(Kind::Failed, "a block that was not announced"))
     }
 
-    /// Room for a page at the end of the run; a run that it does not continue is placed before.
-    fn next_slot(
-        &mut self,
-        block: u16,
-        page: PageIndex,
-        tally: &mut Tally,
-        clock: &mut StageClock,
-    ) -> Result<&mut [u8]> {
+    /// Room for a page at the end of the run. A run that the page does not continue is placed first.
+    fn next_slot(&mut self, entry: &Entry) -> Result<&mut [u8]> {
         let count = (self.run.len() / PAGE_SIZE) as u64;
-        let continues = self.run_block == block && self.run_start + count == page.0;
+        let continues = self.run_block == entry.block && self.run_start + count == entry.page.0;
         if count > 0 && (!continues || count == STRETCH) {
-            self.flush(tally, clock)?;
+            self.flush()?;
         }
         if self.run.is_empty() {
-            (self.run_block, self.run_start) = (block, page.0);
+            (self.run_block, self.run_start) = (entry.block, entry.page.0);
         }
         let at = self.run.len();
         self.run.resize(at + PAGE_SIZE, 0);
         Ok(&mut self.run[at..])
     }
 
-    /// The run's last page is as it will be placed: keeps account of the digest.
-    fn placed(&mut self, block: u16, page: PageIndex, tally: &mut Tally) {
-        let (Ok(file), Some(at)) = (self.file(block), self.run.len().checked_sub(PAGE_SIZE)) else {
-            return;
-        };
-        let hash = file.seed().hash_or_zero(page, &self.run[at..]);
-        let before = self.hashes.replace(file.key(page), hash);
-        tally.hashes = tally.hashes.wrapping_add(hash).wrapping_sub(before);
+    /// The run's last page is as it will be placed: updates its hash, and the digest.
+    fn placed(&mut self, entry: &Entry) {
+        let at = self.run.len().checked_sub(PAGE_SIZE);
+        if let (Ok(block), Some(at)) = (self.block(entry.block), at) {
+            let hash = block.seed().hash_or_zero(entry.page, &self.run[at..]);
+            self.set_hash(block.key(entry.page), hash);
+        }
+    }
+
+    fn set_hash(&mut self, key: u64, hash: u128) {
+        let before = self.hashes.replace(key, hash);
+        self.tally.hashes = self.tally.hashes.wrapping_add(hash).wrapping_sub(before);
     }
 
     /// Places the run.
-    fn flush(&mut self, tally: &mut Tally, clock: &mut StageClock) -> Result<()> {
+    fn flush(&mut self) -> Result<()> {
         if self.run.is_empty() {
             return Ok(());
         }
-        clock.cut(&mut tally.cpu, Stage::Hash);
-        self.file(self.run_block)?
+        self.clock.cut(&mut self.tally.cpu, Stage::Hash);
+        self.block(self.run_block)?
             .place(PageIndex(self.run_start), &self.run)?;
         self.run.clear();
-        clock.cut(&mut tally.cpu, Stage::Place);
+        self.clock.cut(&mut self.tally.cpu, Stage::Place);
         Ok(())
     }
 
-    /// Makes a page zero. One that is already stays untouched, so that the output stays sparse.
-    fn clear(&mut self, entry: &Entry, tally: &mut Tally, clock: &mut StageClock) -> Result<()> {
-        let file = self.file(entry.block)?;
-        if self.hashes.get(file.key(entry.page)) == 0 {
+    /// Makes a page zero. A page that is zero already stays untouched, so that the output stays
+    /// sparse.
+    fn clear(&mut self, entry: &Entry) -> Result<()> {
+        self.tally.zero += 1;
+        let block = self.block(entry.block)?;
+        let key = block.key(entry.page);
+        if self.hashes.get(key) == 0 {
             return Ok(());
         }
         // It may be in the run that is not placed yet.
-        self.flush(tally, clock)?;
-        let before = self.hashes.replace(file.key(entry.page), 0);
-        tally.hashes = tally.hashes.wrapping_sub(before);
-        file.clear(PageRange {
+        self.flush()?;
+        self.set_hash(key, 0);
+        block.clear(PageRange {
             start: entry.page,
             count: 1,
         })?;
-        clock.cut(&mut tally.cpu, Stage::Place);
+        self.clock.cut(&mut self.tally.cpu, Stage::Place);
         Ok(())
     }
 }

@@ -44,7 +44,7 @@ const DEPTH: usize = 4;
 /// The most records that are handed to a decoder together: the shortest have 9 bytes, and their list
 /// would take several times as much memory as they do.
 const MAX_ENTRIES: usize = 4096;
-/// Bytes of device state that are kept to find their end in: QEMU's description is a tenth of a MiB.
+/// Bytes of device state that are kept to find the end in. QEMU's description has some 100 KiB.
 const MAX_END: usize = 32 << 20;
 
 /// A QEMU that sends.
@@ -57,13 +57,13 @@ pub(in crate::destination) struct Qemu<'a> {
     state: Mutex<State>,
 }
 
-/// How far the stream has been followed.
+/// How far the stream has been read, and what it said so far.
 struct State {
     reading: Reading,
     description: Description,
-    /// Whether the source wants to be answered.
+    /// Whether the source opened the return path, and there is a way back.
     return_path: bool,
-    /// Others that connected before, or still can.
+    /// Other connections, and the listener that more can come to.
     others: Option<Lobby>,
 }
 
@@ -88,7 +88,7 @@ impl<'a> Qemu<'a> {
         }
     }
 
-    /// Follows the stream up to the first record of RAM.
+    /// Reads the stream up to the first record of RAM.
     fn preamble(&self, state: &mut State) -> Result<()> {
         loop {
             match state.reading.element(self.links.main())?.0 {
@@ -109,7 +109,7 @@ impl<'a> Qemu<'a> {
 
     fn obey(&self, command: Command, state: &mut State) -> Result<()> {
         match command {
-            // A stored stream may have it as well; then there is no way back.
+            // A stored stream may have this as well, but there is no way to answer it.
             Command::OpenReturnPath => state.return_path = self.links.are_two_way(),
             Command::Ping(value) if state.return_path => {
                 self.links
@@ -167,10 +167,10 @@ impl<'a> Qemu<'a> {
         Ok(())
     }
 
-    /// Keeps everything that follows RAM as it is.
+    /// Stores everything that follows RAM, unchanged.
     fn devices(&self, state: &mut State, output: &Output) -> Result<()> {
         let reading = &mut state.reading;
-        // The end of it, in which the description shows whether it is complete.
+        // The last bytes: the stream's description in them shows that it is complete.
         let mut end = Vec::new();
         loop {
             output.append_device_state(reading.rest())?;
@@ -179,7 +179,7 @@ impl<'a> Qemu<'a> {
             }
             end.extend_from_slice(reading.rest());
             reading.skip_rest();
-            // A source that waits for an answer does not hang up: the stream's own end has to be found.
+            // A source that waits for an answer does not hang up, so the end has to be found.
             let main = self.links.main();
             if state.return_path && main.is_idle() && tail::has_description(&end) {
                 return Ok(());
@@ -201,7 +201,7 @@ impl<'a> Qemu<'a> {
         self.context.stats.bytes(received, sent);
     }
 
-    /// Says how it ended, to a source that may be gone, or never read, or still be sending.
+    /// Answers how it ended, if the source wants to know. It may be gone, never read, or still send.
     fn shut(&self, code: u32) {
         if sync::lock(&self.state).return_path {
             let reply = Reply::Shut(code).to_bytes();
@@ -254,11 +254,12 @@ impl Wire for Qemu<'_> {
             .stats
             .add_cpu(Stage::Socket, times.get(Stage::Socket));
         if let Err(error) = read {
-            // What precedes it in the stream may be wrong, too, and then that is what went wrong.
+            // Decoders may still find an earlier fault in what precedes this one: then that is the
+            // one to report.
             feed.settle();
             return Err(error);
         }
-        // One connection agrees with itself; a session that has failed has kept its reason.
+        // One connection cannot disagree, and if the session has failed, the error has been kept.
         let _ = feed.end_round(true);
         Ok(())
     }

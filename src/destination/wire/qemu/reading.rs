@@ -1,4 +1,4 @@
-//! A QEMU's stream as it is read: bytes, and how far they are parsed and handed on.
+//! QEMU's stream as it is read: bytes, and how far they are parsed and handed on.
 
 use bytes::{Bytes, BytesMut};
 
@@ -9,7 +9,7 @@ use crate::wire::qemu::{Element, MAX_ELEMENT, Parser};
 /// Bytes that are read and handed to decoders together.
 const CHUNK: usize = 256 << 10;
 
-/// The stream ended where it may not.
+/// The stream ended too early.
 #[derive(Debug, thiserror::Error)]
 #[error("the stream ends after {bytes} bytes, in the middle of {what}")]
 pub(super) struct Cut {
@@ -42,7 +42,7 @@ impl Reading {
         }
     }
 
-    /// The next element, if all of it has been read, and where in the buffer it ends.
+    /// The next element and where in the buffer it ends, if all of it has been read.
     pub(super) fn next(&mut self) -> Result<Option<(Element, usize)>> {
         let bytes = &self.buffer[self.parsed..self.filled];
         let Some((element, len)) = self.parser.next(bytes)? else {
@@ -52,13 +52,13 @@ impl Reading {
         Ok(Some((element, self.parsed)))
     }
 
-    /// The next element, waited for.
+    /// Waits for the next element.
     pub(super) fn element(&mut self, stream: &Stream) -> Result<(Element, usize)> {
         loop {
             if let Some(found) = self.next()? {
                 return Ok(found);
             }
-            // Nothing refers to what is parsed, and there may be any number of commands.
+            // Nothing refers to what is parsed, and there is no limit to the number of commands.
             let _ = self.buffer.split_to(self.parsed);
             (self.filled, self.parsed) = (self.filled - self.parsed, 0);
             if !self.fill(stream)? {
@@ -67,10 +67,10 @@ impl Reading {
         }
     }
 
-    /// Reads what there is, and waits for something if there is nothing. `false` at the end.
+    /// Reads what has arrived, after waiting for something if there is nothing. `false` at the end.
     pub(super) fn fill(&mut self, stream: &Stream) -> Result<bool> {
         if self.is_full() {
-            // What is parsed stays in front: records that refer to it may not be handed on yet.
+            // Keep what is parsed: records that refer to it may not be handed on yet.
             let mut buffer = BytesMut::zeroed(self.filled + CHUNK + MAX_ELEMENT);
             buffer[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
             self.buffer = buffer;
@@ -99,7 +99,7 @@ impl Reading {
         self.buffer.len() - self.filled < MAX_ELEMENT
     }
 
-    /// Takes what is parsed off the front, for records that refer to it.
+    /// Takes what is parsed off the front, for the records that refer to it.
     pub(super) fn take_parsed(&mut self) -> Bytes {
         let bytes = self.buffer.split_to(self.parsed).freeze();
         (self.filled, self.parsed) = (self.filled - self.parsed, 0);
@@ -115,7 +115,7 @@ impl Reading {
         (self.filled, self.parsed) = (0, 0);
     }
 
-    /// The stream ended where it may not.
+    /// The stream ended too early.
     pub(super) fn cut(&self) -> Error {
         let what = self.parser.expecting();
         Error::new(
