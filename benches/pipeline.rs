@@ -30,7 +30,7 @@ fn image(folder: &Path) -> PathBuf {
 }
 
 fn pipeline(criterion: &mut Criterion) {
-    let scratch = Scratch::with_room_for(2 * IMAGE).expect("a place for temporary files");
+    let scratch = Scratch::with_room_for(2 * IMAGE, None).expect("a place for temporary files");
     let image = image(scratch.path());
     let expected = Guest::open(&image)
         .and_then(|guest| guest.digest())

@@ -71,7 +71,7 @@ fn hashes<'a>(
 }
 
 fn scan(criterion: &mut Criterion) {
-    let scratch = Scratch::with_room_for(IMAGE).expect("a place for temporary files");
+    let scratch = Scratch::with_room_for(IMAGE, None).expect("a place for temporary files");
     let path = scratch.path().join("guest.ram");
     synthetic::write(&path, IMAGE, SEED).expect("there is room for a small image");
     let guest = Guest::open(&path).expect("it was just written");
@@ -140,7 +140,7 @@ fn copy_out(block: &Block) {
 }
 
 fn between_rounds(criterion: &mut Criterion) {
-    let scratch = Scratch::with_room_for(LARGE).expect("a place for temporary files");
+    let scratch = Scratch::with_room_for(LARGE, None).expect("a place for temporary files");
     let path = scratch.path().join("guest.ram");
     synthetic::write(&path, LARGE, SEED).expect("there is room for the image");
     let guest = Guest::open(&path).expect("it was just written");

@@ -35,14 +35,14 @@ const METHODS: [(Method, u8); 5] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let scratch = Scratch::with_room_for(2 * BYTES)?;
+    let scratch = Scratch::with_room_for(2 * BYTES, None)?;
     let mut columns = Vec::new();
     if let Some(image) = std::env::args_os().nth(1) {
         columns.push(column("real guest", &PathBuf::from(image), &scratch)?);
     }
     for mix in Mix::ALL {
         let image = scratch.path().join("guest.ram");
-        write_mix(&image, BYTES, mix, SEED, &AtomicBool::new(false))?;
+        write_mix(&image, BYTES, mix, SEED, &mut |_| true)?;
         columns.push(column(mix.name(), &image, &scratch)?);
         std::fs::remove_file(&image)?;
     }

@@ -31,6 +31,9 @@ impl Bench {
     }
 
     fn measure_all(&mut self, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<()> {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::interrupted());
+        }
         let start = Instant::now();
         let mut task = Task {
             name: self.names.first().cloned().unwrap_or_default(),

@@ -41,7 +41,6 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::page::PAGE_SIZE;
 
@@ -53,6 +52,9 @@ use random::Random;
 
 /// Pages made before they are written: enough for few system calls, and it stays in the cache.
 const CHUNK_PAGES: usize = 64;
+
+/// Progress is reported each time that this many bytes are done.
+const REPORT: u64 = 4 << 20;
 
 /// A kind of page. Behind each: libdeflate's and lz4's ratio at level 1 and 4 KiB, and what they
 /// were for such pages of the real guest.
@@ -188,48 +190,62 @@ impl Mix {
 /// # Errors
 /// As [`write_mix`].
 pub fn write(path: &Path, bytes: u64, seed: u64) -> io::Result<()> {
-    write_mix(path, bytes, Mix::default(), seed, &AtomicBool::new(false))
+    write_mix(path, bytes, Mix::default(), seed, &mut |_| true)
 }
 
 /// Writes a new image of `bytes` bytes to `path`. Equal sizes, mixes and seeds give equal images.
-/// Zero pages are holes. Needs less than 1 MiB of memory. Gives up when `interrupted` becomes
-/// true: a large image takes a while.
+/// Zero pages are holes. Needs less than 1 MiB of memory. `go_on` is called now and then with the
+/// bytes that are done, and returns false to give up: a large image takes a while.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if there is such a file: an image is never overwritten.
-/// [`io::ErrorKind::InvalidInput`] if `bytes` is 0 or no multiple of the page size, 4096.
-/// [`io::ErrorKind::Interrupted`]. And whatever creating and writing the file may meet.
+/// [`io::ErrorKind::AlreadyExists`] if the file exists: an image is never overwritten.
+/// [`io::ErrorKind::InvalidInput`] if `bytes` is 0 or not a multiple of the page size, 4096.
+/// [`io::ErrorKind::Interrupted`] if `go_on` returned false. And every error of creating and writing
+/// a file.
 pub fn write_mix(
     path: &Path,
     bytes: u64,
     mix: Mix,
     seed: u64,
-    interrupted: &AtomicBool,
+    go_on: &mut dyn FnMut(u64) -> bool,
 ) -> io::Result<()> {
     if bytes == 0 || !bytes.is_multiple_of(PAGE_SIZE as u64) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("an image of {bytes} bytes is not possible: a multiple of {PAGE_SIZE} is"),
+            format!(
+                "the size of an image is a multiple of {PAGE_SIZE} bytes, which {bytes} is not"
+            ),
         ));
     }
     let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    fill(&file, bytes, mix, seed, interrupted).inspect_err(|_| {
-        // Half an image is of no use and would stand in the way of the next attempt. The first
-        // error is the one to tell.
+    fill(&file, bytes, mix, seed, go_on).inspect_err(|_| {
+        // Half an image is of no use and would make the next attempt fail. The first error is the
+        // one to report.
         let _ = std::fs::remove_file(path);
     })
 }
 
-fn fill(file: &File, bytes: u64, mix: Mix, seed: u64, interrupted: &AtomicBool) -> io::Result<()> {
+fn fill(
+    file: &File,
+    bytes: u64,
+    mix: Mix,
+    seed: u64,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> io::Result<()> {
     file.set_len(bytes)?;
     let mut maker = Maker::new(Random::new(seed));
     let mut chunk = Vec::with_capacity(CHUNK_PAGES * PAGE_SIZE);
     // Where the chunk belongs in the file.
     let mut offset = 0;
     let mut left = bytes / PAGE_SIZE as u64;
+    let mut reported = 0;
     while left > 0 {
-        if interrupted.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::Interrupted.into());
+        let done = bytes - left * PAGE_SIZE as u64;
+        if done >= reported {
+            reported = done + REPORT;
+            if !go_on(done) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
         }
         let (class, run) = mix.run(maker.random());
         let run = u64::from(run).min(left);

@@ -41,9 +41,9 @@ fn a_matrix_is_measured_recommended_and_exported() {
     // Which of them is best depends on the machine, and how QEMU is told on which.
     for words in [
         "zstd:3, 2 threads",
-        "As commands",
+        "Commands for ",
         "virsh migrate",
-        "For QEMU",
+        "QEMU",
     ] {
         assert!(ended.out.contains(words), "{words}: {ended:?}");
     }
@@ -179,7 +179,7 @@ fn a_synthesised_guest_has_the_mix_that_was_asked_for() {
     let image = folder.image("x.ram", &[Page::Text(1)]);
     let image = image.display().to_string();
     run(&["bench", &image, "--mix", "idle"])
-        .failed_with(2, &["--mix idle", "synthesised", "x.ram' is an image"]);
+        .failed_with(2, &["--mix idle", "synthetic", "x.ram' is an image"]);
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn what_cannot_be_measured_or_written_is_found_before_the_first_run() {
             &["--export-json", "/no/folder/r.json"][..],
             "/no/folder/r.json",
         ),
-        (&["--methods", "zlib:12"], "zlib has the levels 0 to 9"),
+        (&["--methods", "zlib:12"], "zlib supports levels 0 to 9"),
         (&["--max-time", "1ms"], "max-time is too short"),
         (&["--preset", "delta"], "needs later images"),
         (

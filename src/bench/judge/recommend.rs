@@ -346,15 +346,14 @@ fn comparison(compresses: bool, other: &Alternative) -> String {
     } else {
         "no measurable difference from".to_owned()
     };
-    let cpu = if other.more_cpu_seconds < 0.0 {
-        "less"
-    } else {
-        "more"
+    let cpu = match other.more_cpu_seconds {
+        more if more >= 0.005 => format!("{more:.2} CPU s more"),
+        more if more <= -0.005 => format!("{:.2} CPU s less", -more),
+        _ => "as much CPU time".to_owned(),
     };
     format!(
-        "{speed} {name} ({time}), with {:.0} % of its bytes and {:.2} CPU s {cpu}",
-        other.bytes_percent,
-        other.more_cpu_seconds.abs()
+        "{speed} {name} ({time}), with {:.0} % of its bytes and {cpu}",
+        other.bytes_percent
     )
 }
 

@@ -7,7 +7,7 @@
 
 mod modes;
 mod process;
-mod qmp;
+mod qemu;
 mod report;
 
 use std::fs::File;
@@ -29,7 +29,7 @@ use crate::page::Digest;
 use crate::text::printable;
 use modes::{Mode, Version};
 use process::Process;
-use qmp::{PATIENCE, Qemu};
+use qemu::{PATIENCE, Qemu};
 
 pub use process::kill_all;
 pub use report::{BULK_ONLY, PeerMode, PeerReport, PeerRun};
@@ -277,18 +277,18 @@ impl Peer {
         ] {
             if let Some(name) = mode.capability {
                 let list = json!([{"capability": name, "state": true}]);
-                end.ask("migrate-set-capabilities", &json!({"capabilities": list}))?;
+                end.execute("migrate-set-capabilities", &json!({"capabilities": list}))?;
             }
             if parameters.as_object().is_some_and(|all| !all.is_empty()) {
-                end.ask("migrate-set-parameters", parameters)?;
+                end.execute("migrate-set-parameters", parameters)?;
             }
         }
         let link = socket("link");
         let uri = json!({"uri": format!("unix:{}", link.display())});
-        destination.ask("migrate-incoming", &uri)?;
+        destination.execute("migrate-incoming", &uri)?;
         let before = (source.cpu_seconds()?, destination.cpu_seconds()?);
         let begin = Instant::now();
-        source.ask("migrate", &uri)?;
+        source.execute("migrate", &uri)?;
         // One that has ended knows better why than the one that it left alone.
         let told = wait(&mut source).map_err(|error| destination.end_of().unwrap_or(error))?;
         wait(&mut destination)?;
@@ -347,7 +347,7 @@ impl Peer {
 fn wait(end: &mut Qemu) -> Result<Value> {
     let mut heard = (Value::Null, Instant::now());
     loop {
-        let state = end.ask("query-migrate", &json!({}))?;
+        let state = end.execute("query-migrate", &json!({}))?;
         match state["status"].as_str() {
             Some("completed") => return Ok(state),
             Some("failed" | "cancelled") => {

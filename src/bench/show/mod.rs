@@ -2,4 +2,5 @@
 
 pub mod export;
 pub mod html;
-pub mod table;
+pub mod rows;
+pub mod terminal;

@@ -1,5 +1,10 @@
+use super::args::BenchArgs;
+use super::plan::matrix;
 use super::*;
+use crate::bench::measure::memcpy::copy_threads;
+use crate::caps::Caps;
 use crate::cli::{Cli, Command};
+use crate::params::Params;
 use crate::params::{BenchUse, TABLE};
 use clap::Parser;
 
@@ -16,7 +21,7 @@ fn chosen(words: &[&str]) -> String {
         .params
         .into_parts(Caps::default())
         .expect("they fit together");
-    let matrix = matrix(&args.matrix, args.given, &params, &caps, false).expect("settings");
+    let matrix = matrix(&args.matrix, args.explicit, &params, &caps, false).expect("settings");
     let settings = &matrix.settings;
     let names: Vec<_> = settings
         .iter()
@@ -48,7 +53,7 @@ fn options_that_contradict_each_other_are_refused() {
         &["x.ram", "--synthetic=1MiB"],
         &["x.ram", "--seed=2"],
         &["--then=x.ram"],
-        &["--runs=2"],
+        &["--runs=0"],
         &["--preset=slow"],
         &["--goal=speed"],
         &["--sort=size"],
@@ -82,7 +87,7 @@ fn axes_replace_what_the_preset_has() {
     let of = |words: &[&str]| {
         let args = args(words).expect("options");
         let (params, caps) = (Params::default(), Caps::default());
-        matrix(&args.matrix, args.given, &params, &caps, false).map(|matrix| matrix.settings)
+        matrix(&args.matrix, args.explicit, &params, &caps, false).map(|matrix| matrix.settings)
     };
     let settings = of(&["--preset=links", "--links=1Gbit", "--methods=lz4,zstd:1,3"]);
     let settings = settings.expect("settings");

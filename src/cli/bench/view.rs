@@ -1,55 +1,42 @@
-//! A comparison while it runs, on standard error: a bar on a terminal, a line for each task
-//! elsewhere; and the files that are written as results come in.
+//! The progress of a benchmark on standard error, and the files that are written as results come in.
 
-use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
-
+use super::console::Console;
 use crate::bench::report::BenchReport;
 use crate::bench::show::export::Exports;
-use crate::bench::show::table;
+use crate::bench::show::terminal;
 use crate::bench::{self, Bench, Task};
 use crate::error::Result;
 use crate::page::PAGE_SIZE;
 use crate::stats::{Snapshot, Status};
 use crate::units::{format_bytes, format_duration};
 
-use super::tell;
-
 /// Files are not written more often: a page of a thousand settings takes a while.
 const BETWEEN: Duration = Duration::from_secs(1);
 
-/// Shows a comparison and writes its files.
+/// Shows progress and writes files.
 pub(super) struct View<'a> {
-    bar: Option<ProgressBar>,
-    quiet: bool,
+    console: &'a Console,
+    /// Whether there is a bar: otherwise each task is a line.
+    bar: bool,
     exports: &'a Exports,
-    /// When the files were written last.
+    /// When the files were last written.
     written: Option<Instant>,
     tasks: usize,
     runs: u32,
-    /// The expected milliseconds before the task in hand, and of it.
+    /// The expected milliseconds before the current task, and of it.
     base: u64,
     length: u64,
     name: String,
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(bench: &Bench, exports: &'a Exports, quiet: bool) -> View<'a> {
-        let bar = (!quiet && io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::new(milliseconds(bench.expected()).max(1));
-            // The message is cut to what is left of the line: a bar of two lines leaves its traces.
-            if let Ok(style) =
-                ProgressStyle::with_template("[{bar:20}] {percent:>3}%, ETA {eta:>3}  {wide_msg}")
-            {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            bar
-        });
+    pub(super) fn new(bench: &Bench, exports: &'a Exports, console: &'a Console) -> View<'a> {
+        console.start_bar(milliseconds(bench.expected()));
         View {
-            bar,
-            quiet,
+            bar: console.bar(|_| {}),
+            console,
             exports,
             written: None,
             tasks: bench.tasks(),
@@ -62,16 +49,17 @@ impl<'a> View<'a> {
 
     /// The task in words.
     fn words(&self, task: &Task) -> String {
-        if task.run == 0 {
-            format!("warming up with {}", task.name)
-        } else {
-            format!(
-                "run {} of {}: {}",
-                task.run,
-                self.runs.max(task.run),
-                task.name
-            )
+        match task.run {
+            0 => format!("warm-up: {}", task.name),
+            run => format!("run {run}/{}: {}", self.runs.max(run), task.name),
         }
+    }
+
+    fn show(&self, position: u64, message: String) {
+        self.console.bar(|bar| {
+            bar.set_position(position.min(bar.length().unwrap_or(u64::MAX)));
+            bar.set_message(message);
+        });
     }
 }
 
@@ -85,50 +73,40 @@ impl bench::Watch for View<'_> {
         self.base = milliseconds(task.before);
         self.length = milliseconds(task.expected);
         self.name = self.words(task);
-        if let Some(bar) = &self.bar {
-            bar.set_position(self.base.min(bar.length().unwrap_or(u64::MAX)));
-            bar.set_message(self.name.clone());
-        }
+        self.show(self.base, self.name.clone());
     }
 
     fn progress(&mut self, now: &Snapshot) {
-        let Some(bar) = &self.bar else { return };
         let done = (self.length as f64 * part_done(now)) as u64;
-        bar.set_position((self.base + done).min(bar.length().unwrap_or(u64::MAX)));
-        let done = format_bytes(now.total.pages() * PAGE_SIZE as u64);
-        bar.set_message(format!("{}, {done} of RAM", self.name));
+        let ram = format_bytes(now.total.pages() * PAGE_SIZE as u64);
+        self.show(self.base + done, format!("{}, {ram}", self.name));
     }
 
     fn end(&mut self, task: &Task, time: Duration) {
-        if self.bar.is_none() && !self.quiet {
-            tell(&format!(
-                "{} of {}: {}, {}",
-                task.number + 1,
-                self.tasks.max(task.number + 1),
-                self.name,
-                format_duration(time)
-            ));
+        if !self.bar {
+            let (number, tasks) = (task.number + 1, self.tasks.max(task.number + 1));
+            let time = format_duration(time);
+            self.console
+                .line(&format!("{number} of {tasks}: {}, {time}", self.name));
         }
     }
 
     fn setting_done(&mut self, report: &BenchReport, index: usize) {
-        if let (Some(bar), Some(row)) = (&self.bar, report.settings.get(index)) {
-            bar.println(table::line(row));
+        if let Some(row) = report.settings.get(index).filter(|_| self.bar) {
+            self.console.line(&terminal::line(row));
         }
     }
 
     fn peer_done(&mut self, report: &BenchReport, index: usize) {
-        if let (Some(bar), Some(row)) = (&self.bar, report.peers.get(index)) {
-            bar.println(table::peer_line(row));
+        if let Some(row) = report.peers.get(index).filter(|_| self.bar) {
+            self.console.line(&terminal::peer_line(row));
         }
     }
 
     fn failed(&mut self, _: &Task, why: &str) {
-        let line = format!("warning: {}: {why}; it is left out from now on", self.name);
-        match &self.bar {
-            Some(bar) => bar.println(line),
-            None => tell(&line),
-        }
+        let name = &self.name;
+        self.console
+            .warn(&format!("warning: {name}: {why}; left out from now on"));
     }
 
     fn counted(&mut self, bench: &Bench) -> Result<()> {
@@ -137,19 +115,13 @@ impl bench::Watch for View<'_> {
             return Ok(());
         }
         self.written = Some(Instant::now());
-        self.exports.write(&bench.report(), false)
+        self.exports.write(&bench.report(), false)?;
+        self.console.keeps(self.exports.kept());
+        Ok(())
     }
 }
 
-impl Drop for View<'_> {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-/// The bulk stage is nearly all of a migration.
+/// The bulk stage takes nearly all of a migration.
 const BULK: f64 = 0.9;
 
 /// How much of a migration is done, from 0 to 1.
@@ -168,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bar_never_goes_beyond_its_task() {
+    fn the_bar_stays_within_its_task() {
         let mut now = Snapshot::default();
         assert_eq!(part_done(&now), 0.0);
         now.ram_bytes = 1000 * PAGE_SIZE as u64;

@@ -7,7 +7,8 @@ mod svg;
 use minijinja::{Environment, Value, context};
 
 use crate::bench::report::BenchReport;
-use crate::bench::show::table::{self, Sort};
+use crate::bench::show::rows::{self, Sort};
+use crate::bench::show::terminal;
 use crate::units::{format_bytes, format_duration};
 
 /// The page's frame. Its name says how values are escaped.
@@ -36,12 +37,12 @@ pub fn page(report: &BenchReport, sort: Sort) -> Result<String, minijinja::Error
             }
         })
         .collect();
-    let columns = table::columns(report);
-    let headings: Vec<_> = table::HEADINGS.into_iter().take(columns).collect();
-    let groups: Vec<Value> = table::groups(report, sort)
+    let columns = rows::columns(report);
+    let headings: Vec<_> = rows::HEADINGS.into_iter().take(columns).collect();
+    let groups: Vec<Value> = rows::groups(report, sort)
         .into_iter()
         .map(|group| {
-            let row = |row: table::Row<'_>| {
+            let row = |row: rows::TableRow<'_>| {
                 context! { cells => row.cells, dominated_by => row.dominated_by }
             };
             let rows: Vec<Value> = group.rows.into_iter().map(row).collect();
@@ -54,7 +55,7 @@ pub fn page(report: &BenchReport, sort: Sort) -> Result<String, minijinja::Error
         .filter(|peer| peer.error_desc.is_some())
         .map(|peer| context! { name => peer.name.clone(), why => peer.error_desc.clone() })
         .collect();
-    let warnings: Vec<Value> = table::warnings(report)
+    let warnings: Vec<Value> = terminal::warnings(report)
         .into_iter()
         .map(|(words, names)| context! { words, names => names.join("; ") })
         .collect();
@@ -70,9 +71,15 @@ pub fn page(report: &BenchReport, sort: Sort) -> Result<String, minijinja::Error
             }
         })
         .collect();
-    let commands: Vec<Value> = table::commands_by_link(report, None)
+    let commands: Vec<Value> = terminal::commands_by_link(report)
         .into_iter()
-        .map(|(chosen, lines)| context! { chosen, lines })
+        .map(|link| {
+            let block = |block: terminal::CommandBlock| {
+                context! { words => block.words, lines => block.lines }
+            };
+            let blocks: Vec<Value> = link.blocks.into_iter().map(block).collect();
+            context! { chosen => link.chosen, blocks }
+        })
         .collect();
     environment.get_template(NAME)?.render(context! {
         image => report.image.path.clone(),
@@ -88,7 +95,7 @@ pub fn page(report: &BenchReport, sort: Sort) -> Result<String, minijinja::Error
         groups,
         failed,
         warnings,
-        peer_note => (!report.peers.is_empty()).then_some(table::PEER_NOTE),
+        peer_note => (!report.peers.is_empty()).then_some(terminal::PEER_NOTE),
         conditions => conditions(report),
         version => report.version,
     })

@@ -5,7 +5,7 @@ use super::{COLOURS, Chart, PEER, colour, method_legend, strings};
 use crate::bench::measure::migrate::Run;
 use crate::bench::peer::PeerReport;
 use crate::bench::report::{BenchReport, MIB, SettingReport};
-use crate::bench::show::table::{self, Sort};
+use crate::bench::show::rows::{self, Sort};
 use crate::bench::statistics::median;
 use crate::page::PAGE_SIZE;
 use crate::stats::Stage;
@@ -103,7 +103,7 @@ pub(super) fn cpu_split(report: &BenchReport) -> Option<Chart> {
 /// The settings over each link, and the peers.
 fn lines(report: &BenchReport) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
-    for (link, rows) in table::by_link(report, Sort::Given) {
+    for (link, rows) in rows::by_link(report, Sort::Given) {
         let measured = rows.into_iter().filter(|(_, row)| row.cost().is_some());
         let mut measured = measured.peekable();
         if measured.peek().is_some() {
@@ -160,7 +160,7 @@ fn processes(peer: &PeerReport) -> Option<[Parts; 2]> {
 /// What each delta round took on the wire.
 pub(super) fn delta_rounds(report: &BenchReport) -> Option<Chart> {
     // What changed does not depend on the link.
-    let (_, rows) = table::by_link(report, Sort::Given).into_iter().next()?;
+    let (_, rows) = rows::by_link(report, Sort::Given).into_iter().next()?;
     let mut bars = Vec::new();
     for (name, row) in &rows {
         let rounds = row.runs.iter().map(|run| run.rounds.len()).min();

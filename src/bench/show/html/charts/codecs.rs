@@ -3,7 +3,7 @@
 use super::super::svg::{BOTTOM, RIGHT, Scale, Svg, TOP, WIDTH, fitting, room, short};
 use super::{COLOURS, Chart, strings};
 use crate::bench::report::{BenchReport, MIB};
-use crate::bench::show::table::{self, CodecRow, NOTHING, Sort};
+use crate::bench::show::rows::{self, CodecRow, NOTHING, Sort};
 
 /// What is compared, the colour of its dots, and where it comes from; bytes a second.
 type Point = (&'static str, &'static str, fn(&CodecRow<'_>) -> Option<f64>);
@@ -26,7 +26,7 @@ const POINTS: [Point; 3] = [
 /// Rates as dots on a line for each setting: how far they lie apart is the gap.
 pub(super) fn codecs(report: &BenchReport) -> Option<Chart> {
     const ROW: f64 = 24.0;
-    let rows = table::codec_rows(report, Sort::Given);
+    let rows = rows::codec_rows(report, Sort::Given);
     let rates = |row: &CodecRow<'_>| POINTS.map(|(_, _, of)| of(row).filter(|rate| *rate > 0.0));
     let all: Vec<f64> = rows.iter().flat_map(rates).flatten().collect();
     if all.is_empty() {
@@ -70,7 +70,7 @@ pub(super) fn codecs(report: &BenchReport) -> Option<Chart> {
         ]);
         table.push(cells);
     }
-    let mut head: Vec<String> = table::CODEC_HEADINGS.iter().map(table::heading).collect();
+    let mut head: Vec<String> = rows::CODEC_HEADINGS.iter().map(rows::heading).collect();
     head.extend(strings([
         "decompressing alone [MiB/s]",
         "in the pipeline [MiB/s]",

@@ -9,23 +9,23 @@ fn words(text: &str, name: &str) -> String {
 
 #[test]
 fn the_table_shows_medians_with_units_and_a_dash_for_what_was_not_measured() {
-    let text = table(&report(), Sort::Given, Look::default());
+    let text = summary(&report(), Sort::Given, Look::default());
     assert_eq!(
         words(&text, "zstd:1"),
-        "zstd:1 1000 900.0 100.0 1024 256 256.00 4.000 0.500 0.250 0.75"
+        "zstd:1 1000 100.0 900.0 1.00 1024 256 256.00 4.000 0.500 0.250 0.75"
     );
-    assert_eq!(words(&text, "lz4"), "lz4 - - - - - - - - - -");
+    assert_eq!(words(&text, "lz4"), "lz4 - - - - - - - - - - -");
     assert_eq!(
         words(&text, "memcpy"),
-        "memcpy 100.0 100.0 0.0 10240 - - - - - -"
+        "memcpy 100.0 - 100.0 - 10240 - - - - - -"
     );
     assert_eq!(words(&text, "QEMU"), "QEMU 7.2.22");
     assert_eq!(
         words(&text, "multifd"),
-        "multifd zlib:1 - - - - - - - - - -"
+        "multifd zlib:1 - - - - - - - - - - -"
     );
     assert!(text.contains("A CPU, 2 cores") && text.contains("MiB/s"));
-    assert!(!text.contains("down") && !text.contains('\x1b'));
+    assert!(!text.contains(" down") && !text.contains('\x1b'));
 }
 
 #[test]
@@ -53,8 +53,13 @@ fn no_line_is_wider_than_it_may_be_whatever_there_is() {
     )];
     report.peers[0].error_desc = Some("it has ended: ".repeat(20));
     for width in [80, 100, 200] {
-        let look = Look { dim: false, width };
-        let text = table(&report, Sort::Given, look);
+        let look = Look {
+            dim: false,
+            width,
+            codecs: true,
+        };
+        let text =
+            table(&report, Sort::Given, look) + &advice::recommendations(&report, Some(width));
         for line in text.lines() {
             assert!(line.chars().count() <= width, "{width}: {line}");
         }
@@ -62,7 +67,7 @@ fn no_line_is_wider_than_it_may_be_whatever_there_is() {
 }
 
 #[test]
-fn rows_over_each_link_and_of_each_peer_stand_together_without_its_name() {
+fn rows_of_each_link_and_of_each_peer_are_grouped_without_its_name() {
     let mut rows = Vec::new();
     for (method, time) in [("none", 900.0), ("lz4", 500.0)] {
         let setting = report_with(&[(method, 1.0, 1)]).settings[0].setting;
@@ -79,7 +84,7 @@ fn rows_over_each_link_and_of_each_peer_stand_together_without_its_name() {
     let rows: Vec<&str> = text
         .lines()
         .skip_while(|line| !line.starts_with('─'))
-        .take_while(|line| !line.starts_with("MAD"))
+        .take_while(|line| !line.starts_with("±:"))
         .filter_map(|line| line.split("  ").find(|word| !word.is_empty()))
         .filter(|line| !line.starts_with('─'))
         .collect();
@@ -114,7 +119,12 @@ fn the_codec_alone_is_compared_with_the_pipeline_over_the_link_that_limits_least
             rows.push((setting.setting.over(link), vec![run]));
         }
     }
-    let text = table(&report_of(rows), Sort::Given, Look::default());
+    let verbose = Look {
+        codecs: true,
+        ..Look::default()
+    };
+    assert!(!table(&report_of(rows.clone()), Sort::Given, Look::default()).contains("codec alone"));
+    let text = table(&report_of(rows), Sort::Given, verbose);
     let (_, codecs) = text.split_once("The codec alone").expect("its table");
     assert_eq!(words(codecs, "memcpy"), "memcpy - - - - - 5120");
     assert_eq!(words(codecs, "none"), "none - - - - - 512");
@@ -124,11 +134,7 @@ fn the_codec_alone_is_compared_with_the_pipeline_over_the_link_that_limits_least
         "zstd:1 0.250 0.400 +60 2048 1280 512"
     );
     assert_eq!(codecs.matches("zstd:1").count(), 1);
-    let plain = table(
-        &report_with(&[("none", 1.0, 1)]),
-        Sort::Given,
-        Look::default(),
-    );
+    let plain = table(&report_with(&[("none", 1.0, 1)]), Sort::Given, verbose);
     assert!(!plain.contains("The codec alone"));
 }
 
@@ -144,7 +150,7 @@ fn dominated_rows_are_dimmed_and_rows_sorted() {
         ..Look::default()
     };
     let text = table(&report, Sort::Bytes, look);
-    let (text, _) = text.split_once("MAD:").expect("the end of the table");
+    let (text, _) = text.split_once("±:").expect("the end of the table");
     let order: Vec<usize> = ["zstd:1", "none", "zlib:9"]
         .iter()
         .map(|name| text.find(name).expect("its row"))
@@ -165,56 +171,76 @@ fn dominated_rows_are_dimmed_and_rows_sorted() {
 }
 
 #[test]
-fn the_recommendation_is_words_and_then_commands() {
-    let text = recommendations(
-        &report_with(&[("none", 500.0, 400 << 20), ("zstd:1", 700.0, 100 << 20)]),
-        None,
-    );
-    assert!(
-        text.starts_with("unlimited: none, 500.00 ms: compression gains nothing"),
-        "{text}"
-    );
-    assert!(text.contains("1Gbit (computed): zstd:1, "), "{text}");
-    assert!(text.contains("As commands, for unlimited: none\n"));
-    assert!(text.contains("ramferry send guest.ram tcp:HOST:4444 --compress-method none"));
-    let nothing = "For QEMU there is nothing to set:\n  virsh migrate --live DOMAIN DESTURI\n";
-    assert!(text.ends_with(nothing), "{text}");
+fn the_recommendation_comes_first_then_the_table_and_then_the_commands() {
+    let report = report_with(&[("none", 500.0, 400 << 20), ("zstd:1", 700.0, 100 << 20)]);
+    let text = summary(&report, Sort::Given, Look::default());
+    let at = |words: &str| {
+        text.find(words)
+            .unwrap_or_else(|| panic!("{words}: {text}"))
+    };
+    let order = [
+        at("\nRecommended settings (goal: shortest time)\n"),
+        at("\nunlimited: none, 500.00 ms: compression gains nothing, zstd:1 takes"),
+        at("\n    fewest bytes (within 2 %): zstd:1\n"),
+        at("1Gbit (computed): zstd:1, "),
+        at("\nsetting "),
+        at("\nCommands for unlimited, 10Gbit: none\n"),
+        at("ramferry send guest.ram tcp:HOST:4444 --compress-method none"),
+        at("QEMU needs no setting:\n  virsh migrate --live DOMAIN DESTURI\n"),
+        at("\nCommands for 1Gbit, 100Mbit: zstd:1\n"),
+        at("QEMU with multifd"),
+    ];
+    assert!(order.is_sorted(), "{text}");
 }
 
 #[test]
-fn each_measured_link_has_its_commands_and_equal_ones_are_told_once() {
+fn a_disturbed_measurement_is_marked_before_everything_else() {
+    let mut report = report_with(&[("none", 2000.0, 900)]);
+    assert!(!summary(&report, Sort::Given, Look::default()).contains("do not trust"));
+    report.settings[0].runs[0].machine_cpu_seconds = Some(3.2);
+    let text = summary(&report, Sort::Given, Look::default());
+    let warning = text.find("warning: other programs used 1.2 of 2 cores");
+    assert!(warning < text.find("Recommended"), "{text}");
+}
+
+#[test]
+fn links_with_the_same_best_setting_share_their_commands() {
     let of = |name: &str, link: Option<&str>, time| {
         let mut setting = report_with(&[(name, 1.0, 1)]).settings[0].setting;
         setting.link = link.and_then(|link| link.parse().ok());
         (setting, vec![run(time, 1 << 28)])
     };
-    let text = recommendations(
-        &report_of(vec![
-            of("lz4", None, 100.0),
-            of("zlib:1", None, 200.0),
-            of("lz4", Some("1Gbit"), 3000.0),
-            of("zlib:1", Some("1Gbit"), 2500.0),
-            of("lz4", Some("10Gbit"), 300.0),
-            of("zlib:1", Some("10Gbit"), 400.0),
-        ]),
-        None,
-    );
-    let commands: Vec<&str> = text.split("\nAs commands, for ").skip(1).collect();
-    let [lz4, zlib] = commands[..] else {
-        panic!("{text}");
+    let report = report_of(vec![
+        of("lz4", None, 100.0),
+        of("zlib:1", None, 200.0),
+        of("lz4", Some("1Gbit"), 3000.0),
+        of("zlib:1", Some("1Gbit"), 2500.0),
+        of("lz4", Some("10Gbit"), 300.0),
+        of("zlib:1", Some("10Gbit"), 400.0),
+    ]);
+    let commands = commands_by_link(&report);
+    let chosen: Vec<&str> = commands.iter().map(|one| &one.chosen[..]).collect();
+    assert_eq!(chosen, ["unlimited, 10Gbit, 100Mbit: lz4", "1Gbit: zlib:1"]);
+    let text = |at: usize| {
+        let blocks = commands[at].blocks.iter();
+        let text = blocks.map(|block| format!("{}\n{}\n", block.words, block.lines.join("\n")));
+        text.collect::<String>()
     };
-    assert!(lz4.starts_with("unlimited, 10Gbit: lz4\n"));
-    assert!(lz4.contains("QEMU has no lz4; the best measured that it has is zlib:1."));
-    assert!(zlib.starts_with("1Gbit: zlib:1\n"));
+    let words = "QEMU does not support lz4; the best measured setting that it supports is zlib:1.";
+    assert!(text(0).contains(words), "{}", text(0));
     for words in [
-        "(libvirt 9.4 or newer; ",
+        "libvirt 9.4 or newer, ",
         "--comp-methods mt ",
         "which 9.1 removed",
     ] {
-        assert!(zlib.contains(words), "{words}: {zlib}");
+        assert!(text(1).contains(words), "{words}: {}", text(1));
     }
-    let text = recommendations(&report_with(&[("lz4", 1.0, 1)]), None);
-    assert!(text.contains("QEMU has no lz4: measure zlib"), "{text}");
+    let only_lz4 = report_with(&[("lz4", 1.0, 1)]);
+    let text = summary(&only_lz4, Sort::Given, Look::default());
+    assert!(
+        text.contains("QEMU does not support lz4: measure zlib"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -225,19 +251,22 @@ fn a_narrow_terminal_gets_fewer_columns_and_shorter_lines() {
         ("zlib:9", 900.0, 500 << 20),
     ]);
     report.image.path = "x".repeat(30);
-    let of = |width| table(&report, Sort::Given, Look { dim: true, width });
-    assert!(!of(100).contains("Left out") && of(100).contains('\x1b'));
+    let of = |width| {
+        let look = Look {
+            dim: true,
+            width,
+            codecs: true,
+        };
+        summary(&report, Sort::Given, look)
+    };
+    assert!(!of(100).contains("Not shown") && of(100).contains('\x1b'));
     for width in [55, 60, 65] {
         let text = of(width).replace("\x1b[2m", "").replace("\x1b[0m", "");
-        let longest = text.lines().map(|line| line.chars().count()).max();
+        assert!(text.contains("Not shown") && text.contains("source") && text.contains("sent"));
+        // JSON stays on one line, to be copied.
+        let lines = text.lines().filter(|line| !line.trim().starts_with('{'));
+        let longest = lines.map(|line| line.chars().count()).max();
         assert!(longest <= Some(width), "{width}: {longest:?}\n{text}");
-        assert!(text.contains("Left out") && text.contains("source") && text.contains("sent"));
-        let text = recommendations(&report, Some(width));
-        let words = text.split("\nAs commands").next().expect("some");
-        assert!(
-            words.lines().all(|line| line.chars().count() <= width),
-            "{words}"
-        );
-        assert!(words.contains("\n    "));
+        assert!(text.contains(" \\\n      --"), "{text}");
     }
 }

@@ -1,20 +1,67 @@
-//! The rows that every table of a report has, whatever it is drawn with.
+//! The rows of every table of a report, whatever it is drawn with.
 
-use super::Sort;
 use crate::bench::measure::setting::{self, Setting};
 use crate::bench::peer::{BULK_ONLY, PeerReport};
 use crate::bench::report::{BenchReport, MEMCPY, MIB, SettingReport};
 use crate::bench::statistics::Summary;
 
-/// Stands where nothing was measured or nothing is known.
+/// The order of the rows. The least comes first, but of rates and ratios the greatest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Sort {
+    /// The order in which the settings were given.
+    #[default]
+    Given,
+    /// Shortest time first.
+    Time,
+    /// Fewest bytes on the wire first.
+    Bytes,
+    /// Highest ratio first.
+    Ratio,
+    /// Fewest CPU seconds of both ends first.
+    Cpu,
+    /// Shortest downtime first.
+    Downtime,
+}
+
+names!(
+    "order",
+    Sort {
+        Given: "given",
+        Time: "time",
+        Bytes: "bytes",
+        Ratio: "ratio",
+        Cpu: "cpu",
+        Downtime: "downtime"
+    }
+);
+
+impl Sort {
+    /// The number by which a row is sorted.
+    fn key(self, row: &SettingReport) -> f64 {
+        let Some(cost) = row.cost() else {
+            return f64::INFINITY;
+        };
+        match self {
+            Sort::Given => 0.0,
+            Sort::Time => cost.time,
+            Sort::Bytes => cost.bytes,
+            Sort::Ratio => -row.ratio.map_or(0.0, |ratio| ratio.median),
+            Sort::Cpu => cost.cpu,
+            Sort::Downtime => cost.downtime.unwrap_or(f64::INFINITY),
+        }
+    }
+}
+
+/// The cell of what was not measured or is not known.
 pub const NOTHING: &str = "-";
 
 /// The column headings: a name and its unit.
-pub const HEADINGS: [(&str, &str); 12] = [
+pub const HEADINGS: [(&str, &str); 13] = [
     ("setting", ""),
     ("time", "ms"),
+    ("±", "ms"),
     ("min", "ms"),
-    ("MAD", "ms"),
+    ("relative", ""),
     ("RAM", "MiB/s"),
     ("wire", "MiB/s"),
     ("sent", "MiB"),
@@ -36,31 +83,30 @@ pub const CODEC_HEADINGS: [(&str, &str); 7] = [
     ("whole", "MiB/s"),
 ];
 
-/// Rows that have something in common.
+/// Rows with something in common.
 #[derive(Debug, Clone)]
-pub struct Group<'a> {
-    /// What that is; `None` for rows that stand by themselves.
+pub struct RowGroup<'a> {
+    /// What they have in common; `None` for rows by themselves.
     pub title: Option<String>,
-    /// The rows.
-    pub rows: Vec<Row<'a>>,
+    /// At least one.
+    pub rows: Vec<TableRow<'a>>,
 }
 
 /// One row.
 #[derive(Debug, Clone)]
-pub struct Row<'a> {
-    /// A name, which does without what the title says, and numbers.
+pub struct TableRow<'a> {
+    /// A name, without what the title says, and numbers.
     pub cells: Vec<String>,
-    /// Which setting over the same link beats it on time, bytes and CPU.
+    /// Another setting over the same link that is better in time, bytes and CPU.
     pub dominated_by: Option<&'a str>,
 }
 
-/// The columns of the main table that have something to show: those of the downtime, the last, only
-/// if there were rounds.
+/// The number of columns of the main table: the last, the downtime, only with later rounds.
 pub fn columns(report: &BenchReport) -> usize {
     HEADINGS.len() - usize::from(report.image.then.is_empty())
 }
 
-/// A heading in one line.
+/// A heading on one line.
 pub fn heading((name, unit): &(&str, &str)) -> String {
     match *unit {
         "" => (*name).to_owned(),
@@ -69,21 +115,26 @@ pub fn heading((name, unit): &(&str, &str)) -> String {
 }
 
 /// The rows of the main table: the plain copy, the settings over each link, sorted, and the peers.
-pub fn groups(report: &BenchReport, sort: Sort) -> Vec<Group<'_>> {
-    let row = |cells: [String; 12], dominated_by| Row {
+pub fn groups(report: &BenchReport, sort: Sort) -> Vec<RowGroup<'_>> {
+    let row = |cells: [String; 13], dominated_by| TableRow {
         cells: cells.into_iter().take(columns(report)).collect(),
         dominated_by,
     };
-    let mut groups = vec![Group {
+    let mut groups = vec![RowGroup {
         title: None,
         rows: vec![row(memcpy_cells(report), None)],
     }];
     for (link, rows) in by_link(report, sort) {
-        groups.push(Group {
+        let times = rows.iter().filter_map(|(_, setting)| setting.time);
+        let fastest = times.map(|time| time.median).min_by(f64::total_cmp);
+        groups.push(RowGroup {
             title: link.map(|link| format!("over {link}")),
             rows: rows
                 .into_iter()
-                .map(|(name, setting)| row(cells(name, setting), setting.dominated_by.as_deref()))
+                .map(|(name, setting)| {
+                    let cells = cells(name, setting, fastest);
+                    row(cells, setting.dominated_by.as_deref())
+                })
                 .collect(),
         });
     }
@@ -93,7 +144,7 @@ pub fn groups(report: &BenchReport, sort: Sort) -> Vec<Group<'_>> {
         let row = row(peer_cells(peer), None);
         match groups.last_mut().filter(|group| group.title == title) {
             Some(group) => group.rows.push(row),
-            None => groups.push(Group {
+            None => groups.push(RowGroup {
                 title,
                 rows: vec![row],
             }),
@@ -151,14 +202,18 @@ pub fn sorted(report: &BenchReport, sort: Sort) -> Vec<&SettingReport> {
         .collect()
 }
 
-/// A row of numbers, in the order of [`HEADINGS`].
-fn cells(name: String, row: &SettingReport) -> [String; 12] {
-    let [time, min, mad] = times(row.time);
+/// A setting's row, in the order of [`HEADINGS`]; `fastest` is the least time over the same link.
+fn cells(name: String, row: &SettingReport, fastest: Option<f64>) -> [String; 13] {
+    let [time, deviation, min] = times(row.time, row.runs.len());
+    let relative = row.time.zip(fastest);
     [
         name,
         time,
+        deviation,
         min,
-        mad,
+        relative.map_or_else(nothing, |(time, fastest)| {
+            format!("{:.2}", time.median / fastest.max(1e-9))
+        }),
         median(row.ram_bytes_per_second, MIB, 0),
         median(row.wire_bytes_per_second, MIB, 0),
         median(row.wire_bytes, MIB, 2),
@@ -167,18 +222,19 @@ fn cells(name: String, row: &SettingReport) -> [String; 12] {
         median(row.destination_cpu_seconds, 1.0, 3),
         median(row.cpu_seconds_per_gib, 1.0, 2),
         row.downtime
-            .map_or_else(|| NOTHING.to_owned(), |time| milliseconds(time.median)),
+            .map_or_else(nothing, |time| milliseconds(time.median)),
     ]
 }
 
-/// A peer's row; what it does not tell is left open.
-fn peer_cells(row: &PeerReport) -> [String; 12] {
-    let [time, min, mad] = times(row.time);
+/// A peer's row; what it does not report is left open.
+fn peer_cells(row: &PeerReport) -> [String; 13] {
+    let [time, deviation, min] = times(row.time, row.runs.len());
     [
         row.mode.name.clone(),
         time,
+        deviation,
         min,
-        mad,
+        nothing(),
         median(row.ram_bytes_per_second, MIB, 0),
         median(row.wire_bytes_per_second, MIB, 0),
         median(row.wire_bytes, MIB, 2),
@@ -186,22 +242,25 @@ fn peer_cells(row: &PeerReport) -> [String; 12] {
         median(row.source_cpu_seconds, 1.0, 3),
         median(row.destination_cpu_seconds, 1.0, 3),
         median(row.cpu_seconds_per_gib, 1.0, 2),
-        NOTHING.to_owned(),
+        nothing(),
     ]
 }
 
 /// The plain copy's row.
-fn memcpy_cells(report: &BenchReport) -> [String; 12] {
-    let mut cells = [NOTHING; 12].map(str::to_owned);
-    let [time, min, mad] = times(report.memcpy.time);
-    let ram = median(report.memcpy.ram_bytes_per_second, MIB, 0);
-    for (cell, value) in cells
-        .iter_mut()
-        .zip([MEMCPY.to_owned(), time, min, mad, ram])
-    {
+fn memcpy_cells(report: &BenchReport) -> [String; 13] {
+    let mut cells = [NOTHING; 13].map(str::to_owned);
+    let memcpy = &report.memcpy;
+    let [time, deviation, min] = times(memcpy.time, memcpy.runs.len());
+    let ram = median(memcpy.ram_bytes_per_second, MIB, 0);
+    let known = [MEMCPY.to_owned(), time, deviation, min, nothing(), ram];
+    for (cell, value) in cells.iter_mut().zip(known) {
         *cell = value;
     }
     cells
+}
+
+fn nothing() -> String {
+    NOTHING.to_owned()
 }
 
 /// The codec alone beside the codec in the pipeline.
@@ -211,7 +270,7 @@ pub struct CodecRow<'a> {
     pub name: String,
     /// The setting; `None` for the plain copy.
     pub setting: Option<&'a SettingReport>,
-    /// Bytes of data a second that all of it comes to, wall time.
+    /// Bytes of data per second of wall time, the whole migration.
     pub whole: Option<Summary>,
 }
 
@@ -225,8 +284,7 @@ impl CodecRow<'_> {
 
     /// In the order of [`CODEC_HEADINGS`].
     pub fn cells(&self) -> [String; 7] {
-        let nothing = || NOTHING.to_owned();
-        // Where nothing was measured yet, nothing is to be compared.
+        // The codec alone is known earlier than the pipeline to compare it with.
         let here = self.setting.filter(|row| row.codec_cpu_seconds.is_some());
         let alone = here.and_then(|row| row.codec_alone.as_ref());
         let of = |of: fn(&SettingReport) -> Option<Summary>, unit, decimals| {
@@ -271,7 +329,7 @@ pub fn codec_rows(report: &BenchReport, sort: Sort) -> Vec<CodecRow<'_>> {
     all
 }
 
-/// The median in units of `unit`, with so many decimals.
+/// The median in units of `unit`, with this many decimals.
 pub(super) fn median(summary: Option<Summary>, unit: f64, decimals: usize) -> String {
     summary.map_or_else(
         || NOTHING.to_owned(),
@@ -279,7 +337,7 @@ pub(super) fn median(summary: Option<Summary>, unit: f64, decimals: usize) -> St
     )
 }
 
-/// A time, with no more digits than anybody can use.
+/// A time, without useless digits.
 fn milliseconds(time: f64) -> String {
     if time < 999.95 {
         format!("{time:.1}")
@@ -288,9 +346,14 @@ fn milliseconds(time: f64) -> String {
     }
 }
 
-/// The median, the least, and how far they lie apart.
-fn times(summary: Option<Summary>) -> [String; 3] {
-    summary.map_or([NOTHING; 3].map(str::to_owned), |summary| {
-        [summary.median, summary.min, summary.mad].map(milliseconds)
-    })
+/// The median, the deviation, which a single run does not have, and the minimum.
+fn times(summary: Option<Summary>, runs: usize) -> [String; 3] {
+    let Some(summary) = summary else {
+        return [NOTHING; 3].map(str::to_owned);
+    };
+    let mut cells = [summary.median, summary.mad, summary.min].map(milliseconds);
+    if runs == 1 {
+        cells[1] = nothing();
+    }
+    cells
 }

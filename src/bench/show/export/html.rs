@@ -1,0 +1,15 @@
+//! The page for a browser.
+
+use super::Exporter;
+use crate::bench::report::BenchReport;
+use crate::bench::show::html;
+use crate::bench::show::rows::Sort;
+use crate::error::{Error, Kind, Result};
+
+pub(super) struct Html;
+
+impl Exporter for Html {
+    fn text(&self, report: &BenchReport, sort: Sort) -> Result<String> {
+        html::page(report, sort).map_err(|error| Error::new(Kind::Failed, error).in_stage("export"))
+    }
+}

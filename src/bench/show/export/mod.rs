@@ -1,0 +1,216 @@
+//! A report as files, one module per format. They are checked before the first run and written again
+//! after each, so that a benchmark that ends early keeps its results.
+
+mod csv;
+mod html;
+mod json;
+mod markdown;
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::rows::Sort;
+use crate::bench::report::BenchReport;
+use crate::error::{Error, Kind, Result};
+
+/// A format of a report.
+trait Exporter {
+    /// The report in this format. Fails only through a bug in the format.
+    fn text(&self, report: &BenchReport, sort: Sort) -> Result<String>;
+}
+
+/// The formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// The whole document, see [`crate::bench::report`].
+    Json,
+    /// A line for the plain copy, each setting and each mode of a peer: its parameters and the median
+    /// of each summary; of the time, the whole summary.
+    Csv,
+    /// The table.
+    Markdown,
+    /// A page for a browser, with charts.
+    Html,
+}
+
+impl Form {
+    fn exporter(self) -> &'static dyn Exporter {
+        match self {
+            Form::Json => &json::Json,
+            Form::Csv => &csv::Csv,
+            Form::Markdown => &markdown::Markdown,
+            Form::Html => &html::Html,
+        }
+    }
+}
+
+/// A report in one of its formats.
+///
+/// # Errors
+/// The page's template does not fit the report, which would be a bug.
+pub fn text(report: &BenchReport, form: Form, sort: Sort) -> Result<String> {
+    form.exporter().text(report, sort)
+}
+
+/// The files to which a report is written.
+#[derive(Debug, Default)]
+pub struct Exports {
+    targets: Vec<Target>,
+    sort: Sort,
+}
+
+#[derive(Debug)]
+struct Target {
+    form: Form,
+    /// Without symbolic links, which a renamed file would replace.
+    path: PathBuf,
+    /// Whether it can be replaced by renaming. A pipe or a device is written to once, at the end.
+    regular: bool,
+}
+
+/// A file cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write '{}'", path.display())]
+struct NotWritten {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl Exports {
+    /// Makes sure that each file can be written; a missing one is created, empty. No file may be one
+    /// of `images` or be given twice.
+    ///
+    /// # Errors
+    /// Of kind [`Kind::Usage`] for the first file that cannot be written.
+    pub fn open(files: &[(Form, PathBuf)], images: &[&Path], sort: Sort) -> Result<Exports> {
+        let mut targets: Vec<Target> = Vec::new();
+        for (form, path) in files {
+            let refused = |source| {
+                let path = path.clone();
+                Error::new(Kind::Usage, NotWritten { path, source })
+            };
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path)
+                .map_err(refused)?;
+            let about = file.metadata().map_err(refused)?;
+            let identity = (about.dev(), about.ino());
+            let is_image = images.iter().any(|image| {
+                std::fs::metadata(image).is_ok_and(|image| (image.dev(), image.ino()) == identity)
+            });
+            if is_image {
+                let what = format!(
+                    "'{}' is the image to send: choose another file",
+                    path.display()
+                );
+                return Err(Error::new(Kind::Usage, what));
+            }
+            let path = path.canonicalize().map_err(refused)?;
+            if about.is_file() && targets.iter().any(|target| target.path == path) {
+                let what = format!("'{}' is given twice: choose another file", path.display());
+                return Err(Error::new(Kind::Usage, what));
+            }
+            targets.push(Target {
+                form: *form,
+                path,
+                regular: about.is_file(),
+            });
+        }
+        Ok(Exports { targets, sort })
+    }
+
+    /// Whether there are no files.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    /// The files that have been written so far by [`Exports::write`] without `end`.
+    pub fn kept(&self) -> Vec<PathBuf> {
+        let regular = self.targets.iter().filter(|target| target.regular);
+        regular.map(|target| target.path.clone()).collect()
+    }
+
+    /// Writes all files again; with `end` also those that can be written only once.
+    ///
+    /// # Errors
+    /// Of kind [`Kind::Failed`] for the first file that cannot be written.
+    pub fn write(&self, report: &BenchReport, end: bool) -> Result<()> {
+        for target in &self.targets {
+            if !target.regular && !end {
+                continue;
+            }
+            let text = text(report, target.form, self.sort)?;
+            target.write(&text).map_err(|source| {
+                let path = target.path.clone();
+                Error::new(Kind::Failed, NotWritten { path, source })
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Target {
+    fn write(&self, text: &str) -> io::Result<()> {
+        if !self.regular {
+            return OpenOptions::new()
+                .write(true)
+                .open(&self.path)?
+                .write_all(text.as_bytes());
+        }
+        // A reader finds the old or the new file at any time, never half of one.
+        let mut partial = self.path.clone().into_os_string();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        std::fs::write(&partial, text)
+            .and_then(|()| std::fs::rename(&partial, &self.path))
+            .inspect_err(|_| {
+                // The first error is the one to report.
+                let _ = std::fs::remove_file(&partial);
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::report::tests::report;
+
+    #[test]
+    fn files_are_checked_beforehand_and_replaced_as_a_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        let files = [(Form::Json, path("r.json")), (Form::Csv, path("r.csv"))];
+        let exports = Exports::open(&files, &[], Sort::Given).expect("they can be written");
+        for end in [false, true] {
+            exports.write(&report(), end).expect("they are written");
+            let text = std::fs::read_to_string(path("r.json")).expect("it is there");
+            let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            assert_eq!(json["schema"], "ramferry-bench");
+        }
+        let names = std::fs::read_dir(folder.path()).expect("a folder").count();
+        assert_eq!(names, 2, "nothing else is left");
+    }
+
+    #[test]
+    fn what_must_not_be_written_is_refused_beforehand() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("ram"), "RAM").expect("a file");
+        let image = path("ram");
+        for files in [
+            vec![(Form::Json, path("no/folder/r.json"))],
+            vec![(Form::Html, folder.path().to_owned())],
+            vec![(Form::Csv, image.clone())],
+            vec![(Form::Csv, path("twice")), (Form::Json, path("twice"))],
+        ] {
+            let error = Exports::open(&files, &[&image], Sort::Given).expect_err("refused");
+            assert_eq!(error.kind(), Kind::Usage, "{error}");
+        }
+        assert_eq!(std::fs::read(&image).expect("it is there"), b"RAM");
+    }
+}
