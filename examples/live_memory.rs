@@ -177,10 +177,10 @@ fn migrate(
         .from(address.clone())
         .on_dropped(|line| eprintln!("{line}"))
         .start()?;
-    let live = Live {
-        writer: WriterChoice::Own(Arc::new(Mutex::new(Control(Arc::clone(cpu))))),
-        tracker: Some(log.clone()),
-    };
+    let live = Live::new(WriterChoice::Own(Arc::new(Mutex::new(Control(
+        Arc::clone(cpu),
+    )))))
+    .tracked_by(log.clone());
     let sending = Migration::send(image).to(address).live(live);
     let sent = sending.settings(params).start()?.wait()?;
     let received = receiving.wait()?;

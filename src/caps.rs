@@ -9,6 +9,7 @@ use crate::units::parse_switch;
 
 /// Something that a migration may make use of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Capability {
     /// Batches of pages are compressed with the method of `compress-method`.
     Compress,

@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::text::printable;
 
-/// What an error means for whoever called. The program's exit code follows from it.
+/// What an error means for the caller. The program's exit code follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -26,21 +26,6 @@ pub enum Kind {
     Slower,
     /// A signal or the caller ended it.
     Interrupted,
-}
-
-impl Kind {
-    /// The program's exit code.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Kind::Failed => 1,
-            Kind::Usage => 2,
-            Kind::Differs => 3,
-            Kind::Refused => 4,
-            Kind::OutcomeUnknown => 5,
-            Kind::Slower => 6,
-            Kind::Interrupted => 130,
-        }
-    }
 }
 
 /// Where in a migration something went wrong, as far as it is known.
@@ -149,9 +134,16 @@ impl Error {
         self
     }
 
-    /// The layer's own error, if it is a `T`.
+    /// The first error of type `T` among the causes, from the layer's own error down.
     pub fn cause<T: std::error::Error + 'static>(&self) -> Option<&T> {
-        self.cause.downcast_ref()
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&*self.cause);
+        while let Some(cause) = next {
+            if let Some(found) = cause.downcast_ref() {
+                return Some(found);
+            }
+            next = cause.source();
+        }
+        None
     }
 
     /// Everything that is known, in one line: the message, its causes, the place.
@@ -207,5 +199,7 @@ mod tests {
             "cannot read 'x': the disk is gone (encode, round 2, page 7)"
         );
         assert!(error.cause::<Outer>().is_some());
+        assert!(error.cause::<std::io::Error>().is_some(), "further down");
+        assert!(error.cause::<std::fmt::Error>().is_none());
     }
 }

@@ -104,7 +104,7 @@ pub mod params;
 pub mod partial;
 mod pool;
 pub mod round;
-pub mod session;
+mod session;
 mod settings;
 pub mod sniff;
 pub mod source;
@@ -117,6 +117,15 @@ pub mod transport;
 pub mod units;
 pub mod wire;
 pub mod writer;
+
+/// The handshake, with which the integration tests play a peer. Not part of the interface.
+#[doc(hidden)]
+pub mod handshake {
+    pub use crate::session::{
+        Agreed, answer, check_answer, folder_offer, hello, known_capabilities, negotiate, offers,
+        probe_hello,
+    };
+}
 
 pub use caps::Caps;
 pub use control::Migration;

@@ -46,6 +46,7 @@ pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What happens when a live migration does not converge. The words are libvirt's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum TimeoutAction {
     /// The writer is stopped, and the migration finished, however long that takes.
     #[default]
@@ -64,6 +65,7 @@ names!(
 
 /// The type of a parameter's value, in libvirt's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Kind {
     /// 32 bits, signed.
     Int,
@@ -110,6 +112,7 @@ names!(Side {
 
 /// What a comparison of settings (`ramferry bench`) does with a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum BenchUse {
     /// It is one of the axes along which settings differ.
     Varied,
@@ -123,6 +126,7 @@ pub enum BenchUse {
 /// A parameter's value on its way out: shown to people by `Display`, in a form that
 /// [`Params::set_text`] takes back, and to programs as a JSON number, boolean, string or null.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Value {
     /// Of a [`Kind::Int`], [`Kind::Uint`] or [`Kind::Ullong`] parameter.
     Number(u64),
@@ -165,6 +169,7 @@ impl Serialize for Value {
 
 /// A row of [`TABLE`].
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Parameter {
     /// The name, in lower case with dashes.
     pub name: &'static str,

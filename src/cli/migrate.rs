@@ -150,10 +150,7 @@ impl LiveArgs {
                 );
             }
         };
-        Ok(Some(Live {
-            writer,
-            tracker: None,
-        }))
+        Ok(Some(Live::new(writer)))
     }
 }
 

@@ -1,7 +1,6 @@
 //! `ramferry probe`: what a listening destination can.
 
-use crate::error::{Error, Kind, Result};
-use crate::session::Context;
+use crate::error::Result;
 use crate::source::{self, Peer};
 use crate::text::printable;
 use crate::transport::Address;
@@ -51,9 +50,7 @@ struct Document<'a> {
 }
 
 pub(super) fn run(args: ProbeArgs) -> Result<()> {
-    let context = Context::new(args.limits.into_params())
-        .map_err(|error| Error::new(Kind::Failed, error).in_stage("start"))?;
-    let peer = source::probe(&args.uri, &context)?;
+    let peer = source::probe(&args.uri, &args.limits.into_params())?;
     if args.json {
         return print_json(&document(&args.uri, &peer));
     }

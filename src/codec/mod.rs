@@ -26,6 +26,7 @@ use std::ops::RangeInclusive;
 /// What compresses. XBZRLE is not a method but an encoding of its own, see [`crate::delta`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum Method {
     /// Pages go as they are.
     None = 0,
@@ -79,6 +80,7 @@ impl Method {
 
 /// Which library compresses for `zlib` and `gzip`. Both write and read the same formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum ZlibEngine {
     /// libdeflate: whole buffers, 2.6 times as fast as stock zlib at level 1.
     #[default]

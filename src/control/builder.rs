@@ -136,10 +136,7 @@ impl SendBuilder {
     /// Settings that contradict each other, and a system without threads or descriptors left.
     /// Everything else is [`Migration::wait`]'s to report.
     pub fn start(self) -> Result<Migration> {
-        let request = source::Request {
-            caps: self.settings.caps,
-            ..self.request
-        };
+        let request = self.request;
         let observers = self.observers.0;
         Migration::start(self.settings, Side::Source, observers, move |context, _| {
             source::run(&request, context)
@@ -206,10 +203,7 @@ impl ReceiveBuilder {
     /// # Errors
     /// As [`SendBuilder::start`].
     pub fn start(self) -> Result<Migration> {
-        let request = destination::Request {
-            caps: self.settings.caps,
-            ..self.request
-        };
+        let request = self.request;
         let (on_listening, on_dropped) = (self.on_listening, self.on_dropped);
         let observers = self.observers.0;
         Migration::start(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::caps::{Capability, Caps};
+use crate::caps::Capability;
 use crate::error::{Error, Kind, Result};
 use crate::params::{self, ParamError, Params, Side, TypedParam};
 use crate::session::Context;
@@ -58,8 +58,7 @@ use super::builder::{ReceiveOutput, SendImage};
 #[derive(Debug)]
 pub struct Migration {
     context: Arc<Context>,
-    /// What a source may use; `None` at a destination.
-    caps: Option<Caps>,
+    side: Side,
     /// Where a destination listens, once it does.
     listening: Arc<Mutex<Option<Address>>>,
     thread: Mutex<Option<JoinHandle<Result<()>>>>,
@@ -84,15 +83,12 @@ impl Migration {
         observers: Vec<Observer>,
         work: impl FnOnce(&Context, &Mutex<Option<Address>>) -> Result<()> + Send + 'static,
     ) -> Result<Migration> {
-        let Settings { params, caps } = settings;
-        if let Some(conflict) = caps.conflicts() {
+        if let Some(conflict) = settings.caps.conflicts() {
             return Err(Error::new(Kind::Usage, conflict));
         }
-        params
-            .validate()
-            .map_err(|error| Error::new(Kind::Usage, error))?;
+        (settings.params.validate()).map_err(|error| Error::new(Kind::Usage, error))?;
         let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
-        let context = Arc::new(Context::new(params).map_err(failed)?);
+        let context = Arc::new(Context::new(settings).map_err(failed)?);
         if !observers.is_empty() {
             context.stats.observe(Box::new(move |event| {
                 observers.iter().for_each(|observer| observer(event));
@@ -116,7 +112,7 @@ impl Migration {
             .map_err(failed)?;
         Ok(Migration {
             context,
-            caps: (side == Side::Source).then_some(caps),
+            side,
             listening,
             thread: Mutex::new(Some(thread)),
             done,
@@ -172,7 +168,7 @@ impl Migration {
         if let Some(row) = names.find_map(fixed) {
             return Err(usage(ParamError::Fixed { name: row.name }));
         }
-        let compresses = self.caps.is_some_and(|caps| caps.has(Capability::Compress));
+        let compresses = self.side == Side::Source && self.context.caps.has(Capability::Compress);
         self.context
             .tuning
             .update(|params| {
@@ -219,9 +215,9 @@ impl Migration {
     /// The report as it is now.
     pub fn report(&self) -> Report {
         let (snapshot, params) = (self.query(), self.context.tuning.get());
-        match &self.caps {
-            Some(caps) => Report::of_source(&snapshot, &params, caps),
-            None => Report::of_destination(&snapshot, &params),
+        match self.side {
+            Side::Source => Report::of_source(&snapshot, &params, &self.context.caps),
+            _ => Report::of_destination(&snapshot, &params),
         }
     }
 

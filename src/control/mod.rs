@@ -102,6 +102,7 @@ pub enum ControlError {
 
 /// What the guest does; the names are QEMU's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RunState {
     /// An image at rest.
     Paused,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::fault::{Armed, Mischief, Site};
 use crate::page::PAGE_SIZE;
@@ -73,7 +72,6 @@ fn run(
         address: address.parse().unwrap(),
         output: folder.join("out"),
         block: None,
-        caps: Caps::default(),
         force: false,
     };
     let (ended, end) = mpsc::channel::<(bool, Result<()>)>();

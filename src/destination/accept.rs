@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::image::Output;
 use crate::session::{self, Agreed, Context};
@@ -93,14 +94,14 @@ fn open(request: &Request, context: &Context) -> Result<Source> {
     let main = links.main();
     if session::is_probe(&hello) {
         if main.is_two_way() {
-            let answer = session::answer_probe(&hello, &request.caps, silence);
+            let answer = session::answer_probe(&hello, &context.caps, silence);
             main.write(&answer.to_bytes(), &[])?;
         }
         let what = "the other end only asked what this destination supports";
         return Err(Error::new(Kind::Failed, what).in_stage(NEGOTIATING));
     }
     let outcome = match hello.connections {
-        1 => welcome(&hello, request),
+        1 => welcome(&hello, request, &context.caps),
         many => Err(Error::new(
             Kind::Refused,
             format!("this is one of {many} connections, and no other can join"),
@@ -139,9 +140,9 @@ pub(super) fn answer(
 }
 
 /// Agrees to a hello and makes the output, or refuses with the reason.
-pub(super) fn welcome(hello: &Hello, request: &Request) -> Result<(Agreed, Output)> {
+pub(super) fn welcome(hello: &Hello, request: &Request, caps: &Caps) -> Result<(Agreed, Output)> {
     let refused = |why| Error::new(Kind::Refused, why);
-    let agreed = session::negotiate(hello, &request.caps).map_err(refused)?;
+    let agreed = session::negotiate(hello, caps).map_err(refused)?;
     let blocks: Vec<(String, u64)> = hello
         .blocks
         .iter()

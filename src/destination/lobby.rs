@@ -147,7 +147,7 @@ impl Lobby {
                     return Err(error);
                 }
                 Ok(Some(First::Hello(hello))) if session::is_probe(&hello) => {
-                    let answer = session::answer_probe(&hello, &host.request.caps, self.silence);
+                    let answer = session::answer_probe(&hello, &host.context.caps, self.silence);
                     // If it does not wait for the answer, it does not want it.
                     let _ = greeting.stream.write(&answer.to_bytes(), &[]);
                 }
@@ -190,7 +190,7 @@ impl Lobby {
                 return Err(refused(what));
             }
             host.context.stats.start();
-            let (agreed, output) = welcome(hello, host.request)?;
+            let (agreed, output) = welcome(hello, host.request, &host.context.caps)?;
             self.joining = Some(Joining {
                 id: hello.session,
                 streams: (0..hello.connections).map(|_| None).collect(),
@@ -203,7 +203,7 @@ impl Lobby {
         if joining.id != hello.session {
             return Err(refused("another migration is under way".to_owned()));
         }
-        let agreed = session::negotiate(hello, &host.request.caps).map_err(refused)?;
+        let agreed = session::negotiate(hello, &host.context.caps).map_err(refused)?;
         let connections = joining.streams.len();
         match joining.streams.get(usize::from(hello.connection)) {
             Some(None) if usize::from(hello.connections) == connections => Ok(agreed),

@@ -24,7 +24,7 @@ use crate::stats::Stage;
 use crate::transport::Address;
 use accept::Source;
 use prove::Proof;
-pub use request::Request;
+pub(crate) use request::Request;
 use wire::Wire;
 use wire::native::Native;
 use wire::qemu::Qemu;
@@ -46,7 +46,7 @@ const COMMITTING: &str = "while committing";
 ///
 /// # Errors
 /// OUTPUT is then unchanged, and the source knows why, on a link with a way back.
-pub fn run(
+pub(crate) fn run(
     request: &Request,
     context: &Context,
     listening: &dyn Fn(&Address),

@@ -2,32 +2,28 @@
 
 use std::path::PathBuf;
 
-use crate::caps::Caps;
 use crate::transport::Address;
 
 /// From where to receive a guest, and what to make of it.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub(crate) struct Request {
     /// From where. Which wire the source speaks shows in its first bytes.
-    pub address: Address,
+    pub(crate) address: Address,
     /// What is written: a raw image or, if the source has one, a guest folder.
-    pub output: PathBuf,
+    pub(crate) output: PathBuf,
     /// The one block that is kept, as a raw image; the others are received, proven and dropped.
-    pub block: Option<String>,
-    /// What the source may use.
-    pub caps: Caps,
+    pub(crate) block: Option<String>,
     /// Whether an output that exists already is replaced.
-    pub force: bool,
+    pub(crate) force: bool,
 }
 
 impl Request {
     /// All of a guest, with everything that may be used.
-    pub fn new(address: Address, output: impl Into<PathBuf>) -> Request {
+    pub(crate) fn new(address: Address, output: impl Into<PathBuf>) -> Request {
         Request {
             address,
             output: output.into(),
             block: None,
-            caps: Caps::default(),
             force: false,
         }
     }

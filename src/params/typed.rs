@@ -21,6 +21,7 @@ use crate::caps::Caps;
 
 /// A value with its type, in libvirt's words.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum TypedValue {
     /// 32 bits, signed.
     Int(i32),

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::caps::Caps;
 use crate::codec::Method;
 use crate::error::{Error, Kind, Result};
 use crate::params::{ParamError, Params};
 use crate::round::Round;
+use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::sync;
 use crate::transport::{Abort, EmulatedLink, Stream, TransportError};
@@ -18,16 +20,18 @@ use super::Phase;
 
 /// What a migration's threads and its owner share.
 #[derive(Debug)]
-pub struct Context {
+pub(crate) struct Context {
     /// Ends it.
-    pub abort: Arc<Abort>,
+    pub(crate) abort: Arc<Abort>,
     /// How it is done; may change meanwhile.
-    pub tuning: Tuning,
+    pub(crate) tuning: Tuning,
+    /// What may be used; what is used then both ends agree on.
+    pub(crate) caps: Caps,
     /// How far it is.
-    pub stats: Stats,
+    pub(crate) stats: Stats,
     phase: Mutex<Phase>,
     /// What all its connections share, if a link is emulated.
-    pub link: Option<Arc<EmulatedLink>>,
+    pub(crate) link: Option<Arc<EmulatedLink>>,
     /// What both ends can do, once a destination was asked.
     pub(crate) agreed: OnceLock<BTreeSet<String>>,
     /// Where it waits for leave to switch over.
@@ -41,11 +45,13 @@ impl Context {
     ///
     /// # Errors
     /// When the process has no file descriptor left.
-    pub fn new(params: Params) -> io::Result<Context> {
+    pub(crate) fn new(settings: impl Into<Settings>) -> io::Result<Context> {
+        let Settings { params, caps } = settings.into();
         Ok(Context {
             abort: Arc::new(Abort::new()?),
             link: params.link.map(|spec| Arc::new(EmulatedLink::new(spec))),
             phase: Mutex::default(),
+            caps,
             tuning: Tuning(RwLock::new(Arc::new(params))),
             stats: Stats::default(),
             agreed: OnceLock::new(),
@@ -89,7 +95,7 @@ impl Context {
     }
 
     /// Ends it as soon as possible; not what it is when it is over.
-    pub fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.stats.cancelling();
         self.abort.raise();
         // Whoever waits there looks at the abort next.
@@ -162,12 +168,12 @@ impl Gate {
 
 /// The parameters in force. Workers read them for each batch.
 #[derive(Debug)]
-pub struct Tuning(RwLock<Arc<Params>>);
+pub(crate) struct Tuning(RwLock<Arc<Params>>);
 
 impl Tuning {
     /// The parameters as they are now. (A poisoned lock holds a whole value all the same: it is
     /// only ever replaced as one.)
-    pub fn get(&self) -> Arc<Params> {
+    pub(crate) fn get(&self) -> Arc<Params> {
         Arc::clone(&*sync::ignore_poison(self.0.read()))
     }
 
@@ -175,7 +181,10 @@ impl Tuning {
     ///
     /// # Errors
     /// What `change` says; the parameters are then as they were.
-    pub fn update<E>(&self, change: impl FnOnce(&mut Params) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn update<E>(
+        &self,
+        change: impl FnOnce(&mut Params) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut current = sync::ignore_poison(self.0.write());
         let mut params = (**current).clone();
         change(&mut params)?;

@@ -11,7 +11,7 @@ use crate::wire::native::{
 ///
 /// # Errors
 /// The stream's, and bytes that are no hello of ours.
-pub fn receive_hello(stream: &Stream, head: [u8; HELLO_HEAD_LEN]) -> Result<Hello, Error> {
+pub(crate) fn receive_hello(stream: &Stream, head: [u8; HELLO_HEAD_LEN]) -> Result<Hello, Error> {
     let head = HelloHead::of_hello(head)?;
     let mut rest = vec![0; head.rest_len()];
     stream.read(&mut rest)?;
@@ -29,7 +29,7 @@ struct NoAnswer(#[source] TransportError);
 ///
 /// # Errors
 /// The stream's, and bytes that are not an answer of ours.
-pub fn receive_answer(stream: &Stream) -> Result<Answer, Error> {
+pub(crate) fn receive_answer(stream: &Stream) -> Result<Answer, Error> {
     let mut head = [0; HELLO_HEAD_LEN];
     stream.read(&mut head).map_err(|error| match error {
         TransportError::Closed => Error::new(Kind::Failed, NoAnswer(error)),
@@ -45,7 +45,7 @@ pub fn receive_answer(stream: &Stream) -> Result<Answer, Error> {
 ///
 /// # Errors
 /// The stream's, its end, and a header that is out of bounds.
-pub fn receive_header(stream: &Stream) -> Result<Header, Error> {
+pub(crate) fn receive_header(stream: &Stream) -> Result<Header, Error> {
     let mut bytes = [0; HEADER_LEN];
     stream.read(&mut bytes)?;
     Ok(Header::from_bytes(&bytes)?)
@@ -56,7 +56,7 @@ pub fn receive_header(stream: &Stream) -> Result<Header, Error> {
 ///
 /// # Errors
 /// The stream's, and a frame that is damaged or has pages.
-pub fn receive_rest(stream: &Stream, header: &Header) -> Result<Option<Message>, Error> {
+pub(crate) fn receive_rest(stream: &Stream, header: &Header) -> Result<Option<Message>, Error> {
     let mut rest = vec![0; header.rest_len()];
     stream.read(&mut rest)?;
     match header.kind {
@@ -69,7 +69,7 @@ pub fn receive_rest(stream: &Stream, header: &Header) -> Result<Option<Message>,
 ///
 /// # Errors
 /// As [`receive_header`] and [`receive_rest`].
-pub fn receive_message(stream: &Stream) -> Result<Message, Error> {
+pub(crate) fn receive_message(stream: &Stream) -> Result<Message, Error> {
     loop {
         let header = receive_header(stream)?;
         if let Some(message) = receive_rest(stream, &header)? {
@@ -82,12 +82,12 @@ pub fn receive_message(stream: &Stream) -> Result<Message, Error> {
 ///
 /// # Errors
 /// The stream's.
-pub fn send_message(stream: &Stream, message: &Message) -> Result<(), TransportError> {
+pub(crate) fn send_message(stream: &Stream, message: &Message) -> Result<(), TransportError> {
     stream.write(&message.to_bytes(), &[])
 }
 
 /// What a peer said when it gave up, as an error of our own.
-pub fn peer_failure(reason: Reason, text: &str) -> Error {
+pub(crate) fn peer_failure(reason: Reason, text: &str) -> Error {
     let kind = match reason {
         Reason::Differs => Kind::Differs,
         Reason::Refused => Kind::Refused,
@@ -102,10 +102,10 @@ pub fn peer_failure(reason: Reason, text: &str) -> Error {
 /// What a peer said when it gave up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the other side gave up: {0}")]
-pub struct PeerFailure(pub String);
+pub(crate) struct PeerFailure(pub(crate) String);
 
 /// The message that reports `error` to a peer.
-pub fn failure_message(error: &Error) -> Message {
+pub(crate) fn failure_message(error: &Error) -> Message {
     let reason = match error.kind() {
         Kind::Failed | Kind::Slower => Reason::Failed,
         Kind::Usage => Reason::Usage,
@@ -119,7 +119,7 @@ pub fn failure_message(error: &Error) -> Message {
 }
 
 /// An error for a message that may not stand where it does.
-pub fn out_of_place(message: &Message, why: &'static str) -> Error {
+pub(crate) fn out_of_place(message: &Message, why: &'static str) -> Error {
     WireError::OutOfPlace {
         record: message.kind().name(),
         why,

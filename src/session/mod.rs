@@ -10,15 +10,17 @@ mod negotiate;
 mod phase;
 mod probe;
 
-pub use context::{Context, Tuning};
-pub use messages::{
+pub(crate) use context::{Context, Tuning};
+pub(crate) use messages::{
     PeerFailure, failure_message, out_of_place, peer_failure, receive_answer, receive_header,
     receive_hello, receive_message, receive_rest, send_message,
 };
 pub use negotiate::{
-    Agreed, CAPABILITY_GUEST_FOLDER, CAPABILITY_XBZRLE, answer, check_answer, check_hello,
-    folder_offer, hello, known_capabilities, milliseconds, negotiate, offers, session_id,
+    Agreed, answer, check_answer, folder_offer, hello, known_capabilities, negotiate, offers,
 };
-pub(crate) use negotiate::{common_version, lacking};
-pub use phase::{IllegalTransition, Phase};
-pub use probe::{CAPABILITY_PROBE, answer_probe, is_probe, probe_hello};
+pub(crate) use negotiate::{
+    CAPABILITY_GUEST_FOLDER, CAPABILITY_XBZRLE, check_hello, common_version, lacking, session_id,
+};
+pub(crate) use phase::Phase;
+pub use probe::probe_hello;
+pub(crate) use probe::{CAPABILITY_PROBE, answer_probe, is_probe};

@@ -17,10 +17,10 @@ use crate::wire::native::{
 };
 
 /// The name of XBZRLE as a capability of the native wire.
-pub const CAPABILITY_XBZRLE: &str = "xbzrle";
+pub(crate) const CAPABILITY_XBZRLE: &str = "xbzrle";
 /// The name of guest folders as a capability of the native wire: several blocks, a description and
 /// device state.
-pub const CAPABILITY_GUEST_FOLDER: &str = "guest-folder";
+pub(crate) const CAPABILITY_GUEST_FOLDER: &str = "guest-folder";
 
 /// What both ends agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct Agreed {
 
 impl Agreed {
     /// How often the peer has to hear something: three chances before it gives up.
-    pub fn keepalive_interval(&self) -> Duration {
+    pub(crate) fn keepalive_interval(&self) -> Duration {
         (self.peer_silence / 3).max(Duration::from_millis(10))
     }
 }
@@ -204,7 +204,7 @@ pub fn check_answer(hello: &Hello, answer: &Answer) -> Result<Agreed, Error> {
 }
 
 /// A time limit as hellos carry it.
-pub fn milliseconds(time: Duration) -> u32 {
+pub(crate) fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1)
 }
 
@@ -232,7 +232,7 @@ pub fn hello(
 ///
 /// # Errors
 /// Blocks that are too many, or whose names are too long together.
-pub fn check_hello(hello: &Hello) -> Result<(), Error> {
+pub(crate) fn check_hello(hello: &Hello) -> Result<(), Error> {
     let too_long = hello.blocks.iter().find(|block| block.name.len() > 255);
     let len = hello.to_bytes().len().saturating_sub(HELLO_HEAD_LEN + 8);
     if too_long.is_none() && hello.blocks.len() <= usize::from(u16::MAX) && len <= MAX_HELLO {
@@ -252,7 +252,7 @@ pub fn check_hello(hello: &Hello) -> Result<(), Error> {
 ///
 /// # Errors
 /// When the system has none.
-pub fn session_id() -> io::Result<[u8; 16]> {
+pub(crate) fn session_id() -> io::Result<[u8; 16]> {
     let mut id = [0; 16];
     let mut filled = 0;
     while filled < id.len() {

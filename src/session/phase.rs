@@ -69,7 +69,7 @@ use crate::stats::Status;
 
 /// How far a migration is, at either end. [`Status`] is the same in QEMU's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Connecting and negotiating.
     #[default]
     Setup,
@@ -94,16 +94,17 @@ pub enum Phase {
 /// A phase that cannot follow the one before. It is a bug in this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("internal error: a migration cannot go from {from} to {to}")]
-pub struct IllegalTransition {
+pub(crate) struct IllegalTransition {
     /// The phase it is in.
-    pub from: Phase,
+    pub(crate) from: Phase,
     /// The phase it was to enter.
-    pub to: Phase,
+    pub(crate) to: Phase,
 }
 
 impl Phase {
     /// Every phase.
-    pub const ALL: [Phase; 9] = [
+    #[cfg(test)]
+    pub(crate) const ALL: [Phase; 9] = [
         Phase::Setup,
         Phase::Rounds,
         Phase::Paused,
@@ -119,7 +120,7 @@ impl Phase {
     ///
     /// # Errors
     /// [`IllegalTransition`].
-    pub fn to(self, to: Phase) -> Result<Phase, IllegalTransition> {
+    pub(crate) fn to(self, to: Phase) -> Result<Phase, IllegalTransition> {
         if self == to || self.leads_to(to) {
             Ok(to)
         } else {
@@ -142,7 +143,7 @@ impl Phase {
     }
 
     /// Whether only the source may run the guest, so that the migration can still be cancelled.
-    pub fn source_is_in_charge(self) -> bool {
+    pub(crate) fn source_is_in_charge(self) -> bool {
         matches!(
             self,
             Phase::Setup | Phase::Rounds | Phase::Paused | Phase::Switchover
@@ -150,7 +151,7 @@ impl Phase {
     }
 
     /// Whether nothing follows.
-    pub fn is_over(self) -> bool {
+    pub(crate) fn is_over(self) -> bool {
         matches!(
             self,
             Phase::Completed | Phase::Failed | Phase::Cancelled | Phase::Unknown
@@ -169,7 +170,7 @@ impl Phase {
 
     /// The phase in QEMU's names, which have one for both halves of the commit protocol, and none
     /// for an unknown outcome.
-    pub fn status(self) -> Status {
+    pub(crate) fn status(self) -> Status {
         match self {
             Phase::Setup => Status::Setup,
             Phase::Rounds => Status::Active,

@@ -10,7 +10,7 @@ use super::negotiate::{common_version, hello, known_capabilities, milliseconds, 
 
 /// The name of the capability that a hello requires which moves no guest, but asks what the
 /// destination can.
-pub const CAPABILITY_PROBE: &str = "probe";
+pub(crate) const CAPABILITY_PROBE: &str = "probe";
 
 /// The hello that asks a destination what it can. It speaks of no guest.
 ///
@@ -26,13 +26,13 @@ pub fn probe_hello(silence: Duration) -> io::Result<Hello> {
 }
 
 /// Whether a hello only asks.
-pub fn is_probe(hello: &Hello) -> bool {
+pub(crate) fn is_probe(hello: &Hello) -> bool {
     let mut offers = hello.capabilities.iter();
     offers.any(|offer| offer.required && offer.name == CAPABILITY_PROBE)
 }
 
 /// What a destination answers that was only asked: all that it would agree to.
-pub fn answer_probe(hello: &Hello, caps: &Caps, silence: Duration) -> Answer {
+pub(crate) fn answer_probe(hello: &Hello, caps: &Caps, silence: Duration) -> Answer {
     let able = known_capabilities(caps).chain([CAPABILITY_PROBE]);
     Answer {
         versions: (*VERSIONS.start(), *VERSIONS.end()),

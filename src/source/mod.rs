@@ -38,7 +38,8 @@ use wire::{AllSent, Listener, Opened, Wire};
 
 pub use crate::writer::WriterChoice;
 pub use probe::{Peer, probe};
-pub use request::{Live, Request};
+pub use request::Live;
+pub(crate) use request::Request;
 pub use wire::DEFAULT_MACHINE;
 
 /// Sends a guest's RAM, and returns when it has arrived and is proven; on a link without a way
@@ -48,7 +49,7 @@ pub use wire::DEFAULT_MACHINE;
 /// With [`Kind::OutcomeUnknown`](crate::Kind::OutcomeUnknown) the destination may have taken over; with any other kind it has
 /// not, and the source is as it was; save that the writer of a live guest is still stopped if the
 /// destination gave up after Commit, which a notice says.
-pub fn run(request: &Request, context: &Context) -> Result<()> {
+pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
     let guest = request.open_guest()?;
     let mut writer = match &request.live {
         Some(live) => live.writer.open(&guest, context)?,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
+use crate::params::Params;
 use crate::session::{self, Context};
 use crate::transport::connect::Connector;
 use crate::transport::{Address, Stream, TransportError, Woken};
@@ -14,6 +15,7 @@ use crate::wire::native::{Answer, HELLO_HEAD_LEN, HelloHead, VERSIONS, Verdict};
 
 /// What a destination said of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Peer {
     /// The oldest and the newest version of the native wire that it speaks.
     pub versions: (u16, u16),
@@ -43,12 +45,13 @@ impl Peer {
 ///
 /// # Errors
 /// An address that nobody can listen on, nobody there, and somebody who is no ramferry.
-pub fn probe(address: &Address, context: &Context) -> Result<Peer> {
+pub fn probe(address: &Address, params: &Params) -> Result<Peer> {
     if !address.is_listening() {
         let what = format!("nobody listens at {address}: allowed are tcp:HOST:PORT and unix:PATH");
         return Err(Error::new(Kind::Usage, what));
     }
-    let params = context.tuning.get();
+    let context = Context::new(params.clone())
+        .map_err(|error| Error::new(Kind::Failed, error).in_stage("start"))?;
     let connector = Connector {
         address: address.clone(),
         connect_timeout: params.connect_timeout,
@@ -61,7 +64,7 @@ pub fn probe(address: &Address, context: &Context) -> Result<Peer> {
     let answer = stream
         .write(&hello.to_bytes(), &[])
         .map_err(Error::from)
-        .and_then(|()| hear(&stream, params.timeout, context))
+        .and_then(|()| hear(&stream, params.timeout, &context))
         .map_err(|error| explain(error, address))?;
     Ok(Peer {
         versions: answer.versions,

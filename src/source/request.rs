@@ -4,7 +4,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::caps::Caps;
 use crate::dirty::Tracker;
 use crate::error::{Error, Kind, Result};
 use crate::image::{Guest, ImageFormat};
@@ -14,36 +13,35 @@ use crate::writer::WriterChoice;
 
 /// What to send, and where to.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub(crate) struct Request {
     /// The guest: a raw image of its RAM, or a guest folder.
-    pub image: PathBuf,
+    pub(crate) image: PathBuf,
     /// What to take the image and the later snapshots for.
-    pub image_format: ImageFormat,
+    pub(crate) image_format: ImageFormat,
     /// Later snapshots of the same guest's RAM: a delta round each.
-    pub then: Vec<PathBuf>,
+    pub(crate) then: Vec<PathBuf>,
     /// The destination.
-    pub address: Address,
-    /// The capabilities that may be used.
-    pub caps: Caps,
+    pub(crate) address: Address,
     /// Whether to go on without what the destination lacks: with another method (zlib if it has
     /// that), without deltas. What was left out is in the [report](crate::stats::Report::dropped).
     /// Without effect, but with a notice, where there is no destination to ask.
-    pub fallback: bool,
+    pub(crate) fallback: bool,
     /// Whether an existing stored stream is replaced.
-    pub force: bool,
+    pub(crate) force: bool,
     /// The wire format.
-    pub format: Format,
+    pub(crate) format: Format,
     /// The block name of a raw image; [`crate::image::RAW_BLOCK_NAME`] unless given.
-    pub block: Option<String>,
+    pub(crate) block: Option<String>,
     /// The machine type of a raw image, which the qemu wire announces; [`super::DEFAULT_MACHINE`]
     /// unless given.
-    pub machine: Option<String>,
+    pub(crate) machine: Option<String>,
     /// How to follow a guest whose RAM is being written during the migration.
-    pub live: Option<Live>,
+    pub(crate) live: Option<Live>,
 }
 
 /// A migration while the guest's RAM is being written.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Live {
     /// How to stop the writer for the last round.
     pub writer: WriterChoice,
@@ -51,15 +49,31 @@ pub struct Live {
     pub tracker: Option<Arc<dyn Tracker>>,
 }
 
+impl Live {
+    /// A migration that stops this writer, and learns what it changed by comparing.
+    pub fn new(writer: WriterChoice) -> Live {
+        Live {
+            writer,
+            tracker: None,
+        }
+    }
+
+    /// Learns from `tracker` what the writer changed.
+    #[must_use]
+    pub fn tracked_by(mut self, tracker: Arc<dyn Tracker>) -> Live {
+        self.tracker = Some(tracker);
+        self
+    }
+}
+
 impl Request {
     /// One image, on the native wire, with every capability that is on by default.
-    pub fn new(image: impl Into<PathBuf>, address: Address) -> Request {
+    pub(crate) fn new(image: impl Into<PathBuf>, address: Address) -> Request {
         Request {
             image: image.into(),
             image_format: ImageFormat::Detect,
             then: Vec::new(),
             address,
-            caps: Caps::default(),
             fallback: false,
             force: false,
             format: Format::Native,

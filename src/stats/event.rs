@@ -7,6 +7,7 @@ use super::Status;
 
 /// Something that happened. The names on a monitor are QEMU's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// `MIGRATION`: it has come so far.
     Migration(Status),

@@ -8,6 +8,7 @@ use crate::round::Round;
 
 /// One round.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct RoundStats {
     /// Its number.
     pub round: Round,
@@ -21,6 +22,7 @@ pub struct RoundStats {
 
 /// What a live migration's last scan told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct LiveStats {
     /// The round before the scan.
     pub round: u32,
@@ -34,6 +36,7 @@ pub struct LiveStats {
 
 /// Everything that is known at one moment.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// How far it is.
     pub status: Status,

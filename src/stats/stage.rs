@@ -5,6 +5,7 @@ use std::time::Duration;
 
 /// The parts of the work whose CPU time is counted apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Stage {
     /// Finding out what to send.
     Scan,

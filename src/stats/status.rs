@@ -5,6 +5,7 @@ use serde::Serialize;
 /// How far a migration is, in QEMU's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Status {
     /// Not started.
     #[default]

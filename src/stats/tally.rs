@@ -6,6 +6,7 @@ use super::StageTimes;
 
 /// What was done for one batch, or for many. Pages unless said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Tally {
     /// Zero pages.
     pub zero: u64,

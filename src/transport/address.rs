@@ -9,6 +9,7 @@ use super::TransportError;
 
 /// Where a migration goes to or comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Address {
     /// `tcp:HOST:PORT`; an IPv6 host is written in brackets. With port 0, the system picks one to
     /// listen on.

@@ -19,6 +19,7 @@ pub struct BlockInfo {
 
 /// The format that a source writes. A destination recognises it by the first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Format {
     /// Our own.
     #[default]

@@ -15,6 +15,7 @@ use super::{Commands, Processes, Writer, uses};
 
 /// How the writer of the guest's RAM is stopped for the last round.
 #[derive(Clone)]
+#[non_exhaustive]
 pub enum WriterChoice {
     /// Processes, stopped by signals.
     Processes {

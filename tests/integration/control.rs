@@ -66,10 +66,7 @@ impl Scene {
 
     /// The first state, while somebody writes it.
     fn live(&self, writer: &Own, caps: Caps) -> SendBuilder {
-        let live = Live {
-            writer: writer.choice(),
-            tracker: None,
-        };
+        let live = Live::new(writer.choice());
         self.send(caps).then([""; 0]).live(live)
     }
 
@@ -80,8 +77,8 @@ impl Scene {
 
 fn caps_for(format: Format) -> Caps {
     match format {
-        Format::Native => Caps::default(),
         Format::Qemu => Caps::for_qemu(),
+        _ => Caps::default(),
     }
 }
 
@@ -160,8 +157,8 @@ fn with_the_writer_stopped_it_waits_for_leave_and_then_arrives() {
         source.wait().unwrap();
         destination.handle.wait().unwrap();
         let output = match format {
-            Format::Native => scene.output.clone(),
             Format::Qemu => scene.output.join("pc.ram"),
+            _ => scene.output.clone(),
         };
         assert_same(&output, &scene.states[0]);
         let states: Vec<Event> = events.iter().collect();
@@ -267,8 +264,8 @@ fn a_cache_that_changes_its_size_meanwhile_makes_no_difference_to_what_arrives()
         assert!(report.xbzrle_cache.unwrap().pages > 0);
         destination.handle.wait().unwrap();
         let output = match format {
-            Format::Native => scene.output.clone(),
             Format::Qemu => scene.output.join("pc.ram"),
+            _ => scene.output.clone(),
         };
         assert_same(&output, &scene.states[2]);
     }

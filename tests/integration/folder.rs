@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use ramferry::description::Description;
+use ramferry::handshake as session;
 use ramferry::image::{Guest, ImageError, Output};
 use ramferry::page::{Digest, PAGE_SIZE, PageIndex};
-use ramferry::session;
 use ramferry::transport::Address;
 use ramferry::wire::native::{BlockInfo, FrameKind, MAX_PIECE, Message};
 use ramferry::{Caps, Error, Kind, Params};

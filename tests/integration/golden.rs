@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use ramferry::Params;
 use ramferry::codec::Method;
 use ramferry::description::Description;
+use ramferry::handshake as session;
 use ramferry::page::{Digest, PAGE_SIZE};
 use ramferry::round::Round;
-use ramferry::session;
 use ramferry::transport::Address;
 use ramferry::wire::native::{
     Answer, HELLO_HEAD_LEN, Header, Hello, HelloHead, Message, Offer, Reason, Verdict,

@@ -9,9 +9,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ramferry::handshake as session;
 use ramferry::page::{Digest, PAGE_SIZE};
 use ramferry::wire::native::{Hello, MAX_ROUNDS, Message, Reason};
-use ramferry::{Caps, Kind, session};
+use ramferry::{Caps, Kind};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};

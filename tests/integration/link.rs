@@ -27,8 +27,8 @@ fn over(link: &str, pages: usize, connections: &str, format: Format) -> Report {
     ]);
     let destination = Destination::start(&unix(&folder.path("socket")), &output, settings.clone());
     let caps = match format {
-        Format::Native => Caps::default(),
         Format::Qemu => Caps::for_qemu(),
+        _ => Caps::default(),
     };
     let sent = Migration::send(&image)
         .to(destination.address())
@@ -39,8 +39,8 @@ fn over(link: &str, pages: usize, connections: &str, format: Format) -> Report {
         .unwrap();
     let received = destination.handle.wait().unwrap();
     match format {
-        Format::Native => assert_same(&output, &image),
         Format::Qemu => assert_same(&output.join("pc.ram"), &image),
+        _ => assert_same(&output, &image),
     }
     for report in [&sent, &received] {
         assert_eq!(report.link.map(|link| link.to_string()), Some(link.into()));

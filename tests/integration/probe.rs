@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
-use ramferry::session::{self, Context};
+use ramferry::handshake as session;
 use ramferry::source::{self, Peer};
 use ramferry::transport::Address;
 use ramferry::{Caps, Error, Params};
@@ -21,7 +21,7 @@ use crate::support::{
 use crate::versions::recorded;
 
 fn probe(address: &Address) -> Result<Peer, Error> {
-    source::probe(address, &Context::new(Params::default()).unwrap())
+    source::probe(address, &Params::default())
 }
 
 fn names(peer: &Peer) -> Vec<&str> {

@@ -328,8 +328,5 @@ fn live(this: &Executor<'_>, arguments: &mut Arguments) -> Result<Option<Live>, 
     if live == Some(false) {
         return refused("'live' is false, but what writes the image is told");
     }
-    Ok(Some(Live {
-        writer,
-        tracker: None,
-    }))
+    Ok(Some(Live::new(writer)))
 }

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use ramferry::handshake as session;
 use ramferry::page::PAGE_SIZE;
-use ramferry::session;
 use ramferry::wire::native::{Message, Reason};
 use rustix::process::Signal;
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use ramferry::session;
+use ramferry::handshake as session;
 use ramferry::wire::native::Offer;
 
 use crate::support::{Files, assert_same, hello, read_answer, read_hello, watchdog};
@@ -34,7 +34,7 @@ fn a_source_that_does_not_fit_is_told_why_and_the_receiver_goes_on() {
         let mut link = UnixStream::connect(&files.socket).unwrap();
         link.write_all(&hello.to_bytes()).unwrap();
         let refused = session::check_answer(&hello, &read_answer(&mut link)).unwrap_err();
-        assert_eq!(refused.kind().exit_code(), 4);
+        assert_eq!(refused.kind(), ramferry::Kind::Refused);
         assert!(refused.to_string().contains(why), "{refused}");
         let line = receiver.err_line();
         assert!(

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Duration;
 
-use ramferry::session;
+use ramferry::handshake as session;
 use ramferry::wire::native::{Message, Reason};
 
 use crate::support::{

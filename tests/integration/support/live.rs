@@ -302,10 +302,7 @@ pub(crate) fn send_live_as(
     caps: Caps,
     params: Params,
 ) -> Migration {
-    let live = Live {
-        writer,
-        tracker: None,
-    };
+    let live = Live::new(writer);
     Migration::send(image)
         .to(address.clone())
         .format(format)

@@ -6,9 +6,9 @@ use std::time::Duration;
 use ramferry::Params;
 use ramferry::codec::{self, CodecSettings, Encoded, Method};
 use ramferry::delta;
+use ramferry::handshake as session;
 use ramferry::page::{BlockSeed, Digest, PAGE_SIZE, PageIndex, is_zero};
 use ramferry::round::Round;
-use ramferry::session;
 use ramferry::wire::native::{
     Answer, BlockInfo, Class, Frame, FrameKind, HELLO_HEAD_LEN, Header, Hello, HelloHead, Message,
     PageSet,

@@ -24,9 +24,9 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub(super) fn of(request: &Request) -> Terms {
+    pub(super) fn of(request: &Request, caps: Caps) -> Terms {
         Terms {
-            caps: request.caps,
+            caps,
             fallback: request.fallback,
             later_rounds: request.has_later_rounds(),
         }

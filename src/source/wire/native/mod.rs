@@ -6,6 +6,7 @@ mod encode;
 mod folder;
 mod replies;
 
+use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::round::RoundMark;
@@ -37,7 +38,7 @@ struct NativeWire {
 pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Result<Opened> {
     let params = context.tuning.get();
     let connections = u16::from(params.connections);
-    let terms = Terms::of(request);
+    let terms = Terms::of(request, context.caps);
     let folder = guest.description().map(|_| session::folder_offer());
     let mut hello = session::hello(
         session::session_id().map_err(|error| Error::new(Kind::Failed, error))?,
@@ -61,7 +62,7 @@ pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Resul
         }
         let why = format!("at {} there is nobody to ask what it can", request.address);
         no_fallback(request, context, &why);
-        return announce(links, &hello, request);
+        return announce(links, &hello, context.caps);
     }
     if request.fallback {
         agree::ask_only(&mut hello.capabilities);
@@ -70,7 +71,7 @@ pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Resul
 }
 
 /// Writes the hello to a file or a pipe, whose reader must support all that it offers.
-fn announce(mut links: Links, hello: &Hello, request: &Request) -> Result<Opened> {
+fn announce(mut links: Links, hello: &Hello, caps: Caps) -> Result<Opened> {
     if let Err(error) = links.main().write(&hello.to_bytes(), &[]) {
         return Err(links.explain(error.into()));
     }
@@ -87,7 +88,7 @@ fn announce(mut links: Links, hello: &Hello, request: &Request) -> Result<Opened
             agreed,
             replies: None,
         }),
-        caps: request.caps,
+        caps,
     })
 }
 

@@ -10,7 +10,6 @@ use crate::description::Description;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::Guest;
-use crate::params::Params;
 use crate::round::RoundMark;
 use crate::session::{Context, Phase};
 use crate::source::job::SendState;
@@ -57,22 +56,24 @@ struct QemuWire {
 
 /// Opens the one connection and writes the preamble; there is nothing to agree about.
 pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Result<Opened> {
-    check(request, &context.tuning.get())?;
+    check(request, context)?;
     no_fallback(request, context, "on the qemu wire nobody says what it can");
     let mut links = Links::open(&Opener::new(request, context))?;
-    let wire = QemuWire::new(request, guest, links.is_two_way())?;
+    let return_path = links.is_two_way() && context.caps.has(Capability::ReturnPath);
+    let wire = QemuWire::new(request, guest, return_path)?;
     if let Err(error) = links.main().write(&wire.preamble(), &[]) {
         return Err(links.explain(error.into()));
     }
     Ok(Opened {
         links,
         wire: Box::new(wire),
-        caps: request.caps,
+        caps: context.caps,
     })
 }
 
 /// Refuses what QEMU's stream has no means for.
-fn check(request: &Request, params: &Params) -> Result<()> {
+fn check(request: &Request, context: &Context) -> Result<()> {
+    let params = context.tuning.get();
     let usage = |what: String| Err(Error::new(Kind::Usage, what));
     if let Some(machine) = &request.machine
         && machine.len() > qemu::MAX_MACHINE
@@ -84,7 +85,7 @@ fn check(request: &Request, params: &Params) -> Result<()> {
         ));
     }
     let method = params.codec_settings().method;
-    if request.caps.has(Capability::Compress) && method != Method::Zlib {
+    if context.caps.has(Capability::Compress) && method != Method::Zlib {
         return usage(format!(
             "compress-method {method} is not for the qemu wire: allowed there is zlib"
         ));
@@ -99,7 +100,7 @@ fn check(request: &Request, params: &Params) -> Result<()> {
 }
 
 impl QemuWire {
-    fn new(request: &Request, guest: &Guest, two_way: bool) -> Result<QemuWire> {
+    fn new(request: &Request, guest: &Guest, return_path: bool) -> Result<QemuWire> {
         let given = match guest.description() {
             None => Description {
                 machine: (request.machine.as_deref())
@@ -128,7 +129,7 @@ impl QemuWire {
             configuration: given.configuration,
             section_id: given.ram_section_id,
             blocks: announced_blocks(guest),
-            return_path: two_way && request.caps.has(Capability::ReturnPath),
+            return_path,
             later_rounds: request.has_later_rounds(),
         })
     }
