@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::directory::Directory;
-use super::folder::{DEVICE_STATE, FolderError, file_name};
+use super::folder::{DEVICE_STATE, Directory, FolderError, file_name};
 use super::store::FlatFile;
 use super::{Block, DeviceState, ImageError, Ram};
 use crate::description::Description;

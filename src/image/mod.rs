@@ -14,21 +14,17 @@
 //! Memory that another process may write at any time is never lent out as a slice, only copied.
 //! `map.rs` is the only home of `mmap`.
 
-mod device_state;
-mod directory;
 mod error;
 pub mod folder;
 mod guest;
 mod map;
 mod output;
-mod partial;
 mod ram;
 mod sigbus;
 mod store;
 
-pub use device_state::DeviceState;
 pub use error::ImageError;
-pub use folder::FolderError;
+pub use folder::{DeviceState, FolderError};
 pub use guest::{Guest, ImageFormat};
 pub(crate) use map::{Lane, Words};
 pub use output::Output;

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::device_state::Appended;
-use super::directory::Directory;
-use super::folder::{Contents, DEVICE_STATE, FolderError, check_blocks, file_name};
-use super::partial::{PartialFolder, clear_folder};
+use super::folder::{
+    DEVICE_STATE, DeviceStateWriter, Directory, FolderError, GuestJson, PartialFolder,
+    check_blocks, clear_folder, file_name,
+};
 use super::store::FlatFile;
 use super::{Block, DeviceState, ImageError, Ram};
 use crate::description::Description;
@@ -30,7 +30,7 @@ pub struct Output {
     /// Of each block alone, once they have been computed.
     digests: Vec<Digest>,
     description: Description,
-    device_state: Mutex<Appended>,
+    device_state: Mutex<DeviceStateWriter>,
     /// Whether an OUTPUT that is there may be replaced.
     replace: bool,
     target: Target,
@@ -111,7 +111,7 @@ impl Output {
             };
             Ok((file, partial.path().to_owned()))
         })?;
-        let device_state = Appended::new(None, partial.path().to_owned());
+        let device_state = DeviceStateWriter::new(None, partial.path().to_owned());
         Ok(Output::new(
             path,
             ram,
@@ -137,7 +137,7 @@ impl Output {
                 path: path.to_owned(),
             });
         }
-        let contents = Contents {
+        let contents = GuestJson {
             complete: false,
             description: Description::default(),
             blocks: blocks.to_vec(),
@@ -150,7 +150,7 @@ impl Output {
             let file = folder.create_file(&file_name(name))?;
             Ok((file, folder.path_of_block(name)))
         })?;
-        let device_state = Appended::new(
+        let device_state = DeviceStateWriter::new(
             Some(folder.create_file(DEVICE_STATE)?),
             folder.path().join(DEVICE_STATE),
         );
@@ -163,7 +163,13 @@ impl Output {
         ))
     }
 
-    fn new(path: &Path, ram: Ram, device_state: Appended, replace: bool, target: Target) -> Output {
+    fn new(
+        path: &Path,
+        ram: Ram,
+        device_state: DeviceStateWriter,
+        replace: bool,
+        target: Target,
+    ) -> Output {
         Output {
             path: path.to_owned(),
             ram: Arc::new(ram),
@@ -232,7 +238,7 @@ impl Output {
         self.appended().read_back()
     }
 
-    fn appended(&self) -> std::sync::MutexGuard<'_, Appended> {
+    fn appended(&self) -> std::sync::MutexGuard<'_, DeviceStateWriter> {
         sync::lock(&self.device_state)
     }
 
@@ -257,7 +263,7 @@ impl Output {
         match &mut self.target {
             Target::File(partial) => Ok(partial.commit(&self.path, self.replace)?),
             Target::Folder(partial) => {
-                let contents = Contents {
+                let contents = GuestJson {
                     complete: true,
                     description: self.description.clone(),
                     blocks: self

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use super::super::{Guest, ImageError, Output};
 use super::*;
+use crate::description::Description;
 use crate::page::PageIndex;
 
 fn blocks() -> Vec<(String, u64)> {

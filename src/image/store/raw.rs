@@ -56,11 +56,7 @@ impl FlatFile {
     ///
     /// # Errors
     /// The system's reason.
-    pub(in super::super) fn new_raw(
-        file: File,
-        path: &Path,
-        pages: u64,
-    ) -> Result<FlatFile, ImageError> {
+    pub(crate) fn new_raw(file: File, path: &Path, pages: u64) -> Result<FlatFile, ImageError> {
         file.set_len(pages.saturating_mul(PAGE_SIZE as u64))
             .map_err(ImageError::io("set the size of", path))?;
         Ok(FlatFile::new(file, path.to_owned(), whole(pages)))

@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
 
-use super::ImageError;
-use super::directory::Directory;
-use super::folder::Contents;
+use super::super::ImageError;
+use super::{Directory, GuestJson};
 use crate::partial::{OutputError, partial_path, remove_left_behind, rename_noreplace, replaced};
 
 /// Makes room at `OUTPUT.partial` for a file: removes the folder that a killed process left behind,
 /// unless it is locked or holds anything besides what such a process had put there.
-pub(super) fn clear_folder(output: &Path) -> Result<(), ImageError> {
+pub(crate) fn clear_folder(output: &Path) -> Result<(), ImageError> {
     let partial = partial_path(output);
     if !std::fs::symlink_metadata(&partial).is_ok_and(|metadata| metadata.is_dir()) {
         return Ok(());
@@ -42,7 +41,7 @@ fn make_folder(output: &Path, partial: &Path) -> Result<(), ImageError> {
 
 /// A folder that is to become OUTPUT.
 #[derive(Debug)]
-pub(super) struct PartialFolder {
+pub(crate) struct PartialFolder {
     path: PathBuf,
     folder: Directory,
     committed: bool,
@@ -50,7 +49,7 @@ pub(super) struct PartialFolder {
 
 impl PartialFolder {
     /// Makes it, and in it a `guest.json` that accounts for what will come.
-    pub(super) fn create(output: &Path, contents: &Contents) -> Result<PartialFolder, ImageError> {
+    pub(crate) fn create(output: &Path, contents: &GuestJson) -> Result<PartialFolder, ImageError> {
         let path = partial_path(output);
         make_folder(output, &path)?;
         let folder = Directory::open(&path, false)?;
@@ -67,16 +66,16 @@ impl PartialFolder {
         Ok(partial)
     }
 
-    pub(super) fn folder(&self) -> &Directory {
+    pub(crate) fn folder(&self) -> &Directory {
         &self.folder
     }
 
     /// Makes it OUTPUT. An old guest folder is exchanged with it and then removed.
-    pub(super) fn commit(
+    pub(crate) fn commit(
         &mut self,
         output: &Path,
         replace: bool,
-        contents: &Contents,
+        contents: &GuestJson,
     ) -> Result<(), ImageError> {
         let renaming = || ImageError::io("rename the partial folder onto", output);
         if !self.folder.is_at(&self.path) {

@@ -8,21 +8,21 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
-use super::ImageError;
-use super::folder::{Contents, FolderError, GUEST_JSON, GUEST_JSON_NEW, MAX_GUEST_JSON, file_name};
+use super::super::ImageError;
+use super::{FolderError, GUEST_JSON, GUEST_JSON_NEW, GuestJson, MAX_GUEST_JSON, file_name};
 use crate::partial::OutputError;
 use crate::sys::{same_file, try_lock};
 
 /// A folder that is open.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     file: File,
     path: PathBuf,
 }
 
 impl Directory {
     /// Opens a folder; `follow`: `path` itself may be a link.
-    pub(super) fn open(path: &Path, follow: bool) -> Result<Directory, ImageError> {
+    pub(crate) fn open(path: &Path, follow: bool) -> Result<Directory, ImageError> {
         let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         if !follow {
             flags |= OFlags::NOFOLLOW;
@@ -39,12 +39,12 @@ impl Directory {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Keeps other processes from writing it.
-    pub(super) fn lock(&self) -> Result<(), ImageError> {
+    pub(crate) fn lock(&self) -> Result<(), ImageError> {
         if try_lock(&self.file) {
             Ok(())
         } else {
@@ -56,12 +56,12 @@ impl Directory {
     }
 
     /// Whether `path` names this folder.
-    pub(super) fn is_at(&self, path: &Path) -> bool {
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
         same_file(&self.file, path)
     }
 
     /// Opens a regular file in it for reading.
-    pub(super) fn open_file(&self, name: &str) -> Result<File, ImageError> {
+    pub(crate) fn open_file(&self, name: &str) -> Result<File, ImageError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file: File = match rustix::fs::openat(&self.file, name, flags, Mode::empty()) {
             Ok(file) => file.into(),
@@ -84,7 +84,7 @@ impl Directory {
     }
 
     /// Makes a file in it, which must not be there.
-    pub(super) fn create_file(&self, name: &str) -> Result<File, ImageError> {
+    pub(crate) fn create_file(&self, name: &str) -> Result<File, ImageError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(0o666))
             .map(File::from)
@@ -92,7 +92,7 @@ impl Directory {
     }
 
     /// Reads `guest.json`.
-    pub(super) fn contents(&self) -> Result<Contents, ImageError> {
+    pub(crate) fn contents(&self) -> Result<GuestJson, ImageError> {
         let file = match self.open_file(GUEST_JSON) {
             Err(ImageError::Folder {
                 source: FolderError::Missing { .. },
@@ -107,11 +107,11 @@ impl Directory {
         if text.len() > MAX_GUEST_JSON {
             return Err(self.wrong(FolderError::TooLong));
         }
-        Contents::parse(&text).map_err(|error| self.wrong(error))
+        GuestJson::parse(&text).map_err(|error| self.wrong(error))
     }
 
     /// Writes `guest.json`, or replaces it by a whole new one.
-    pub(super) fn write_contents(&self, contents: &Contents) -> Result<(), ImageError> {
+    pub(crate) fn write_contents(&self, contents: &GuestJson) -> Result<(), ImageError> {
         use std::io::Write;
         let text = contents.to_json().map_err(|error| self.wrong(error))?;
         self.create_file(GUEST_JSON_NEW)?
@@ -123,7 +123,7 @@ impl Directory {
 
     /// The names of all files in it, if it is a guest folder and they all belong to it. With
     /// `partial` it may be one that was not received to its end.
-    pub(super) fn accounted(&self, partial: bool) -> Result<Vec<String>, ImageError> {
+    pub(crate) fn accounted(&self, partial: bool) -> Result<Vec<String>, ImageError> {
         let mut expected = vec![GUEST_JSON_NEW.to_owned()];
         match self.contents() {
             Ok(contents) if contents.complete || partial => {
@@ -172,7 +172,7 @@ impl Directory {
 
     /// Removes these files and then the folder itself, which `path` must still name. What cannot
     /// be removed stays.
-    pub(super) fn remove(&self, path: &Path, files: &[String]) -> io::Result<()> {
+    pub(crate) fn remove(&self, path: &Path, files: &[String]) -> io::Result<()> {
         if !self.is_at(path) {
             return Err(io::Error::other("another process has replaced it"));
         }
@@ -186,11 +186,11 @@ impl Directory {
     }
 
     /// The path of a block's file, for messages.
-    pub(super) fn path_of_block(&self, block: &str) -> PathBuf {
+    pub(crate) fn path_of_block(&self, block: &str) -> PathBuf {
         self.path.join(file_name(block))
     }
 
-    pub(super) fn wrong(&self, source: FolderError) -> ImageError {
+    pub(crate) fn wrong(&self, source: FolderError) -> ImageError {
         ImageError::Folder {
             path: self.path.clone(),
             source,

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::ImageError;
-use super::folder::FolderError;
+use super::super::ImageError;
+use super::{DEVICE_STATE, FolderError};
 use crate::description::MAX_DEVICE_STATE;
 
 /// Bytes that are read at once.
@@ -28,7 +28,7 @@ pub struct DeviceState {
 
 impl DeviceState {
     /// The file `name` of `folder`, which must have so many bytes with this hash.
-    pub(super) fn new(
+    pub(crate) fn new(
         file: File,
         (folder, name): (PathBuf, String),
         (bytes, hash): (u64, u128),
@@ -132,25 +132,25 @@ impl DeviceState {
 }
 
 /// Device state that is being received; kept in a file, or only counted and hashed.
-pub(super) struct Appended {
+pub(crate) struct DeviceStateWriter {
     file: Option<File>,
     path: PathBuf,
     bytes: u64,
     hasher: Box<Xxh3>,
 }
 
-impl fmt::Debug for Appended {
+impl fmt::Debug for DeviceStateWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Appended")
+        f.debug_struct("DeviceStateWriter")
             .field("path", &self.path)
             .field("bytes", &self.bytes)
             .finish_non_exhaustive()
     }
 }
 
-impl Appended {
-    pub(super) fn new(file: Option<File>, path: PathBuf) -> Appended {
-        Appended {
+impl DeviceStateWriter {
+    pub(crate) fn new(file: Option<File>, path: PathBuf) -> DeviceStateWriter {
+        DeviceStateWriter {
             file,
             path,
             bytes: 0,
@@ -158,7 +158,7 @@ impl Appended {
         }
     }
 
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
         let total = self.bytes.saturating_add(bytes.len() as u64);
         if total > MAX_DEVICE_STATE {
             return Err(ImageError::DeviceStateTooLong {
@@ -175,18 +175,18 @@ impl Appended {
     }
 
     /// How many bytes there are, and their hash.
-    pub(super) fn sum(&self) -> (u64, u128) {
+    pub(crate) fn sum(&self) -> (u64, u128) {
         (self.bytes, self.hasher.digest128())
     }
 
     /// What was appended and kept, as the file really holds it; `None` if it was not kept.
-    pub(super) fn read_back(&self) -> Result<Option<DeviceState>, ImageError> {
+    pub(crate) fn read_back(&self) -> Result<Option<DeviceState>, ImageError> {
         let Some(file) = &self.file else {
             return Ok(None);
         };
         let file = file.try_clone().map_err(self.failed("read back"))?;
         let folder = self.path.parent().unwrap_or(&self.path).to_owned();
-        let name = super::folder::DEVICE_STATE.to_owned();
+        let name = DEVICE_STATE.to_owned();
         DeviceState::new(file, (folder, name), self.sum()).map(Some)
     }
 
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn more_device_state_than_is_allowed_is_refused() {
-        let mut appended = Appended::new(None, "state".into());
+        let mut appended = DeviceStateWriter::new(None, "state".into());
         appended.bytes = MAX_DEVICE_STATE - 2;
         appended.append(b"ab").unwrap();
         assert!(matches!(
@@ -222,7 +222,7 @@ mod tests {
             .create_new(true)
             .open(&path)
             .unwrap();
-        let mut appended = Appended::new(Some(file), path.clone());
+        let mut appended = DeviceStateWriter::new(Some(file), path.clone());
         appended.append(b"abc").unwrap();
         let state = appended.read_back().unwrap().unwrap();
         assert_eq!(state.read().unwrap(), b"abc");
