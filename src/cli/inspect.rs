@@ -58,7 +58,7 @@ fn words(damage: &Damage) -> String {
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let report = {
-        let view = View::new();
+        let view = ScanBar::new();
         inspect_as(&args.file, args.format.into(), &|done, all| {
             view.show(done, all);
         })?
@@ -82,11 +82,11 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
 }
 
 /// A bar on standard error, if that is a terminal.
-struct View(Option<ProgressBar>);
+struct ScanBar(Option<ProgressBar>);
 
-impl View {
-    fn new() -> View {
-        View(io::stderr().is_terminal().then(|| {
+impl ScanBar {
+    fn new() -> ScanBar {
+        ScanBar(io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(0);
             if let Ok(style) = ProgressStyle::with_template(
                 "[{bar:30}] {percent:>3}%  {bytes} of {total_bytes}, {bytes_per_sec}, ETA {eta}",
@@ -105,7 +105,7 @@ impl View {
     }
 }
 
-impl Drop for View {
+impl Drop for ScanBar {
     fn drop(&mut self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();

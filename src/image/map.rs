@@ -2,8 +2,8 @@
 //! `mmap`, and the reason why no slice of a map ever exists.
 //!
 //! [`ReadMap`] hands out copies. The other two are for the program that plays a guest and writes
-//! its RAM as one does: [`Lane`]s share out an image's pages among threads, so that a store is
-//! exclusive by ownership; [`Words`] are numbers that another process may read at any time.
+//! its RAM as one does: [`WriteLane`]s share out an image's pages among threads, so that a store is
+//! exclusive by ownership; [`MappedWords`] are numbers that another process may read at any time.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::ImageError;
-use super::sigbus::{SLOTS, Watch};
+use super::sigbus::{FaultWatch, SLOTS};
 use crate::page::{PAGE_SIZE, PageIndex};
 
 /// A shared map of a file's beginning.
@@ -22,7 +22,7 @@ use crate::page::{PAGE_SIZE, PageIndex};
 struct Map {
     path: PathBuf,
     // Dropped before `map`, so that no fault of another mapping at the same place counts as ours.
-    watch: Watch,
+    watch: FaultWatch,
     map: MmapRaw,
 }
 
@@ -36,7 +36,7 @@ impl Map {
             options.map_raw_read_only(file)
         };
         let map = map.map_err(ImageError::io("map", path))?;
-        let watch = Watch::new(map.as_ptr(), map.len())
+        let watch = FaultWatch::new(map.as_ptr(), map.len())
             .map_err(ImageError::io("guard the map of", path))?
             .ok_or(ImageError::TooManyMapped { limit: SLOTS })?;
         Ok(Map {
@@ -94,13 +94,13 @@ impl ReadMap {
 
 /// Every so many-th page of an image, for one thread to store into.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct WriteLane {
     map: Arc<Map>,
     first: u64,
     step: u64,
 }
 
-impl Lane {
+impl WriteLane {
     /// Maps the first `pages` pages of an image and shares them out: of the `count` lanes, number N
     /// owns the pages whose index leaves N when divided by `count`.
     ///
@@ -111,11 +111,11 @@ impl Lane {
         path: &Path,
         pages: u64,
         count: u32,
-    ) -> Result<Vec<Lane>, ImageError> {
+    ) -> Result<Vec<WriteLane>, ImageError> {
         let map = Arc::new(Map::of(file, path, pages as usize * PAGE_SIZE, true)?);
         let step = u64::from(count);
         Ok((0..step)
-            .map(|first| Lane {
+            .map(|first| WriteLane {
                 map: Arc::clone(&map),
                 first,
                 step,
@@ -160,17 +160,17 @@ impl Lane {
 
 /// Numbers of 64 bits at the beginning of a file, each written as a whole.
 #[derive(Debug)]
-pub(crate) struct Words {
+pub(crate) struct MappedWords {
     map: Map,
 }
 
-impl Words {
+impl MappedWords {
     /// Maps the first `len` bytes of a file that has so many.
     ///
     /// # Errors
     /// The system's reasons.
-    pub(crate) fn of(file: &File, path: &Path, len: usize) -> Result<Words, ImageError> {
-        Ok(Words {
+    pub(crate) fn of(file: &File, path: &Path, len: usize) -> Result<MappedWords, ImageError> {
+        Ok(MappedWords {
             map: Map::of(file, path, len, true)?,
         })
     }
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn lanes_store_into_the_pages_that_are_theirs() {
         let (_folder, path, file) = file(5);
-        let mut lanes = Lane::share_out(&file, &path, 5, 2).unwrap();
+        let mut lanes = WriteLane::share_out(&file, &path, 5, 2).unwrap();
         lanes[0].store(2, PAGE_SIZE - 3, b"abc").unwrap();
         lanes[1].store(1, 7, b"de").unwrap();
         let bytes = std::fs::read(&path).unwrap();
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_store_behind_the_end_of_a_file_that_shrank_is_an_error_and_no_crash() {
         let (_folder, path, file) = file(4);
-        let mut lanes = Lane::share_out(&file, &path, 4, 1).unwrap();
+        let mut lanes = WriteLane::share_out(&file, &path, 4, 1).unwrap();
         file.set_len(PAGE_SIZE as u64).unwrap();
         lanes[0].store(0, 0, b"x").unwrap();
         for slot in [3, 3, 0] {
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn words_are_little_endian_and_in_their_place() {
         let (_folder, path, file) = file(1);
-        let words = Words::of(&file, &path, PAGE_SIZE).unwrap();
+        let words = MappedWords::of(&file, &path, PAGE_SIZE).unwrap();
         words.set(3, 0x0102_0304).unwrap();
         words.set(511, u64::MAX).unwrap();
         let bytes = std::fs::read(&path).unwrap();

@@ -26,7 +26,7 @@ mod store;
 pub use error::ImageError;
 pub use folder::{DeviceState, FolderError};
 pub use guest::{Guest, ImageFormat};
-pub(crate) use map::{Lane, Words};
+pub(crate) use map::{MappedWords, WriteLane};
 pub use output::Output;
 pub use ram::{Block, Ram};
 

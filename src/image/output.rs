@@ -33,18 +33,18 @@ pub struct Output {
     device_state: Mutex<DeviceStateWriter>,
     /// Whether an OUTPUT that is there may be replaced.
     replace: bool,
-    target: Target,
+    target: Partial,
 }
 
 /// What OUTPUT becomes.
 #[derive(Debug)]
-enum Target {
+enum Partial {
     File(PartialFile),
     Folder(PartialFolder),
 }
 
 /// What is at OUTPUT now.
-enum Old {
+enum Existing {
     Nothing,
     File,
     GuestFolder,
@@ -96,7 +96,7 @@ impl Output {
                 names: names(blocks),
             });
         }
-        if let Old::GuestFolder = examine(path, force)? {
+        if let Existing::GuestFolder = examine(path, force)? {
             return Err(ImageError::FolderByFile {
                 path: path.to_owned(),
             });
@@ -117,7 +117,7 @@ impl Output {
             ram,
             device_state,
             force,
-            Target::File(partial),
+            Partial::File(partial),
         ))
     }
 
@@ -132,7 +132,7 @@ impl Output {
     ) -> Result<Output, ImageError> {
         let path = &tidy(path);
         check_blocks(blocks).map_err(|error| unfit(path, error))?;
-        if let Old::File = examine(path, force)? {
+        if let Existing::File = examine(path, force)? {
             return Err(ImageError::FileByFolder {
                 path: path.to_owned(),
             });
@@ -159,7 +159,7 @@ impl Output {
             ram,
             device_state,
             force,
-            Target::Folder(partial),
+            Partial::Folder(partial),
         ))
     }
 
@@ -168,7 +168,7 @@ impl Output {
         ram: Ram,
         device_state: DeviceStateWriter,
         replace: bool,
-        target: Target,
+        target: Partial,
     ) -> Output {
         Output {
             path: path.to_owned(),
@@ -254,15 +254,15 @@ impl Output {
     /// The system's reason, a device state that was not kept as it came, a description that is out
     /// of bounds, an old folder that is no longer ours to replace. OUTPUT is then as it was.
     pub fn commit(&mut self) -> Result<(), ImageError> {
-        if matches!(self.target, Target::Folder(_)) && self.digests.is_empty() {
+        if matches!(self.target, Partial::Folder(_)) && self.digests.is_empty() {
             self.sum_hashes()?;
         }
         let sum = self
             .device_state()?
             .map_or((0, 0), |state| (state.bytes(), state.hash()));
         match &mut self.target {
-            Target::File(partial) => Ok(partial.commit(&self.path, self.replace)?),
-            Target::Folder(partial) => {
+            Partial::File(partial) => Ok(partial.commit(&self.path, self.replace)?),
+            Partial::Folder(partial) => {
                 let contents = GuestJson {
                     complete: true,
                     description: self.description.clone(),
@@ -318,7 +318,7 @@ fn tidy(path: &Path) -> PathBuf {
 }
 
 /// What is at OUTPUT, if it may be replaced.
-fn examine(path: &Path, force: bool) -> Result<Old, ImageError> {
+fn examine(path: &Path, force: bool) -> Result<Existing, ImageError> {
     // A folder that has no name to be exchanged under: `.`, `..`, `/`.
     if path.file_name().is_none() {
         return Err(ImageError::NotAFile {
@@ -335,7 +335,7 @@ fn examine(path: &Path, force: bool) -> Result<Old, ImageError> {
                 .into());
             }
             old.accounted(false)
-                .map(|_| Old::GuestFolder)
+                .map(|_| Existing::GuestFolder)
                 .map_err(|error| match error {
                     ImageError::Folder {
                         source: FolderError::NoDescription,
@@ -355,9 +355,9 @@ fn examine(path: &Path, force: bool) -> Result<Old, ImageError> {
                 path: path.to_owned(),
             })
         }
-        Ok(_) => Ok(Old::File),
+        Ok(_) => Ok(Existing::File),
         Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::metadata(folder_of(path))
-            .map(|_| Old::Nothing)
+            .map(|_| Existing::Nothing)
             .map_err(|source| ImageError::Io {
                 what: "use the folder of",
                 path: path.to_owned(),

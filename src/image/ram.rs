@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 
-use super::store::{FlatFile, Store};
+use super::store::{FlatFile, PageStore};
 use super::{ImageError, ImageFormat, RAW_BLOCK_NAME};
 use crate::page::{BlockSeed, Digest, PAGE_SIZE, PageIndex, PageRange};
 use crate::pool::evenly;
@@ -34,7 +34,7 @@ pub struct Block {
     first_key: u64,
     /// Its digest by its guest folder's `guest.json`.
     recorded: Option<Digest>,
-    store: Arc<dyn Store>,
+    store: Arc<dyn PageStore>,
 }
 
 impl Ram {
@@ -102,7 +102,7 @@ impl Ram {
 
 impl Block {
     /// A block that is the first until [`Ram::new`] gives it its place.
-    pub(super) fn new(name: &str, store: Arc<dyn Store>, recorded: Option<Digest>) -> Block {
+    pub(super) fn new(name: &str, store: Arc<dyn PageStore>, recorded: Option<Digest>) -> Block {
         Block {
             name: name.to_owned(),
             seed: BlockSeed::new(name),

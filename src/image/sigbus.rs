@@ -37,16 +37,16 @@ static HOST_PAGE: AtomicUsize = AtomicUsize::new(4096);
 
 /// A range of addresses in which a fault is survived, for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct FaultWatch {
     slot: usize,
 }
 
-impl Watch {
+impl FaultWatch {
     /// Watches a mapping. `None` when all slots are taken.
     ///
     /// # Errors
     /// When the signal handler cannot be installed.
-    pub(super) fn new(start: *const u8, len: usize) -> io::Result<Option<Watch>> {
+    pub(super) fn new(start: *const u8, len: usize) -> io::Result<Option<FaultWatch>> {
         install()?;
         for (slot, watched) in WATCHED.iter().enumerate() {
             if watched
@@ -57,7 +57,7 @@ impl Watch {
                 watched.faults.store(0, Ordering::Relaxed);
                 watched.len.store(len, Ordering::Relaxed);
                 watched.start.store(start as usize, Ordering::Release);
-                return Ok(Some(Watch { slot }));
+                return Ok(Some(FaultWatch { slot }));
             }
         }
         Ok(None)
@@ -69,7 +69,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for FaultWatch {
     fn drop(&mut self) {
         let watched = &WATCHED[self.slot];
         watched.len.store(0, Ordering::Relaxed);

@@ -25,10 +25,10 @@ use crate::sys::thread_cpu_time;
 use crate::text::printable;
 use crate::wire::qemu::tail;
 
-use super::Progress;
+use super::OnProgress;
 use super::qemu::{self, MAX_TAIL};
 use super::report::{
-    Block, Census, Damage, DamageSort, GuestFolder, GuestImage, MethodSample, Pages, Sample,
+    Census, Damage, DamageSort, GuestBlock, GuestFolder, GuestImage, MethodSample, Pages, Sample,
 };
 
 /// Pages that are compressed as one. The pipeline's own batches have 64 or 128, by the method.
@@ -42,14 +42,14 @@ const MAX_HASHES: u64 = 16 << 20;
 const LEVEL: u8 = 1;
 
 /// Takes the census of all blocks, and the sample.
-pub(super) fn take(guest: &Guest, progress: &Progress<'_>) -> Result<GuestImage> {
+pub(super) fn take(guest: &Guest, progress: &OnProgress<'_>) -> Result<GuestImage> {
     let pool = analysis_pool(u8::MAX).map_err(|error| Error::new(Kind::Failed, error))?;
     let mut walks = Vec::new();
     for block in guest.blocks() {
         let extents = block.data_ranges()?;
-        walks.push(Walk::new(block, &extents));
+        walks.push(BlockWalk::new(block, &extents));
     }
-    let view = View {
+    let view = CensusProgress {
         done: AtomicU64::new(0),
         all: walks.iter().map(|walk| walk.census.data_bytes).sum(),
         progress,
@@ -59,7 +59,7 @@ pub(super) fn take(guest: &Guest, progress: &Progress<'_>) -> Result<GuestImage>
     for walk in &mut walks {
         let part = pool.install(|| walk.run(&view))?;
         digest.add(part.0);
-        blocks.push(Block {
+        blocks.push(GuestBlock {
             name: walk.block.name().to_owned(),
             bytes: walk.block.bytes(),
             digest: part,
@@ -78,7 +78,7 @@ pub(super) fn take(guest: &Guest, progress: &Progress<'_>) -> Result<GuestImage>
 pub(super) fn folder(
     guest: &Guest,
     description: &Description,
-    progress: &Progress<'_>,
+    progress: &OnProgress<'_>,
 ) -> Result<(GuestFolder, Option<Damage>)> {
     let (bytes, state) = match guest.device_state() {
         Some(state) if state.bytes() <= MAX_TAIL as u64 => (state.bytes(), Some(state.read()?)),
@@ -112,13 +112,13 @@ pub(super) fn folder(
 }
 
 /// How far the census is.
-struct View<'a> {
+struct CensusProgress<'a> {
     done: AtomicU64,
     all: u64,
-    progress: &'a Progress<'a>,
+    progress: &'a OnProgress<'a>,
 }
 
-impl View<'_> {
+impl CensusProgress<'_> {
     fn add(&self, pages: u64) {
         let bytes = pages * PAGE_SIZE as u64;
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -127,7 +127,7 @@ impl View<'_> {
 }
 
 /// A block on its way through the census.
-struct Walk<'a> {
+struct BlockWalk<'a> {
     block: &'a image::Block,
     /// The data in batches.
     batches: Vec<PageRange>,
@@ -138,18 +138,18 @@ struct Walk<'a> {
 
 /// What one batch adds.
 #[derive(Default)]
-struct Part {
+struct BatchCensus {
     zero: u64,
     one_byte: u64,
     digest: u128,
     not_zero: u8,
 }
 
-impl<'a> Walk<'a> {
-    fn new(block: &'a image::Block, extents: &[PageRange]) -> Walk<'a> {
+impl<'a> BlockWalk<'a> {
+    fn new(block: &'a image::Block, extents: &[PageRange]) -> BlockWalk<'a> {
         let data: u64 = extents.iter().map(|extent| extent.count).sum();
         let data_bytes = data * PAGE_SIZE as u64;
-        Walk {
+        BlockWalk {
             block,
             batches: extents
                 .iter()
@@ -167,10 +167,10 @@ impl<'a> Walk<'a> {
     }
 
     /// Looks at every page of data. Returns the block's part of the digest.
-    fn run(&mut self, view: &View<'_>) -> Result<Digest, ImageError> {
+    fn run(&mut self, view: &CensusProgress<'_>) -> Result<Digest, ImageError> {
         let sampled = self.census.duplicates_sampled;
         let hashes = Mutex::new(Vec::new());
-        let parts: Vec<Part> = evenly(&self.batches)
+        let parts: Vec<BatchCensus> = evenly(&self.batches)
             .map(|batch| {
                 let mut found = Vec::new();
                 let part = self.look(*batch, sampled, &mut found)?;
@@ -207,8 +207,8 @@ impl<'a> Walk<'a> {
         batch: PageRange,
         sampled: u64,
         found: &mut Vec<u128>,
-    ) -> Result<Part, ImageError> {
-        let mut part = Part::default();
+    ) -> Result<BatchCensus, ImageError> {
+        let mut part = BatchCensus::default();
         self.block.scan(batch, |page, bytes| {
             if is_zero(bytes) {
                 part.zero += 1;
@@ -255,7 +255,7 @@ fn choose(not_zero: impl IntoIterator<Item = u8>, all: u64, most: u64) -> Vec<us
 }
 
 /// Compresses a sample of all blocks with each method, as the pipeline would.
-fn sample(walks: &[Walk<'_>]) -> Result<Option<Sample>> {
+fn sample(walks: &[BlockWalk<'_>]) -> Result<Option<Sample>> {
     let weights = || walks.iter().flat_map(|walk| walk.not_zero.iter().copied());
     let all = weights().map(u64::from).sum();
     let places: Vec<(&image::Block, PageRange)> = {

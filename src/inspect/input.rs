@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, Read};
 
-use super::Progress;
+use super::OnProgress;
 use super::report::{Damage, DamageSort};
 use crate::text::printable;
 
@@ -21,12 +21,12 @@ pub(super) struct Input<'a> {
     ended: bool,
     /// The bytes of the file; 0 if it is none.
     size: u64,
-    progress: &'a Progress<'a>,
+    progress: &'a OnProgress<'a>,
 }
 
 impl<'a> Input<'a> {
     /// A stream of `size` bytes; 0 if that is not known.
-    pub(super) fn new(reader: Box<dyn Read + 'a>, size: u64, progress: &'a Progress<'a>) -> Self {
+    pub(super) fn new(reader: Box<dyn Read + 'a>, size: u64, progress: &'a OnProgress<'a>) -> Self {
         Input {
             reader,
             buffer: Vec::new(),
@@ -102,23 +102,23 @@ impl<'a> Input<'a> {
 
 /// Why reading ends before the stream does.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(super) enum ScanError {
     /// It cannot be read.
     Io(io::Error),
     /// It makes no sense.
     Damage(Damage),
 }
 
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Stop {
-        Stop::Io(error)
+impl From<io::Error> for ScanError {
+    fn from(error: io::Error) -> ScanError {
+        ScanError::Io(error)
     }
 }
 
-impl Stop {
+impl ScanError {
     /// What begins at `offset` is wrong.
-    pub(super) fn damaged(offset: u64, reason: &impl ToString) -> Stop {
-        Stop::Damage(Damage {
+    pub(super) fn damaged(offset: u64, reason: &impl ToString) -> ScanError {
+        ScanError::Damage(Damage {
             offset: Some(offset),
             sort: DamageSort::Damaged,
             reason: printable(&reason.to_string()),
@@ -126,8 +126,8 @@ impl Stop {
     }
 
     /// The stream ends here, and should not.
-    pub(super) fn truncated(input: &Input<'_>, reason: &impl ToString) -> Stop {
-        Stop::Damage(Damage {
+    pub(super) fn truncated(input: &Input<'_>, reason: &impl ToString) -> ScanError {
+        ScanError::Damage(Damage {
             offset: Some(input.read()),
             sort: DamageSort::Truncated,
             reason: printable(&reason.to_string()),
@@ -140,13 +140,13 @@ pub(super) fn whole<'a>(
     input: &'a mut Input<'_>,
     len: usize,
     record: &str,
-) -> Result<&'a [u8], Stop> {
+) -> Result<&'a [u8], ScanError> {
     let begin = input.offset();
     let have = input.peek(len)?.len();
     if have < len {
         let reason =
             format!("it ends within a {record}: {have} of {len} bytes, from byte {begin} on");
-        return Err(Stop::truncated(input, &reason));
+        return Err(ScanError::truncated(input, &reason));
     }
     Ok(&input.bytes()[..len])
 }

@@ -21,10 +21,10 @@ mod qemu;
 mod report;
 
 pub use report::{
-    Block, Census, Contents, Count, Damage, DamageSort, Device, FrameCount, GuestFolder,
+    Census, Contents, Count, Damage, DamageSort, Device, FrameCount, GuestBlock, GuestFolder,
     GuestImage, MethodSample, NativeBlock, NativeCapability, NativeHello, NativeRound,
-    NativeStream, Pages, Part, QemuBlock, QemuSetting, QemuStream, RecordCount, Report, RoundPages,
-    Sample, ZlibLevels,
+    NativeStream, Pages, PartBytes, QemuBlock, QemuSetting, QemuStream, RecordCount, Report,
+    RoundPages, Sample, ZlibLevels,
 };
 
 use std::fs::File;
@@ -41,7 +41,7 @@ use input::Input;
 pub const STANDARD_INPUT: &str = "-";
 
 /// Is told how many bytes are done, and of how many; 0 if that is not known. From any thread.
-pub type Progress<'a> = dyn Fn(u64, u64) + Sync + 'a;
+pub type OnProgress<'a> = dyn Fn(u64, u64) + Sync + 'a;
 
 /// Why a file cannot be told for anything.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,7 @@ impl From<InspectError> for Error {
 ///
 /// # Errors
 /// [`InspectError`], and whatever [`Guest::open`] finds wrong with an image.
-pub fn inspect(path: &Path, progress: &Progress<'_>) -> Result<Report> {
+pub fn inspect(path: &Path, progress: &OnProgress<'_>) -> Result<Report> {
     inspect_as(path, ImageFormat::Detect, progress)
 }
 
@@ -95,7 +95,7 @@ pub fn inspect(path: &Path, progress: &Progress<'_>) -> Result<Report> {
 ///
 /// # Errors
 /// As [`inspect`].
-pub fn inspect_as(path: &Path, format: ImageFormat, progress: &Progress<'_>) -> Result<Report> {
+pub fn inspect_as(path: &Path, format: ImageFormat, progress: &OnProgress<'_>) -> Result<Report> {
     if format == ImageFormat::Raw {
         return guest(path, format, progress);
     }
@@ -184,7 +184,7 @@ fn stream(path: &Path, mut input: Input<'_>) -> Result<Option<Report>> {
 }
 
 /// The census of an image or a guest folder.
-fn guest(path: &Path, format: ImageFormat, progress: &Progress<'_>) -> Result<Report> {
+fn guest(path: &Path, format: ImageFormat, progress: &OnProgress<'_>) -> Result<Report> {
     let guest = Guest::open_as(path, format)?;
     let (contents, damage) = match guest.description() {
         None => (Contents::RawImage(image::take(&guest, progress)?), None),

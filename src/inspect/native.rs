@@ -17,7 +17,7 @@ use crate::wire::native::{
 };
 use crate::wire::{WireError, must_be};
 
-use super::input::{Input, Stop, whole};
+use super::input::{Input, ScanError, whole};
 use super::report::{
     Damage, FrameCount, NativeBlock, NativeCapability, NativeHello, NativeRound, NativeStream,
 };
@@ -27,11 +27,11 @@ const UNKNOWN: &str = "unknown";
 
 /// Describes the stream up to its end, or to where it stops making sense.
 pub(super) fn read(input: &mut Input<'_>) -> io::Result<(NativeStream, Option<Damage>)> {
-    let mut scan = Scan::default();
+    let mut scan = NativeScan::default();
     let damage = match scan.stream(input) {
         Ok(()) => None,
-        Err(Stop::Damage(damage)) => Some(damage),
-        Err(Stop::Io(error)) => return Err(error),
+        Err(ScanError::Damage(damage)) => Some(damage),
+        Err(ScanError::Io(error)) => return Err(error),
     };
     let mut stream = scan.stream;
     stream.complete &= damage.is_none();
@@ -40,8 +40,8 @@ pub(super) fn read(input: &mut Input<'_>) -> io::Result<(NativeStream, Option<Da
 }
 
 /// Damage in the record that begins at `offset`.
-fn at(offset: u64) -> impl Fn(WireError) -> Stop {
-    move |error| Stop::damaged(offset, &error)
+fn at(offset: u64) -> impl Fn(WireError) -> ScanError {
+    move |error| ScanError::damaged(offset, &error)
 }
 
 /// The device state as far as it has come.
@@ -52,7 +52,7 @@ struct DeviceStateSum {
 }
 
 #[derive(Default)]
-struct Scan {
+struct NativeScan {
     stream: NativeStream,
     blocks: Vec<(BlockSeed, u64)>,
     is_first: bool,
@@ -65,8 +65,8 @@ struct Scan {
     checker: Checker,
 }
 
-impl Scan {
-    fn stream(&mut self, input: &mut Input<'_>) -> Result<(), Stop> {
+impl NativeScan {
+    fn stream(&mut self, input: &mut Input<'_>) -> Result<(), ScanError> {
         self.hello(input)?;
         loop {
             let begin = input.offset();
@@ -79,7 +79,7 @@ impl Scan {
                 } else {
                     "the last round's end is missing"
                 };
-                return Err(Stop::truncated(
+                return Err(ScanError::truncated(
                     input,
                     &format!("it ends too early: {missing}"),
                 ));
@@ -94,13 +94,13 @@ impl Scan {
                 .map_or("frame of an unknown kind", FrameKind::name);
             let frame = whole(input, len, name)?;
             self.frame(&header, &frame[HEADER_LEN..], len as u64)
-                .map_err(|error| Stop::damaged(begin, &error))?;
+                .map_err(|error| ScanError::damaged(begin, &error))?;
             self.count(&header, len as u64);
             input.consume(len);
         }
     }
 
-    fn hello(&mut self, input: &mut Input<'_>) -> Result<(), Stop> {
+    fn hello(&mut self, input: &mut Input<'_>) -> Result<(), ScanError> {
         let mut bytes = [0; HELLO_HEAD_LEN];
         bytes.copy_from_slice(whole(input, HELLO_HEAD_LEN, "hello")?);
         let head = HelloHead::of_hello(bytes).map_err(at(0))?;
@@ -122,13 +122,13 @@ impl Scan {
         let page_size = hello.page_size;
         self.stream.hello = Some(describe(hello));
         if oldest > *VERSIONS.end() || newest < *VERSIONS.start() {
-            return Err(Stop::damaged(
+            return Err(ScanError::damaged(
                 len as u64,
                 &format!("frames of version {oldest} to {newest} are not known here"),
             ));
         }
         if page_size as usize != PAGE_SIZE {
-            return Err(Stop::damaged(
+            return Err(ScanError::damaged(
                 len as u64,
                 &format!("pages have {page_size} bytes; only {PAGE_SIZE} are known here"),
             ));
@@ -324,7 +324,7 @@ impl Scan {
     }
 
     /// Compares the digest with what the stream holds, if that says all.
-    fn prove(&mut self, end: u64) -> Result<(), Stop> {
+    fn prove(&mut self, end: u64) -> Result<(), ScanError> {
         let alone = self
             .stream
             .hello
@@ -341,7 +341,7 @@ impl Scan {
             Ok(())
         } else {
             let held = self.sum;
-            Err(Stop::damaged(
+            Err(ScanError::damaged(
                 end,
                 &format!("the digest of its pages is {held}, but it says {digest}"),
             ))

@@ -13,9 +13,9 @@ use crate::wire::qemu::{
     Command, Element, Fault, MAX_ELEMENT, Parser, Record, RecordKind, SectionKind, tail,
 };
 
-use super::input::{Input, Stop};
+use super::input::{Input, ScanError};
 use super::report::{
-    Count, Damage, DamageSort, Device, Part, QemuBlock, QemuSetting, QemuStream, RecordCount,
+    Count, Damage, DamageSort, Device, PartBytes, QemuBlock, QemuSetting, QemuStream, RecordCount,
     ZlibLevels,
 };
 
@@ -36,12 +36,12 @@ const COMMANDS: [&str; 3] = ["OPEN_RETURN_PATH", "PING", "SWITCHOVER_START"];
 
 /// Describes the stream up to its end, or to where it stops making sense.
 pub(super) fn read(input: &mut Input<'_>) -> io::Result<(QemuStream, Option<Damage>)> {
-    let mut scan = Scan::new();
+    let mut scan = QemuScan::new();
     let damage = match scan.stream(input) {
         // A page that cannot be decoded does not keep the rest from being described.
         Ok(()) => scan.undecodable.take(),
-        Err(Stop::Damage(damage)) => Some(damage),
-        Err(Stop::Io(error)) => return Err(error),
+        Err(ScanError::Damage(damage)) => Some(damage),
+        Err(ScanError::Io(error)) => return Err(error),
     };
     let other = input.size() - input.offset();
     Ok((scan.finish(damage.is_none(), other), damage))
@@ -67,7 +67,7 @@ struct Tally {
     payload: u64,
 }
 
-struct Scan {
+struct QemuScan {
     stream: QemuStream,
     parser: Parser,
     bytes: Bytes,
@@ -83,9 +83,9 @@ struct Scan {
     page: Box<[u8; PAGE_SIZE]>,
 }
 
-impl Scan {
-    fn new() -> Scan {
-        Scan {
+impl QemuScan {
+    fn new() -> QemuScan {
+        QemuScan {
             stream: QemuStream::default(),
             parser: Parser::new(),
             bytes: Bytes::default(),
@@ -100,12 +100,12 @@ impl Scan {
         }
     }
 
-    fn stream(&mut self, input: &mut Input<'_>) -> Result<(), Stop> {
+    fn stream(&mut self, input: &mut Input<'_>) -> Result<(), ScanError> {
         loop {
             let offset = input.offset();
             let have = input.peek(MAX_ELEMENT)?;
             let next = self.parser.next(have).map_err(|error| {
-                Stop::Damage(Damage {
+                ScanError::Damage(Damage {
                     offset: Some(error.offset),
                     sort: match error.what {
                         Fault::Unsupported(_) => DamageSort::Unsupported,
@@ -116,7 +116,7 @@ impl Scan {
             })?;
             let Some((element, len)) = next else {
                 let reason = format!("it ends within {}", self.parser.expecting());
-                return Err(Stop::truncated(input, &reason));
+                return Err(ScanError::truncated(input, &reason));
             };
             let bytes = len as u64;
             match element {
@@ -229,7 +229,7 @@ impl Scan {
     }
 
     /// All that follows RAM.
-    fn tail(&mut self, input: &mut Input<'_>) -> Result<(), Stop> {
+    fn tail(&mut self, input: &mut Input<'_>) -> Result<(), ScanError> {
         let mut tail = Vec::new();
         loop {
             let part = input.peek(STEP)?;
@@ -257,7 +257,7 @@ impl Scan {
         if found.complete {
             Ok(())
         } else {
-            Err(Stop::truncated(
+            Err(ScanError::truncated(
                 input,
                 &"the devices do not end in an end mark and a description",
             ))
@@ -333,7 +333,7 @@ impl Scan {
         stream.parts = parts
             .into_iter()
             .filter(|(_, bytes)| *bytes > 0)
-            .map(|(part, bytes)| Part { part, bytes })
+            .map(|(part, bytes)| PartBytes { part, bytes })
             .collect();
         stream
     }

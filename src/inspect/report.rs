@@ -94,7 +94,7 @@ pub struct GuestImage {
     /// The RAM digest.
     pub digest: Digest,
     /// The blocks.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<GuestBlock>,
     /// What compression would make of it; `None` if all of it is zero.
     pub sample: Option<Sample>,
 }
@@ -125,7 +125,7 @@ pub struct GuestFolder {
 /// A block of a guest's RAM.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Block {
+pub struct GuestBlock {
     /// Its name.
     pub name: String,
     /// Its size.
@@ -349,7 +349,7 @@ pub struct QemuStream {
     /// Whether there were so many bytes of them that the devices were not looked for.
     pub devices_skipped: bool,
     /// What all bytes are. Their sum is the stream's size.
-    pub parts: Vec<Part>,
+    pub parts: Vec<PartBytes>,
 }
 
 /// A sub-section of the configuration.
@@ -429,7 +429,7 @@ pub struct Device {
 /// So many of a stream's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Part {
+pub struct PartBytes {
     /// What they are.
     pub part: &'static str,
     /// How many there are.

@@ -7,13 +7,13 @@ use rustix::fs::{FallocateFlags, MemfdFlags};
 
 use super::*;
 use crate::dirty::Bitmap;
-use crate::image::{Guest, Lane};
+use crate::image::{Guest, WriteLane};
 use crate::page::PageRange;
 
 const PAGES: u64 = 2000;
 
 /// A guest in memory, the one who writes it, and its tracker; `None` where the kernel has none.
-fn scene() -> Option<(File, Arc<Ram>, Lane, Pagemap)> {
+fn scene() -> Option<(File, Arc<Ram>, WriteLane, Pagemap)> {
     if let Err(why) = Pagemap::available() {
         eprintln!("not tested: {why}");
         return None;
@@ -22,7 +22,7 @@ fn scene() -> Option<(File, Arc<Ram>, Lane, Pagemap)> {
     file.set_len(PAGES * PAGE_SIZE as u64).unwrap();
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let ram = Arc::clone(Guest::open(&path).unwrap().ram());
-    let lane = Lane::share_out(&file, &path, PAGES, 1)
+    let lane = WriteLane::share_out(&file, &path, PAGES, 1)
         .unwrap()
         .pop()
         .unwrap();

@@ -8,7 +8,7 @@ use std::thread;
 
 use super::*;
 use crate::dirty::pagemap::Pagemap;
-use crate::image::{Guest, Lane};
+use crate::image::{Guest, WriteLane};
 use crate::page::PAGE_SIZE;
 
 const WRITERS: u64 = 3;
@@ -24,7 +24,7 @@ const PAGES: u64 = 1003;
 /// A guest's RAM in memory that is written and sent at the same time.
 struct Scene {
     ram: Arc<Ram>,
-    lanes: Vec<Lane>,
+    lanes: Vec<WriteLane>,
     sent: PageHashes,
     /// What the destination holds.
     copy: Vec<u8>,
@@ -37,7 +37,7 @@ impl Scene {
         let ram = Arc::clone(Guest::open(&path).unwrap().ram());
         Scene {
             sent: PageHashes::new(ram.pages()),
-            lanes: Lane::share_out(&file, &path, pages, writers).unwrap(),
+            lanes: WriteLane::share_out(&file, &path, pages, writers).unwrap(),
             ram,
             copy: vec![0; pages as usize * PAGE_SIZE],
             _file: file,

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use super::super::ImageError;
 use super::super::map::ReadMap;
-use super::{Store, len};
+use super::{PageStore, len};
 use crate::page::{PAGE_SIZE, PageIndex, PageRange};
 use crate::sync;
 
@@ -149,7 +149,7 @@ impl FlatFile {
     }
 }
 
-impl Store for FlatFile {
+impl PageStore for FlatFile {
     fn path(&self) -> &Path {
         &self.path
     }

@@ -1,10 +1,10 @@
 //! Where the pages of a block are, and how they lie there.
 //!
-//! A [`Store`] knows pages by their number and nothing of blocks, guests or wires. [`FlatFile`] is
+//! A [`PageStore`] knows pages by their number and nothing of blocks, guests or wires. [`FlatFile`] is
 //! for every format that holds pages as they are: a file, and which of its bytes are which pages.
 //! A format of that sort is one function that reads its headers and returns a [`FlatFile`] with
 //! their extents, as [`raw`] does for the simplest. A format that compresses pages implements
-//! [`Store`] itself: what has a default here is optional.
+//! [`PageStore`] itself: what has a default here is optional.
 
 mod flat;
 mod raw;
@@ -19,8 +19,8 @@ use crate::page::{PAGE_SIZE, PageIndex, PageRange};
 
 /// The pages of one block.
 ///
-/// Ranges that reach beyond [`Store::pages`] are the caller's bug, and may panic.
-pub(super) trait Store: Debug + Send + Sync {
+/// Ranges that reach beyond [`PageStore::pages`] are the caller's bug, and may panic.
+pub(super) trait PageStore: Debug + Send + Sync {
     /// The file, as messages call it.
     fn path(&self) -> &Path;
 
@@ -47,10 +47,10 @@ pub(super) trait Store: Debug + Send + Sync {
     /// [`ImageError::Truncated`] when the file has become shorter, and the system's reasons.
     fn read(&self, range: PageRange, out: &mut [u8]) -> Result<(), ImageError>;
 
-    /// As [`Store::read`], by the cheaper way where pages are only looked at, one after another.
+    /// As [`PageStore::read`], by the cheaper way where pages are only looked at, one after another.
     ///
     /// # Errors
-    /// As [`Store::read`].
+    /// As [`PageStore::read`].
     fn copy(&self, range: PageRange, out: &mut [u8]) -> Result<(), ImageError> {
         self.read(range, out)
     }
@@ -66,7 +66,7 @@ pub(super) trait Store: Debug + Send + Sync {
     /// Makes pages zero, and gives their space back where that is possible.
     ///
     /// # Errors
-    /// As [`Store::place`].
+    /// As [`PageStore::place`].
     fn clear(&self, _range: PageRange) -> Result<(), ImageError> {
         Err(self.read_only())
     }

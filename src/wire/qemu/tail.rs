@@ -118,13 +118,13 @@ struct Named {
 }
 
 #[derive(Deserialize)]
-struct Description {
+struct VmDescription {
     devices: Vec<Named>,
 }
 
 /// The devices that the description lists, in the order of their sections.
 fn names(text: &[u8]) -> Option<Vec<Named>> {
-    serde_json::from_slice::<Description>(text)
+    serde_json::from_slice::<VmDescription>(text)
         .ok()
         .map(|description| description.devices)
 }

@@ -32,7 +32,7 @@ use rustix::event::PollFlags;
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
-use crate::image::{Block, ImageError, ImageFormat, Lane};
+use crate::image::{Block, ImageError, ImageFormat, WriteLane};
 use crate::page::PAGE_SIZE;
 use crate::transport::Abort;
 use records::Records;
@@ -231,7 +231,7 @@ pub fn run(request: &Request, end: &Abort, first: impl FnOnce()) -> Result<Summa
     records::lock(&file, &request.image)?;
     let records = Records::create(&request.records, &plan, &image)?;
     drop(image);
-    let lanes = Lane::share_out(&file, &request.image, plan.working_set, plan.threads)?;
+    let lanes = WriteLane::share_out(&file, &request.image, plan.working_set, plan.threads)?;
 
     let began = Instant::now();
     let outcome = write_all(request, &plan, lanes, &records, end, first)?;
@@ -284,7 +284,7 @@ struct Done {
 fn write_all(
     request: &Request,
     plan: &Plan,
-    lanes: Vec<Lane>,
+    lanes: Vec<WriteLane>,
     records: &Records,
     end: &Abort,
     first: impl FnOnce(),
@@ -344,7 +344,7 @@ fn write_all(
 struct Worker<'a> {
     plan: &'a Plan,
     thread: u32,
-    lane: Lane,
+    lane: WriteLane,
     records: &'a Records,
     bytes: Vec<u8>,
     done: Done,
@@ -353,7 +353,7 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(plan: &'a Plan, thread: u32, lane: Lane, records: &'a Records) -> Worker<'a> {
+    fn new(plan: &'a Plan, thread: u32, lane: WriteLane, records: &'a Records) -> Worker<'a> {
         Worker {
             plan,
             thread,

@@ -36,7 +36,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::ChurnError;
 use super::plan::{Pattern, Plan};
 use crate::error::{Error, Result};
-use crate::image::{Block, ImageError, ImageFormat, RAW_BLOCK_NAME, Words};
+use crate::image::{Block, ImageError, ImageFormat, MappedWords, RAW_BLOCK_NAME};
 use crate::page::{BlockSeed, PAGE_SIZE, PageIndex, PageRange, is_zero};
 use crate::sys::same_file;
 
@@ -87,7 +87,7 @@ pub(super) struct Progress {
 /// Records that are being kept.
 #[derive(Debug)]
 pub(super) struct Records {
-    words: Words,
+    words: MappedWords,
     // Holds the lock that keeps another churn away.
     _file: File,
 }
@@ -178,7 +178,7 @@ fn header(plan: &Plan, pages: u64) -> [u8; 56] {
     header
 }
 
-fn fill(file: &File, path: &Path, plan: &Plan, image: &Block) -> Result<Words> {
+fn fill(file: &File, path: &Path, plan: &Plan, image: &Block) -> Result<MappedWords> {
     let write = |bytes: &[u8], at: u64| {
         file.write_all_at(bytes, at)
             .map_err(failed("write", path))
@@ -223,7 +223,7 @@ fn fill(file: &File, path: &Path, plan: &Plan, image: &Block) -> Result<Words> {
     }
     image.check_size()?;
     let progress_end = layout.base as usize * PAGE_SIZE;
-    let words = Words::of(file, path, progress_end)?;
+    let words = MappedWords::of(file, path, progress_end)?;
     write(&1_u32.to_le_bytes(), 56)?;
     Ok(words)
 }

@@ -50,7 +50,8 @@ impl Scene {
         let raw = Block::open(&self.image, ImageFormat::Raw).unwrap();
         let records = Records::create(&self.records, plan, &raw).unwrap();
         let file = self.file();
-        let lanes = Lane::share_out(&file, &self.image, plan.working_set, plan.threads).unwrap();
+        let lanes =
+            WriteLane::share_out(&file, &self.image, plan.working_set, plan.threads).unwrap();
         for (thread, lane) in (0..).zip(lanes) {
             let mut worker = Worker::new(plan, thread, lane, &records);
             for _ in 0..writes {
