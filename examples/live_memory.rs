@@ -187,11 +187,11 @@ fn migrate(
 
     for round in &sent.rounds {
         println!(
-            "round {}: {} pages, {} bytes on the wire, {:.1} ms",
+            "round {}: {} pages, {} bytes on the wire, {:.1?}",
             round.round, round.pages, round.wire_bytes, round.time
         );
     }
-    println!("downtime: {:.1} ms", sent.downtime.unwrap_or_default());
+    println!("downtime: {:.1?}", sent.downtime.unwrap_or_default());
     // The guest was let go for good, so its memory is still as it was when it stopped.
     if sent.digest != received.digest || std::fs::read(image)? != std::fs::read(&output)? {
         return Err("the receiver has something else".into());

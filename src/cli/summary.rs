@@ -1,7 +1,6 @@
 //! The summary of a migration, for people, on standard error.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use super::output;
 use crate::page::PAGE_SIZE;
@@ -23,7 +22,7 @@ fn text(report: &Report, end: &str) -> String {
         "source" => "sent",
         _ => "received",
     };
-    let time = milliseconds(report.total_time);
+    let time = format_duration(report.total_time);
     let ram = format_bytes(report.ram.total);
     line(verb, format!("{ram} of RAM in {time}, {end}"));
     line("rate", rates(report));
@@ -51,7 +50,7 @@ fn text(report: &Report, end: &str) -> String {
     }
     // Without a later round, all of it is the last one.
     if let Some(downtime) = report.downtime.filter(|_| report.rounds.len() > 1) {
-        line("downtime", milliseconds(downtime));
+        line("downtime", format_duration(downtime));
     }
     if let Some(percent) = report.cpu_throttle_percentage {
         let what = format!("the writer was slowed down by up to {percent} %");
@@ -64,12 +63,8 @@ fn text(report: &Report, end: &str) -> String {
     out
 }
 
-fn milliseconds(time: f64) -> String {
-    format_duration(Duration::from_secs_f64(time.max(0.0) / 1e3))
-}
-
 fn rates(report: &Report) -> String {
-    let seconds = (report.total_time / 1e3).max(1e-9);
+    let seconds = report.total_time.as_secs_f64().max(1e-9);
     let rate = |bytes: f64| format_rate((bytes / seconds) as u64);
     let pages: u64 = report.rounds.iter().map(|round| round.pages).sum();
     format!(
@@ -133,7 +128,7 @@ fn round(round: &RoundReport) -> String {
         "{} pages, {} on the wire, {}",
         round.pages,
         format_bytes(round.wire_bytes),
-        milliseconds(round.time)
+        format_duration(round.time)
     )
 }
 

@@ -1,11 +1,12 @@
-//! The JSON document of a migration: QEMU's query-migrate, with our additions.
+//! The report of a migration. As JSON it is QEMU's `query-migrate` with our additions.
 //!
-//! Members carry QEMU's names wherever the meaning is QEMU's; all names are stable. Times are
-//! milliseconds, sizes bytes, rates Mbit/s, unless a name says otherwise.
+//! Members have QEMU's names wherever the meaning is QEMU's; all names are stable. In JSON, times are
+//! milliseconds; sizes are bytes and rates Mbit/s unless a name says otherwise.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{RoundStats, Snapshot, Stage, Status, Tally};
 use crate::caps::{Capability, Caps};
@@ -15,20 +16,30 @@ use crate::params::{LinkSpec, Params};
 /// What `--json` prints at the end of a migration.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct Report {
     /// `completed`, or how far it came.
     pub status: Status,
-    /// Milliseconds from the start to the end.
-    pub total_time: f64,
-    /// Milliseconds until the first round began.
-    pub setup_time: f64,
-    /// Milliseconds from stopping the writer to the proof; with later snapshots instead of a writer,
-    /// from the last round's beginning. The source's, as only it knows when that was.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub downtime: Option<f64>,
-    /// Milliseconds that the writer would have stood still, as the last scan had it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expected_downtime: Option<f64>,
+    /// From the start to the end.
+    #[serde(serialize_with = "as_milliseconds")]
+    pub total_time: Duration,
+    /// Until the first round began.
+    #[serde(serialize_with = "as_milliseconds")]
+    pub setup_time: Duration,
+    /// From stopping the writer to the proof; with later snapshots instead of a writer, from the
+    /// start of the last round. The source's only, because the destination does not know when that
+    /// was.
+    #[serde(
+        serialize_with = "as_milliseconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub downtime: Option<Duration>,
+    /// How long the writer would have been stopped, estimated by the last scan.
+    #[serde(
+        serialize_with = "as_milliseconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub expected_downtime: Option<Duration>,
     /// How much the writer was slowed down in the end, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_throttle_percentage: Option<u8>,
@@ -83,6 +94,7 @@ pub struct Report {
 /// Query-migrate's `ram`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct Ram {
     /// Bytes on the wire.
     pub transferred: u64,
@@ -112,6 +124,7 @@ pub struct Ram {
 /// Query-migrate's `xbzrle-cache`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct XbzrleCache {
     /// What it may hold.
     pub cache_size: u64,
@@ -132,6 +145,7 @@ pub struct XbzrleCache {
 /// Query-migrate's `compression`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct Compression {
     /// Pages that went whole and compressed.
     pub pages: u64,
@@ -148,13 +162,15 @@ pub struct Compression {
 /// One round.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct RoundReport {
     /// Its number, from 1.
     pub round: u32,
     /// Every byte from source to destination in this round.
     pub wire_bytes: u64,
-    /// Milliseconds.
-    pub time: f64,
+    /// How long it took.
+    #[serde(serialize_with = "as_milliseconds")]
+    pub time: Duration,
     /// Pages that were handled.
     pub pages: u64,
     /// Zero pages.
@@ -179,8 +195,14 @@ fn per(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
 
-fn milliseconds(time: std::time::Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
+/// Milliseconds, to the microsecond.
+fn as_milliseconds<S: Serializer>(
+    time: &(impl Copy + Into<Option<Duration>>),
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let time: Option<Duration> = (*time).into();
+    time.map(|time| (time.as_secs_f64() * 1e6).round() / 1e3)
+        .serialize(serializer)
 }
 
 impl From<&RoundStats> for RoundReport {
@@ -199,7 +221,7 @@ impl From<&RoundStats> for RoundReport {
         RoundReport {
             round: stats.round.0,
             wire_bytes: stats.wire_bytes,
-            time: milliseconds(stats.time),
+            time: stats.time,
             pages: stats.tally.pages(),
             zero,
             compressed,
@@ -276,13 +298,10 @@ impl Report {
         let completed = snapshot.status == Status::Completed;
         Report {
             status: snapshot.status,
-            total_time: milliseconds(snapshot.elapsed),
-            setup_time: milliseconds(snapshot.setup_time),
-            downtime: snapshot.downtime.map(milliseconds),
-            expected_downtime: snapshot
-                .live
-                .and_then(|live| live.expected_downtime)
-                .map(milliseconds),
+            total_time: snapshot.elapsed,
+            setup_time: snapshot.setup_time,
+            downtime: snapshot.downtime,
+            expected_downtime: snapshot.live.and_then(|live| live.expected_downtime),
             cpu_throttle_percentage: snapshot
                 .live
                 .map(|live| live.cpu_throttle_percentage)

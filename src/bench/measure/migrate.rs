@@ -96,6 +96,11 @@ impl Run {
     }
 }
 
+fn milliseconds(time: Duration) -> f64 {
+    // To the microsecond, as in a migration's own document.
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
 fn total(seconds: &BTreeMap<&'static str, f64>) -> f64 {
     seconds.get("total").copied().unwrap_or(0.0)
 }
@@ -134,13 +139,13 @@ pub fn migrate(
     let digest = verified(expected, source_report.digest, destination_report.digest)?;
     let pages: u64 = source_report.rounds.iter().map(|round| round.pages).sum();
     let mut rounds = source_report.rounds;
-    let mut downtime = source_report.downtime;
+    let mut downtime = source_report.downtime.map(milliseconds);
     if rounds.len() < 2 {
         rounds.clear();
         downtime = None;
     }
     Ok(Run {
-        time: source_report.total_time,
+        time: milliseconds(source_report.total_time),
         downtime,
         ram_bytes: pages * PAGE_SIZE as u64,
         wire_bytes: source_report.wire_bytes,

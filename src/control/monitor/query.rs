@@ -1,5 +1,7 @@
 //! `query-migrate`: a [`Report`] in the shape that QEMU gives it.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use crate::params::Params;
@@ -48,18 +50,19 @@ pub(super) fn migrate(
     }
     let source = report.side == "source";
     let completed = report.status == Status::Completed;
-    let mut milliseconds = |name: &str, time: Option<f64>| match time {
-        // Out of range is no time that there is.
-        Some(time) => drop(members.insert(name.to_owned(), json!(time.round() as u64))),
+    let mut milliseconds = |name: &str, time: Option<Duration>| match time {
+        Some(time) => {
+            let rounded = (time.as_secs_f64() * 1e3).round() as u64;
+            members.insert(name.to_owned(), json!(rounded));
+        }
         None => drop(members.remove(name)),
     };
     milliseconds("total-time", Some(report.total_time));
     milliseconds("setup-time", Some(report.setup_time));
     // A guest that nobody was running has not stood still.
-    let downtime = report.downtime.or(source.then_some(0.0));
+    let downtime = report.downtime.or(source.then_some(Duration::ZERO));
     milliseconds("downtime", downtime.filter(|_| completed));
-    let limit = params.downtime_limit.as_secs_f64() * 1e3;
-    let expected = report.expected_downtime.unwrap_or(limit);
+    let expected = report.expected_downtime.unwrap_or(params.downtime_limit);
     milliseconds(
         "expected-downtime",
         (source && !completed).then_some(expected),
