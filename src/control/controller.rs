@@ -226,7 +226,7 @@ impl Control for Controller {
         if let Some(started) = sync::lock(&self.inner).started.as_ref()
             && started.is_running()
         {
-            started.migration.cancel();
+            started.migration.cancel_by_monitor();
         }
     }
 

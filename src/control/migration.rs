@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use crate::caps::Capability;
 use crate::error::{Error, Kind, Result};
 use crate::params::{self, ParamError, Params, Side, TypedParam};
-use crate::session::Context;
+use crate::session::{CancelledBy, Context};
 use crate::settings::Settings;
 use crate::stats::{Observer, Report, Snapshot, Status};
 use crate::sync;
@@ -102,7 +102,7 @@ impl Migration {
             .name(side.name().to_owned())
             .spawn(move || {
                 let _working = working;
-                let outcome = work(&own, &own_listening);
+                let outcome = work(&own, &own_listening).map_err(|error| own.name_canceller(error));
                 if let Err(error) = &outcome {
                     own.stats.error(error.one_line());
                 }
@@ -184,13 +184,18 @@ impl Migration {
 
     /// Ends the migration as soon as possible. Before Commit the source stays in charge.
     pub fn cancel(&self) {
-        self.context.cancel();
+        self.context.cancel(CancelledBy::Caller);
+    }
+
+    /// As [`Migration::cancel`], and the error says that a client of the monitor did it.
+    pub(super) fn cancel_by_monitor(&self) {
+        self.context.cancel(CancelledBy::Monitor);
     }
 
     /// What cancels the migration from a place that cannot hold the migration.
     pub fn canceller(&self) -> impl Fn() + Send + Sync + 'static + use<> {
         let context = Arc::clone(&self.context);
-        move || context.cancel()
+        move || context.cancel(CancelledBy::Caller)
     }
 
     /// Lets a migration with the capability `pause-before-switchover` go on from where it waits.

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fault::{Armed, Mischief, Site};
 use crate::page::PAGE_SIZE;
 use crate::params::Params;
-use crate::session::Context;
+use crate::session::{CancelledBy, Context};
 use crate::{destination, source};
 
 /// Longer than any of it takes, shorter than anybody's patience.
@@ -291,7 +291,7 @@ fn a_destination_that_is_cancelled_when_the_source_has_let_go_still_says_that_it
     let bytes = image(folder.path());
     let (source, destination) = run(folder.path(), 1, Vec::new(), |contexts| {
         let cancelled = Arc::clone(&contexts[1]);
-        let mischief = Mischief(Box::new(move || cancelled.cancel()));
+        let mischief = Mischief(Box::new(move || cancelled.cancel(CancelledBy::Caller)));
         *contexts[1].faults.mischief.lock().unwrap() = Some((Site::Commit, mischief));
     });
     destination.unwrap();

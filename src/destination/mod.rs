@@ -61,8 +61,8 @@ pub(crate) fn run(
 
 /// Receives from a source that has been accepted.
 fn receive<W: Wire>(mut wire: W, context: &Context) -> Result<()> {
-    let outcome =
-        Error::catch(RECEIVING, || walk(&mut wire, context)).map_err(|error| wire.failed(error));
+    let outcome = Error::catch(RECEIVING, || walk(&mut wire, context))
+        .map_err(|error| wire.failed(context.name_canceller(error)));
     let links = wire.links();
     context.stats.bytes(links.received(), links.sent());
     outcome?;

@@ -30,6 +30,7 @@ pub(crate) struct Context {
     /// How far it is.
     pub(crate) stats: Stats,
     phase: Mutex<Phase>,
+    cancelled_by: OnceLock<CancelledBy>,
     /// What all its connections share, if a link is emulated.
     pub(crate) link: Option<Arc<EmulatedLink>>,
     /// What both ends can do, once a destination was asked.
@@ -52,6 +53,7 @@ impl Context {
             link: params.link.map(|spec| Arc::new(EmulatedLink::new(spec))),
             phase: Mutex::default(),
             caps,
+            cancelled_by: OnceLock::new(),
             tuning: Tuning(RwLock::new(Arc::new(params))),
             stats: Stats::default(),
             agreed: OnceLock::new(),
@@ -94,12 +96,23 @@ impl Context {
         self.stats.end(last.status());
     }
 
-    /// Ends it as soon as possible; not what it is when it is over.
-    pub(crate) fn cancel(&self) {
+    /// Ends it as soon as possible, unless it is over.
+    pub(crate) fn cancel(&self, by: CancelledBy) {
+        let _ = self.cancelled_by.set(by);
         self.stats.cancelling();
         self.abort.raise();
-        // Whoever waits there looks at the abort next.
+        // A migration that waits at the gate looks at the abort next.
         self.gate.open();
+    }
+
+    /// Names who cancelled it in the error that this ended in.
+    pub(crate) fn name_canceller(&self, error: Error) -> Error {
+        match self.cancelled_by.get() {
+            Some(CancelledBy::Monitor) if error.kind() == Kind::Interrupted => {
+                Error::new(Kind::Interrupted, "cancelled by a client of the monitor")
+            }
+            _ => error,
+        }
     }
 
     /// Refuses a method that the destination is known not to have.
@@ -137,6 +150,15 @@ impl Context {
             self.abort.raise();
         }
     }
+}
+
+/// Who cancelled a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CancelledBy {
+    /// The caller, such as the program at a signal.
+    Caller,
+    /// A client of the monitor, with `migrate_cancel`.
+    Monitor,
 }
 
 /// Where a migration waits until somebody lets it through.

@@ -148,6 +148,7 @@ fn send_rounds<'w>(
 /// The migration failed: says so to the destination, and what is left to do to the owner of a writer
 /// that stays stopped. Returns the error with everything that is known about it.
 fn give_up(error: Error, links: &mut Links, wire: &dyn Wire, context: &Context) -> Error {
+    let error = context.name_canceller(error);
     links.give_up(&error, &wire.farewell(&error));
     let error = wire.conclude(links.explain(error));
     if context.stats.snapshot().let_go {
