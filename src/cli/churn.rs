@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::transport::Abort;
 use crate::units::{format_bytes, format_duration, parse_duration, parse_size};
-use crate::writer::churn::{self, Pattern, Request, Summary};
+use crate::writer::churn::{self, Ending, Pattern, Request, Summary};
 
 use super::output::{announce, print, print_json, report};
 use super::params::Checked;
@@ -16,10 +15,11 @@ use super::signals;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  ramferry churn guest.ram --rate 5000 --working-set 64MiB
-  ramferry churn guest.ram --pattern hotset --rate 0 --threads 2 --duration 30s --json
-  ramferry churn --verify guest.ram
-  ramferry churn --verify out.ram --records guest.ram.churn
+  cp --sparse=always guest.ram scratch.ram
+  ramferry churn --in-place scratch.ram --rate 5000 --working-set 64MiB
+  ramferry churn scratch.ram --pattern hotset --rate 0 --threads 2 --duration 30s --json
+  ramferry churn --verify scratch.ram
+  ramferry churn --verify out.ram --records scratch.ram.churn
 Prints 'writing' on standard output (with --json: on standard error) when the first write is done; \
 writes until --duration is over or SIGINT, SIGTERM or SIGHUP comes, and says what it did.
 The records in IMAGE.churn hold what the working set held before, so they are as large; those of \
@@ -62,11 +62,15 @@ pub(super) struct ChurnArgs {
     /// Where the records are [default: IMAGE.churn]
     #[arg(long, value_name = "FILE")]
     records: Option<PathBuf>,
+    /// Overwrite IMAGE, of which no earlier churn keeps records
+    #[arg(long)]
+    in_place: bool,
     /// Write nothing: check that the image holds exactly what the writer that kept the records left
     #[arg(
         long,
         conflicts_with_all = [
             "pattern", "rate", "working_set", "bytes_per_write", "threads", "duration", "seed",
+            "in_place",
         ]
     )]
     verify: bool,
@@ -85,6 +89,7 @@ pub(super) fn run(args: ChurnArgs) -> Result<()> {
     let request = Request {
         image: args.image,
         records,
+        in_place: args.in_place,
         pattern: args.pattern,
         working_set: args.working_set,
         bytes_per_write: args
@@ -96,7 +101,8 @@ pub(super) fn run(args: ChurnArgs) -> Result<()> {
         duration: args.duration,
     };
     let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
-    let end = Arc::new(Abort::new().map_err(failed)?);
+    let end = Arc::new(Ending::new().map_err(failed)?);
+    signals::set_on_each(end.flag())?;
     let raise = Arc::clone(&end);
     signals::on_each(signals::catch()?, move || raise.raise())?;
     let json = args.json;

@@ -1,5 +1,7 @@
 //! Signals that end what the program does cleanly.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) fn catch() -> Result<Signals> {
     let hangup = (!ignores_hangup()).then_some(SIGHUP);
     Signals::new([SIGINT, SIGTERM].into_iter().chain(hangup)).map_err(failed)
+}
+
+/// Has each of these signals set `flag` from its handler, before anything else of the process goes
+/// on.
+pub(super) fn set_on_each(flag: &Arc<AtomicBool>) -> Result<()> {
+    let hangup = (!ignores_hangup()).then_some(SIGHUP);
+    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
+        signal_hook::flag::register(signal, Arc::clone(flag)).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Calls `act` for each signal, in a thread of its own.

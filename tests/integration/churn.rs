@@ -27,7 +27,7 @@ impl Scene {
     /// A writer that has begun.
     fn churn(&self, args: &[&str]) -> Program {
         let image = self.image.to_str().unwrap();
-        let mut writer = Program::start(command(&[&["churn", image], args].concat()));
+        let mut writer = Program::start(command(&[&["churn", "--in-place", image], args].concat()));
         assert_eq!(writer.out_line(), "writing");
         writer
     }
@@ -107,12 +107,45 @@ fn what_is_migrated_while_the_writer_stands_still_is_proven_by_its_records() {
 }
 
 #[test]
+fn a_writer_that_is_ended_while_it_is_stopped_writes_nothing_more() {
+    watchdog!();
+    let scene = Scene::new();
+    for round in 0..8 {
+        let writer = scene.churn(&FAST);
+        writer.signal(Signal::STOP);
+        until(|| writer.is_stopped());
+        let stopped = std::time::Instant::now();
+        let copy = scene.folder.path(&format!("copy{round}"));
+        std::fs::copy(&scene.image, &copy).unwrap();
+        // No migration is faster than that.
+        until(|| stopped.elapsed() > std::time::Duration::from_millis(30));
+        writer.signal(Signal::TERM);
+        writer.signal(Signal::CONT);
+        writer.finish().succeeded();
+        scene.verify(&copy).succeeded();
+    }
+}
+
+#[test]
+fn an_image_of_an_earlier_churn_needs_no_leave_to_be_overwritten_again() {
+    watchdog!();
+    let scene = Scene::new();
+    let writer = scene.churn(&[]);
+    writer.signal(Signal::TERM);
+    writer.finish().succeeded();
+    let image = scene.image.to_str().unwrap();
+    run(&["churn", image, "--duration", "1ms"]).succeeded();
+    scene.verify(&scene.image).succeeded();
+}
+
+#[test]
 fn a_document_says_what_was_done_and_what_was_found() {
     watchdog!();
     let scene = Scene::new();
     let image = scene.image.to_str().unwrap();
     let ended = run(&[
         "churn",
+        "--in-place",
         image,
         "--duration",
         "20ms",
@@ -161,9 +194,15 @@ fn what_cannot_be_is_refused_in_a_line() {
             "holds no records of a churn",
         ),
     ] {
-        let args = [&["churn", image], &args[..]].concat();
+        let in_place = if args[0] == "--verify" {
+            &[][..]
+        } else {
+            &["--in-place"]
+        };
+        let args = [&["churn", image], in_place, &args[..]].concat();
         run(&args).failed_with(code, &[words]);
     }
+    run(&["churn", image]).failed_with(2, &["would be overwritten", "--in-place"]);
     let ended = run(&["churn", image, "--pattern", "wild"]);
     assert_eq!(ended.code, Some(2));
     assert!(

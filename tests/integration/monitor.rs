@@ -489,8 +489,11 @@ fn a_monitor_ends_what_send_and_receive_do_as_a_signal_does() {
             assert_eq!(other.code, Some(1), "{other:?}");
             let reason = "cancelled by a client of the monitor";
             assert!(ended.err.contains(reason), "{ended:?}");
-            let heard = format!("the other side gave up: {reason}");
-            assert!(other.err.contains(&heard), "{other:?}");
+            // A source that is cut off in the middle of a frame cannot say it.
+            if !at_source {
+                let heard = format!("the other side gave up: {reason}");
+                assert!(other.err.contains(&heard), "{other:?}");
+            }
             let expected = if at_source { "cancelled" } else { "failed" };
             assert_eq!(send.json()["status"], expected);
             assert_eq!(destination.folder.names(), ["guest.ram"]);

@@ -28,7 +28,15 @@ impl Scene {
         let folder = Folder::new();
         let image = folder.image("ram", &mixed(256, 4));
         let path = image.to_str().unwrap();
-        let mut writer = Program::start(command(&["churn", path, "--rate", "0", "--threads", "3"]));
+        let mut writer = Program::start(command(&[
+            "churn",
+            "--in-place",
+            path,
+            "--rate",
+            "0",
+            "--threads",
+            "3",
+        ]));
         assert_eq!(writer.out_line(), "writing");
         Scene {
             _folder: folder,

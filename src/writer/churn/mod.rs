@@ -11,12 +11,14 @@
 //! writer is stopped, has ended, or was killed. Records outlive the process in all of these; they
 //! are not made to outlive a crash of the host.
 
+mod ending;
 mod plan;
 mod records;
 #[cfg(test)]
 mod tests;
 mod verify;
 
+pub use ending::Ending;
 pub use plan::{MOST_THREADS, Pattern, Plan};
 pub use verify::{Verified, verify};
 
@@ -35,6 +37,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::{Block, ImageError, ImageFormat, WriteLane};
 use crate::page::PAGE_SIZE;
 use crate::transport::Abort;
+use ending::StopWatch;
 use records::Records;
 
 /// Writes that are due come in bunches of at least this long: shorter waits cost more than they
@@ -92,6 +95,14 @@ pub enum ChurnError {
         /// What was asked for.
         given: u64,
     },
+    /// The image is not known to be a churn's own.
+    #[error(
+        "'{}' would be overwritten, and nothing brings it back: use a copy, or add --in-place", path.display()
+    )]
+    NotOurs {
+        /// The image.
+        path: PathBuf,
+    },
     /// Another churn is at it.
     #[error("'{}' is in use by another churn", path.display())]
     Busy {
@@ -137,7 +148,8 @@ impl From<ChurnError> for Error {
             | ChurnError::NotWholePages { .. }
             | ChurnError::BytesPerWrite { .. }
             | ChurnError::Threads { .. }
-            | ChurnError::Rate { .. } => Kind::Usage,
+            | ChurnError::Rate { .. }
+            | ChurnError::NotOurs { .. } => Kind::Usage,
             ChurnError::Differs { .. } => Kind::Differs,
             _ => Kind::Failed,
         };
@@ -152,6 +164,8 @@ pub struct Request {
     pub image: PathBuf,
     /// Where to keep the records; see [`records_of`].
     pub records: PathBuf,
+    /// Whether an image may be overwritten for which there are no records of an earlier churn.
+    pub in_place: bool,
     /// Where to write.
     pub pattern: Pattern,
     /// The bytes that are written, from the image's beginning on; whole pages. `None`: all.
@@ -207,9 +221,13 @@ pub struct Summary {
 /// # Errors
 /// What makes no sense, files that cannot be used, a [`ChurnError::Busy`] image, and an
 /// image that shrinks or cannot grow.
-pub fn run(request: &Request, end: &Abort, first: impl FnOnce()) -> Result<Summary> {
+pub fn run(request: &Request, end: &Ending, first: impl FnOnce()) -> Result<Summary> {
     let image = Block::open(&request.image, ImageFormat::Raw)?;
     let plan = plan(request, image.pages())?;
+    if !request.in_place && !records::are_kept_in(&request.records) {
+        let path = request.image.clone();
+        return Err(ChurnError::NotOurs { path }.into());
+    }
     let open = |what| {
         move |source| ImageError::Io {
             what,
@@ -286,7 +304,7 @@ fn write_all(
     plan: &Plan,
     lanes: Vec<WriteLane>,
     records: &Records,
-    end: &Abort,
+    end: &Ending,
     first: impl FnOnce(),
 ) -> Result<Done> {
     let failed = |error| Error::new(Kind::Failed, error).in_stage("start a thread");
@@ -368,11 +386,12 @@ impl<'a> Worker<'a> {
     fn run(
         mut self,
         request: &Request,
-        (end, give_up): (&Abort, &Abort),
+        (end, give_up): (&Ending, &Abort),
         wrote: &Sender<()>,
     ) -> Result<Done> {
         let began = Instant::now();
         let deadline = request.duration.and_then(|time| began.checked_add(time));
+        let mut watch = StopWatch::new();
         let mut pace = Pace::new(request.rate as f64 / f64::from(request.threads), began);
         loop {
             let now = Instant::now();
@@ -382,7 +401,9 @@ impl<'a> Worker<'a> {
             }
             let due = pace.take(now);
             for _ in 0..due {
-                self.write()?;
+                if !self.write(|| watch.goes_on(end))? {
+                    return Ok(self.done);
+                }
             }
             if due > 0 && self.done.writes == due {
                 // Another thread may have been the first.
@@ -391,17 +412,23 @@ impl<'a> Worker<'a> {
             let wait = pace.wait(now);
             if !wait.is_zero() {
                 let left = deadline.map_or(wait, |deadline| deadline.duration_since(now));
-                end.wait_for(give_up.as_fd(), PollFlags::IN, Some(wait.min(left)))
+                end.wake()
+                    .wait_for(give_up.as_fd(), PollFlags::IN, Some(wait.min(left)))
                     .map_err(|error| Error::new(Kind::Failed, error).in_stage("wait"))?;
             }
         }
     }
 
-    fn write(&mut self) -> Result<(), ImageError> {
+    /// The next write. If the churn is to end by then, it is not noted as done: should the process
+    /// have been stopped in the middle of it, a copy that was made meanwhile lacks its bytes.
+    fn write(&mut self, goes_on: impl FnOnce() -> bool) -> Result<bool, ImageError> {
         let number = self.done.writes + 1;
         let spot = self.plan.write(self.thread, number, &mut self.bytes);
         self.records.begin(self.thread, number)?;
         self.lane.store(spot.slot, spot.offset, &self.bytes)?;
+        if !goes_on() {
+            return Ok(false);
+        }
         self.records.done(self.thread, number)?;
         self.done.writes = number;
         let (word, bit) = ((spot.slot / 64) as usize, 1 << (spot.slot % 64));
@@ -409,7 +436,7 @@ impl<'a> Worker<'a> {
             self.written[word] |= bit;
             self.done.pages += 1;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

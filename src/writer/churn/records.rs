@@ -127,6 +127,16 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageErr
     move |source| ImageError::Io { what, path, source }
 }
 
+/// Whether the file holds records, finished or not.
+pub(super) fn are_kept_in(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| holds_magic(&file))
+}
+
+fn holds_magic(file: &File) -> bool {
+    let mut magic = [0; MAGIC.len()];
+    file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC
+}
+
 /// Makes the file and locks it.
 fn create(path: &Path) -> Result<File> {
     let new = || {
@@ -143,8 +153,7 @@ fn create(path: &Path) -> Result<File> {
                 .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
                 .open(path)
                 .map_err(failed("open", path))?;
-            let mut magic = [0; MAGIC.len()];
-            if older.read_exact_at(&mut magic, 0).is_err() || magic != MAGIC {
+            if !holds_magic(&older) {
                 return Err(ChurnError::InTheWay { path: path.into() }.into());
             }
             lock(&older, path)?;

@@ -55,7 +55,7 @@ impl Scene {
         for (thread, lane) in (0..).zip(lanes) {
             let mut worker = Worker::new(plan, thread, lane, &records);
             for _ in 0..writes {
-                worker.write().unwrap();
+                assert!(worker.write(|| true).unwrap());
             }
             if in_flight {
                 records.begin(thread, writes + 1).unwrap();
@@ -226,6 +226,7 @@ fn request(scene: &Scene, pattern: Pattern, threads: u32) -> Request {
     Request {
         image: scene.image.clone(),
         records: scene.records.clone(),
+        in_place: true,
         pattern,
         working_set: Some(WORKING_SET * PAGE_SIZE as u64),
         bytes_per_write: pattern.default_bytes_per_write(),
@@ -240,7 +241,7 @@ fn request(scene: &Scene, pattern: Pattern, threads: u32) -> Request {
 fn threads_write_until_they_are_told_to_end_and_all_of_it_is_proven() {
     let scene = Scene::new();
     for pattern in Pattern::ALL {
-        let end = Abort::new().unwrap();
+        let end = Ending::new().unwrap();
         let summary = run(&request(&scene, pattern, 3), &end, || end.raise()).unwrap();
         let verified = scene.verify();
         assert_eq!(verified.first_differing, None, "{pattern}");
@@ -253,7 +254,7 @@ fn threads_write_until_they_are_told_to_end_and_all_of_it_is_proven() {
 #[test]
 fn a_churn_ends_when_its_time_is_up_even_if_no_write_is_due() {
     let scene = Scene::new();
-    let end = Abort::new().unwrap();
+    let end = Ending::new().unwrap();
     let request = Request {
         rate: 1,
         duration: Some(Duration::from_millis(5)),
@@ -322,7 +323,7 @@ fn what_makes_no_sense_is_refused_by_name_and_leaves_no_records() {
             "allowed are 1 to 1000000000 pages a second, and 0 for no limit",
         ),
     ] {
-        let error = run(&request, &Abort::new().unwrap(), || {}).unwrap_err();
+        let error = run(&request, &Ending::new().unwrap(), || {}).unwrap_err();
         assert_eq!(error.kind(), Kind::Usage);
         assert!(error.one_line().contains(words), "{}", error.one_line());
         assert!(!scene.records.exists());
@@ -332,7 +333,7 @@ fn what_makes_no_sense_is_refused_by_name_and_leaves_no_records() {
 #[test]
 fn only_older_records_are_replaced_and_two_churns_exclude_each_other() {
     let scene = Scene::new();
-    let end = Abort::new().unwrap();
+    let end = Ending::new().unwrap();
     end.raise();
     let again = |records: &Path| {
         let request = Request {
@@ -354,7 +355,7 @@ fn only_older_records_are_replaced_and_two_churns_exclude_each_other() {
     // The image itself is none either.
     again(&scene.image).unwrap_err();
 
-    let running = Abort::new().unwrap();
+    let running = Ending::new().unwrap();
     run(&request(&scene, Pattern::Random, 1), &running, || {
         let error = again(&scene.folder.path().join("others")).unwrap_err();
         assert!(
@@ -372,7 +373,7 @@ fn an_image_that_shrinks_ends_the_churn_with_an_error() {
     let scene = Scene::new();
     let error = run(
         &request(&scene, Pattern::Sequential, 2),
-        &Abort::new().unwrap(),
+        &Ending::new().unwrap(),
         || scene.file().set_len(PAGE_SIZE as u64).unwrap(),
     )
     .unwrap_err();

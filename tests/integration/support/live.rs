@@ -37,7 +37,7 @@ impl Churn {
 
     pub(crate) fn start(image: &Path, args: &[&str]) -> Churn {
         let path = image.to_str().unwrap();
-        let args = [&["churn", path, "--threads", "2"], args].concat();
+        let args = [&["churn", "--in-place", path, "--threads", "2"], args].concat();
         let mut program = Program::start(command(&args));
         assert_eq!(program.out_line(), "writing");
         Churn {
