@@ -1,42 +1,17 @@
 //! How a destination gets its source: it waits for one in the [lobby](super::lobby), or opens a stored
 //! stream; then it recognises the wire by the first bytes, and on the native wire negotiates.
 
-use std::time::Duration;
-
-use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
-use crate::image::Output;
-use crate::session::{self, Agreed, Context};
-use crate::sniff::{Content, NotAStream};
+use crate::session::{self, Context};
+use crate::transport::Address;
 use crate::transport::listen::{Listener, open_for_reading};
-use crate::transport::{Address, Stream, TransportError};
-use crate::wire::native::{HELLO_HEAD_LEN, Hello};
+use crate::wire::native::HELLO_HEAD_LEN;
 
+use super::greet::{answer, is_qemu, welcome};
 use super::links::{Links, is_closed};
-use super::lobby::Lobby;
-use super::{NEGOTIATING, Request};
-
-/// A source, by the wire that it speaks.
-pub(super) enum Source {
-    Native(Box<NativeSource>),
-    Qemu(Box<QemuSource>),
-}
-
-/// All connections of a session on the native wire, and the output that its guest needs.
-pub(super) struct NativeSource {
-    pub(super) links: Links,
-    pub(super) agreed: Agreed,
-    pub(super) output: Output,
-}
-
-/// A QEMU's connection.
-pub(super) struct QemuSource {
-    pub(super) links: Links,
-    /// The bytes that have been read from it.
-    pub(super) head: Vec<u8>,
-    /// Other connections, and the listener that more can come to.
-    pub(super) others: Option<Lobby>,
-}
+use super::lobby::{Lobby, NativeSource, QemuSource, Source};
+use super::request::Request;
+use super::stage::NEGOTIATING;
 
 /// Waits for a source, or opens what there is to read.
 pub(super) fn accept(
@@ -117,47 +92,4 @@ fn open(request: &Request, context: &Context) -> Result<Source> {
         agreed,
         output,
     })))
-}
-
-/// Whether a stream that begins like this is QEMU's, or one of QEMU's further connections. If not,
-/// it should be one of ours; what is known to be neither is refused by name.
-pub(super) fn is_qemu(head: &[u8]) -> Result<bool> {
-    match Content::of_stream(head) {
-        Some(Content::QemuStream | Content::QemuChannel) => Ok(true),
-        Some(Content::NativeStream) | None => Ok(false),
-        Some(content) => Err(Error::new(Kind::Failed, NotAStream { content })),
-    }
-}
-
-/// Answers a hello.
-pub(super) fn answer(
-    stream: &Stream,
-    outcome: Result<&Agreed, &Error>,
-    silence: Duration,
-) -> Result<(), TransportError> {
-    let outcome = outcome.cloned().map_err(Error::one_line);
-    stream.write(&session::answer(&outcome, silence).to_bytes(), &[])
-}
-
-/// Agrees to a hello and makes the output, or refuses with the reason.
-pub(super) fn welcome(hello: &Hello, request: &Request, caps: &Caps) -> Result<(Agreed, Output)> {
-    let refused = |why| Error::new(Kind::Refused, why);
-    let agreed = session::negotiate(hello, caps).map_err(refused)?;
-    let blocks: Vec<(String, u64)> = hello
-        .blocks
-        .iter()
-        .map(|block| (block.name.clone(), block.bytes))
-        .collect();
-    let (path, force) = (&request.output, request.force);
-    let output = match &request.block {
-        Some(keep) => Output::only(path, &blocks, keep, force)?,
-        None if agreed
-            .capabilities
-            .contains(session::CAPABILITY_GUEST_FOLDER) =>
-        {
-            Output::folder(path, &blocks, force)?
-        }
-        None => Output::image(path, &blocks, force)?,
-    };
-    Ok((agreed, output))
 }

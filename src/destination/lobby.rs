@@ -17,14 +17,36 @@ use crate::transport::{Stream, TransportError, Woken};
 use crate::wire::native::{HELLO_HEAD_LEN, Hello, HelloHead};
 use crate::wire::qemu::{Parser, StreamError, Unsupported};
 
-use super::Request;
-use super::accept::{NativeSource, QemuSource, Source, answer, is_qemu, welcome};
+use super::greet::{answer, is_qemu, welcome};
 use super::links::Links;
+use super::request::Request;
 
 /// How long a connection may take to say hello: a source does so at once.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 /// How many connections may be about to say hello at once.
 const MAX_GREETINGS: usize = 64;
+
+/// A source, by the wire that it speaks.
+pub(super) enum Source {
+    Native(Box<NativeSource>),
+    Qemu(Box<QemuSource>),
+}
+
+/// All connections of a session on the native wire, and the output that its guest needs.
+pub(super) struct NativeSource {
+    pub(super) links: Links,
+    pub(super) agreed: Agreed,
+    pub(super) output: Output,
+}
+
+/// A QEMU's connection.
+pub(super) struct QemuSource {
+    pub(super) links: Links,
+    /// The bytes that have been read from it.
+    pub(super) head: Vec<u8>,
+    /// Other connections, and the listener that more can come to.
+    pub(super) others: Option<Lobby>,
+}
 
 /// A listener, and the connections to it that are not a source yet.
 pub(super) struct Lobby {

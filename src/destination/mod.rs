@@ -1,18 +1,26 @@
-//! The receiving end. The phases of a migration, top-down; `pipeline.rs` is where a page goes.
+//! The receiving end: the phases of a migration, top-down. `pipeline.rs` is where a page goes.
 //!
-//! Files have the names of those in [`crate::source`] that do the reverse: `request`, `links`,
-//! `pipeline`, `wire/native` and `wire/qemu`, and in those `decode` undoes `encode`.
+//! | file | what it knows |
+//! |---|---|
+//! | `request.rs` | what to receive, and what to make of it |
+//! | `accept.rs`, `lobby.rs`, `greet.rs` | how a source comes about: listening, recognising its wire, negotiating |
+//! | `pipeline.rs`, `barrier.rs` | work on its way from a connection to the output, round by round |
+//! | `wire/` | what is said on the connections, and how it is decoded |
+//! | `links.rs` | the connections, whatever is said on them |
+//! | `prove.rs` | reading back what the output holds |
+//!
+//! Where a file does the reverse of one in [`crate::source`], it has the same name.
 
 mod accept;
 mod barrier;
+mod greet;
 mod links;
 mod lobby;
 mod pipeline;
 mod prove;
 mod request;
+mod stage;
 mod wire;
-
-use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
@@ -22,22 +30,13 @@ use crate::pool::analysis_pool;
 use crate::session::{Context, Phase};
 use crate::stats::Stage;
 use crate::transport::Address;
-use accept::Source;
+use lobby::Source;
 use prove::Proof;
 pub(crate) use request::Request;
+use stage::{COMMITTING, PROVING, RECEIVING};
 use wire::Wire;
 use wire::native::Native;
 use wire::qemu::Qemu;
-
-/// How long a source may take to read why the destination gave up.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
-// What was being done, in errors.
-const NEGOTIATING: &str = "while negotiating";
-const RECEIVING: &str = "while receiving";
-const DECODING: &str = "while decoding";
-const PROVING: &str = "while proving";
-const COMMITTING: &str = "while committing";
 
 /// Receives a guest's RAM, and returns when it is proven and OUTPUT holds it.
 ///

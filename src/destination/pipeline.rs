@@ -31,17 +31,8 @@ use crate::session::Context;
 
 use super::barrier::{Barrier, NotEnded};
 use super::prove::Proof;
-use super::wire::{Order, Wire};
-use super::{DECODING, PROVING, RECEIVING};
-
-/// Where decoders place pages.
-pub(super) struct Target<'a> {
-    pub(super) context: &'a Context,
-    pub(super) output: &'a Output,
-    pub(super) proof: Proof,
-    /// What the output held before the first round.
-    pub(super) baseline: Baseline,
-}
+use super::stage::{DECODING, PROVING, RECEIVING};
+use super::wire::{Feed, Order, Target, Wire};
 
 /// What all threads of the pipeline share.
 struct Shared<'a, W> {
@@ -95,23 +86,23 @@ pub(super) fn run<W: Wire>(wire: &W, output: &Output, context: &Context) -> Resu
     context.stats.round_pages(output.pages());
     let failed = |error| shared.fail(error);
     thread::scope(|scope| {
-        let feed = Feed {
+        let main = Reader {
             crew: Crew::new(scope, &failed),
             shared: &shared,
             queues,
         };
-        feed.start_lanes();
+        main.start_lanes();
         for connection in 1..connections {
-            let feed = feed.clone();
-            feed.crew
+            let reader = main.clone();
+            main.crew
                 .spawn(format!("receive-{connection}"), RECEIVING, move || {
-                    feed.shared.wire.read(connection, &feed)
+                    reader.shared.wire.read(connection, &reader)
                 });
         }
         // The first connection is this thread's.
-        feed.crew.answer_for(RECEIVING, || wire.read(0, &feed));
+        main.crew.answer_for(RECEIVING, || wire.read(0, &main));
         // Ends the decoders, once the other readers' clones are gone as well.
-        drop(feed);
+        drop(main);
         // Whatever is left to be read back is read by all threads of the proof.
         shared.target.proof.stop();
     });
@@ -122,15 +113,15 @@ pub(super) fn run<W: Wire>(wire: &W, output: &Output, context: &Context) -> Resu
 }
 
 /// A reader's end of the pipeline.
-pub(super) struct Feed<'scope, 'env, W: Wire> {
+struct Reader<'scope, 'env, W: Wire> {
     crew: Crew<'scope, 'env>,
     shared: &'scope Shared<'scope, W>,
     queues: Queues<W::Work>,
 }
 
-impl<W: Wire> Clone for Feed<'_, '_, W> {
+impl<W: Wire> Clone for Reader<'_, '_, W> {
     fn clone(&self) -> Self {
-        Feed {
+        Reader {
             crew: self.crew,
             shared: self.shared,
             queues: self.queues.clone(),
@@ -138,41 +129,31 @@ impl<W: Wire> Clone for Feed<'_, '_, W> {
     }
 }
 
-impl<W: Wire> Feed<'_, '_, W> {
-    pub(super) fn output(&self) -> &Output {
+impl<W: Wire> Feed<W::Work> for Reader<'_, '_, W> {
+    fn output(&self) -> &Output {
         self.shared.target.output
     }
 
-    /// The round in hand.
-    pub(super) fn round(&self) -> Round {
+    fn round(&self) -> Round {
         self.shared.barrier.round()
     }
 
-    /// How many lanes there are.
-    pub(super) fn lanes(&self) -> usize {
+    fn lanes(&self) -> usize {
         self.queues.len()
     }
 
-    /// Hands work of the round in hand to a lane, or to any decoder if the wire has no lanes.
-    pub(super) fn hand(&self, lane: usize, work: W::Work) {
-        // Counted before a decoder can have it, so that the barrier never sees too little.
+    fn hand(&self, lane: usize, work: W::Work) {
+        // Counted before a decoder can have it, so that the barrier never opens too early.
         self.shared.barrier.enter();
         self.grow();
         self.queues.hand(lane, work);
     }
 
-    /// Waits until everything that was handed over is placed, or the session has failed: what was
-    /// wrong with it is then known.
-    pub(super) fn settle(&self) {
+    fn settle(&self) {
         self.shared.barrier.settle();
     }
 
-    /// This connection has ended its round: waits until all have, and all is placed. `last`: no
-    /// round follows.
-    ///
-    /// # Errors
-    /// The connections disagree about `last`, or the session has failed meanwhile.
-    pub(super) fn end_round(&self, last: bool) -> Result<(), NotEnded> {
+    fn end_round(&self, last: bool) -> Result<(), NotEnded> {
         let Target {
             context,
             output,
@@ -198,7 +179,9 @@ impl<W: Wire> Feed<'_, '_, W> {
         }
         Ok(())
     }
+}
 
+impl<W: Wire> Reader<'_, '_, W> {
     /// Starts decoders up to the number that is wanted now.
     fn grow(&self) {
         if self.queues.are_lanes() {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::abort::Woken;
-use super::{Abort, TransportError};
+use super::abort::{Abort, Woken};
+use super::error::TransportError;
 
 /// How long a command may take to clean up after itself when it is no longer needed.
 const LAST_BREATH: Duration = Duration::from_secs(2);

@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 use socket2::{Domain, Socket, Type};
 
-use super::abort::Woken;
+use super::abort::{Abort, Woken};
+use super::address::Address;
 use super::child::{Direction, ShellCommand};
+use super::error::TransportError;
 use super::sockets::{connect_unix, each_address};
-use super::{Abort, Address, Stream, TransportError};
+use super::stream::Stream;
 use crate::partial::{OutputError, PartialFile};
 
 /// How long to wait between attempts while the destination is not listening yet.

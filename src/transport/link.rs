@@ -22,8 +22,8 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::abort::Woken;
-use super::{Abort, TransportError};
+use super::abort::{Abort, Woken};
+use super::error::TransportError;
 use crate::params::LinkSpec;
 use crate::sync;
 

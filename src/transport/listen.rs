@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use rustix::event::PollFlags;
 
-use super::abort::Woken;
+use super::abort::{Abort, Woken};
+use super::address::Address;
 use super::child::{Direction, ShellCommand};
+use super::error::TransportError;
 use super::sockets::{Access, UnixSocket};
-use super::{Abort, Address, Stream, TransportError};
+use super::stream::Stream;
 
 /// Connections that may wait to be accepted on a unix socket; as the standard library has it for TCP.
 const BACKLOG: i32 = 128;

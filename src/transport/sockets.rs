@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
-use super::TransportError;
+use super::error::TransportError;
 
 /// The longest path that a socket can have: what the system keeps it in has 108 bytes, one of which
 /// ends it.

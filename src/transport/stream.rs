@@ -13,10 +13,10 @@ use rustix::event::PollFlags;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use super::abort::Woken;
+use super::abort::{Abort, Woken};
 use super::child::ShellCommand;
+use super::error::TransportError;
 use super::link::{EmulatedLink, Incoming};
-use super::{Abort, TransportError};
 use crate::sync;
 
 /// A connection. One thread may read while another writes.

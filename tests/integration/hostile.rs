@@ -474,7 +474,7 @@ fn a_compressed_body_that_is_not_as_long_as_announced_is_refused() {
                 .err()
                 .unwrap_or_else(|| panic!("{method} {what} was taken"))
                 .one_line();
-            assert!(line.contains("decode, round 1, page 0"), "{line}");
+            assert!(line.contains("decoding, round 1, page 0"), "{line}");
         }
     }
 }
@@ -520,7 +520,10 @@ fn deltas_that_make_no_sense_are_refused() {
         let line = receive(&Folder::new(), &with(body.clone()))
             .expect_err("a bad delta")
             .one_line();
-        assert!(line.contains("decode, round 2, page 0"), "{body:?}: {line}");
+        assert!(
+            line.contains("decoding, round 2, page 0"),
+            "{body:?}: {line}"
+        );
     }
     // One that decodes, but to another page than the source hashed.
     refuses(

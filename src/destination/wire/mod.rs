@@ -1,8 +1,8 @@
 //! What a wire contributes to receiving a guest; everything else is the same for all of them.
 //!
-//! A wire is one folder here. The rest of the destination knows no wire, but for two places:
-//! [`accept`](super::accept) and its lobby recognise which one a source speaks by its first bytes,
-//! and [`run`](super::run) receives with it.
+//! A wire is one folder here. The rest of the destination knows no wire, but for two places: which
+//! one a source speaks is recognised when it is [greeted](super::greet), and [`run`](super::run)
+//! receives with that.
 
 pub(super) mod native;
 pub(super) mod qemu;
@@ -10,10 +10,13 @@ pub(super) mod qemu;
 use crate::error::{Error, Result};
 use crate::image::Output;
 use crate::page::Digest;
+use crate::round::{Baseline, Round};
+use crate::session::Context;
 use crate::stats::Tally;
 
+use super::barrier::NotEnded;
 use super::links::Links;
-use super::pipeline::{Feed, Target};
+use super::prove::Proof;
 
 /// How work may be spread over decoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +53,7 @@ pub(super) trait Wire: Sync + Sized {
 
     /// Reads one of the connections to the end of the last round, in a thread of its own, and hands
     /// its work to `feed`.
-    fn read(&self, connection: usize, feed: &Feed<'_, '_, Self>) -> Result<()>;
+    fn read(&self, connection: usize, feed: &dyn Feed<Self::Work>) -> Result<()>;
 
     /// A decoder, for one thread.
     fn decoder<'a>(&'a self, target: &'a Target<'a>) -> Box<dyn Decode<Self::Work> + 'a>;
@@ -69,6 +72,40 @@ pub(super) trait Wire: Sync + Sized {
     /// The migration failed: reports `error` to the source, unless it cannot be answered or knows.
     /// Returns the error to show, which may be a better one.
     fn failed(&mut self, error: Error) -> Error;
+}
+
+/// What the pipeline offers a reader.
+pub(super) trait Feed<W> {
+    fn output(&self) -> &Output;
+
+    /// The current round.
+    fn round(&self) -> Round;
+
+    /// How many lanes there are; 1 with [`Order::Any`].
+    fn lanes(&self) -> usize;
+
+    /// Hands work of the current round to a lane, and waits for room in its queue.
+    fn hand(&self, lane: usize, work: W);
+
+    /// Waits until everything that was handed over is placed, or the session has failed and the
+    /// reason is known.
+    fn settle(&self);
+
+    /// This connection has ended its round: waits until all have, and everything is placed. `last`:
+    /// no round follows.
+    ///
+    /// # Errors
+    /// The connections disagree about `last`, or the session has failed meanwhile.
+    fn end_round(&self, last: bool) -> Result<(), NotEnded>;
+}
+
+/// Where decoders place pages.
+pub(super) struct Target<'a> {
+    pub(super) context: &'a Context,
+    pub(super) output: &'a Output,
+    pub(super) proof: Proof,
+    /// What the output held before the first round.
+    pub(super) baseline: Baseline,
 }
 
 /// A decoder: from work to pages in their place. Its buffers live as long as its thread.

@@ -2,10 +2,10 @@
 
 use bytes::BufMut;
 
-use super::super::WireError;
 use super::reader::{Reader, at_most};
 use super::{MAX_BODY, MAX_PIECE};
 use crate::description::{Description, MAX_COMMANDS, MAX_CONFIGURATION};
+use crate::wire::WireError;
 
 /// Appends a description, whose fields are known to be within their bounds.
 pub(super) fn put_description(out: &mut Vec<u8>, description: &Description) {

@@ -3,11 +3,11 @@
 use bytes::BufMut;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::super::WireError;
 use super::reader::{Reader, at_most};
 use super::{HEADER_LEN, MAX_BODY, MAX_PAGE_SET, MAX_PAGES};
 use crate::codec::Method;
 use crate::round::Round;
+use crate::wire::WireError;
 
 /// What kind of frame it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

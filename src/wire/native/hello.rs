@@ -3,9 +3,9 @@
 use bytes::BufMut;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::super::{BlockInfo, WireError};
 use super::reader::{Reader, at_most};
 use super::{ANSWER_MAGIC, HELLO_HEAD_LEN, HELLO_MAGIC, MAX_HELLO, MAX_TEXT};
+use crate::wire::{BlockInfo, WireError};
 
 /// Lists of a hello or an answer are bounded by its length alone.
 const ANY: usize = u16::MAX as usize;

@@ -2,7 +2,6 @@
 
 use bytes::BufMut;
 
-use super::super::WireError;
 use super::MAX_TEXT;
 use super::guest;
 use super::header::{Frame, FrameKind, Header, frame_hash};
@@ -11,6 +10,7 @@ use crate::codec::Method;
 use crate::description::Description;
 use crate::page::Digest;
 use crate::round::Round;
+use crate::wire::WireError;
 
 /// A frame without pages.
 #[derive(Debug, Clone, PartialEq, Eq)]

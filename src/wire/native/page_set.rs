@@ -1,8 +1,8 @@
 //! Which pages a frame carries, and how.
 
-use super::super::WireError;
 use super::reader::{Reader, put_uleb};
 use crate::page::{PageIndex, PageRange};
+use crate::wire::WireError;
 
 /// How the pages of a run are carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

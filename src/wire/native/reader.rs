@@ -3,7 +3,7 @@
 //! The record itself has been bounded and read before. A length or a count that lies therefore runs
 //! into the end of its own record, never into the next one.
 
-use super::super::WireError;
+use crate::wire::WireError;
 
 pub(super) struct Reader<'a> {
     record: &'static str,

@@ -2,12 +2,12 @@
 
 use crate::page::{PAGE_SIZE, PageIndex};
 
-use super::super::BlockInfo;
 use super::{
     Command, Element, Fault, MAGIC, MAX_BLOCKS, MAX_COMPRESSED, MAX_MACHINE, MULTIFD_MAGIC, RAM,
     RAM_VERSION, Record, RecordKind, STREAM_VERSION, SWITCHOVER_START, SectionKind, StreamError,
     Unsupported, XBZRLE_ENCODING, flag, section,
 };
+use crate::wire::BlockInfo;
 
 /// Follows a stream from its first byte to the end of RAM. It remembers where it is, but no bytes:
 /// those stay with the caller until an element is whole.

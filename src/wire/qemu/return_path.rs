@@ -4,7 +4,7 @@
 //! destination answers PING with PONG, and at the end sends SHUT: 0 if it has loaded the guest.
 //! A pre-copy source need not understand post-copy's messages (requests for pages, bitmaps).
 
-use super::super::WireError;
+use crate::wire::WireError;
 
 /// Bytes of a message's type and length.
 pub const HEAD_LEN: usize = 4;

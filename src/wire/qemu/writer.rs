@@ -4,11 +4,11 @@ use bytes::BufMut;
 
 use crate::page::{PAGE_SIZE, PageIndex};
 
-use super::super::BlockInfo;
 use super::{
     Command, MAGIC, MAX_BLOCKS, MAX_COMPRESSED, MAX_MACHINE, RAM, RAM_VERSION, STREAM_VERSION,
     SectionKind, XBZRLE_ENCODING, flag, section,
 };
+use crate::wire::BlockInfo;
 
 /// What is written behind the end of a stream that has no devices.
 const NO_DEVICES: &str = r#"{"page_size":4096,"devices":[]}"#;

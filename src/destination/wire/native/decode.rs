@@ -14,10 +14,9 @@ use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::WireError;
 use crate::wire::native::{Class, FrameKind, Header, PageSet, Run, frame_hash};
 
-use crate::destination::DECODING;
-use crate::destination::pipeline::Target;
 use crate::destination::prove::Proof;
-use crate::destination::wire::Decode;
+use crate::destination::stage::DECODING;
+use crate::destination::wire::{Decode, Target};
 
 /// A frame with pages, as it was read.
 #[derive(Debug)]

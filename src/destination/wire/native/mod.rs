@@ -22,12 +22,11 @@ use crate::transport::{Stream, TransportError};
 use crate::wire::WireError;
 use crate::wire::native::{FrameKind, Header, MAX_ROUNDS, Message};
 
-use super::{Decode, Order, Wire};
-use crate::destination::accept::NativeSource;
+use super::{Decode, Feed, Order, Target, Wire};
 use crate::destination::barrier::NotEnded;
-use crate::destination::links::{Links, is_closed, source_knows};
-use crate::destination::pipeline::{Feed, Target};
-use crate::destination::{COMMITTING, LAST_WORDS, RECEIVING};
+use crate::destination::links::{LAST_WORDS, Links, is_closed, source_knows};
+use crate::destination::lobby::NativeSource;
+use crate::destination::stage::{COMMITTING, RECEIVING};
 use decode::{FrameDecoder, Packet};
 use folder::FolderIntake;
 
@@ -138,7 +137,7 @@ impl Wire for Native<'_> {
         Order::Any
     }
 
-    fn read(&self, connection: usize, feed: &Feed<'_, '_, Self>) -> Result<()> {
+    fn read(&self, connection: usize, feed: &dyn Feed<Packet>) -> Result<()> {
         let agreed = &self.agreed.capabilities;
         let mut reading = Reading {
             wire: self,
@@ -210,9 +209,9 @@ impl Wire for Native<'_> {
 }
 
 /// One connection on its way to the end of the last round.
-struct Reading<'r, 'scope, 'env, 'a> {
-    wire: &'r Native<'a>,
-    feed: &'r Feed<'scope, 'env, Native<'a>>,
+struct Reading<'r> {
+    wire: &'r Native<'r>,
+    feed: &'r dyn Feed<Packet>,
     stream: &'r Stream,
     is_main: bool,
     round: Round,
@@ -231,7 +230,7 @@ enum Then {
     End,
 }
 
-impl Reading<'_, '_, '_, '_> {
+impl Reading<'_> {
     fn run(&mut self) -> Result<()> {
         loop {
             let header = session::receive_header(self.stream)?;

@@ -16,9 +16,8 @@ use crate::session::Context;
 use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::qemu::RecordKind;
 
-use crate::destination::DECODING;
-use crate::destination::pipeline::Target;
-use crate::destination::wire::Decode;
+use crate::destination::stage::DECODING;
+use crate::destination::wire::{Decode, Target};
 
 /// Neighbouring pages that belong to the same lane, and are placed together where they can be.
 pub(super) const STRETCH: u64 = 64;

@@ -30,12 +30,10 @@ use crate::sync;
 use crate::wire::qemu::return_path::Reply;
 use crate::wire::qemu::{Command, Element, Record, SWITCHOVER_START, tail};
 
-use super::{Decode, Order, Wire};
-use crate::destination::accept::QemuSource;
-use crate::destination::links::{Links, is_closed};
-use crate::destination::lobby::Lobby;
-use crate::destination::pipeline::{Feed, Target};
-use crate::destination::{LAST_WORDS, Request};
+use super::{Decode, Feed, Order, Target, Wire};
+use crate::destination::links::{LAST_WORDS, Links, is_closed};
+use crate::destination::lobby::{Lobby, QemuSource};
+use crate::destination::request::Request;
 use decode::{Entry, RecordDecoder, Records, STRETCH};
 use reading::{Cut, Reading};
 
@@ -122,7 +120,7 @@ impl<'a> Qemu<'a> {
     }
 
     /// Hands each record to the lane of its page, until RAM's last section is closed.
-    fn records(&self, state: &mut State, feed: &Feed<'_, '_, Self>) -> Result<()> {
+    fn records(&self, state: &mut State, feed: &dyn Feed<Records>) -> Result<()> {
         let mut lanes: Vec<Vec<Entry>> = (0..feed.lanes()).map(|_| Vec::new()).collect();
         loop {
             while let Some((element, end)) = state.reading.next()? {
@@ -244,7 +242,7 @@ impl Wire for Qemu<'_> {
         }
     }
 
-    fn read(&self, _connection: usize, feed: &Feed<'_, '_, Self>) -> Result<()> {
+    fn read(&self, _connection: usize, feed: &dyn Feed<Records>) -> Result<()> {
         let state = &mut *sync::lock(&self.state);
         let mut clock = StageClock::start();
         let read = self.records(state, feed);
@@ -309,7 +307,7 @@ fn entry(record: &Record, end: usize) -> Entry {
 }
 
 /// Hands what is parsed to the decoders.
-fn hand_over(reading: &mut Reading, lanes: &mut [Vec<Entry>], feed: &Feed<'_, '_, Qemu<'_>>) {
+fn hand_over(reading: &mut Reading, lanes: &mut [Vec<Entry>], feed: &dyn Feed<Records>) {
     let bytes = reading.take_parsed();
     for (lane, entries) in lanes.iter_mut().enumerate() {
         if !entries.is_empty() {
