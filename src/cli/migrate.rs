@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use signal_hook::iterator::Signals;
 
 use crate::caps::{Capability, Caps};
-use crate::control::{Control, Migration};
+use crate::control::{Control, LiveOptions, Migration};
 use crate::error::{Error, Kind, Result};
 use crate::settings::Settings;
 use crate::source::{Live, WriterChoice};
@@ -125,32 +125,16 @@ struct LiveArgs {
 
 impl LiveArgs {
     fn into_live(self) -> Result<Option<Live>> {
-        let usage = |what: &str| Err(Error::new(Kind::Usage, what));
-        let commands = self.stop_command.zip(self.resume_command);
-        let ways = [!self.pid.is_empty(), commands.is_some(), self.fuzzy];
-        if !self.live {
-            return Ok(None);
-        }
-        if ways.into_iter().filter(|way| *way).count() > 1 {
-            return usage(
-                "only one of --pid, --stop-command and --fuzzy says what to do with the writer",
-            );
-        }
-        let writer = match commands {
-            Some((stop, resume)) => WriterChoice::Commands { stop, resume },
-            None if self.fuzzy => WriterChoice::Fuzzy,
-            None if !self.pid.is_empty() => WriterChoice::Processes {
-                pids: self.pid,
-                guard: guard::this_program(),
-            },
-            None => {
-                return usage(
-                    "--live needs to know how to stop the writer: --pid PID, or --stop-command \
-                     with --resume-command; or --fuzzy, for a copy that is of no single instant",
-                );
-            }
+        let options = LiveOptions {
+            live: Some(self.live),
+            pids: (!self.pid.is_empty()).then_some(self.pid),
+            stop: self.stop_command,
+            resume: self.resume_command,
+            fuzzy: self.fuzzy,
         };
-        Ok(Some(Live::new(writer)))
+        options
+            .into_live(Some(guard::this_program()))
+            .map_err(|error| Error::new(Kind::Usage, error.describe(|name| format!("--{name}"))))
     }
 }
 
@@ -193,7 +177,7 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
     }
     .to_owned();
     if fuzzy {
-        end.push_str(", though of no single instant");
+        end.push_str(", but not a point-in-time snapshot");
     }
     let send = Migration::send(args.image)
         .to(args.uri)

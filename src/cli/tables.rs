@@ -86,7 +86,7 @@ fn parameter_list(width: Option<usize>) -> String {
         });
         return wrapped(&paragraphs.collect::<Vec<_>>().join("\n"), Some(width));
     }
-    let heading = "name\ttype\tdefault\trange\tside\twhile it runs\tsince\tmeaning\n";
+    let heading = "name\ttype\tdefault\trange\tside\tduring a migration\tsince\tmeaning\n";
     let lines = rows.iter().map(|row| {
         let kind = row.full_kind();
         let fields = [

@@ -8,6 +8,7 @@ mod builder;
 pub mod client;
 mod controller;
 pub mod job_info;
+mod live;
 mod migration;
 pub mod monitor;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::transport::Address;
 
 pub use builder::{ReceiveBuilder, ReceiveOutput, SendBuilder, SendImage};
 pub use controller::Controller;
+pub(crate) use live::LiveOptions;
 pub use migration::Migration;
 pub use monitor::Monitor;
 

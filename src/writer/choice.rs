@@ -21,9 +21,10 @@ pub enum WriterChoice {
     Processes {
         /// Their PIDs.
         pids: Vec<u32>,
-        /// The ramferry program, which is started as the guard that resumes them if this process is
-        /// killed; [`super::guard::this_program`] where that is this one.
-        guard: PathBuf,
+        /// The program to start as the [guard](super::guard) that resumes them if this process is
+        /// killed: a ramferry, or one that calls [`super::guard::serve`]. Without one they would
+        /// then stay stopped.
+        guard: Option<PathBuf>,
     },
     /// A writer that shell commands stop and resume.
     Commands {
@@ -58,7 +59,7 @@ impl WriterChoice {
         let abort = Arc::clone(&context.abort);
         let writer: Box<dyn Writer> = match self {
             WriterChoice::Processes { pids, guard } => {
-                let processes = Processes::open(pids, guard, abort)?;
+                let processes = Processes::open(pids, guard.as_deref(), abort)?;
                 check_use(pids, guest)?;
                 Box::new(processes)
             }

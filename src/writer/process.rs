@@ -58,12 +58,16 @@ enum State {
 }
 
 impl Processes {
-    /// Gets hold of the processes with these PIDs, and starts the guard: `guard_program` is the
-    /// ramferry program, see [`super::guard`]. `abort` ends the wait for them to stop.
+    /// Gets hold of the processes with these PIDs, and starts the [guard](super::guard), if there is
+    /// to be one, from `guard_program`. `abort` ends the wait for them to stop.
     ///
     /// # Errors
     /// PIDs that are nobody's, this process's own, or not ours to stop; a guard that does not start.
-    pub fn open(pids: &[u32], guard_program: &Path, abort: Arc<Abort>) -> Result<Processes> {
+    pub fn open(
+        pids: &[u32],
+        guard_program: Option<&Path>,
+        abort: Arc<Abort>,
+    ) -> Result<Processes> {
         let mut pids = pids.to_vec();
         pids.sort_unstable();
         pids.dedup();
@@ -72,10 +76,12 @@ impl Processes {
             .map(Process::open)
             .collect::<Result<Vec<_>, _>>()?;
         let targets: Vec<Target> = all.iter().map(Process::target).collect::<Result<_, _>>()?;
-        let guard = Guard::start(guard_program, &targets, &abort)?;
+        let guard = guard_program
+            .map(|program| Guard::start(program, &targets, &abort))
+            .transpose()?;
         Ok(Processes {
             all: Arc::new(all),
-            guard: Some(guard),
+            guard,
             throttle: None,
             abort,
             state: State::Running,
@@ -84,7 +90,7 @@ impl Processes {
 
     fn try_stop(&mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now().checked_add(limit);
-        if !self.guard.as_mut().is_some_and(Guard::is_there) {
+        if !self.guard.as_mut().is_none_or(Guard::is_there) {
             return Err(WriterError::GuardGone.into());
         }
         for process in self.all.iter() {

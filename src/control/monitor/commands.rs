@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::caps::Capability;
+use crate::control::live::{LiveError, LiveOptions};
 use crate::control::{Control, ControlError, Migration, RunState};
-use crate::source::{Live, WriterChoice};
+use crate::source::Live;
 use crate::stats::Status;
 use crate::transport::Address;
 use crate::wire::Format;
@@ -292,41 +293,18 @@ fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     done()
 }
 
-/// Who writes the image meanwhile, and how to make it stand still.
+/// The writer of a live guest, and how to stop it.
 fn live(this: &Executor<'_>, arguments: &mut Arguments) -> Result<Option<Live>, QmpError> {
-    let live = arguments.boolean("live")?;
-    let pids = arguments.numbers("pid")?;
-    let stop = arguments.string("stop-command")?;
-    let resume = arguments.string("resume-command")?;
-    let fuzzy = arguments.boolean("fuzzy")?.unwrap_or(false);
-    let refused = |what: &str| Err(QmpError::generic(what));
-    let writer = match (pids, stop, resume, fuzzy) {
-        (None, None, None, false) if live == Some(true) => {
-            return refused(
-                "'live' needs to know how to stop the writer: 'pid', or 'stop-command' with \
-                 'resume-command'; or 'fuzzy', for a copy that is of no single instant",
-            );
-        }
-        (None, None, None, false) => return Ok(None),
-        (Some(pids), None, None, false) if pids.is_empty() => {
-            return refused("Parameter 'pid' expects at least one process");
-        }
-        (Some(pids), None, None, false) => match this.defaults.guard.clone() {
-            Some(guard) => WriterChoice::Processes { pids, guard },
-            None => return refused("'pid' is not available here: there is no program for a guard"),
-        },
-        (None, Some(stop), Some(resume), false) => WriterChoice::Commands { stop, resume },
-        (None, Some(_), None, false) => return Err(missing("resume-command")),
-        (None, None, Some(_), false) => return Err(missing("stop-command")),
-        (None, None, None, true) => WriterChoice::Fuzzy,
-        _ => {
-            return refused(
-                "only one of 'pid', 'stop-command' and 'fuzzy' says what to do with the writer",
-            );
-        }
+    let options = LiveOptions {
+        live: arguments.boolean("live")?,
+        pids: arguments.numbers("pid")?,
+        stop: arguments.string("stop-command")?,
+        resume: arguments.string("resume-command")?,
+        fuzzy: arguments.boolean("fuzzy")?.unwrap_or(false),
     };
-    if live == Some(false) {
-        return refused("'live' is false, but what writes the image is told");
-    }
-    Ok(Some(Live::new(writer)))
+    let guard = this.defaults.guard.clone();
+    options.into_live(guard).map_err(|error| match error {
+        LiveError::Missing(name) => missing(name),
+        other => QmpError::generic(other.describe(|name| format!("'{name}'"))),
+    })
 }

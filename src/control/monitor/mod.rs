@@ -84,15 +84,15 @@ use crate::transport::{Access, UnixSocket};
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 16;
 
-/// What commands mean that do not say it.
+/// What a command that leaves them out means.
 #[derive(Debug, Clone, Default)]
 pub struct Defaults {
     /// The image that `migrate` sends.
     pub image: Option<PathBuf>,
     /// What `migrate-incoming` writes.
     pub output: Option<PathBuf>,
-    /// The ramferry program, which `migrate` with `pid` needs as a guard
-    /// ([`WriterChoice::Processes`](crate::source::WriterChoice::Processes)).
+    /// The guard of `migrate` with `pid`: see
+    /// [`WriterChoice::Processes`](crate::writer::WriterChoice::Processes).
     pub guard: Option<PathBuf>,
 }
 

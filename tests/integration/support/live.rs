@@ -53,7 +53,7 @@ impl Churn {
     pub(crate) fn by_pid(&self) -> WriterChoice {
         WriterChoice::Processes {
             pids: vec![self.program.pid()],
-            guard: env!("CARGO_BIN_EXE_ramferry").into(),
+            guard: Some(env!("CARGO_BIN_EXE_ramferry").into()),
         }
     }
 

@@ -1,0 +1,77 @@
+//! The options of a live migration, as the command line and a monitor take them.
+
+use std::path::PathBuf;
+
+use crate::source::Live;
+use crate::writer::WriterChoice;
+
+/// What was given about the writer of a live guest.
+#[derive(Debug, Default)]
+pub(crate) struct LiveOptions {
+    /// Whether `live` itself was given, and how.
+    pub(crate) live: Option<bool>,
+    pub(crate) pids: Option<Vec<u32>>,
+    pub(crate) stop: Option<String>,
+    pub(crate) resume: Option<String>,
+    pub(crate) fuzzy: bool,
+}
+
+/// Why the options do not fit together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LiveError {
+    /// Nothing says how to stop the writer.
+    NoWriter,
+    /// More than one option does.
+    SeveralWriters,
+    /// A list without a process.
+    NoProcess,
+    /// One of the two commands is missing; its name.
+    Missing(&'static str),
+    /// `live` is off, and there are options for it.
+    Off,
+}
+
+impl LiveError {
+    /// One line, with options named as `name` writes them.
+    pub(crate) fn describe(self, name: impl Fn(&str) -> String) -> String {
+        let [live, pid, fuzzy] = ["live", "pid", "fuzzy"].map(&name);
+        let [stop, resume] = ["stop-command", "resume-command"].map(&name);
+        match self {
+            LiveError::NoWriter => format!(
+                "{live} needs to know how to stop the writer: give {pid}, or {stop} with {resume}; \
+                 or {fuzzy}, for a copy that is not a point-in-time snapshot"
+            ),
+            LiveError::SeveralWriters => {
+                format!("{pid}, {stop} and {fuzzy} exclude each other: give one of them")
+            }
+            LiveError::NoProcess => format!("{pid} needs at least one process"),
+            LiveError::Missing(option) => format!("{} is missing", name(option)),
+            LiveError::Off => format!("{live} is off, but an option says what writes the image"),
+        }
+    }
+}
+
+impl LiveOptions {
+    /// What the options say together; `None` if the guest is not live.
+    pub(crate) fn into_live(self, guard: Option<PathBuf>) -> Result<Option<Live>, LiveError> {
+        let writer = match (self.pids, self.stop, self.resume, self.fuzzy) {
+            (None, None, None, false) if self.live == Some(true) => {
+                return Err(LiveError::NoWriter);
+            }
+            (None, None, None, false) => return Ok(None),
+            (Some(pids), None, None, false) if pids.is_empty() => {
+                return Err(LiveError::NoProcess);
+            }
+            (Some(pids), None, None, false) => WriterChoice::Processes { pids, guard },
+            (None, Some(stop), Some(resume), false) => WriterChoice::Commands { stop, resume },
+            (None, Some(_), None, false) => return Err(LiveError::Missing("resume-command")),
+            (None, None, Some(_), false) => return Err(LiveError::Missing("stop-command")),
+            (None, None, None, true) => WriterChoice::Fuzzy,
+            _ => return Err(LiveError::SeveralWriters),
+        };
+        if self.live == Some(false) {
+            return Err(LiveError::Off);
+        }
+        Ok(Some(Live::new(writer)))
+    }
+}
