@@ -3,7 +3,7 @@
 #
 # Version:   QEMU 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3); 10.0.2 and 11.1.3 do the same.
 # Expected:  main RAM comes first, and NUMA nodes in the order of their numbers, which is that of their addresses.
-# Behaviour: blocks are listed largest first; equal ones in the order in which their -object stands on the command line,
+# Behaviour: blocks are listed largest first; equal ones in the order of their -object on the command line,
 #            whatever node they belong to. The video memory of a display card larger than the guest's RAM precedes it,
 #            and node 1 precedes node 0 if its backend was created first. The list holds no address that would tell.
 # Output seen (the first three):

@@ -2,11 +2,11 @@
 # x-ignore-shared: QEMU 10 sends the RAM of a shared memfd, QEMU 7.2 left it out.
 #
 # Version:   QEMU 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3), 10.0.2 (Debian 1:10.0.2+ds-2+deb13u1~bpo12+1); 11.1.3 as 10.0.2.
-# Expected:  x-ignore-shared leaves out every RAM block that is mapped shared (share=on): so its name says, and so the
+# Expected:  x-ignore-shared leaves out every RAM block that is mapped shared (share=on), as its name says, and the
 #            two versions agree, for the stream's configuration section lists the capability and both ends check it.
 # Behaviour: newer QEMUs leave out shared blocks of a *named file* only. For a memfd (share=on, its default, and what
 #            a VMM hands over by file descriptor) or a shared memory-backend-ram they send every page, with the
-#            capability on and without a word. Whoever carries the RAM by another way pays for it twice.
+#            capability on and without a word. A tool that carries the RAM itself pays for it twice.
 # Output seen:
 #   QEMU 7.2.22 memory-backend-file,share=on,mem-path=ram: RAM left out
 #   QEMU 7.2.22 memory-backend-memfd:                      RAM left out
@@ -33,7 +33,7 @@ import json, os, subprocess, time
 MARK = b'page of a guest\n' * 256
 
 def sent(version, backend):
-    """Whether a stream that is made with x-ignore-shared holds a page that stands in the guest's RAM at 16 MiB."""
+    """Whether a stream that is made with x-ignore-shared holds the page that is at 16 MiB of the guest's RAM."""
     with open('ram', 'wb') as f: f.truncate(32 << 20)
     lib = f'{version}/usr/lib/x86_64-linux-gnu'
     os.environ['QEMU_MODULE_DIR'] = f'{lib}/qemu'

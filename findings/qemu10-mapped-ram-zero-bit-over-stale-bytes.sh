@@ -5,7 +5,7 @@
 # Expected:  the pages area of a mapped-ram file is the guest's RAM with holes for zero pages, so that it may be mapped,
 #            copied or compared as it is; the bitmap only says quickly what SEEK_HOLE would say as well.
 # Behaviour: a page that was sent with data and is all zero at its last sending has its bit cleared and nothing else:
-#            no zeros are written, no hole is punched. Read without the bitmap, the page comes back from the dead.
+#            no zeros are written, no hole is punched. Read without the bitmap, the page has its old content.
 #            (A page whose data changed is overwritten in place, as one would think.)
 # How:       pause-before-switchover holds the migration after its first full round; two pages are changed there.
 # Output seen:

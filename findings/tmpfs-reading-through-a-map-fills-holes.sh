@@ -6,7 +6,7 @@
 #            with the shared zero page or a clean cache page, and the file stays as it was.
 # Behaviour: on tmpfs each page that is touched is allocated, even through MAP_PRIVATE with PROT_READ, and from then on
 #            SEEK_DATA calls it data. To hash a guest's RAM with blake3's update_mmap costs the host the guest's full
-#            size in memory (and whoever skips holes finds none left); update() from read(2) costs nothing.
+#            size in memory (and a reader that skips holes finds none left); update() from read(2) costs nothing.
 # Output seen (a memfd of 1024 pages, all hole):
 #   after pread of all of it:           0 pages allocated, data extents: none
 #   after one load by a private map:    1 pages allocated, data extents: 500-501

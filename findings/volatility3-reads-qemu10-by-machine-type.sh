@@ -4,7 +4,7 @@
 # Version:   volatility3 2.28.2 from PyPI, QEMU 10.0.2 (Debian 1:10.0.2+ds-2+deb13u1~bpo12+1)
 # Expected:  the stream's format is the QEMU version's, so a reader copes with all guests of a QEMU or with none.
 # Behaviour: a machine type of 10.0 or newer adds one command (switchover start) between the RAM sections, which the
-#            reader does not know: no layer, although all of the RAM stands before it. The same guest with -M of 9.2
+#            reader does not know: no layer, although its pages come before it. The same guest with -M of 9.2
 #            reads in full. The default machine type is the newest, so "newer QEMU" is what one sees.
 # Output seen:
 #   pc-i440fx-9.2:  8192 of 8192 pages right

@@ -2,8 +2,8 @@
 # For a page, the low half of XXH3-128 is XXH3-64: the two are one hash and not two.
 #
 # Version:   xxhash 3.5.0 from PyPI (the C library) and the crate xxhash-rust 0.8.19
-# Expected:  a 64-bit and a 128-bit hash of one family are unrelated values, as they are for short inputs; whoever keeps
-#            both, or takes the low half of one to check the other, has 192 bits or an independent check.
+# Expected:  a 64-bit and a 128-bit hash of one family are unrelated values, as they are for short inputs; to keep
+#            both gives 192 bits, and the low half of one is an independent check of the other.
 # Behaviour: from 241 bytes on the low 64 bits of XXH3-128 are exactly XXH3-64, in both implementations. A table keyed by
 #            XXH3-64 with XXH3-128 as its proof proves no more than the upper half does.
 # Output seen:
