@@ -1,120 +1,19 @@
 //! The monitor at work: whole migrations that clients start, watch, change, hold up and end, in the
 //! program.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::live::Churn;
+use crate::support::qmp::Qmp;
 use crate::support::{
     Ended, Folder, Page, Program, assert_same, command, mixed, run, until, watchdog,
 };
-
-/// Longer than any answer takes; the watchdog is what ends a test.
-const PATIENCE: Duration = Duration::from_secs(50);
-
-/// A client of a monitor.
-struct Qmp {
-    stream: BufReader<UnixStream>,
-    events: Vec<Value>,
-}
-
-impl Qmp {
-    fn connect(path: &Path) -> Qmp {
-        let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut qmp = Qmp {
-            stream: BufReader::new(stream),
-            events: Vec::new(),
-        };
-        assert!(qmp.line().expect("a greeting").get("QMP").is_some());
-        qmp.done("qmp_capabilities", json!({}));
-        qmp
-    }
-
-    /// The next message; `None` when there is nobody any more.
-    fn line(&mut self) -> Option<Value> {
-        let mut line = String::new();
-        // Whoever ends with something unread says so.
-        let read = self.stream.read_line(&mut line).unwrap_or(0);
-        (read > 0).then(|| serde_json::from_str(&line).unwrap())
-    }
-
-    /// The answer to a command; events are kept for later.
-    #[track_caller]
-    fn ask(&mut self, name: &str, arguments: Value) -> Value {
-        let mut message = json!({"execute": name});
-        message["arguments"] = arguments;
-        // In one piece: a line's end that comes behind what has been answered is left unread by a
-        // program that ends, and the answer is lost with it.
-        let message = format!("{message}\n");
-        self.stream.get_mut().write_all(message.as_bytes()).unwrap();
-        loop {
-            let line = self.line().expect("an answer");
-            if line.get("event").is_none() {
-                return line;
-            }
-            self.events.push(line);
-        }
-    }
-
-    #[track_caller]
-    fn done(&mut self, name: &str, arguments: Value) -> Value {
-        let mut answer = self.ask(name, arguments);
-        assert_eq!(answer.get("error"), None, "{name}");
-        answer["return"].take()
-    }
-
-    #[track_caller]
-    fn declined(&mut self, name: &str, arguments: Value) -> String {
-        let answer = self.ask(name, arguments);
-        answer["error"]["desc"]
-            .as_str()
-            .expect("an error")
-            .to_owned()
-    }
-
-    #[track_caller]
-    fn switch(&mut self, capability: &str, state: bool) {
-        let one = json!({"capability": capability, "state": state});
-        self.done("migrate-set-capabilities", json!({"capabilities": [one]}));
-    }
-
-    /// The states and whatever else was told until this state.
-    #[track_caller]
-    fn until(&mut self, state: &str) -> Vec<String> {
-        let mut told = Vec::new();
-        loop {
-            let event = if self.events.is_empty() {
-                self.line()
-                    .unwrap_or_else(|| panic!("no more than {told:?}"))
-            } else {
-                self.events.remove(0)
-            };
-            let name = event["event"].as_str().unwrap();
-            told.push(match event["data"]["status"].as_str() {
-                Some(state) => state.to_owned(),
-                None => name.to_owned(),
-            });
-            if told.last().is_some_and(|last| last == state) {
-                return told;
-            }
-        }
-    }
-
-    fn query(&mut self) -> Value {
-        self.done("query-migrate", json!({}))
-    }
-
-    fn state(&mut self) -> String {
-        let state = self.done("query-status", json!({}));
-        state["status"].as_str().unwrap().to_owned()
-    }
-}
 
 /// A guest that does not compress, an idle program with a monitor, and where to.
 struct Scene {
@@ -178,7 +77,7 @@ impl Scene {
 
 fn quit(mut client: Qmp, program: Program) -> Ended {
     client.done("quit", json!({}));
-    assert_eq!(client.line(), None);
+    assert_eq!(client.message(), None);
     program.finish()
 }
 
@@ -515,7 +414,7 @@ fn the_end_waits_a_second_for_clients_that_may_have_something_to_ask() {
     drop(client);
     program.finish().succeeded();
     assert!(begin.elapsed() >= Duration::from_secs(1));
-    assert_eq!(silent.line(), None);
+    assert_eq!(silent.message(), None);
     destination.finish().succeeded();
 }
 
@@ -526,7 +425,7 @@ fn a_signal_ends_the_idle_program_and_one_that_migrates() {
     let program = scene.idle();
     let mut client = scene.client();
     program.signal(Signal::TERM);
-    assert_eq!(client.line(), None);
+    assert_eq!(client.message(), None);
     let ended = program.finish();
     ended.succeeded();
     assert!(!scene.monitor.exists());
@@ -608,7 +507,7 @@ fn whatever_clients_send_the_program_stays_small() {
         stream.write_all(begin.as_bytes()).unwrap();
         (0..100).for_each(|_| stream.write_all(piece.as_bytes()).unwrap());
         stream.write_all(b"\n").unwrap();
-        let answer = client.line().unwrap();
+        let answer = client.message().unwrap();
         let words = answer["error"]["desc"].as_str().unwrap();
         assert!(words.ends_with("limit exceeded"), "{words}");
     }

@@ -8,6 +8,7 @@ mod limits;
 pub(crate) mod live;
 mod program;
 pub(crate) mod qemu;
+pub(crate) mod qmp;
 mod relays;
 mod streams;
 

@@ -1,7 +1,6 @@
-//! A QEMU as a child process: what it is started with, its monitor (QMP), its qtest socket, its
-//! serial port, and its RAM as a file.
+//! A QEMU as a child process: what it is started with, its monitor, its qtest socket, its serial
+//! port, and its RAM as a file.
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -16,6 +15,7 @@ use std::thread;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
+use crate::support::qmp::{Event, Qmp};
 use crate::support::{Folder, lines, test_name};
 
 // ---- the program
@@ -211,14 +211,15 @@ impl Machine<'_> {
         let mut qemu = Qemu {
             err: lines(child.stderr.take().unwrap()),
             child,
-            monitor: BufReader::new(near),
-            commands: 0,
-            events: VecDeque::new(),
+            monitor: Qmp::over(near),
             qtest: None,
             serial: None,
             ram: self.ram,
         };
-        let greeting = qemu.hear().unwrap_or_else(|| qemu.died("at its start"));
+        let greeting = qemu
+            .monitor
+            .message()
+            .unwrap_or_else(|| qemu.died("at its start"));
         assert!(greeting.get("QMP").is_some(), "{greeting}");
         qemu.qmp("qmp_capabilities", json!({}));
         qemu.set_capabilities(&[("events", true)]);
@@ -236,9 +237,7 @@ impl Machine<'_> {
 /// A running QEMU. It is killed when dropped.
 pub(crate) struct Qemu {
     child: Child,
-    monitor: BufReader<UnixStream>,
-    commands: u64,
-    events: VecDeque<Event>,
+    monitor: Qmp,
     qtest: Option<BufReader<UnixStream>>,
     serial: Option<Serial>,
     err: Receiver<String>,
@@ -248,14 +247,6 @@ pub(crate) struct Qemu {
 struct Serial {
     port: UnixStream,
     text: Vec<u8>,
-}
-
-/// An event of the monitor.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Event {
-    pub(crate) name: String,
-    /// `null` if it has none.
-    pub(crate) data: Value,
 }
 
 /// How a QEMU ended.
@@ -284,81 +275,39 @@ impl Qemu {
     /// What a command answers, or the words it is refused with.
     #[track_caller]
     pub(crate) fn try_qmp(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
-        let request = self.request(command, arguments);
-        // If it is gone, reading tells more.
-        let _ = self.monitor.get_ref().write_all(request.as_bytes());
-        self.answer(command)
-    }
-
-    fn request(&mut self, command: &str, arguments: Value) -> String {
-        self.commands += 1;
-        let mut request = json!({"execute": command, "id": self.commands});
-        request["arguments"] = arguments;
-        format!("{request}\n")
+        let answer = self.monitor.ask(command, arguments);
+        answer.unwrap_or_else(|| self.died(&format!("before it answered {command}")))
     }
 
     /// The answer to the last request.
     #[track_caller]
     fn answer(&mut self, command: &str) -> Result<Value, String> {
-        let id = self.commands;
-        loop {
-            let Some(mut message) = self.hear() else {
-                self.died(&format!("before it answered {command}"));
-            };
-            if message["id"] != id {
-                self.collect(message);
-            } else if let Some(error) = message.get("error") {
-                return Err(error["desc"].as_str().unwrap_or("no words").to_owned());
-            } else {
-                return Ok(message["return"].take());
-            }
-        }
+        let answer = self.monitor.answer();
+        answer.unwrap_or_else(|| self.died(&format!("before it answered {command}")))
     }
 
     /// Hands it a descriptor, for which `fd:NAME` stands from then on.
     #[track_caller]
     pub(crate) fn give_fd(&mut self, name: &str, fd: &OwnedFd) {
-        let request = self.request("getfd", json!({"fdname": name}));
+        let request = self.monitor.request("getfd", json!({"fdname": name}));
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = [fd.as_fd()];
         assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
         let bytes = [IoSlice::new(request.as_bytes())];
-        let monitor = self.monitor.get_ref();
+        let monitor = self.monitor.stream.get_ref();
         let sent = sendmsg(monitor, &bytes, &mut control, SendFlags::empty()).unwrap();
         assert_eq!(sent, request.len());
         self.answer("getfd").unwrap();
     }
 
-    /// The next message of the monitor; `None`: it has hung up.
-    fn hear(&mut self) -> Option<Value> {
-        let mut line = String::new();
-        match self.monitor.read_line(&mut line) {
-            Ok(1..) => {
-                Some(serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}")))
-            }
-            _ => None,
-        }
-    }
-
-    fn collect(&mut self, mut message: Value) {
-        let Some(name) = message["event"].as_str().map(str::to_owned) else {
-            panic!("neither the answer nor an event: {message}");
-        };
-        let data = message["data"].take();
-        self.events.push_back(Event { name, data });
-    }
-
     /// Waits for an event that is so, and takes it and all before it away. `None`: QEMU is gone.
     pub(crate) fn wait_event(&mut self, is_so: impl Fn(&Event) -> bool) -> Option<Event> {
         loop {
-            while let Some(event) = self.events.pop_front() {
-                if is_so(&event) {
-                    return Some(event);
-                }
+            let event = self.monitor.event()?;
+            if is_so(&event) {
+                return Some(event);
             }
-            let message = self.hear()?;
-            self.collect(message);
         }
     }
 
@@ -396,14 +345,14 @@ impl Qemu {
     /// Starts a migration to `uri`. Events of an earlier one, which did not complete, are forgotten.
     #[track_caller]
     pub(crate) fn migrate(&mut self, uri: &str) {
-        self.events.clear();
+        self.monitor.events.clear();
         self.qmp("migrate", json!({"uri": uri}));
     }
 
     /// Listens at `uri`, or reads it. It listens when this returns.
     #[track_caller]
     pub(crate) fn migrate_incoming(&mut self, uri: &str) {
-        self.events.clear();
+        self.monitor.events.clear();
         self.qmp("migrate-incoming", json!({"uri": uri}));
     }
 
@@ -511,7 +460,7 @@ impl Qemu {
 
     /// Waits until it has ended by itself.
     pub(crate) fn wait(mut self) -> Gone {
-        while self.hear().is_some() {}
+        while self.monitor.message().is_some() {}
         let mut text = Vec::new();
         if let Some(serial) = &mut self.serial {
             text = std::mem::take(&mut serial.text);
