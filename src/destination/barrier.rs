@@ -9,7 +9,7 @@ use crate::round::Round;
 use crate::sync;
 
 #[derive(Debug)]
-struct State {
+struct RoundState {
     round: Round,
     /// Connections that have read this round's end.
     arrived: usize,
@@ -24,7 +24,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Barrier {
     connections: usize,
-    state: Mutex<State>,
+    state: Mutex<RoundState>,
     changed: Condvar,
 }
 
@@ -41,7 +41,7 @@ impl Barrier {
     pub(super) fn new(connections: usize) -> Barrier {
         Barrier {
             connections,
-            state: Mutex::new(State {
+            state: Mutex::new(RoundState {
                 round: Round::FIRST,
                 arrived: 0,
                 in_flight: 0,

@@ -2,7 +2,7 @@
 //!
 //! Anything may connect to a listening destination, and then send nothing, or nonsense. A connection
 //! becomes a source's when its hello is complete; until then it costs a socket and some bytes, for at
-//! most [`HELLO_LIMIT`], and there are at most [`MAX_GREETINGS`] of them. Each one that is dropped or
+//! most [`HELLO_LIMIT`], and there are at most [`MAX_ARRIVALS`] of them. Each one that is dropped or
 //! refused is reported, and the destination goes on listening.
 
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ use super::request::Request;
 /// How long a connection may take to say hello: a source does so at once.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 /// How many connections may be about to say hello at once.
-const MAX_GREETINGS: usize = 64;
+const MAX_ARRIVALS: usize = 64;
 
 /// A source, by the wire that it speaks.
 pub(super) enum Source {
@@ -56,7 +56,7 @@ pub(super) struct Lobby {
     /// How long to wait for a source, and until when.
     give_up: Option<(Duration, Instant)>,
     /// Connections whose hello is not complete, oldest first.
-    greetings: VecDeque<Greeting>,
+    arrivals: VecDeque<Arrival>,
     /// The source whose connections are coming in.
     joining: Option<Joining>,
 }
@@ -79,7 +79,7 @@ impl Lobby {
             listener,
             silence: params.timeout,
             give_up,
-            greetings: VecDeque::new(),
+            arrivals: VecDeque::new(),
             joining: None,
         }
     }
@@ -130,28 +130,28 @@ impl Lobby {
 
     /// Takes in connections: a few at a time, so that a flood of them leaves room for everything else.
     fn accept_some(&mut self, context: &Context) -> Result<()> {
-        for _ in 0..MAX_GREETINGS {
+        for _ in 0..MAX_ARRIVALS {
             let accepted = self.listener.try_accept(&context.abort, self.silence)?;
             let Some((stream, from)) = accepted else {
                 break;
             };
-            self.greetings.push_back(Greeting::new(stream, from));
+            self.arrivals.push_back(Arrival::new(stream, from));
         }
         Ok(())
     }
 
     /// Reads what the connections have sent. Returns a QEMU, if there is one.
-    fn greet(&mut self, host: Host<'_>) -> Result<Option<Greeting>> {
+    fn greet(&mut self, host: Host<'_>) -> Result<Option<Arrival>> {
         // Each is taken out once. Those that need more time go back to the end.
-        for _ in 0..self.greetings.len() {
-            let Some(mut greeting) = self.greetings.pop_front() else {
+        for _ in 0..self.arrivals.len() {
+            let Some(mut arrival) = self.arrivals.pop_front() else {
                 break;
             };
-            let said = greeting.progress();
-            let from = &greeting.from;
+            let said = arrival.progress();
+            let from = &arrival.from;
             match said {
-                Ok(None) if Instant::now() < greeting.deadline => {
-                    self.greetings.push_back(greeting);
+                Ok(None) if Instant::now() < arrival.deadline => {
+                    self.arrivals.push_back(arrival);
                 }
                 Ok(None) => (host.dropped)(&format!(
                     "dropped a connection from {from}: no hello within {} s",
@@ -159,7 +159,7 @@ impl Lobby {
                 )),
                 Ok(Some(First::Qemu)) if self.joining.is_none() => {
                     host.context.stats.start();
-                    return Ok(Some(greeting));
+                    return Ok(Some(arrival));
                 }
                 Ok(Some(First::Qemu)) => (host.dropped)(&format!(
                     "dropped a QEMU at {from}: another migration is under way"
@@ -171,11 +171,11 @@ impl Lobby {
                 Ok(Some(First::Hello(hello))) if session::is_probe(&hello) => {
                     let answer = session::answer_probe(&hello, &host.context.caps, self.silence);
                     // If it does not wait for the answer, it does not want it.
-                    let _ = greeting.stream.write(&answer.to_bytes(), &[]);
+                    let _ = arrival.stream.write(&answer.to_bytes(), &[]);
                 }
                 Ok(Some(First::Hello(hello))) => {
-                    let from = greeting.from;
-                    if let Err(why) = self.admit(greeting.stream, &hello, host) {
+                    let from = arrival.from;
+                    if let Err(why) = self.admit(arrival.stream, &hello, host) {
                         let why = why.one_line();
                         (host.dropped)(&format!(
                             "refused a source at {from}: {why}; still listening"
@@ -238,8 +238,8 @@ impl Lobby {
 
     /// Drops the connections that have been silent for longest, if there are too many.
     fn drop_excess(&mut self, dropped: &dyn Fn(&str)) {
-        while self.greetings.len() > MAX_GREETINGS {
-            if let Some(Greeting { from, .. }) = self.greetings.pop_front() {
+        while self.arrivals.len() > MAX_ARRIVALS {
+            if let Some(Arrival { from, .. }) = self.arrivals.pop_front() {
                 dropped(&format!(
                     "dropped a connection from {from}: too many at once"
                 ));
@@ -258,17 +258,17 @@ impl Lobby {
 
     /// Waits until a connection can be read or accepted, or the time is up for one of them.
     fn sleep(&self, context: &Context) -> Result<()> {
-        let greetings = self.greetings.iter();
+        let arrivals = self.arrivals.iter();
         let joining = self.joining.iter();
-        let next = greetings
+        let next = arrivals
             .clone()
-            .map(|greeting| greeting.deadline)
+            .map(|arrival| arrival.deadline)
             .chain(joining.clone().map(|joining| joining.deadline))
             .chain(self.give_up.map(|(_, deadline)| deadline))
             .min();
         let joined = joining.flat_map(|joining| joining.streams.iter().flatten());
-        let sockets = greetings
-            .map(|greeting| &greeting.stream)
+        let sockets = arrivals
+            .map(|arrival| &arrival.stream)
             .chain(joined)
             .map(Stream::pollable)
             .collect::<Result<Vec<_>, TransportError>>()?;
@@ -286,17 +286,17 @@ impl Lobby {
     /// Refuses a QEMU whose pages go over other connections: when its list of blocks arrives, all
     /// of them have connected and said what they are. Any other connection is dropped.
     pub(super) fn refuse_multifd(mut self, context: &Context) -> Result<()> {
-        while self.greetings.len() < MAX_GREETINGS
+        while self.arrivals.len() < MAX_ARRIVALS
             && let Some((stream, from)) = self.listener.try_accept(&context.abort, self.silence)?
         {
-            self.greetings.push_back(Greeting::new(stream, from));
+            self.arrivals.push_back(Arrival::new(stream, from));
         }
         let is_channel = |error: &Error| {
             let what = error.cause::<StreamError>().map(|error| &error.what);
             what == Some(&Unsupported::MultifdConnection.into())
         };
-        for mut greeting in self.greetings {
-            if let Err(error) = greeting.progress()
+        for mut arrival in self.arrivals {
+            if let Err(error) = arrival.progress()
                 && is_channel(&error)
             {
                 return Err(error);
@@ -309,12 +309,12 @@ impl Lobby {
 /// The first message of a connection.
 enum First {
     Hello(Hello),
-    /// The beginning of QEMU's stream, which the greeting holds.
+    /// The beginning of QEMU's stream, which the arrival holds.
     Qemu,
 }
 
 /// A connection whose hello is not complete.
-struct Greeting {
+struct Arrival {
     stream: Stream,
     from: String,
     deadline: Instant,
@@ -322,9 +322,9 @@ struct Greeting {
     bytes: Vec<u8>,
 }
 
-impl Greeting {
-    fn new(stream: Stream, from: String) -> Greeting {
-        Greeting {
+impl Arrival {
+    fn new(stream: Stream, from: String) -> Arrival {
+        Arrival {
             stream,
             from,
             deadline: Instant::now() + HELLO_LIMIT,

@@ -35,8 +35,8 @@ use prove::Proof;
 pub(crate) use request::Request;
 use stage::{COMMITTING, PROVING, RECEIVING};
 use wire::Wire;
-use wire::native::Native;
-use wire::qemu::Qemu;
+use wire::native::NativeWire;
+use wire::qemu::QemuWire;
 
 /// Receives a guest's RAM, and returns when it is proven and OUTPUT holds it.
 ///
@@ -53,8 +53,8 @@ pub(crate) fn run(
 ) -> Result<()> {
     Output::check(&request.output, request.force)?;
     match accept::accept(request, context, listening, dropped)? {
-        Source::Native(source) => receive(Native::new(*source, context), context),
-        Source::Qemu(source) => receive(Qemu::new(*source, request, context), context),
+        Source::Native(source) => receive(NativeWire::new(*source, context), context),
+        Source::Qemu(source) => receive(QemuWire::new(*source, request, context), context),
     }
 }
 

@@ -32,18 +32,18 @@ use crate::session::Context;
 use super::barrier::{Barrier, NotEnded};
 use super::prove::Proof;
 use super::stage::{DECODING, PROVING, RECEIVING};
-use super::wire::{Feed, Order, Target, Wire};
+use super::wire::{DecodeTarget, Feed, Order, Wire};
 
 /// What all threads of the pipeline share.
-struct Shared<'a, W> {
+struct Receiving<'a, W> {
     wire: &'a W,
-    target: Target<'a>,
+    target: DecodeTarget<'a>,
     barrier: Barrier,
     decoders: Workers,
     failure: FirstError,
 }
 
-impl<W: Wire> Shared<'_, W> {
+impl<W: Wire> Receiving<'_, W> {
     /// Keeps the first error and ends every wait.
     fn fail(&self, error: Error) {
         // In this order: threads that wake up and complain must not be the first to report.
@@ -66,9 +66,9 @@ impl<W: Wire> Shared<'_, W> {
 /// Starts the threads, takes all rounds, and joins the threads. Returns what has been read back by then.
 pub(super) fn run<W: Wire>(wire: &W, output: &Output, context: &Context) -> Result<Proof> {
     let connections = wire.links().streams.len();
-    let shared = Shared {
+    let shared = Receiving {
         wire,
-        target: Target {
+        target: DecodeTarget {
             context,
             output,
             proof: Proof::default(),
@@ -86,7 +86,7 @@ pub(super) fn run<W: Wire>(wire: &W, output: &Output, context: &Context) -> Resu
     context.stats.round_pages(output.pages());
     let failed = |error| shared.fail(error);
     thread::scope(|scope| {
-        let main = Reader {
+        let main = PipelineFeed {
             crew: Crew::new(scope, &failed),
             shared: &shared,
             queues,
@@ -113,15 +113,15 @@ pub(super) fn run<W: Wire>(wire: &W, output: &Output, context: &Context) -> Resu
 }
 
 /// A reader's end of the pipeline.
-struct Reader<'scope, 'env, W: Wire> {
+struct PipelineFeed<'scope, 'env, W: Wire> {
     crew: Crew<'scope, 'env>,
-    shared: &'scope Shared<'scope, W>,
+    shared: &'scope Receiving<'scope, W>,
     queues: Queues<W::Work>,
 }
 
-impl<W: Wire> Clone for Reader<'_, '_, W> {
+impl<W: Wire> Clone for PipelineFeed<'_, '_, W> {
     fn clone(&self) -> Self {
-        Reader {
+        PipelineFeed {
             crew: self.crew,
             shared: self.shared,
             queues: self.queues.clone(),
@@ -129,7 +129,7 @@ impl<W: Wire> Clone for Reader<'_, '_, W> {
     }
 }
 
-impl<W: Wire> Feed<W::Work> for Reader<'_, '_, W> {
+impl<W: Wire> Feed<W::Work> for PipelineFeed<'_, '_, W> {
     fn output(&self) -> &Output {
         self.shared.target.output
     }
@@ -154,7 +154,7 @@ impl<W: Wire> Feed<W::Work> for Reader<'_, '_, W> {
     }
 
     fn end_round(&self, last: bool) -> Result<(), NotEnded> {
-        let Target {
+        let DecodeTarget {
             context,
             output,
             proof,
@@ -181,7 +181,7 @@ impl<W: Wire> Feed<W::Work> for Reader<'_, '_, W> {
     }
 }
 
-impl<W: Wire> Reader<'_, '_, W> {
+impl<W: Wire> PipelineFeed<'_, '_, W> {
     /// Starts decoders up to the number that is wanted now.
     fn grow(&self) {
         if self.queues.are_lanes() {
@@ -223,7 +223,7 @@ impl<W: Wire> Reader<'_, '_, W> {
 
 /// What a decoder thread does, until there is no more work or, if it `may_leave`, it is one too many.
 fn decode<W: Wire>(
-    shared: &Shared<'_, W>,
+    shared: &Receiving<'_, W>,
     queue: &Receiver<W::Work>,
     may_leave: bool,
 ) -> Result<()> {

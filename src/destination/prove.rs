@@ -199,7 +199,7 @@ impl Proof {
     /// The system's reason; the file having become shorter is one.
     pub(super) fn run(&self, output: &Output, context: &Context) -> Result<()> {
         let mut held = sync::lock(&self.held);
-        let (mut cursor, mut reader) = (Cursor::default(), Reader::default());
+        let (mut cursor, mut reader) = (Cursor::default(), ReadBack::default());
         let is_over = || self.over.load(Ordering::Acquire) || context.abort.is_raised();
         while !is_over() {
             context.faults.check(Site::Prove)?;
@@ -244,7 +244,7 @@ impl Proof {
             let threads = context.tuning.get().decompress_threads;
             Some(analysis_pool(threads).map_err(|error| Error::new(Kind::Failed, error))?)
         };
-        let (mut cursor, mut reader) = (Cursor::default(), Reader::default());
+        let (mut cursor, mut reader) = (Cursor::default(), ReadBack::default());
         loop {
             context.faults.check(Site::Prove)?;
             if context.abort.is_raised() {
@@ -359,7 +359,7 @@ fn read_all(steps: &[Stretch], blocks: &[Block]) -> Result<Vec<(Vec<u128>, Durat
         .par_iter()
         // Pieces large enough to be worth their buffers.
         .with_min_len(8)
-        .map_init(Reader::default, |reader, &step| {
+        .map_init(ReadBack::default, |reader, &step| {
             let start = thread_cpu_time();
             let hashes = reader.read(blocks, step)?.to_vec();
             Ok((hashes, thread_cpu_time().saturating_sub(start)))
@@ -369,21 +369,21 @@ fn read_all(steps: &[Stretch], blocks: &[Block]) -> Result<Vec<(Vec<u128>, Durat
 
 /// Reads back and hashes. Its buffers live as long as its thread.
 #[derive(Debug)]
-struct Reader {
+struct ReadBack {
     bytes: Vec<u8>,
     hashes: Vec<u128>,
 }
 
-impl Default for Reader {
-    fn default() -> Reader {
-        Reader {
+impl Default for ReadBack {
+    fn default() -> ReadBack {
+        ReadBack {
             bytes: vec![0; STEP as usize * PAGE_SIZE],
             hashes: Vec::with_capacity(STEP as usize),
         }
     }
 }
 
-impl Reader {
+impl ReadBack {
     /// The hashes of at most [`STEP`] pages, as the file holds them now.
     fn read(&mut self, blocks: &[Block], (number, range): Stretch) -> Result<&[u128], ImageError> {
         self.hashes.clear();

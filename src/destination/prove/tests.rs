@@ -123,7 +123,7 @@ fn after_the_bulk(context: &Context, then: impl FnOnce(&Proof, &Output)) -> Vec<
 /// Lets the thread read until nothing is due, and no further.
 fn read_all_that_is_due(proof: &Proof, output: &Output) {
     let mut held = sync::lock(&proof.held);
-    let mut reader = Reader::default();
+    let mut reader = ReadBack::default();
     let mut cursor = Cursor::default();
     loop {
         let window = proof.take(&mut cursor);

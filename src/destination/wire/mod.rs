@@ -56,7 +56,7 @@ pub(super) trait Wire: Sync + Sized {
     fn read(&self, connection: usize, feed: &dyn Feed<Self::Work>) -> Result<()>;
 
     /// A decoder, for one thread.
-    fn decoder<'a>(&'a self, target: &'a Target<'a>) -> Box<dyn Decode<Self::Work> + 'a>;
+    fn decoder<'a>(&'a self, target: &'a DecodeTarget<'a>) -> Box<dyn Decode<Self::Work> + 'a>;
 
     /// The rounds are over: reads everything that follows them, and returns the digest of the RAM that
     /// the output must hold.
@@ -100,7 +100,7 @@ pub(super) trait Feed<W> {
 }
 
 /// Where decoders place pages.
-pub(super) struct Target<'a> {
+pub(super) struct DecodeTarget<'a> {
     pub(super) context: &'a Context,
     pub(super) output: &'a Output,
     pub(super) proof: Proof,

@@ -22,12 +22,12 @@ const TOGETHER: Duration = Duration::from_micros(50);
 /// The reader's end of a link with a delay, and the thread that fills it.
 #[derive(Debug)]
 pub(in crate::transport) struct Incoming {
-    shared: Arc<Shared>,
+    shared: Arc<Delayed>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Delayed {
     fd: OwnedFd,
     delay: Duration,
     together: Duration,
@@ -130,7 +130,7 @@ impl Pipe {
     }
 }
 
-impl Shared {
+impl Delayed {
     fn pipe(&self) -> MutexGuard<'_, Pipe> {
         sync::lock(&self.pipe)
     }
@@ -214,7 +214,7 @@ impl Incoming {
     ) -> Result<Incoming, TransportError> {
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let failed = |error: Errno| TransportError::Link(error.into());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Delayed {
             fd: fd.try_clone_to_owned().map_err(TransportError::Link)?,
             delay,
             together: TOGETHER.min(delay / 100),

@@ -13,7 +13,7 @@ use crate::wire::BlockInfo;
 /// those stay with the caller until an element is whole.
 #[derive(Debug, Default)]
 pub struct Parser {
-    state: State,
+    state: Expecting,
     offset: u64,
     return_path: bool,
     ram_id: u32,
@@ -24,7 +24,7 @@ pub struct Parser {
 
 /// What comes next in the stream.
 #[derive(Debug, Clone, Copy, Default)]
-enum State {
+enum Expecting {
     #[default]
     Header,
     Configuration,
@@ -155,14 +155,14 @@ impl Parser {
     /// What comes next, for a message that the stream ends in the middle of it.
     pub fn expecting(&self) -> &'static str {
         match self.state {
-            State::Header => "the header",
-            State::Configuration => "the configuration",
-            State::BeforeRam => "what comes before RAM",
-            State::BlockList | State::Block(_) => "the list of RAM blocks",
-            State::Records(_) => "the RAM records",
-            State::Footer(_) => "a section's footer",
-            State::WithinRam => "RAM, between two sections",
-            State::Tail => "the devices",
+            Expecting::Header => "the header",
+            Expecting::Configuration => "the configuration",
+            Expecting::BeforeRam => "what comes before RAM",
+            Expecting::BlockList | Expecting::Block(_) => "the list of RAM blocks",
+            Expecting::Records(_) => "the RAM records",
+            Expecting::Footer(_) => "a section's footer",
+            Expecting::WithinRam => "RAM, between two sections",
+            Expecting::Tail => "the devices",
         }
     }
 
@@ -174,14 +174,14 @@ impl Parser {
     /// `self` may not change before all bytes of the element are there.
     fn element(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
         match self.state {
-            State::Records(kind) => self.record(kind, cursor),
-            State::Header => self.header(cursor),
-            State::Configuration => self.configuration(cursor),
-            State::BeforeRam | State::WithinRam => self.section(cursor),
-            State::BlockList => self.block_list(cursor),
-            State::Block(left) => self.block(left, cursor),
-            State::Footer(kind) => self.footer(kind, cursor),
-            State::Tail => Ok(Element::Tail),
+            Expecting::Records(kind) => self.record(kind, cursor),
+            Expecting::Header => self.header(cursor),
+            Expecting::Configuration => self.configuration(cursor),
+            Expecting::BeforeRam | Expecting::WithinRam => self.section(cursor),
+            Expecting::BlockList => self.block_list(cursor),
+            Expecting::Block(left) => self.block(left, cursor),
+            Expecting::Footer(kind) => self.footer(kind, cursor),
+            Expecting::Tail => Ok(Element::Tail),
         }
     }
 
@@ -195,7 +195,7 @@ impl Parser {
         if found != STREAM_VERSION {
             return Err(Unsupported::StreamVersion { found }.into());
         }
-        self.state = State::Configuration;
+        self.state = Expecting::Configuration;
         Ok(Element::Header)
     }
 
@@ -224,7 +224,7 @@ impl Parser {
         }
         let (subsections, _) = first.split_at(first.len() - cursor.rest.len());
         let machine = text(machine, "the machine type's name")?;
-        self.state = State::BeforeRam;
+        self.state = Expecting::BeforeRam;
         Ok(Element::Configuration {
             machine,
             subsections: subsections.to_vec(),
@@ -233,7 +233,7 @@ impl Parser {
 
     /// A command or a section's head.
     fn section(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
-        let begun = matches!(self.state, State::WithinRam);
+        let begun = matches!(self.state, Expecting::WithinRam);
         match cursor.u8()? {
             section::COMMAND => self.command(cursor),
             section::START => {
@@ -255,7 +255,7 @@ impl Parser {
                     return Err(Fault::RamVersion { found }.into());
                 }
                 self.ram_id = id;
-                self.state = State::BlockList;
+                self.state = Expecting::BlockList;
                 let kind = SectionKind::Start;
                 Ok(Element::Section { kind, id })
             }
@@ -269,7 +269,7 @@ impl Parser {
                     let (section, found) = (name, id);
                     return Err(Fault::SectionId { section, found }.into());
                 }
-                self.state = State::Records(kind);
+                self.state = Expecting::Records(kind);
                 Ok(Element::Section { kind, id })
             }
             section::FULL => {
@@ -326,10 +326,10 @@ impl Parser {
         }
         let total = word & !flag::MASK;
         if total == 0 {
-            self.state = State::Records(SectionKind::Start);
+            self.state = Expecting::Records(SectionKind::Start);
             return Ok(Element::Blocks);
         }
-        self.state = State::Block(total);
+        self.state = Expecting::Block(total);
         Ok(Element::Total(total))
     }
 
@@ -352,10 +352,10 @@ impl Parser {
         };
         self.blocks.push(BlockInfo { name, bytes });
         if rest == 0 {
-            self.state = State::Records(SectionKind::Start);
+            self.state = Expecting::Records(SectionKind::Start);
             Ok(Element::Blocks)
         } else {
-            self.state = State::Block(rest);
+            self.state = Expecting::Block(rest);
             Ok(Element::Block)
         }
     }
@@ -415,7 +415,7 @@ impl Parser {
     fn no_page(&mut self, section: SectionKind, flags: u64, offset: u64) -> Result<Element, Stop> {
         match flags {
             flag::EOS if offset == 0 => {
-                self.state = State::Footer(section);
+                self.state = Expecting::Footer(section);
                 Ok(Element::EndOfRecords)
             }
             flag::EOS => Err(Fault::EndOffset { offset }.into()),
@@ -466,8 +466,8 @@ impl Parser {
             return Err(Fault::FooterId { expected, found }.into());
         }
         self.state = match kind {
-            SectionKind::Start | SectionKind::Part => State::WithinRam,
-            SectionKind::End => State::Tail,
+            SectionKind::Start | SectionKind::Part => Expecting::WithinRam,
+            SectionKind::End => Expecting::Tail,
         };
         Ok(Element::Footer)
     }

@@ -16,11 +16,11 @@ use crate::wire::native::{Class, FrameKind, Header, PageSet, Run, frame_hash};
 
 use crate::destination::prove::Proof;
 use crate::destination::stage::DECODING;
-use crate::destination::wire::{Decode, Target};
+use crate::destination::wire::{Decode, DecodeTarget};
 
 /// A frame with pages, as it was read.
 #[derive(Debug)]
-pub(in crate::destination) struct Packet {
+pub(in crate::destination) struct ReceivedFrame {
     pub(super) header: Header,
     /// Page set, then body.
     pub(super) bytes: BytesMut,
@@ -30,7 +30,7 @@ pub(in crate::destination) struct Packet {
 
 /// Checks and places frames. Its buffers and decompressors live as long as its thread.
 pub(super) struct FrameDecoder<'a> {
-    target: &'a Target<'a>,
+    target: &'a DecodeTarget<'a>,
     /// Where a frame's buffer goes when its pages are placed.
     buffers: &'a Buffers,
     decoders: Decoders,
@@ -41,8 +41,8 @@ pub(super) struct FrameDecoder<'a> {
     hashes: Vec<u8>,
 }
 
-impl Decode<Packet> for FrameDecoder<'_> {
-    fn place(&mut self, packet: Packet) -> Result<Tally> {
+impl Decode<ReceivedFrame> for FrameDecoder<'_> {
+    fn place(&mut self, packet: ReceivedFrame) -> Result<Tally> {
         self.target.context.faults.check(Site::Decode)?;
         let header = &packet.header;
         let block = self
@@ -70,7 +70,7 @@ impl Decode<Packet> for FrameDecoder<'_> {
 }
 
 impl<'a> FrameDecoder<'a> {
-    pub(super) fn new(target: &'a Target<'a>, buffers: &'a Buffers) -> Self {
+    pub(super) fn new(target: &'a DecodeTarget<'a>, buffers: &'a Buffers) -> Self {
         FrameDecoder {
             target,
             buffers,
@@ -82,7 +82,7 @@ impl<'a> FrameDecoder<'a> {
         }
     }
 
-    fn read_page_set(&mut self, packet: &Packet, block: &Block) -> Result<()> {
+    fn read_page_set(&mut self, packet: &ReceivedFrame, block: &Block) -> Result<()> {
         let header = &packet.header;
         let bytes = &packet.bytes[..header.page_set_len as usize];
         self.set.read(bytes, block.pages())?;
@@ -100,7 +100,7 @@ impl<'a> FrameDecoder<'a> {
     }
 
     /// Checks the frame's hash, and only then places its pages.
-    fn place_pages(&mut self, packet: &Packet, block: &Block) -> Result<Tally> {
+    fn place_pages(&mut self, packet: &ReceivedFrame, block: &Block) -> Result<Tally> {
         let header = &packet.header;
         let (set, body) = packet.bytes.split_at(header.page_set_len as usize);
         let body = &body[..header.body_len as usize];

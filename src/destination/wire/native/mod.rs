@@ -22,16 +22,16 @@ use crate::transport::{Stream, TransportError};
 use crate::wire::WireError;
 use crate::wire::native::{FrameKind, Header, MAX_ROUNDS, Message};
 
-use super::{Decode, Feed, Order, Target, Wire};
+use super::{Decode, DecodeTarget, Feed, Order, Wire};
 use crate::destination::barrier::NotEnded;
 use crate::destination::links::{LAST_WORDS, Links, is_closed, source_knows};
 use crate::destination::lobby::NativeSource;
 use crate::destination::stage::{COMMITTING, RECEIVING};
-use decode::{FrameDecoder, Packet};
+use decode::{FrameDecoder, ReceivedFrame};
 use folder::FolderIntake;
 
 /// A source on the native wire, with all of its connections.
-pub(in crate::destination) struct Native<'a> {
+pub(in crate::destination) struct NativeWire<'a> {
     context: &'a Context,
     links: Links,
     agreed: Agreed,
@@ -52,13 +52,16 @@ struct Finish {
     description: Option<Description>,
 }
 
-impl<'a> Native<'a> {
+impl<'a> NativeWire<'a> {
     /// The source that has been let in.
-    pub(in crate::destination) fn new(source: NativeSource, context: &'a Context) -> Native<'a> {
+    pub(in crate::destination) fn new(
+        source: NativeSource,
+        context: &'a Context,
+    ) -> NativeWire<'a> {
         let decoders = usize::from(context.tuning.get().decompress_threads);
         // Frames say how large they are; a buffer grows to the largest that it has met.
         let buffers = Buffers::new(1, decoders + QUEUE + 2 * source.links.streams.len());
-        Native {
+        NativeWire {
             context,
             links: source.links,
             agreed: source.agreed,
@@ -90,8 +93,8 @@ impl<'a> Native<'a> {
     }
 }
 
-impl Wire for Native<'_> {
-    type Work = Packet;
+impl Wire for NativeWire<'_> {
+    type Work = ReceivedFrame;
 
     fn links(&self) -> &Links {
         &self.links
@@ -137,9 +140,9 @@ impl Wire for Native<'_> {
         Order::Any
     }
 
-    fn read(&self, connection: usize, feed: &dyn Feed<Packet>) -> Result<()> {
+    fn read(&self, connection: usize, feed: &dyn Feed<ReceivedFrame>) -> Result<()> {
         let agreed = &self.agreed.capabilities;
-        let mut reading = Reading {
+        let mut reading = ConnectionReader {
             wire: self,
             feed,
             stream: &self.links.streams[connection],
@@ -153,7 +156,7 @@ impl Wire for Native<'_> {
         reading.run()
     }
 
-    fn decoder<'b>(&'b self, target: &'b Target<'b>) -> Box<dyn Decode<Packet> + 'b> {
+    fn decoder<'b>(&'b self, target: &'b DecodeTarget<'b>) -> Box<dyn Decode<ReceivedFrame> + 'b> {
         Box::new(FrameDecoder::new(target, &self.buffers))
     }
 
@@ -209,9 +212,9 @@ impl Wire for Native<'_> {
 }
 
 /// One connection on its way to the end of the last round.
-struct Reading<'r> {
-    wire: &'r Native<'r>,
-    feed: &'r dyn Feed<Packet>,
+struct ConnectionReader<'r> {
+    wire: &'r NativeWire<'r>,
+    feed: &'r dyn Feed<ReceivedFrame>,
     stream: &'r Stream,
     is_main: bool,
     round: Round,
@@ -230,7 +233,7 @@ enum Then {
     End,
 }
 
-impl Reading<'_> {
+impl ConnectionReader<'_> {
     fn run(&mut self) -> Result<()> {
         loop {
             let header = session::receive_header(self.stream)?;
@@ -310,7 +313,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn read_packet(&self, header: &Header) -> Result<Packet> {
+    fn read_packet(&self, header: &Header) -> Result<ReceivedFrame> {
         self.wire.context.faults.check(Site::Receive)?;
         let mut tally = Tally::default();
         let mut clock = StageClock::start();
@@ -321,7 +324,7 @@ impl Reading<'_> {
         }
         self.stream.read(&mut bytes[..len])?;
         clock.cut(&mut tally.cpu, Stage::Socket);
-        Ok(Packet {
+        Ok(ReceivedFrame {
             header: *header,
             bytes,
             tally,

@@ -1,4 +1,4 @@
-//! Records of QEMU's stream: from their payload to pages in their place, in the order in which they
+//! RecordBatch of QEMU's stream: from their payload to pages in their place, in the order in which they
 //! came.
 
 use std::ops::Range;
@@ -17,14 +17,14 @@ use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::qemu::RecordKind;
 
 use crate::destination::stage::DECODING;
-use crate::destination::wire::{Decode, Target};
+use crate::destination::wire::{Decode, DecodeTarget};
 
 /// Neighbouring pages that belong to the same lane, and are placed together where they can be.
 pub(super) const STRETCH: u64 = 64;
 
 /// A record: how a page is made.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct PageRecord {
     pub(super) block: u16,
     pub(super) page: PageIndex,
     pub(super) kind: RecordKind,
@@ -32,11 +32,11 @@ pub(super) struct Entry {
     pub(super) payload: Range<usize>,
 }
 
-/// Records of one lane, in their order.
+/// RecordBatch of one lane, in their order.
 #[derive(Debug)]
-pub(in crate::destination) struct Records {
+pub(in crate::destination) struct RecordBatch {
     pub(super) bytes: Bytes,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<PageRecord>,
 }
 
 /// Places records. Its buffers and its decompressor live as long as its thread.
@@ -55,8 +55,8 @@ pub(super) struct RecordDecoder<'a> {
     clock: StageClock,
 }
 
-impl Decode<Records> for RecordDecoder<'_> {
-    fn place(&mut self, batch: Records) -> Result<Tally> {
+impl Decode<RecordBatch> for RecordDecoder<'_> {
+    fn place(&mut self, batch: RecordBatch) -> Result<Tally> {
         self.context.faults.check(Site::Decode)?;
         (self.tally, self.clock) = (Tally::default(), StageClock::start());
         for entry in &batch.entries {
@@ -71,7 +71,7 @@ impl Decode<Records> for RecordDecoder<'_> {
 }
 
 impl<'a> RecordDecoder<'a> {
-    pub(super) fn new(target: &Target<'a>, hashes: &'a PageHashes) -> Self {
+    pub(super) fn new(target: &DecodeTarget<'a>, hashes: &'a PageHashes) -> Self {
         RecordDecoder {
             context: target.context,
             output: target.output,
@@ -85,7 +85,7 @@ impl<'a> RecordDecoder<'a> {
         }
     }
 
-    fn take(&mut self, entry: &Entry, payload: &[u8]) -> Result<()> {
+    fn take(&mut self, entry: &PageRecord, payload: &[u8]) -> Result<()> {
         match (entry.kind, payload) {
             (RecordKind::Zero, [0]) => return self.clear(entry),
             // QEMU up to 9 fills the page with any byte.
@@ -111,7 +111,7 @@ impl<'a> RecordDecoder<'a> {
         Ok(())
     }
 
-    fn inflate(&mut self, entry: &Entry, payload: &[u8]) -> Result<()> {
+    fn inflate(&mut self, entry: &PageRecord, payload: &[u8]) -> Result<()> {
         self.next_slot(entry)?;
         let at = self.run.len() - PAGE_SIZE;
         self.inflate
@@ -124,7 +124,7 @@ impl<'a> RecordDecoder<'a> {
         Ok(())
     }
 
-    fn apply_delta(&mut self, entry: &Entry, payload: &[u8]) -> Result<()> {
+    fn apply_delta(&mut self, entry: &PageRecord, payload: &[u8]) -> Result<()> {
         // The page that it applies to may be in the run.
         self.flush()?;
         let block = self.block(entry.block)?;
@@ -148,7 +148,7 @@ impl<'a> RecordDecoder<'a> {
     }
 
     /// Room for a page at the end of the run. A run that the page does not continue is placed first.
-    fn next_slot(&mut self, entry: &Entry) -> Result<&mut [u8]> {
+    fn next_slot(&mut self, entry: &PageRecord) -> Result<&mut [u8]> {
         let count = (self.run.len() / PAGE_SIZE) as u64;
         let continues = self.run_block == entry.block && self.run_start + count == entry.page.0;
         if count > 0 && (!continues || count == STRETCH) {
@@ -163,7 +163,7 @@ impl<'a> RecordDecoder<'a> {
     }
 
     /// The run's last page is as it will be placed: updates its hash, and the digest.
-    fn placed(&mut self, entry: &Entry) {
+    fn placed(&mut self, entry: &PageRecord) {
         let at = self.run.len().checked_sub(PAGE_SIZE);
         if let (Ok(block), Some(at)) = (self.block(entry.block), at) {
             let hash = block.seed().hash_or_zero(entry.page, &self.run[at..]);
@@ -191,7 +191,7 @@ impl<'a> RecordDecoder<'a> {
 
     /// Makes a page zero. A page that is zero already stays untouched, so that the output stays
     /// sparse.
-    fn clear(&mut self, entry: &Entry) -> Result<()> {
+    fn clear(&mut self, entry: &PageRecord) -> Result<()> {
         self.tally.zero += 1;
         let block = self.block(entry.block)?;
         let key = block.key(entry.page);

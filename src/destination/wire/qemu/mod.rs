@@ -30,11 +30,11 @@ use crate::sync;
 use crate::wire::qemu::return_path::Reply;
 use crate::wire::qemu::{Command, Element, Record, SWITCHOVER_START, tail};
 
-use super::{Decode, Feed, Order, Target, Wire};
+use super::{Decode, DecodeTarget, Feed, Order, Wire};
 use crate::destination::links::{LAST_WORDS, Links, is_closed};
 use crate::destination::lobby::{Lobby, QemuSource};
 use crate::destination::request::Request;
-use decode::{Entry, RecordDecoder, Records, STRETCH};
+use decode::{PageRecord, RecordBatch, RecordDecoder, STRETCH};
 use reading::{Cut, Reading};
 
 /// Batches that may wait for each decoder.
@@ -46,17 +46,17 @@ const MAX_ENTRIES: usize = 4096;
 const MAX_END: usize = 32 << 20;
 
 /// A QEMU that sends.
-pub(in crate::destination) struct Qemu<'a> {
+pub(in crate::destination) struct QemuWire<'a> {
     request: &'a Request,
     context: &'a Context,
     links: Links,
     /// The hash of each page as the records made it, by its key.
     hashes: OnceLock<PageHashes>,
-    state: Mutex<State>,
+    state: Mutex<QemuState>,
 }
 
 /// How far the stream has been read, and what it said so far.
-struct State {
+struct QemuState {
     reading: Reading,
     description: Description,
     /// Whether the source opened the return path, and there is a way back.
@@ -65,19 +65,19 @@ struct State {
     others: Option<Lobby>,
 }
 
-impl<'a> Qemu<'a> {
+impl<'a> QemuWire<'a> {
     /// The QEMU that has connected.
     pub(in crate::destination) fn new(
         source: QemuSource,
         request: &'a Request,
         context: &'a Context,
-    ) -> Qemu<'a> {
-        Qemu {
+    ) -> QemuWire<'a> {
+        QemuWire {
             request,
             context,
             links: source.links,
             hashes: OnceLock::new(),
-            state: Mutex::new(State {
+            state: Mutex::new(QemuState {
                 reading: Reading::new(&source.head),
                 description: Description::default(),
                 return_path: false,
@@ -87,7 +87,7 @@ impl<'a> Qemu<'a> {
     }
 
     /// Reads the stream up to the first record of RAM.
-    fn preamble(&self, state: &mut State) -> Result<()> {
+    fn preamble(&self, state: &mut QemuState) -> Result<()> {
         loop {
             match state.reading.element(self.links.main())?.0 {
                 Element::Configuration {
@@ -105,7 +105,7 @@ impl<'a> Qemu<'a> {
         }
     }
 
-    fn obey(&self, command: Command, state: &mut State) -> Result<()> {
+    fn obey(&self, command: Command, state: &mut QemuState) -> Result<()> {
         match command {
             // A stored stream may have this as well, but there is no way to answer it.
             Command::OpenReturnPath => state.return_path = self.links.are_two_way(),
@@ -120,8 +120,8 @@ impl<'a> Qemu<'a> {
     }
 
     /// Hands each record to the lane of its page, until RAM's last section is closed.
-    fn records(&self, state: &mut State, feed: &dyn Feed<Records>) -> Result<()> {
-        let mut lanes: Vec<Vec<Entry>> = (0..feed.lanes()).map(|_| Vec::new()).collect();
+    fn records(&self, state: &mut QemuState, feed: &dyn Feed<RecordBatch>) -> Result<()> {
+        let mut lanes: Vec<Vec<PageRecord>> = (0..feed.lanes()).map(|_| Vec::new()).collect();
         loop {
             while let Some((element, end)) = state.reading.next()? {
                 match element {
@@ -153,7 +153,7 @@ impl<'a> Qemu<'a> {
     }
 
     /// A command between RAM's sections.
-    fn command(&self, command: Command, state: &mut State) -> Result<()> {
+    fn command(&self, command: Command, state: &mut QemuState) -> Result<()> {
         self.obey(command, state)?;
         if command == Command::SwitchoverStart {
             let description = &mut state.description;
@@ -166,7 +166,7 @@ impl<'a> Qemu<'a> {
     }
 
     /// Stores everything that follows RAM, unchanged.
-    fn devices(&self, state: &mut State, output: &Output) -> Result<()> {
+    fn devices(&self, state: &mut QemuState, output: &Output) -> Result<()> {
         let reading = &mut state.reading;
         // The last bytes: the stream's description in them shows that it is complete.
         let mut end = Vec::new();
@@ -208,8 +208,8 @@ impl<'a> Qemu<'a> {
     }
 }
 
-impl Wire for Qemu<'_> {
-    type Work = Records;
+impl Wire for QemuWire<'_> {
+    type Work = RecordBatch;
 
     fn links(&self) -> &Links {
         &self.links
@@ -242,7 +242,7 @@ impl Wire for Qemu<'_> {
         }
     }
 
-    fn read(&self, _connection: usize, feed: &dyn Feed<Records>) -> Result<()> {
+    fn read(&self, _connection: usize, feed: &dyn Feed<RecordBatch>) -> Result<()> {
         let state = &mut *sync::lock(&self.state);
         let mut clock = StageClock::start();
         let read = self.records(state, feed);
@@ -262,7 +262,7 @@ impl Wire for Qemu<'_> {
         Ok(())
     }
 
-    fn decoder<'b>(&'b self, target: &'b Target<'b>) -> Box<dyn Decode<Records> + 'b> {
+    fn decoder<'b>(&'b self, target: &'b DecodeTarget<'b>) -> Box<dyn Decode<RecordBatch> + 'b> {
         let hashes = self
             .hashes
             .get_or_init(|| PageHashes::new(target.output.pages()));
@@ -297,8 +297,8 @@ impl Wire for Qemu<'_> {
 }
 
 /// `end` is where the record ends within the bytes that are handed over with it.
-fn entry(record: &Record, end: usize) -> Entry {
-    Entry {
+fn entry(record: &Record, end: usize) -> PageRecord {
+    PageRecord {
         block: record.block,
         page: record.page,
         kind: record.kind,
@@ -307,13 +307,13 @@ fn entry(record: &Record, end: usize) -> Entry {
 }
 
 /// Hands what is parsed to the decoders.
-fn hand_over(reading: &mut Reading, lanes: &mut [Vec<Entry>], feed: &dyn Feed<Records>) {
+fn hand_over(reading: &mut Reading, lanes: &mut [Vec<PageRecord>], feed: &dyn Feed<RecordBatch>) {
     let bytes = reading.take_parsed();
     for (lane, entries) in lanes.iter_mut().enumerate() {
         if !entries.is_empty() {
             let entries = std::mem::take(entries);
             let bytes = bytes.clone();
-            feed.hand(lane, Records { bytes, entries });
+            feed.hand(lane, RecordBatch { bytes, entries });
         }
     }
 }
