@@ -107,6 +107,9 @@ struct LiveArgs {
     /// destination takes over (may be repeated)
     #[arg(long, value_name = "PID", requires = "live")]
     pid: Vec<u32>,
+    /// Accept a writer that is stopped already: it is migrated as a paused guest and stays stopped
+    #[arg(long, requires = "pid")]
+    paused_ok: bool,
     /// What stops the writer, run by the shell; it must end only when nothing writes any more
     #[arg(
         long,
@@ -131,6 +134,7 @@ impl LiveArgs {
             stop: self.stop_command,
             resume: self.resume_command,
             fuzzy: self.fuzzy,
+            paused_ok: self.paused_ok,
         };
         options
             .into_live(Some(guard::this_program()))

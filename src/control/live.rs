@@ -14,6 +14,7 @@ pub(crate) struct LiveOptions {
     pub(crate) stop: Option<String>,
     pub(crate) resume: Option<String>,
     pub(crate) fuzzy: bool,
+    pub(crate) paused_ok: bool,
 }
 
 /// Why the options do not fit together.
@@ -62,7 +63,11 @@ impl LiveOptions {
             (Some(pids), None, None, false) if pids.is_empty() => {
                 return Err(LiveError::NoProcess);
             }
-            (Some(pids), None, None, false) => WriterChoice::Processes { pids, guard },
+            (Some(pids), None, None, false) => WriterChoice::Processes {
+                pids,
+                guard,
+                paused_ok: self.paused_ok,
+            },
             (None, Some(stop), Some(resume), false) => WriterChoice::Commands { stop, resume },
             (None, Some(_), None, false) => return Err(LiveError::Missing("resume-command")),
             (None, None, Some(_), false) => return Err(LiveError::Missing("stop-command")),

@@ -30,7 +30,7 @@ use crate::image::Guest;
 use crate::page::PAGE_SIZE;
 use crate::pool::{Crew, FirstError};
 use crate::session::{Context, PeerFailure};
-use crate::writer::{Stopped, Writer};
+use crate::writer::{Lock, Stopped, Writer};
 use job::SendState;
 use links::Links;
 use pipeline::Pipeline;
@@ -55,6 +55,8 @@ pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
         Some(live) => live.writer.open(&guest, context)?,
         None => None,
     };
+    // A writer that is not stopped cannot be resumed by the wrong migration either.
+    let _locks = writer.as_ref().map(|_| Lock::images(&guest)).transpose()?;
     let Opened {
         mut links,
         mut wire,
@@ -74,7 +76,11 @@ pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
     });
     context.stats.bytes(links.sent(), links.received());
     match outcome {
-        Ok(stopped) => {
+        Ok(mut stopped) => {
+            // The writer for a stored stream, which is in place only after this.
+            if let Some(stopped) = &mut stopped {
+                stopped.check()?;
+            }
             links.close()?;
             if let Some(stopped) = stopped {
                 stopped.release();

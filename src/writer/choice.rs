@@ -25,6 +25,9 @@ pub enum WriterChoice {
         /// killed: a ramferry, or one that calls [`super::guard::serve`]. Without one they would
         /// then stay stopped.
         guard: Option<PathBuf>,
+        /// Whether processes that are stopped already are taken, as a paused guest, and left
+        /// stopped; otherwise they are refused.
+        paused_ok: bool,
     },
     /// A writer that shell commands stop and resume.
     Commands {
@@ -58,8 +61,12 @@ impl WriterChoice {
     pub(crate) fn open(&self, guest: &Guest, context: &Context) -> Result<Option<Box<dyn Writer>>> {
         let abort = Arc::clone(&context.abort);
         let writer: Box<dyn Writer> = match self {
-            WriterChoice::Processes { pids, guard } => {
-                let processes = Processes::open(pids, guard.as_deref(), abort)?;
+            WriterChoice::Processes {
+                pids,
+                guard,
+                paused_ok,
+            } => {
+                let processes = Processes::open(pids, guard.as_deref(), *paused_ok, abort)?;
                 check_use(pids, guest)?;
                 Box::new(processes)
             }
@@ -117,6 +124,9 @@ impl Writer for Announced {
         }
         Ok(())
     }
+    fn check_stopped(&mut self) -> Result<()> {
+        self.writer.check_stopped()
+    }
     fn release(&mut self) {
         self.writer.release();
     }
@@ -137,6 +147,9 @@ impl Writer for Borrowed {
     }
     fn resume(&mut self) -> Result<()> {
         sync::lock(&self.0).resume()
+    }
+    fn check_stopped(&mut self) -> Result<()> {
+        sync::lock(&self.0).check_stopped()
     }
     fn release(&mut self) {
         sync::lock(&self.0).release();

@@ -3,7 +3,9 @@
 //! It is the ramferry program with the hidden subcommand [`COMMAND`] and one argument for each
 //! process, `PID:STARTED`, where STARTED is field 22 of `/proc/PID/stat`. It opens a pidfd of each, writes
 //! [`READY`] on standard output, and reads standard input, the other end of which only we have. At
-//! its end it sends SIGCONT to each process, and exits; after one byte it exits without.
+//! its end it sends SIGCONT to each process, but only once it has been armed by one byte, which its
+//! parent writes before it stops them: a process that its user stopped is none of its business. After
+//! any other byte it exits at once.
 //!
 //! Whoever uses the library from a program of their own names the ramferry program, or makes
 //! theirs call [`serve`] for that subcommand.
@@ -27,6 +29,9 @@ use crate::transport::{Abort, Woken};
 
 /// The hidden subcommand.
 pub const COMMAND: &str = "__resume-guard";
+
+/// What its parent writes before it stops the processes: now there is something to resume.
+const ARM: u8 = b'S';
 
 /// What the guard says when it is on guard.
 pub const READY: &[u8; 9] = b"guarding\n";
@@ -105,6 +110,12 @@ impl Guard {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// From now on it resumes the processes at the end of its input. `false`: it is gone.
+    pub(super) fn arm(&mut self) -> bool {
+        let stdin = self.child.stdin.as_mut();
+        stdin.is_some_and(|stdin| stdin.write_all(&[ARM]).is_ok())
+    }
+
     /// Sends it away: when this returns, it is gone and resumes nobody.
     pub(super) fn release(mut self) {
         if let Some(mut stdin) = self.child.stdin.take() {
@@ -176,15 +187,16 @@ pub fn serve(targets: &[String]) -> Result<()> {
     out.write_all(READY)
         .and_then(|()| out.flush())
         .map_err(failed)?;
-    let mut byte = [0];
+    let (mut byte, mut armed) = ([0], false);
     loop {
         match io::stdin().read(&mut byte) {
+            Ok(1..) if byte == [ARM] => armed = true,
             Ok(1..) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(0) | Err(_) => break,
         }
     }
-    for process in processes {
+    for process in processes.iter().filter(|_| armed) {
         // One that has ended needs nothing, and the others are to be resumed all the same.
         let _ = process.signal(Signal::CONT);
     }

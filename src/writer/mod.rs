@@ -11,10 +11,12 @@ mod choice;
 pub mod churn;
 mod command;
 pub mod guard;
+mod lock;
 mod process;
 
 pub use choice::WriterChoice;
 pub use command::Commands;
+pub(crate) use lock::Lock;
 pub use process::{Processes, uses};
 
 use std::fmt;
@@ -39,6 +41,16 @@ pub trait Writer: Send {
     /// # Errors
     /// When it is gone, cannot be resumed, or was released.
     fn resume(&mut self) -> Result<()>;
+
+    /// Looks again at a writer that [`Writer::stop`] stopped: it must not have run on meanwhile.
+    /// Called once everything is proven, right before [`Writer::release`]. A writer that cannot be
+    /// looked at is taken at its word, which is the default.
+    ///
+    /// # Errors
+    /// When it runs: something else has resumed it, and what was proven is not its RAM any more.
+    fn check_stopped(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Leaves it stopped for good: somebody else takes the guest over. From now on nothing in this
     /// process, and no guard, resumes it.
@@ -77,6 +89,16 @@ impl<'a> Stopped<'a> {
             writer.stop(limit)?;
         }
         Ok(stopped)
+    }
+
+    /// Whether it still is stopped.
+    ///
+    /// # Errors
+    /// Those of [`Writer::check_stopped`].
+    pub fn check(&mut self) -> Result<()> {
+        self.writer
+            .as_mut()
+            .map_or(Ok(()), |writer| writer.check_stopped())
     }
 
     /// Lets it write again.
@@ -134,6 +156,35 @@ pub enum WriterError {
     Gone {
         /// Its PID.
         pid: u32,
+    },
+    /// It was stopped before the migration began.
+    #[error(
+        "process {pid}, which writes the image, is stopped already: it may have been handed over to a \
+         destination that runs the guest now; if it has not, resume it first (kill -CONT {pid}), or pass \
+         --paused-ok to migrate it as a paused guest, which stays stopped"
+    )]
+    AlreadyStopped {
+        /// Its PID.
+        pid: u32,
+    },
+    /// Another migration is moving the same guest.
+    #[error("{what} is being migrated already: wait for that migration to end, or cancel it")]
+    Busy {
+        /// The process or the image.
+        what: String,
+    },
+    /// It was stopped for the last round, and runs again.
+    #[error(
+        "process {pid} was resumed by another program while its last pages were sent (thread {thread} is in \
+         state {state}): what arrived is not its RAM any more"
+    )]
+    Continued {
+        /// Its PID.
+        pid: u32,
+        /// The first thread that runs.
+        thread: u32,
+        /// The thread's state as in `/proc/PID/stat`.
+        state: char,
     },
     /// It is still doing something.
     #[error(

@@ -19,6 +19,7 @@ use rustix::process::{
 };
 
 use super::guard::{Guard, Target};
+use super::lock::Lock;
 use super::{Writer, WriterError};
 use crate::error::{Error, Kind, Result};
 use crate::transport::{Abort, Woken};
@@ -39,15 +40,20 @@ const MOST_PERCENT: u8 = 99;
 
 /// One or several processes, stopped with SIGSTOP and resumed with SIGCONT.
 ///
-/// Dropped without [`Writer::release`], they are resumed. If this process is killed, a guard
-/// process resumes them; if the guard is killed as well, nobody does.
+/// Each gets back the state that it had when it was opened. Dropped without [`Writer::release`],
+/// those that this stopped are resumed. If this process is killed, a guard process resumes them; if
+/// the guard is killed as well, they stay stopped.
 #[derive(Debug)]
 pub struct Processes {
     all: Arc<Vec<Process>>,
+    /// Those that were stopped when they were opened, and stay so.
+    paused: Vec<Process>,
     guard: Option<Guard>,
     throttle: Option<Throttle>,
     abort: Arc<Abort>,
     state: State,
+    /// Held until the migration is over.
+    _locks: Vec<Lock>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,13 +65,18 @@ enum State {
 
 impl Processes {
     /// Gets hold of the processes with these PIDs, and starts the [guard](super::guard), if there is
-    /// to be one, from `guard_program`. `abort` ends the wait for them to stop.
+    /// to be one, from `guard_program`. `abort` ends the wait for them to stop. A process that is
+    /// stopped already is refused, since it may be one that was handed over to a destination and
+    /// must never run again; with `paused_ok` it is taken as it is, and left stopped.
     ///
     /// # Errors
-    /// PIDs that are nobody's, this process's own, or not ours to stop; a guard that does not start.
+    /// PIDs of no process, of this one, or of one that must not be stopped by this user;
+    /// [`WriterError::AlreadyStopped`]; [`WriterError::Busy`] while another migration has hold of
+    /// one of them; a guard that does not start.
     pub fn open(
         pids: &[u32],
         guard_program: Option<&Path>,
+        paused_ok: bool,
         abort: Arc<Abort>,
     ) -> Result<Processes> {
         let mut pids = pids.to_vec();
@@ -75,12 +86,30 @@ impl Processes {
             .into_iter()
             .map(Process::open)
             .collect::<Result<Vec<_>, _>>()?;
+        let mut locks = Vec::new();
+        for process in &all {
+            locks.push(Lock::process(process.target()?)?);
+        }
+        // Only now: another migration may stop a process for a moment, but not while this has it.
+        let (mut running, mut paused) = (Vec::new(), Vec::new());
+        for process in all {
+            if process.running()?.is_some() {
+                running.push(process);
+            } else if paused_ok {
+                paused.push(process);
+            } else {
+                return Err(WriterError::AlreadyStopped { pid: process.pid }.into());
+            }
+        }
+        let all = running;
         let targets: Vec<Target> = all.iter().map(Process::target).collect::<Result<_, _>>()?;
         let guard = guard_program
             .map(|program| Guard::start(program, &targets, &abort))
             .transpose()?;
         Ok(Processes {
             all: Arc::new(all),
+            paused,
+            _locks: locks,
             guard,
             throttle: None,
             abort,
@@ -90,12 +119,13 @@ impl Processes {
 
     fn try_stop(&mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now().checked_add(limit);
-        if !self.guard.as_mut().is_none_or(Guard::is_there) {
-            return Err(WriterError::GuardGone.into());
-        }
+        // Before the first signal: from then on there is something to resume.
+        self.arm_guard()?;
         for process in self.all.iter() {
             process.signal(Signal::STOP)?;
         }
+        // One that was paused may have been resumed since.
+        first_continued(&self.paused)?;
         let mut look = LOOK;
         for process in self.all.iter() {
             while let Some((thread, state)) = process.running()? {
@@ -120,7 +150,20 @@ impl Processes {
         Ok(())
     }
 
-    /// Resumes all, whatever happens to one of them.
+    /// From now on the guard resumes the processes if this one is killed.
+    fn arm_guard(&mut self) -> Result<(), WriterError> {
+        let armed = self
+            .guard
+            .as_mut()
+            .is_none_or(|guard| guard.is_there() && guard.arm());
+        if armed {
+            Ok(())
+        } else {
+            Err(WriterError::GuardGone)
+        }
+    }
+
+    /// Resumes all that were running, whatever happens to one of them.
     fn continue_all(&self) -> Result<(), WriterError> {
         let mut outcome = Ok(());
         for process in self.all.iter() {
@@ -187,6 +230,11 @@ impl Writer for Processes {
         Ok(self.continue_all()?)
     }
 
+    fn check_stopped(&mut self) -> Result<()> {
+        first_continued(&self.all)?;
+        Ok(first_continued(&self.paused)?)
+    }
+
     fn release(&mut self) {
         self.throttle = None;
         if let Some(guard) = self.guard.take() {
@@ -212,6 +260,7 @@ impl Writer for Processes {
             }
         }
         if percent > 0 {
+            self.arm_guard()?;
             self.throttle = Some(Throttle::start(Arc::clone(&self.all), percent)?);
         }
         Ok(true)
@@ -221,6 +270,7 @@ impl Writer for Processes {
         let pids: Vec<String> = self
             .all
             .iter()
+            .chain(&self.paused)
             .map(|process| process.pid.to_string())
             .collect();
         match &pids[..] {
@@ -238,6 +288,17 @@ impl Drop for Processes {
             let _ = self.continue_all();
         }
     }
+}
+
+/// The first of them that is not stopped, as an error.
+fn first_continued(processes: &[Process]) -> Result<(), WriterError> {
+    for process in processes {
+        if let Some((thread, state)) = process.running()? {
+            let pid = process.pid;
+            return Err(WriterError::Continued { pid, thread, state });
+        }
+    }
+    Ok(())
 }
 
 /// A process that is still the one that it was when it was opened.

@@ -20,6 +20,7 @@ mod live;
 mod live_converge;
 mod live_faults;
 mod live_kills;
+mod live_owner;
 mod live_random;
 mod live_rounds;
 mod migrate;

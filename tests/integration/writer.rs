@@ -74,7 +74,7 @@ fn guard() -> PathBuf {
 }
 
 fn open(pids: &[u32]) -> ramferry::error::Result<Processes> {
-    Processes::open(pids, Some(&guard()), Arc::new(Abort::new().unwrap()))
+    Processes::open(pids, Some(&guard()), false, Arc::new(Abort::new().unwrap()))
 }
 
 #[test]
@@ -163,8 +163,13 @@ fn an_abort_ends_the_wait_and_the_writer_runs_on() {
     watchdog!();
     let scene = Scene::new();
     let abort = Arc::new(Abort::new().unwrap());
-    let mut processes =
-        Processes::open(&[scene.writer.pid()], Some(&guard()), Arc::clone(&abort)).unwrap();
+    let mut processes = Processes::open(
+        &[scene.writer.pid()],
+        Some(&guard()),
+        false,
+        Arc::clone(&abort),
+    )
+    .unwrap();
     abort.raise();
     // It may have stopped before anybody looked.
     if let Err(error) = processes.stop(LONG) {
@@ -184,7 +189,7 @@ fn without_a_guard_nothing_begins() {
         ("/bin/true", "it is no guard"),
     ] {
         let abort = Arc::new(Abort::new().unwrap());
-        let error = Processes::open(&[scene.writer.pid()], Some(program.as_ref()), abort)
+        let error = Processes::open(&[scene.writer.pid()], Some(program.as_ref()), false, abort)
             .expect_err("no guard");
         let line = error.one_line();
         assert!(line.contains(program) && line.contains(why), "{line}");

@@ -151,7 +151,13 @@ pub(super) struct AllSent<'w> {
 
 /// The destination is about to take over: whatever happens from now on, the writer is not resumed
 /// here, for it might then run in two places.
-fn let_go(stopped: Option<Stopped<'_>>, context: &Context) -> Result<()> {
+///
+/// # Errors
+/// When the writer was resumed by something else: the source then stays in charge.
+fn let_go(mut stopped: Option<Stopped<'_>>, context: &Context) -> Result<()> {
+    if let Some(stopped) = &mut stopped {
+        stopped.check()?;
+    }
     context.enter(Phase::Commit)?;
     if let Some(stopped) = stopped {
         stopped.release();

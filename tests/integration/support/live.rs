@@ -54,6 +54,7 @@ impl Churn {
         WriterChoice::Processes {
             pids: vec![self.program.pid()],
             guard: Some(env!("CARGO_BIN_EXE_ramferry").into()),
+            paused_ok: false,
         }
     }
 

@@ -144,7 +144,7 @@ fn what_is_sent_is_what_was_said_or_the_default() {
         other => panic!("{other:?}"),
     }
     match writer(pids) {
-        Some(WriterChoice::Processes { pids, guard }) => {
+        Some(WriterChoice::Processes { pids, guard, .. }) => {
             assert_eq!(pids, [1, u32::MAX]);
             assert_eq!(guard, Some("/the/program".into()));
         }

@@ -1,0 +1,174 @@
+//! Who owns a live guest: at every instant at most one end may run it, whatever is tried twice, and a
+//! writer gets back the state in which it was found.
+
+use std::path::{Path, PathBuf};
+
+use ramferry::stats::Status;
+use ramferry::{Caps, Kind, Migration};
+use rustix::process::Signal;
+
+use crate::support::live::{Churn, send_live};
+use crate::support::{
+    Destination, Folder, Program, command, mixed, params, run, unix, until, watchdog,
+};
+
+const PAGES: usize = 256;
+
+struct Scene {
+    folder: Folder,
+    image: PathBuf,
+    churn: Churn,
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let folder = Folder::new();
+        let image = folder.image("ram", &mixed(PAGES, 41));
+        Scene {
+            churn: Churn::start(&image, &["--rate", "2000", "--working-set", "512KiB"]),
+            folder,
+            image,
+        }
+    }
+
+    fn address(&self, name: &str) -> String {
+        format!("unix:{}", text(&self.folder.path(name)))
+    }
+
+    fn receive(&self, name: &str) -> Program {
+        let output = self.folder.path(&format!("{name}.ram"));
+        let mut receive = Program::start(command(&["receive", &self.address(name), text(&output)]));
+        receive.listening();
+        receive
+    }
+
+    fn send(&self, name: &str, args: &[&str]) -> crate::support::Ended {
+        let (to, pid) = (self.address(name), self.churn.pid());
+        let fixed = ["send", text(&self.image), &to, "--live", "--pid", &pid];
+        run(&[&fixed[..], args].concat())
+    }
+
+    /// A migration that waits before its last round, with the writer stopped.
+    fn paused(&self) -> (Migration, Destination) {
+        let address = unix(&self.folder.path("d"));
+        let destination = Destination::start(&address, &self.folder.path("out"), params(&[]));
+        destination.address();
+        let mut caps = Caps::default();
+        caps.set("pause-before-switchover", true).unwrap();
+        let params = params(&[("downtime-limit", "0"), ("max-rounds", "2")]);
+        let source = send_live(&self.image, &address, self.churn.by_pid(), caps, params);
+        until(|| {
+            let status = source.query().status;
+            assert!(status.is_running(), "{:?}", source.join());
+            status == Status::PreSwitchover
+        });
+        self.churn.stands_still();
+        (source, destination)
+    }
+}
+
+#[test]
+fn a_writer_that_was_handed_over_is_not_migrated_again_and_stays_stopped() {
+    watchdog!();
+    let scene = Scene::new();
+    let receive = scene.receive("d1");
+    scene.send("d1", &[]).succeeded();
+    receive.finish().succeeded();
+    scene.churn.stands_still();
+
+    // A retry that could go through, and one that cannot even connect.
+    let receive = scene.receive("d2");
+    for (to, more) in [("d2", &[][..]), ("nowhere", &["--connect-timeout", "0.1"])] {
+        let refused = scene.send(to, more);
+        refused.failed_with(
+            1,
+            &["is stopped already", "--paused-ok", &scene.churn.pid()],
+        );
+        scene.churn.stands_still();
+    }
+    receive.signal(Signal::INT);
+    receive.finish().failed_with(130, &[]);
+    assert!(!scene.folder.path("d2.ram").exists());
+    scene.churn.verify(&scene.folder.path("d1.ram"));
+}
+
+#[test]
+fn a_paused_guest_is_migrated_if_that_is_asked_for_and_never_resumed() {
+    watchdog!();
+    let scene = Scene::new();
+    scene.churn.program.signal(Signal::STOP);
+    until(|| scene.churn.program.is_stopped());
+
+    let failed = scene.send("nowhere", &["--paused-ok", "--connect-timeout", "0.1"]);
+    failed.failed_with(1, &["connect"]);
+    scene.churn.stands_still();
+
+    let receive = scene.receive("d");
+    scene.send("d", &["--paused-ok"]).succeeded();
+    receive.finish().succeeded();
+    scene.churn.stands_still();
+    scene.churn.verify(&scene.folder.path("d.ram"));
+}
+
+#[test]
+fn a_guest_that_its_user_pauses_before_the_last_round_is_not_resumed_by_a_failure() {
+    watchdog!();
+    let scene = Scene::new();
+    let address = scene.address("nowhere");
+    let pid = scene.churn.pid();
+    let send = Program::start(command(&[
+        "send",
+        text(&scene.image),
+        &address,
+        "--live",
+        "--pid",
+        &pid,
+        "--connect-timeout",
+        "0.5",
+    ]));
+    scene.churn.program.signal(Signal::STOP);
+    send.finish().failed_with(1, &[]);
+    scene.churn.stands_still();
+}
+
+#[test]
+fn one_guest_has_one_live_migration_at_a_time() {
+    watchdog!();
+    let scene = Scene::new();
+    let (source, destination) = scene.paused();
+    let receive = scene.receive("other");
+    let busy = scene.send("other", &[]);
+    busy.failed_with(1, &["is being migrated already"]);
+    scene.churn.stands_still();
+    receive.signal(Signal::INT);
+    receive.finish().failed_with(130, &[]);
+
+    source.proceed().unwrap();
+    source.wait().unwrap();
+    destination.handle.wait().unwrap();
+    scene.churn.stands_still();
+    scene.churn.verify(&scene.folder.path("out"));
+}
+
+#[test]
+fn a_writer_that_is_resumed_from_outside_before_commit_ends_the_migration() {
+    watchdog!();
+    let scene = Scene::new();
+    let (source, destination) = scene.paused();
+    scene.churn.resume();
+    scene.churn.writes_on();
+    source.proceed().unwrap();
+    let error = source.wait().unwrap_err();
+    assert_eq!(error.kind(), Kind::Failed);
+    let line = error.one_line();
+    assert!(line.contains("resumed by another program"), "{line}");
+    let error = destination.handle.wait().unwrap_err();
+    let line = error.one_line();
+    assert!(line.contains("resumed by another program"), "{line}");
+    assert!(!scene.folder.path("out").exists());
+    scene.churn.writes_on();
+}
