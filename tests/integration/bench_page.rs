@@ -1,4 +1,4 @@
-//! The page of `ramferry bench --report`, opened in a browser: nobody complains, every chart has as
+//! The page of `ramferry bench --report`, opened in a browser: no error is logged, every chart has as
 //! many marks as the data has points, and no text is cut off or stands on another.
 
 use std::path::Path;

@@ -16,7 +16,7 @@ fn script(folder: &Folder, lines: &str) -> String {
     let text = folder.path("text");
     let path = folder.path("peer");
     std::fs::write(&text, format!("#!/bin/sh\n{lines}\n")).unwrap();
-    // Copied by another process: what a process has open for writing, nobody can execute, and what
+    // Copied by another process: a file that is open for writing cannot be executed, and what
     // this one has open, each of its children has for a moment.
     let copied = Command::new("cp").args([&text, &path]).status().unwrap();
     assert!(copied.success());
@@ -235,7 +235,7 @@ fn the_runs_before_a_peer_dies_count() {
 }
 
 #[test]
-fn a_real_qemu_stands_in_the_same_tables_and_charts() {
+fn a_real_qemu_is_in_the_same_tables_and_charts() {
     let Some(qemu) = qemu_or_skip() else { return };
     watchdog!();
     let folder = Folder::in_memory();

@@ -42,7 +42,7 @@ impl Scene {
 const FAST: [&str; 6] = ["--rate", "0", "--threads", "3", "--pattern", "hotset"];
 
 #[test]
-fn a_writer_that_is_told_to_end_says_what_it_did_and_leaves_what_it_says() {
+fn a_writer_that_is_ended_reports_what_it_did_and_leaves_exactly_that() {
     watchdog!();
     for signal in [Signal::INT, Signal::TERM] {
         let scene = Scene::new();
@@ -83,7 +83,7 @@ fn a_writer_that_is_killed_leaves_records_that_prove_what_it_left() {
 }
 
 #[test]
-fn what_is_migrated_while_the_writer_stands_still_is_proven_by_its_records() {
+fn what_is_migrated_while_the_writer_is_stopped_is_proven_by_its_records() {
     watchdog!();
     let scene = Scene::new();
     let writer = scene.churn(&FAST);

@@ -64,7 +64,7 @@ impl Scene {
         Migration::receive(&self.output).from(self.socket.clone())
     }
 
-    /// The first state, while somebody writes it.
+    /// The first state, while it is being written.
     fn live(&self, writer: &Own, caps: Caps) -> SendBuilder {
         let live = Live::new(writer.choice());
         self.send(caps).then([""; 0]).live(live)
@@ -104,7 +104,7 @@ fn wait_for(handle: &Migration, status: Status) {
 }
 
 #[test]
-fn every_state_and_round_is_told_once_and_in_order() {
+fn every_state_and_round_is_reported_once_and_in_order() {
     watchdog!();
     let scene = Scene::new();
     let destination = scene.destination();
@@ -126,7 +126,7 @@ fn every_state_and_round_is_told_once_and_in_order() {
 }
 
 #[test]
-fn a_writer_that_stops_is_told_before_the_last_round_and_does_not_go_on() {
+fn a_stop_of_the_writer_is_reported_before_the_last_round() {
     watchdog!();
     let scene = Scene::new();
     let (destination, writer) = (scene.destination(), scene.writer());
@@ -355,7 +355,7 @@ fn a_controller_has_one_migration_at_a_time_and_keeps_settings_for_the_next() {
 }
 
 #[test]
-fn a_controller_tells_what_the_guest_does() {
+fn a_controller_reports_the_state_of_the_guest() {
     watchdog!();
     let scene = Scene::new();
     let writer = scene.writer();

@@ -389,7 +389,7 @@ fn only_a_job_that_runs_is_aborted() {
 // ---- what a QEMU does not have
 
 #[test]
-fn what_the_monitor_does_not_have_is_told_by_its_name_and_version() {
+fn what_the_monitor_does_not_have_is_reported_by_name_and_version() {
     watchdog!();
     let qemu = Some(10);
     let replies = [declines("Parameter 'compress-level' is unexpected")];

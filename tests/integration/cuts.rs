@@ -239,7 +239,7 @@ fn a_cut_leaves_an_older_output_as_it_was() {
 }
 
 #[test]
-fn a_cancelled_migration_ends_on_both_sides_whoever_cancels() {
+fn a_migration_cancelled_on_either_side_ends_on_both() {
     watchdog!();
     for by_source in [true, false] {
         let scene = Scene::new();

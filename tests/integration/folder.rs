@@ -371,7 +371,7 @@ impl Stream {
         let line = error.one_line();
         assert!(line.contains(why), "{why:?} is not in {line:?}");
         assert_eq!(error.kind(), kind, "{line}");
-        // Whoever only looks at it finds it as wrong.
+        // A look at it finds the same mistake.
         let folder = Folder::new();
         let path = folder.path("stream");
         std::fs::write(&path, self.bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! The native wire's bytes, as they have always been. A change of layout that nobody meant fails
+//! The native wire's bytes, as they have always been. An unintended change of layout fails
 //! here; peers of other versions would not understand it.
 //!
 //! `fixtures/native/` holds each record in hexadecimal, 32 bytes a line. After a change that is

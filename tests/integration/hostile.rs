@@ -648,7 +648,7 @@ fn frames_that_are_all_bad_fail_the_session_and_do_not_stall_it() {
 
 /// What a live destination says when a source misbehaves, so that its owner can find out.
 #[test]
-fn a_source_on_a_live_link_is_told_what_was_wrong_with_its_stream() {
+fn a_source_on_a_live_link_learns_what_was_wrong_with_its_stream() {
     watchdog!();
     let folder = Folder::new();
     let (socket, output) = (folder.path("socket"), folder.path("out"));

@@ -50,7 +50,7 @@ fn accounted(report: &Report) -> u64 {
 // ---- streams of ours
 
 #[test]
-fn a_stream_that_send_wrote_is_told_round_by_round_to_its_last_byte() {
+fn a_stream_that_send_wrote_is_described_round_by_round_to_its_last_byte() {
     watchdog!();
     let folder = Folder::new();
     let guest = mixed(2000, 3);

@@ -95,7 +95,7 @@ fn sixty_four_connections_are_taken_and_one_more_is_refused_with_both_numbers() 
 }
 
 #[test]
-fn a_stream_has_at_most_so_many_rounds() {
+fn the_number_of_rounds_in_a_stream_is_limited() {
     watchdog!();
     let files = Files::small();
     let stored = files.folder.path("stream");
@@ -144,7 +144,7 @@ fn a_refused_source_cannot_steer_the_terminal() {
 // ---- peers that speak out of turn, or not at all
 
 #[test]
-fn proofs_that_nobody_asked_for_end_the_source() {
+fn unrequested_proofs_end_the_source() {
     watchdog!();
     let files = Files::new();
     let listener = UnixListener::bind(&files.socket).unwrap();
@@ -161,7 +161,7 @@ fn proofs_that_nobody_asked_for_end_the_source() {
 }
 
 #[test]
-fn a_source_that_left_before_all_of_it_had_joined_keeps_nobody_out() {
+fn a_source_that_left_before_all_of_it_had_joined_blocks_no_other() {
     watchdog!();
     let files = Files::small();
     let mut receiver = files.receiver(&[]);
@@ -174,7 +174,7 @@ fn a_source_that_left_before_all_of_it_had_joined_keeps_nobody_out() {
 }
 
 #[test]
-fn clients_that_say_nothing_keep_nobody_out_however_many() {
+fn any_number_of_silent_clients_block_no_source() {
     watchdog!();
     let files = Files::small();
     let receiver = files.receiver(&[]);
@@ -212,7 +212,7 @@ fn a_listener_that_never_accepts_and_has_no_room_ends_the_send_within_its_limit(
 }
 
 #[test]
-fn a_named_pipe_that_nobody_writes_to_ends_the_receive() {
+fn a_named_pipe_without_a_writer_ends_the_receive() {
     watchdog!();
     let files = Files::small();
     let fifo = files.folder.path("fifo");
@@ -231,7 +231,7 @@ fn a_named_pipe_that_nobody_writes_to_ends_the_receive() {
 }
 
 #[test]
-fn a_named_pipe_that_nobody_reads_from_ends_the_send_within_its_limit() {
+fn a_named_pipe_without_a_reader_ends_the_send_within_its_limit() {
     watchdog!();
     let files = Files::small();
     let fifo = files.folder.path("fifo");
@@ -269,7 +269,7 @@ fn a_descriptor_that_was_not_inherited_is_refused_in_one_line() {
 }
 
 #[test]
-fn a_standard_stream_that_carried_a_migration_becomes_nobody_elses() {
+fn a_standard_stream_that_carried_a_migration_is_not_reused() {
     watchdog!();
     let files = Files::small();
     let socket = files.folder.path("m");
@@ -283,7 +283,7 @@ fn a_standard_stream_that_carried_a_migration_becomes_nobody_elses() {
     };
     for number in 1..3 {
         let uri = format!("fd:{number}");
-        // Whoever reads it does not read all of it.
+        // The reader does not read all of it.
         migrate(&uri);
         let file = format!("/proc/{}/fd/{number}", program.pid());
         assert_eq!(
@@ -292,7 +292,7 @@ fn a_standard_stream_that_carried_a_migration_becomes_nobody_elses() {
         );
         migrate(&uri).failed_with(1, &[&uri, "Bad file descriptor"]);
     }
-    // What a command says, nobody takes for something else.
+    // What a command prints is not taken for something else.
     migrate("exec:echo hello; cat >/dev/null").succeeded();
     run(&["ctl", &monitor, "qmp", "quit"]).succeeded();
     program.finish().succeeded();
@@ -312,7 +312,7 @@ fn an_image_that_is_a_named_pipe_is_refused_and_not_waited_for() {
 }
 
 #[test]
-fn a_command_that_sends_nothing_is_not_waited_for_by_who_is_interrupted() {
+fn an_interrupt_does_not_wait_for_a_command_that_sends_nothing() {
     watchdog!();
     let files = Files::small();
     let fifo = files.folder.path("fifo");
@@ -328,7 +328,7 @@ fn a_command_that_sends_nothing_is_not_waited_for_by_who_is_interrupted() {
 }
 
 #[test]
-fn a_flood_of_strangers_keeps_nobody_out_though_nobody_reads_what_is_told_of_them() {
+fn a_flood_of_strangers_blocks_no_source_even_if_no_one_reads_the_reports() {
     watchdog!();
     let files = Files::small();
     let socket = files.folder.path("s");

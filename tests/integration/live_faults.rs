@@ -1,5 +1,5 @@
 //! What goes wrong while a guest is written: whatever it is, before Commit the writer goes on, OUTPUT
-//! is as it was, and a second attempt works; from Commit on nobody here resumes the writer, and
+//! is as it was, and a second attempt works; from Commit on this side does not resume the writer, and
 //! the source says that it does not know.
 
 use std::net::Shutdown;
@@ -162,7 +162,7 @@ impl Place {
     }
 }
 
-/// Whether it is said that nobody here resumes the writer.
+/// Whether it says that this side does not resume the writer.
 fn says_stopped(notices: &[String]) -> bool {
     (notices.iter()).any(|note| note.contains("the writer stays stopped"))
 }
@@ -227,7 +227,7 @@ fn a_cut_from_commit_on_leaves_the_writer_stopped_and_the_outcome_unknown() {
     }
 }
 
-/// Somebody cancels when `moment` comes.
+/// Cancels when `moment` comes.
 fn cancel_at(moment: Moment, by_source: bool) -> impl FnOnce(&Migration, &Destination) {
     move |source, destination| {
         let handle = if by_source {
@@ -240,7 +240,7 @@ fn cancel_at(moment: Moment, by_source: bool) -> impl FnOnce(&Migration, &Destin
 }
 
 #[test]
-fn a_cancel_before_commit_leaves_the_writer_running_whoever_cancels() {
+fn a_cancel_on_either_side_before_commit_leaves_the_writer_running() {
     watchdog!();
     let scene = Scene::new();
     for by_source in [true, false] {
@@ -316,14 +316,14 @@ fn a_cancel_while_connecting_or_agreeing_never_touches_the_writer() {
     assert_eq!(source.wait().unwrap_err().kind(), Kind::Interrupted);
     assert_eq!(scene.own.calls(), []);
     scene.as_before("a cancel while agreeing");
-    // Nobody is there.
+    // There is no listener.
     let error = scene
-        .source(&unix(&scene.folder.path("nobody")), scene.own.choice())
+        .source(&unix(&scene.folder.path("nothing")), scene.own.choice())
         .wait()
         .unwrap_err();
     assert_eq!(error.kind(), Kind::Failed);
     assert_eq!(scene.own.calls(), []);
-    scene.as_before("nobody there");
+    scene.as_before("no listener");
 }
 
 #[test]

@@ -157,7 +157,7 @@ fn a_signal_in_each_phase_ends_it_and_the_writer_goes_on() {
         scene.no_partial(&what);
         scene.as_before(&what);
     }
-    // Nobody answers yet.
+    // There is no answer yet.
     let deaf = std::os::unix::net::UnixListener::bind(scene.folder.path("deaf")).unwrap();
     let send = scene.send_to("deaf", &["--pid", &scene.churn.pid()]);
     let (_held, _) = deaf.accept().unwrap();
@@ -306,7 +306,7 @@ fn a_writer_that_dies_on_the_way_is_named() {
 }
 
 #[test]
-fn a_writer_of_somebody_elses_is_refused_before_anything_is_sent() {
+fn a_writer_of_another_user_is_refused_before_anything_is_sent() {
     watchdog!();
     let scene = Scene::new();
     if !rustix::process::geteuid().is_root() {
@@ -316,7 +316,7 @@ fn a_writer_of_somebody_elses_is_refused_before_anything_is_sent() {
     }
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
-    // The program and the image as somebody else sees them.
+    // The program and the image, as another user sees them.
     let open = |path: &std::path::Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
@@ -324,8 +324,8 @@ fn a_writer_of_somebody_elses_is_refused_before_anything_is_sent() {
     std::fs::copy(env!("CARGO_BIN_EXE_ramferry"), &copy).unwrap();
     open(&copy, 0o755);
     open(copy.parent().unwrap(), 0o755);
-    let mut nobody = Command::new(&copy);
-    nobody.uid(65534).gid(65534).current_dir("/");
+    let mut other = Command::new(&copy);
+    other.uid(65534).gid(65534).current_dir("/");
     let mut version = Command::new(&copy);
     version
         .uid(65534)
@@ -333,11 +333,11 @@ fn a_writer_of_somebody_elses_is_refused_before_anything_is_sent() {
         .current_dir("/")
         .arg("--version");
     if !version.output().is_ok_and(|said| said.status.success()) {
-        eprintln!("SKIPPED: a writer of somebody else's: nobody else can run the program here");
+        eprintln!("SKIPPED: a writer of another user: no other user can run the program here");
         return;
     }
     let to = format!("unix:{}", text(&scene.folder.path("far")));
-    nobody.args([
+    other.args([
         "send",
         text(&scene.image),
         &to,
@@ -345,7 +345,7 @@ fn a_writer_of_somebody_elses_is_refused_before_anything_is_sent() {
         "--pid",
         &scene.churn.pid(),
     ]);
-    let sent = Program::start(nobody).finish();
+    let sent = Program::start(other).finish();
     sent.failed_with(1, &["is not ours to stop", &scene.churn.pid()]);
     scene.as_before("EPERM");
 }

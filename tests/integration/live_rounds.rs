@@ -257,7 +257,7 @@ fn a_live_guest_crosses_the_qemu_wire() {
 }
 
 #[test]
-fn an_idle_writer_stands_still_for_a_short_time() {
+fn an_idle_writer_is_stopped_for_a_short_time() {
     watchdog!();
     let scene = Scene::new(16);
     let own = Own::start(&scene.image, 1, Duration::from_secs(3600), 7);

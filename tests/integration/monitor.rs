@@ -116,7 +116,7 @@ fn a_whole_migration_is_driven_from_a_monitor() {
 }
 
 #[test]
-fn both_ends_are_driven_and_the_port_that_was_picked_is_told() {
+fn both_ends_are_driven_and_the_picked_port_is_reported() {
     watchdog!();
     let (source, destination) = (Scene::new(512), Scene::new(1));
     let output = destination.output.to_str().unwrap();
@@ -311,7 +311,7 @@ fn a_live_migration_is_started_from_a_monitor_and_its_writer_stops_before_the_la
 }
 
 #[test]
-fn send_waits_before_the_switchover_until_its_monitor_is_told_to_go_on() {
+fn send_waits_before_the_switchover_until_migrate_continue() {
     watchdog!();
     let scene = Scene::new(256);
     let destination = scene.destination();
@@ -323,7 +323,7 @@ fn send_waits_before_the_switchover_until_its_monitor_is_told_to_go_on() {
     ];
     let program = scene.send(&[&pause[..], &["--then", scene.image.to_str().unwrap()]].concat());
     let mut client = scene.client();
-    // It may be there already, and tells of it nobody who comes later.
+    // It may have arrived already; a later client gets no event of it.
     until(|| client.query()["status"] == "pre-switchover");
     let only = "this program is for the one migration that it was started with";
     let migrate = json!({"uri": scene.uri, "image": "x"});
@@ -333,7 +333,7 @@ fn send_waits_before_the_switchover_until_its_monitor_is_told_to_go_on() {
     client.done("migrate-continue", json!({"state": "pre-switchover"}));
     let told = client.until("completed");
     assert!(told.contains(&"device".to_owned()), "{told:?}");
-    // Whoever hears of the end can still ask how it was.
+    // A client that sees the end can still query the result.
     assert_eq!(client.query()["status"], "completed");
     drop(client);
     let ended = program.finish();
@@ -345,7 +345,7 @@ fn send_waits_before_the_switchover_until_its_monitor_is_told_to_go_on() {
 }
 
 #[test]
-fn a_wait_that_nobody_could_end_is_declined_at_once() {
+fn a_wait_that_no_client_could_end_is_declined_at_once() {
     watchdog!();
     let scene = Scene::new(1);
     let pause = "pause-before-switchover=on";
@@ -511,7 +511,7 @@ fn whatever_clients_send_the_program_stays_small() {
         let words = answer["error"]["desc"].as_str().unwrap();
         assert!(words.ends_with("limit exceeded"), "{words}");
     }
-    // Answers that nobody takes.
+    // Answers that are never read.
     let mut deaf = UnixStream::connect(&scene.monitor).unwrap();
     deaf.set_nonblocking(true).unwrap();
     let commands = b"{\"execute\":\"qmp_capabilities\"}".repeat(1 << 20);
@@ -537,7 +537,7 @@ fn images_that_are_mixed_arrive_on_any_wire() {
         let block = json!({"uri": scene.uri, "wire": wire});
         client.done("migrate", block);
         client.until("completed");
-        // Unless somebody wants it otherwise, a stream for a QEMU is not compressed.
+        // By default a stream for a QEMU is not compressed.
         let compression = client.query().get("compression").is_some();
         assert_eq!(compression, wire == "native");
         destination.finish().succeeded();

@@ -61,7 +61,7 @@ fn a_destination_says_what_it_can_and_goes_on_waiting_for_its_source() {
 }
 
 #[test]
-fn what_is_switched_off_is_told_as_missing_and_refused_or_left_out() {
+fn what_is_switched_off_is_reported_as_missing_and_refused_or_left_out() {
     watchdog!();
     let files = Files::small();
     let off = ["--capability", "xbzrle=off", "--capability", "compress=off"];
@@ -140,7 +140,7 @@ fn a_session_that_is_joining_is_not_disturbed() {
 }
 
 #[test]
-fn where_a_migration_runs_nobody_listens_any_more() {
+fn a_receiver_whose_migration_runs_no_longer_listens() {
     watchdog!();
     let files = Files::new();
     let receiver = files.receiver(&[]);
@@ -241,7 +241,7 @@ fn a_destination_answers_a_newer_program_whatever_version_that_speaks() {
 }
 
 #[test]
-fn who_is_no_destination_is_named_in_one_line() {
+fn what_is_not_a_destination_is_named_in_one_line() {
     watchdog!();
     for (says, why) in [
         (
@@ -268,11 +268,11 @@ fn who_is_no_destination_is_named_in_one_line() {
 }
 
 #[test]
-fn who_says_nothing_or_too_little_is_given_up_in_time() {
+fn a_peer_that_says_nothing_or_too_little_is_given_up_in_time() {
     watchdog!();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("tcp:{}", listener.local_addr().unwrap());
-    // Nobody accepts; the system has taken the connection all the same.
+    // It is never accepted; the system has taken the connection all the same.
     run(&["probe", &uri, "--timeout", "50ms"]).failed_with(
         1,
         &["does not answer as a ramferry would", "silent for 0.05 s"],

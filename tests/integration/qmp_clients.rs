@@ -259,7 +259,7 @@ const MEANT: &[Meant] = &[
     Meant(
         r#"{"arguments":{"enable":["bogus"]},"execute":"qmp_capabilities"}.error.desc"#,
         "'Parameter 'enable' does not accept value 'bogus''",
-        "QEMU calls the parameter 'null', which helps nobody",
+        "QEMU names the parameter 'null'",
     ),
     Meant(
         r#"{"execute":"query-commands"}.return."#,

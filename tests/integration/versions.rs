@@ -393,7 +393,7 @@ fn a_method_that_the_destination_lacks_cannot_be_chosen_while_it_runs() {
 }
 
 #[test]
-fn where_nobody_can_be_asked_fallback_is_without_effect_and_a_notice_says_so() {
+fn without_a_peer_to_ask_fallback_has_no_effect_and_a_notice_says_so() {
     watchdog!();
     let folder = Folder::new();
     let image = folder.image("ram", &mixed(16, 7));

@@ -298,7 +298,7 @@ fn as_a_helper() {
 }
 
 #[test]
-fn a_writer_is_resumed_when_who_stopped_it_is_killed() {
+fn a_writer_is_resumed_when_the_process_that_stopped_it_is_killed() {
     watchdog!();
     let scene = Scene::new();
     let mut holder = Program::start(helper(scene.writer.pid(), "hold"));
@@ -320,7 +320,7 @@ fn a_writer_is_resumed_when_who_stopped_it_is_killed() {
 }
 
 #[test]
-fn a_released_writer_stays_stopped_when_who_released_it_is_killed() {
+fn a_released_writer_stays_stopped_when_the_process_that_released_it_is_killed() {
     watchdog!();
     let scene = Scene::new();
     let mut holder = Program::start(helper(scene.writer.pid(), "release"));
@@ -332,7 +332,7 @@ fn a_released_writer_stays_stopped_when_who_released_it_is_killed() {
 }
 
 #[test]
-fn somebody_elses_process_is_not_ours_to_stop() {
+fn a_process_of_another_user_is_not_stopped() {
     watchdog!();
     let error = if rustix::process::geteuid().is_root() {
         let scene = Scene::new();

@@ -90,7 +90,7 @@ async def drive(path, first, second):
     try:
         await client.disconnect()
     except EOFError:
-        pass  # Whoever quits hangs up, and may be first.
+        pass  # A monitor that quits hangs up, and may be first.
 
 
 asyncio.run(asyncio.wait_for(drive(*sys.argv[1:]), LIMIT))

@@ -33,7 +33,7 @@ fn foreign_clients_cost_a_line_each_and_the_real_source_is_served() {
         client.write_all(bytes).unwrap();
         // It may have been hung up on already.
         let _ = client.shutdown(std::net::Shutdown::Write);
-        // Nobody answers what is no hello. A reset is no answer either.
+        // What is not a hello gets no answer. A reset is not an answer either.
         let mut answer = Vec::new();
         let _ = client.read_to_end(&mut answer);
         assert_eq!(answer, b"");

@@ -254,7 +254,7 @@ fn help_says_that_tcp_is_not_encrypted_wherever_an_address_is_taken() {
 }
 
 #[test]
-fn a_reader_of_standard_output_that_leaves_is_no_error() {
+fn a_closed_standard_output_is_not_an_error() {
     watchdog!();
     let files = Files::small();
     let digest = ["digest", files.image()];
@@ -268,7 +268,7 @@ fn a_reader_of_standard_output_that_leaves_is_no_error() {
 }
 
 #[test]
-fn an_image_may_have_a_name_that_is_no_text() {
+fn an_image_may_have_a_name_that_is_not_utf8() {
     use std::os::unix::ffi::OsStrExt;
     watchdog!();
     let files = Files::small();

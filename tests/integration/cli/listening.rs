@@ -45,7 +45,7 @@ fn with_json_an_address_that_was_given_is_not_on_standard_output() {
 }
 
 #[test]
-fn a_socket_left_behind_is_replaced_and_one_in_use_or_no_socket_is_not() {
+fn a_stale_socket_is_replaced_but_not_one_in_use_or_another_file() {
     watchdog!();
     let files = Files::small();
     drop(UnixListener::bind(&files.socket).unwrap());

@@ -10,7 +10,7 @@ use ramferry::wire::native::Offer;
 use crate::support::{Files, assert_same, hello, read_answer, read_hello, watchdog};
 
 #[test]
-fn a_source_that_does_not_fit_is_told_why_and_the_receiver_goes_on() {
+fn a_source_that_does_not_fit_learns_why_and_the_receiver_goes_on() {
     watchdog!();
     let files = Files::small();
     let mut receiver = files.receiver(&[]);

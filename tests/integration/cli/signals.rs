@@ -52,7 +52,7 @@ fn a_signal_to_the_destination_ends_both_sides_and_changes_nothing() {
 }
 
 #[test]
-fn a_signal_ends_a_receiver_that_listens_and_a_source_that_nobody_answers() {
+fn a_signal_ends_a_receiver_that_listens_and_a_source_without_an_answer() {
     watchdog!();
     for signal in [Signal::INT, Signal::TERM] {
         let files = Files::small();

@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 #[test]
-fn a_connection_that_nobody_takes_ends_within_its_limit() {
+fn a_connection_that_is_never_accepted_ends_within_its_limit() {
     watchdog!();
     let files = Files::small();
     let port = {

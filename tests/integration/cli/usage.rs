@@ -5,7 +5,7 @@ use ramferry::params::{Side, TABLE};
 use crate::support::{Files, mixed, run, watchdog};
 
 #[test]
-fn what_is_no_image_is_refused_by_name() {
+fn what_is_not_an_image_is_refused_by_name() {
     watchdog!();
     let files = Files::small();
     let empty = files.folder.path("empty");
@@ -39,7 +39,7 @@ fn an_unreadable_image_is_refused_by_name() {
     let files = Files::small();
     std::fs::set_permissions(&files.image, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::File::open(&files.image).is_ok() {
-        // Whoever may read everything cannot test this.
+        // Not testable by a user who may read everything.
         return;
     }
     run(&["digest", files.image()]).failed_with(1, &[files.image(), "Permission denied"]);
@@ -122,7 +122,7 @@ fn a_level_that_the_method_does_not_have_is_refused_whatever_the_order() {
 }
 
 #[test]
-fn what_is_no_address_capability_or_option_is_a_matter_of_usage() {
+fn invalid_addresses_capabilities_and_options_are_usage_errors() {
     watchdog!();
     let files = Files::small();
     let send = ["send", files.image()];
@@ -144,7 +144,7 @@ fn what_is_no_address_capability_or_option_is_a_matter_of_usage() {
         run(&[&send[..], &[&uri, "--capability", capability]].concat())
             .failed_with(2, &[capability.split('=').next().unwrap(), allowed]);
     }
-    // An option of the other side, one that nobody has, and no command at all.
+    // An option of the other side, one that does not exist, and no command at all.
     for args in [
         &["receive", &uri, files.output(), "--compress-level", "1"][..],
         &["send", files.image(), &uri, "--decompress-threads", "1"],

@@ -118,7 +118,7 @@ fn every_command_survives_answers_without_sense() {
 }
 
 #[test]
-fn what_makes_no_sense_is_told_without_a_monitor() {
+fn what_makes_no_sense_is_refused_without_a_monitor() {
     for (args, why) in [
         (&["fd:3", "domjobinfo"][..], "no monitor can be at fd:3"),
         (&["m", "migrate-setparameters"], "nothing is to be set"),

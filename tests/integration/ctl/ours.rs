@@ -244,7 +244,7 @@ fn a_watcher_sees_how_a_program_with_one_migration_ends() {
 }
 
 #[test]
-fn an_aborted_migration_is_told_by_its_watcher() {
+fn a_watcher_reports_an_aborted_migration() {
     watchdog!();
     let files = Files::new();
     let uri = files.uri();
@@ -266,7 +266,7 @@ fn an_aborted_migration_is_told_by_its_watcher() {
 }
 
 #[test]
-fn a_migration_that_waits_says_so_and_goes_on_when_told() {
+fn a_migration_that_waits_says_so_and_continues_on_command() {
     watchdog!();
     let files = Files::small();
     let uri = files.uri();

@@ -62,7 +62,7 @@ fn a_watched_job_in_json_is_one_object_a_line() {
 const DAY: [&str; 4] = ["domjobinfo", "--watch", "--interval", "1440min"];
 
 #[test]
-fn the_end_is_seen_soon_however_seldom_a_job_is_told() {
+fn the_end_is_seen_soon_however_rarely_a_job_is_reported() {
     watchdog!();
     let done = json!({"status": "completed", "side": "source"});
     let replies = [running(1), running(2), running(3), done].map(|reply| returns(&reply));

@@ -144,7 +144,7 @@ fn guest_folder(folder: &Folder, guest: &[Page]) -> PathBuf {
 }
 
 #[test]
-fn a_guest_folder_is_told_block_by_block_and_with_its_devices() {
+fn a_guest_folder_is_described_block_by_block_and_with_its_devices() {
     let folder = Folder::new();
     let guest = mixed(300, 5);
     let path = guest_folder(&folder, &guest);

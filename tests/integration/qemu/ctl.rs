@@ -298,8 +298,8 @@ fn a_migration_is_aborted_and_its_watcher_says_so() {
     watcher.failed_with(1, &["the migration was cancelled"]);
     assert_eq!(watcher.out, expected);
 
-    // What nobody listens for fails, and says why.
-    source.migrate(&format!("unix:{}", folder.path("nobody").display()));
+    // Without a listener it fails, and says why.
+    source.migrate(&format!("unix:{}", folder.path("nothing").display()));
     assert_eq!(source.wait_migration(), "failed");
     let text = ctl.out("domjobinfo");
     assert!(

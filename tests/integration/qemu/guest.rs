@@ -21,7 +21,7 @@ const SWEEP_END: usize = 0x8_0000;
 /// in 8 hexadecimal digits.
 #[rustfmt::skip]
 const CODE: &[u8] = &[
-    0xfa,                               // 00        cli                     nobody else writes
+    0xfa,                               // 00        cli                     no interrupts
     0x66, 0x31, 0xc0,                   // 01        xor  eax, eax
     0x8e, 0xd8,                         // 04        mov  ds, ax
     0x8e, 0xd0,                         // 06        mov  ss, ax

@@ -5,7 +5,7 @@ use crate::support::qemu::qemu_or_skip;
 use crate::support::{Folder, Page, mixed, run, watchdog};
 
 #[test]
-fn what_is_told_of_a_stream_is_what_its_qemu_counted() {
+fn inspect_reports_what_qemu_counted() {
     let Some(qemu) = qemu_or_skip() else { return };
     watchdog!();
     let folder = Folder::in_memory();

@@ -71,7 +71,7 @@ pub(crate) fn listen(folder: &Folder, link: Link, output: &Path) -> Destination 
     let address = match link {
         Link::Unix => unix(&folder.path("ours")),
         Link::Tcp => any_port(),
-        Link::Stored => panic!("nobody listens for a stored stream"),
+        Link::Stored => panic!("a stored stream has no listener"),
     };
     Destination::start(&address, output, Params::default())
 }
@@ -149,7 +149,7 @@ pub(crate) fn listen_in(folder: &Folder, destination: &mut Qemu, link: Link) -> 
             let port = port.unwrap_or_else(|| panic!("{now}"));
             format!("tcp:127.0.0.1:{port}").parse().unwrap()
         }
-        Link::Stored => panic!("nobody listens for a stored stream"),
+        Link::Stored => panic!("a stored stream has no listener"),
     }
 }
 

@@ -156,7 +156,7 @@ fn assert_deltas(statistics: &serde_json::Value) {
 }
 
 #[test]
-fn memory_is_written_and_read_while_the_guest_stands_still() {
+fn memory_is_written_and_read_while_the_guest_is_stopped() {
     let Some(qemu) = qemu_or_skip() else { return };
     watchdog!();
     let folder = Folder::in_memory();

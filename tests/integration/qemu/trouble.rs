@@ -1,4 +1,4 @@
-//! What goes wrong between a QEMU and us: nobody believes that a guest has arrived that has not,
+//! What goes wrong between a QEMU and us: neither side believes that a guest has arrived that has not,
 //! and nothing that was there before is touched.
 
 use std::os::fd::OwnedFd;
@@ -111,7 +111,7 @@ fn disk(machine: Machine<'_>) -> Machine<'_> {
 }
 
 #[test]
-fn what_we_do_not_understand_is_named_and_leaves_nothing_behind() {
+fn what_is_not_supported_is_refused_by_name_and_leaves_no_file() {
     let Some(qemu) = qemu_or_skip() else { return };
     watchdog!();
     let folder = Folder::in_memory();
@@ -310,12 +310,12 @@ fn a_qemu_that_is_killed_fails_the_source() {
 // ---- links
 
 #[test]
-fn where_nobody_listens_nothing_is_sent() {
+fn without_a_listener_nothing_is_sent() {
     watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("ram", &guest_pages());
     for to in [
-        unix(&folder.path("nobody")),
+        unix(&folder.path("nothing")),
         "tcp:127.0.0.1:1".parse().unwrap(),
     ] {
         let request = request(&image, to.clone(), &[]);

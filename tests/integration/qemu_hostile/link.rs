@@ -26,7 +26,7 @@ fn with_commands(codes: &[Command]) -> Vec<u8> {
 }
 
 /// A stream with these commands in front of RAM.
-fn guest_behind(codes: &[Command], fill: impl FnOnce(&mut Model)) -> Vec<u8> {
+fn guest_after(codes: &[Command], fill: impl FnOnce(&mut Model)) -> Vec<u8> {
     let mut header = Vec::new();
     put_header(&mut header, "none", &[]);
     let model = Model::with(&[("ram", 200)], fill);
@@ -56,7 +56,7 @@ fn failed(folder: &Folder, handle: Migration, what: &str) {
 }
 
 #[test]
-fn who_asks_and_never_listens_is_given_up() {
+fn a_peer_that_asks_and_never_reads_is_given_up() {
     watchdog!();
     let folder = Folder::in_memory();
     let (handle, mut link) = start(&folder, "0.3");
@@ -71,12 +71,12 @@ fn who_asks_and_never_listens_is_given_up() {
 }
 
 #[test]
-fn every_ping_is_answered_in_order_and_the_end_is_told_to_who_never_hangs_up() {
+fn every_ping_is_answered_in_order_and_the_end_is_sent_to_a_peer_that_never_hangs_up() {
     watchdog!();
     let folder = Folder::in_memory();
     let (handle, mut link) = start(&folder, "5");
     let codes = [OPEN, OPEN, Command::Ping(7), Command::Ping(7)];
-    let stream = guest_behind(&codes, |model| {
+    let stream = guest_after(&codes, |model| {
         for page in 0..200 {
             model.put(0, page, &Sent::Page(Page::Text(page)));
             if page == 100 {
@@ -102,17 +102,17 @@ fn every_ping_is_answered_in_order_and_the_end_is_told_to_who_never_hangs_up() {
 fn a_source_on_the_return_path_hears_of_every_failure() {
     watchdog!();
     let broken = |kind: &'static str| {
-        guest_behind(&[OPEN], move |model| {
+        guest_after(&[OPEN], move |model| {
             for page in 0..100 {
                 model.put(0, page, &Sent::Page(Page::Random(page)));
             }
             model.raw(0, 3, kind, b"no good");
         })
     };
-    let mut flags = guest_behind(&[OPEN], |_| {});
+    let mut flags = guest_after(&[OPEN], |_| {});
     flags.truncate(flags.len() - 60);
     flags.extend([0xff; 300]);
-    let outside = guest_behind(&[OPEN, Command::Ping(1)], |model| {
+    let outside = guest_after(&[OPEN, Command::Ping(1)], |model| {
         model.raw(0, 201, "zero", &[0]);
     });
     for (stream, what) in [
@@ -142,7 +142,7 @@ fn a_source_on_the_return_path_hears_of_every_failure() {
 #[test]
 fn a_source_that_falls_silent_is_given_up_wherever_it_does() {
     watchdog!();
-    let whole = guest_behind(&[OPEN], |model| model.put(0, 1, &Sent::Fill(1)));
+    let whole = guest_after(&[OPEN], |model| model.put(0, 1, &Sent::Fill(1)));
     let end = whole.windows(2).rposition(|two| two == [0, 6]).unwrap();
     for cut in [20, 60, whole.len() - 60, end, whole.len() - 1] {
         let folder = Folder::in_memory();
@@ -155,7 +155,7 @@ fn a_source_that_falls_silent_is_given_up_wherever_it_does() {
         failed(&folder, handle, "the peer has been silent for 0.1 s");
     }
     // Without a return path, the end of the stream is when the source hangs up.
-    let whole = guest_behind(&[], |model| model.put(0, 1, &Sent::Fill(1)));
+    let whole = guest_after(&[], |model| model.put(0, 1, &Sent::Fill(1)));
     let folder = Folder::in_memory();
     let (handle, mut link) = start(&folder, "0.1");
     link.write_all(&whole).unwrap();
@@ -179,7 +179,7 @@ fn more_commands_than_a_guest_can_have_are_refused() {
 // ---- one address
 
 #[test]
-fn nobody_ends_what_another_source_has_begun() {
+fn no_client_ends_what_another_source_has_begun() {
     watchdog!();
     let folder = Folder::new();
     let (socket, output) = (folder.path("socket"), folder.path("out"));
@@ -215,7 +215,7 @@ fn nobody_ends_what_another_source_has_begun() {
 
 // ---- destinations
 
-/// Sends a guest to somebody who says `says` at once, goes on with `more` until nobody listens, and
+/// Sends a guest to a peer that sends `says` at once, then `more` until the link is closed, and
 /// hangs up when `hangs_up`, or else when the source does.
 fn send(
     folder: &Folder,
@@ -338,7 +338,7 @@ fn a_machine_type_that_no_stream_can_name_is_refused() {
     let folder = Folder::in_memory();
     let image = folder.image("guest", &mixed(2, 1));
     let error = Migration::send(&image)
-        .to(unix(&folder.path("nobody")))
+        .to(unix(&folder.path("nothing")))
         .format(Format::Qemu)
         .settings(Settings::new(Params::default(), Caps::for_qemu()))
         .machine("m".repeat(256))

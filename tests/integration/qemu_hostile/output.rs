@@ -1,4 +1,4 @@
-//! What becomes of names, sizes and OUTPUT: names that lead elsewhere, guests that nobody has,
+//! What becomes of names, sizes and OUTPUT: names that lead elsewhere, guests that do not exist,
 //! receivers that want the same OUTPUT.
 
 use std::io::Write;

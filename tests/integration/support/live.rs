@@ -203,7 +203,7 @@ impl Own {
         until(|| self.shared.lock().writes > before + 1);
     }
 
-    /// Whoever took the guest over is gone.
+    /// As if the destination that took the guest over were gone.
     pub(crate) fn start_again(&self) {
         let mut state = self.shared.lock();
         state.paused = false;
@@ -315,7 +315,7 @@ pub(crate) fn send_live_as(
 
 // ---- a moment
 
-/// Waits for a moment of somebody else's, and holds it.
+/// Waits for a moment in another thread, and holds it.
 pub(crate) struct Moment {
     reached: Receiver<()>,
     go_on: Sender<()>,

@@ -437,7 +437,7 @@ impl Qemu {
     }
 
     /// Waits until `count` lines in all have come from the serial port; all text until now. The
-    /// guest waits when nobody reads for long.
+    /// guest waits when the port is not read for long.
     #[track_caller]
     pub(crate) fn serial_lines(&mut self, count: usize) -> String {
         let serial = self.serial.as_mut().expect("a machine with a serial port");
