@@ -63,7 +63,7 @@ fn a_matrix_is_measured_recommended_and_exported() {
             .contains("| memcpy |")
     );
     let page = std::fs::read_to_string(&html).unwrap();
-    assert!(page.contains("Compressing threads") && page.ends_with("</html>"));
+    assert!(page.contains("Compression threads") && page.ends_with("</html>"));
 
     let same = run(&["bench", "--compare", &json, &json, "--fail-if-slower", "5%"]);
     same.succeeded();

@@ -119,8 +119,8 @@ fn the_page_is_drawn_by_a_browser_with_every_mark_and_without_a_complaint() {
         ("Time against bytes, link unlimited", 6 + counted.count()),
         ("Time against bytes, link 1Gbit", 6),
         ("Time against the link's rate", 12),
-        ("Compressing threads, link unlimited", 6),
-        ("Compressing threads, link 1Gbit", 6),
+        ("Compression threads, link unlimited", 6),
+        ("Compression threads, link 1Gbit", 6),
         (
             "CPU seconds by side and stage",
             settings.iter().map(stages).sum::<usize>() + 2 * measured,

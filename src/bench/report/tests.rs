@@ -79,6 +79,7 @@ pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> BenchReport
         error_desc: None,
         version: "0",
         conditions: Conditions {
+            started: Some("2026-01-31 23:59 UTC".to_owned()),
             cpu_model: Some("A CPU".to_owned()),
             cores: 2,
             kernel: None,
@@ -167,7 +168,7 @@ fn the_document_has_every_run_and_what_is_made_of_them_under_stable_names() {
     );
     assert_eq!(
         names(&json["conditions"]).join(" "),
-        "codecs cores cpu-model governor kernel load"
+        "codecs cores cpu-model governor kernel load started"
     );
     assert_eq!(
         names(&json["image"]).join(" "),

@@ -1,115 +1,145 @@
-//! A report as one page for a browser: charts, the tables behind them, the conditions. Nothing is
-//! loaded from elsewhere, and nothing in it runs.
+//! A report as a page for a browser: charts, their tables, the conditions. It loads nothing and has no
+//! script.
 
 mod charts;
 mod svg;
 
+use std::time::Duration;
+
 use minijinja::{Environment, Value, context};
 
-use crate::bench::report::BenchReport;
+use crate::bench::judge::noise;
+use crate::bench::judge::recommend::bit_rate;
+use crate::bench::peer::PeerReport;
+use crate::bench::report::{Alternative, BenchReport, LinkReport};
 use crate::bench::show::rows::{self, Sort};
 use crate::bench::show::terminal;
 use crate::units::{format_bytes, format_duration};
 
-/// The page's frame. Its name says how values are escaped.
+/// The template's name, whose ending decides how values are escaped.
 const NAME: &str = "page.html";
 const PAGE: &str = include_str!("page.html");
 
-/// The page. Rows of its table are sorted.
+/// The page. The rows of its table are sorted.
 ///
 /// # Errors
-/// When the template does not fit, which would be a bug.
+/// The template does not fit, which would be a bug.
 pub fn page(report: &BenchReport, sort: Sort) -> Result<String, minijinja::Error> {
     let mut environment = Environment::new();
     environment.add_template(NAME, PAGE)?;
-    let charts: Vec<Value> = charts::all(report)
-        .into_iter()
-        .map(|chart| {
-            context! {
-                title => chart.title,
-                note => chart.note,
-                // All text in it is escaped where it is made.
-                svg => Value::from_safe_string(chart.svg),
-                legend => chart.legend,
-                head => chart.head,
-                rows => chart.rows,
-                points => chart.points,
-            }
-        })
-        .collect();
     let columns = rows::columns(report);
     let headings: Vec<_> = rows::HEADINGS.into_iter().take(columns).collect();
-    let groups: Vec<Value> = rows::groups(report, sort)
-        .into_iter()
-        .map(|group| {
-            let row = |row: rows::TableRow<'_>| {
-                context! { cells => row.cells, dominated_by => row.dominated_by }
-            };
-            let rows: Vec<Value> = group.rows.into_iter().map(row).collect();
-            context! { title => group.title, rows }
-        })
-        .collect();
-    let failed: Vec<Value> = report
-        .peers
-        .iter()
-        .filter(|peer| peer.error_desc.is_some())
-        .map(|peer| context! { name => peer.name.clone(), why => peer.error_desc.clone() })
-        .collect();
-    let warnings: Vec<Value> = terminal::warnings(report)
-        .into_iter()
-        .map(|(words, names)| context! { words, names => names.join("; ") })
-        .collect();
-    let links: Vec<Value> = report
-        .links
-        .iter()
-        .map(|link| {
-            context! {
-                link => link.link.clone(),
-                measured => link.measured,
-                setting => link.recommended.setting.clone(),
-                reason => link.recommended.reason.clone(),
-            }
-        })
-        .collect();
-    let commands: Vec<Value> = terminal::commands_by_link(report)
-        .into_iter()
-        .map(|link| {
-            let block = |block: terminal::CommandBlock| {
-                context! { words => block.words, lines => block.lines }
-            };
-            let blocks: Vec<Value> = link.blocks.into_iter().map(block).collect();
-            context! { chosen => link.chosen, blocks }
-        })
-        .collect();
+    let image = &report.image;
     environment.get_template(NAME)?.render(context! {
-        image => report.image.path.clone(),
-        ram => format_bytes(report.image.ram_bytes),
-        data => format_bytes(report.image.data_bytes),
-        goal => report.plan.goal.name(),
+        image => image.mix.map_or_else(
+            || image.path.clone(),
+            |mix| format!("a synthetic guest ({mix})"),
+        ),
+        started => report.conditions.started.clone(),
+        machine => machine(report),
+        ram => format_bytes(image.ram_bytes),
+        data => format_bytes(image.data_bytes),
+        goal => terminal::goal_words(report.plan.goal),
         error => report.error_desc.clone(),
-        links,
-        commands,
-        charts,
+        disturbed => noise::disturbed(report),
+        links => report.links.iter().map(link).collect::<Vec<Value>>(),
+        commands => terminal::commands_by_link(report)
+            .into_iter()
+            .map(commands)
+            .collect::<Vec<Value>>(),
+        charts => charts::all(report).into_iter().map(chart).collect::<Vec<Value>>(),
         headings,
         columns,
-        groups,
-        failed,
-        warnings,
+        groups => rows::groups(report, sort).into_iter().map(group).collect::<Vec<Value>>(),
+        failed => report.peers.iter().filter_map(failed).collect::<Vec<Value>>(),
+        warnings => terminal::warnings(report)
+            .into_iter()
+            .map(|(words, names)| context! { words, names => names.join("; ") })
+            .collect::<Vec<Value>>(),
         peer_note => (!report.peers.is_empty()).then_some(terminal::PEER_NOTE),
         conditions => conditions(report),
         version => report.version,
     })
 }
 
-/// What belongs to the result, as names and words.
+/// The machine in a few words.
+fn machine(report: &BenchReport) -> String {
+    let cores = report.conditions.cores;
+    match &report.conditions.cpu_model {
+        Some(model) => format!("{model}, {cores} cores"),
+        None => format!("{cores} cores"),
+    }
+}
+
+fn chart(chart: charts::Chart) -> Value {
+    context! {
+        title => chart.title,
+        note => chart.note,
+        // All text in it is escaped where it is made.
+        svg => Value::from_safe_string(chart.svg),
+        legend => chart.legend,
+        head => chart.head,
+        rows => chart.rows,
+        points => chart.points,
+    }
+}
+
+/// A recommendation, as the cells of a table.
+fn link(link: &LinkReport) -> Value {
+    let chosen = &link.recommended;
+    let other = chosen.alternative.as_ref();
+    let speed = |other: &Alternative| match (other.measurable, other.times_as_fast) {
+        (false, _) => format!("no measurable difference from {}", other.setting),
+        (true, times) => format!("{times:.2} times as fast as {}", other.setting),
+    };
+    context! {
+        link => link.link.clone(),
+        measured => link.measured,
+        setting => chosen.setting.clone(),
+        time => milliseconds(chosen.time),
+        downtime => chosen.downtime.map(milliseconds),
+        speed => other.map(speed),
+        bytes => other.map(|other| format!("{:.0} %", other.bytes_percent)),
+        limit => chosen.limit.words().unwrap_or("waiting"),
+        pays => chosen.pays_below.map(|rate| format!("below {}", bit_rate(rate))),
+        reason => chosen.reason.clone(),
+    }
+}
+
+fn commands(link: terminal::LinkCommands) -> Value {
+    let block = |block: terminal::CommandBlock| {
+        context! { words => block.words, lines => block.lines }
+    };
+    let blocks: Vec<Value> = link.blocks.into_iter().map(block).collect();
+    context! { chosen => link.chosen, blocks }
+}
+
+fn group(group: rows::RowGroup<'_>) -> Value {
+    let row = |row: rows::TableRow<'_>| {
+        context! { cells => row.cells, dominated_by => row.dominated_by }
+    };
+    let rows: Vec<Value> = group.rows.into_iter().map(row).collect();
+    context! { title => group.title, rows }
+}
+
+fn failed(peer: &PeerReport) -> Option<Value> {
+    let why = peer.error_desc.clone()?;
+    Some(context! { name => peer.name.clone(), why })
+}
+
+fn milliseconds(time: f64) -> String {
+    format_duration(Duration::try_from_secs_f64(time / 1e3).unwrap_or_default())
+}
+
+/// The conditions of the measurement, as names and values.
 fn conditions(report: &BenchReport) -> Vec<(&'static str, String)> {
     let (conditions, image, plan) = (&report.conditions, &report.image, &report.plan);
     let unknown = || "unknown".to_owned();
-    let time = |milliseconds: f64| {
-        let time = std::time::Duration::try_from_secs_f64(milliseconds / 1e3);
-        format_duration(time.unwrap_or_default())
-    };
     let mut lines = vec![
+        (
+            "started",
+            conditions.started.clone().unwrap_or_else(unknown),
+        ),
         ("CPU", conditions.cpu_model.clone().unwrap_or_else(unknown)),
         ("cores", conditions.cores.to_string()),
         ("kernel", conditions.kernel.clone().unwrap_or_else(unknown)),
@@ -118,7 +148,7 @@ fn conditions(report: &BenchReport) -> Vec<(&'static str, String)> {
             conditions.governor.clone().unwrap_or_else(unknown),
         ),
         (
-            "load before",
+            "load average before",
             conditions.load.map_or_else(unknown, |load| {
                 load.map(|number| format!("{number:.2}")).join(", ")
             }),
@@ -138,7 +168,7 @@ fn conditions(report: &BenchReport) -> Vec<(&'static str, String)> {
         ("transport", plan.transport.to_string()),
         ("output in", plan.scratch.clone()),
         ("runs of each setting", plan.runs.to_string()),
-        ("expected to take", time(plan.expected_time)),
+        ("expected to take", milliseconds(plan.expected_time)),
     ];
     if let Some(mix) = image.mix {
         lines.push(("mix of pages", mix.to_owned()));
@@ -147,7 +177,7 @@ fn conditions(report: &BenchReport) -> Vec<(&'static str, String)> {
         lines.push(("seed", seed.to_string()));
     }
     if !plan.dropped.is_empty() {
-        lines.push(("left out for want of time", plan.dropped.join("; ")));
+        lines.push(("left out to fit into the time", plan.dropped.join("; ")));
     }
     lines.extend(plan.notes.iter().map(|note| ("note", note.clone())));
     lines
@@ -214,8 +244,8 @@ mod tests {
             ("Time against bytes, link unlimited", 7, 7),
             ("Time against bytes, link 1Gbit", 6, 6),
             ("Time against the link's rate", 12, 12),
-            ("Compressing threads, link unlimited", 6, 6),
-            ("Compressing threads, link 1Gbit", 6, 6),
+            ("Compression threads, link unlimited", 6, 6),
+            ("Compression threads, link 1Gbit", 6, 6),
             ("CPU seconds", 40, 40),
             // The plain copy has one; the hand-made runs have a codec in any case.
             ("The codec alone", 1 + 3 * 2 + 3 * 3, 7),

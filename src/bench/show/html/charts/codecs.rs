@@ -5,25 +5,25 @@ use super::{COLOURS, Chart, strings};
 use crate::bench::report::{BenchReport, MIB};
 use crate::bench::show::rows::{self, CodecRow, NOTHING, Sort};
 
-/// What is compared, the colour of its dots, and where it comes from; bytes a second.
+/// What is compared, the colour of its dots, and its bytes per second.
 type Point = (&'static str, &'static str, fn(&CodecRow<'_>) -> Option<f64>);
 const POINTS: [Point; 3] = [
-    ("the codec alone, each CPU second", COLOURS[1], |row| {
+    ("the codec alone, per CPU second", COLOURS[1], |row| {
         let row = row.setting.filter(|row| row.codec_cpu_seconds.is_some())?;
         let alone = row.codec_alone.as_ref()?;
         Some(alone.compress_bytes_per_second.median)
     }),
     (
-        "the codec in the pipeline, each CPU second",
+        "the codec in the pipeline, per CPU second",
         COLOURS[3],
         |row| Some(row.setting?.codec_bytes_per_second?.median),
     ),
-    ("the whole migration, each second", COLOURS[0], |row| {
+    ("the whole migration, per second", COLOURS[0], |row| {
         Some(row.whole?.median)
     }),
 ];
 
-/// Rates as dots on a line for each setting: how far they lie apart is the gap.
+/// Rates as dots on a line for each setting: the length of the line is the gap.
 pub(super) fn codecs(report: &BenchReport) -> Option<Chart> {
     const ROW: f64 = 24.0;
     let rows = rows::codec_rows(report, Sort::Given);
@@ -77,10 +77,10 @@ pub(super) fn codecs(report: &BenchReport) -> Option<Chart> {
     ]));
     Some(Chart {
         title: title.to_owned(),
-        note: "How fast the codec is by itself, one thread on a sample of the same pages; in the \
-               pipeline, at the source, where threads share cores and caches; and what all of the \
-               migration comes to, data without zero pages. memcpy and none have no codec: they say \
-               what there is to reach."
+        note: "The speed of the codec alone (one thread, a sample of the same pages); in the \
+               pipeline, at the source, where threads share cores and caches; and of the whole \
+               migration, for data without zero pages. memcpy and none have no codec: they show the \
+               upper bound."
             .to_owned(),
         svg: svg.end(),
         legend: POINTS

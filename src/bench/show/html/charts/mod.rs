@@ -1,8 +1,11 @@
-//! The charts of the page. Each takes its points from the report, and has a table of them behind it.
+//! The charts of the page. Each takes its points from the report, and has a table of them below it.
 
 mod bars;
+mod bytes;
 mod codecs;
-mod times;
+mod cpu;
+mod rates;
+mod threads;
 
 use serde::Serialize;
 
@@ -11,31 +14,33 @@ use crate::bench::report::{BenchReport, SettingReport};
 use crate::codec::Method;
 
 const HEIGHT: f64 = 360.0;
+/// The space between a chart and the names beside it.
+const ASIDE: f64 = 20.0;
 
-/// A chart with what belongs to it.
+/// A chart with its legend and its table.
 #[derive(Debug, Serialize)]
 pub(super) struct Chart {
-    /// What it shows.
+    /// What it shows, as a heading.
     pub(super) title: String,
     /// How to read it.
     pub(super) note: String,
-    /// The picture.
+    /// The picture, escaped.
     pub(super) svg: String,
-    /// Names and the classes of their colours.
+    /// Names with the classes of their colours.
     pub(super) legend: Vec<(String, &'static str)>,
-    /// The same numbers for reading: headings and rows.
+    /// The numbers as a table: headings and rows.
     pub(super) head: Vec<String>,
     pub(super) rows: Vec<Vec<String>>,
-    /// How many points of data it shows: as many marks must be there.
+    /// The number of data points, each of which is a mark in the picture.
     pub(super) points: usize,
 }
 
-/// The colours, by their number.
+/// The classes of the colours.
 const COLOURS: [&str; 8] = ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7"];
-/// The colour of what a peer did.
+/// The class of a peer's colour.
 const PEER: &str = "peer";
 
-/// A method has its colour wherever it occurs.
+/// A method has the same colour in every chart.
 fn colour(row: &SettingReport) -> &'static str {
     COLOURS[row.setting.compression.method as usize]
 }
@@ -64,7 +69,7 @@ fn over<'a>(report: &'a BenchReport, link: &str) -> Vec<&'a SettingReport> {
         .collect()
 }
 
-/// What tells settings apart that have the link in common.
+/// Names of settings that have the link in common.
 fn names_without_link(rows: &[&SettingReport]) -> Vec<String> {
     let settings: Vec<Setting> = rows.iter().map(|row| row.setting.over(None)).collect();
     setting::names(&settings)
@@ -75,13 +80,13 @@ pub(super) fn all(report: &BenchReport) -> Vec<Chart> {
     let mut charts = Vec::new();
     let links = || report.links.iter().filter(|link| link.measured);
     for link in links() {
-        charts.extend(times::time_and_bytes(report, &link.link));
+        charts.extend(bytes::time_and_bytes(report, &link.link));
     }
-    charts.extend(times::link_rates(report));
+    charts.extend(rates::link_rates(report));
     for link in links() {
-        charts.extend(times::thread_scaling(report, &link.link));
+        charts.extend(threads::thread_scaling(report, &link.link));
     }
-    charts.extend(bars::cpu_split(report));
+    charts.extend(cpu::cpu_split(report));
     charts.extend(codecs::codecs(report));
     charts.extend(bars::delta_rounds(report));
     charts.push(bars::page_classes(report));
