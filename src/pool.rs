@@ -104,7 +104,7 @@ impl FirstError {
 ///
 /// ```text
 ///   shared:  hand(0, work) ──> queue ──┬──> worker      any free worker takes what comes next:
-///                                      ├──> worker      for work that stands alone; the number of
+///                                      ├──> worker      for independent work; the number of
 ///                                      └──> worker      workers may follow a parameter
 ///
 ///   lanes:   hand(0, work) ──> queue 0 ───> worker 0    a lane's work is done in its order, by one

@@ -69,7 +69,7 @@ fn receive<W: Wire>(mut wire: W, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Walks the phases.
+/// Walks through the phases; see [`Phase`].
 fn walk<W: Wire>(wire: &mut W, context: &Context) -> Result<()> {
     let received = &*wire;
     let mut output = received.attend(|| {

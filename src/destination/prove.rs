@@ -173,7 +173,7 @@ impl Proof {
         begins
     }
 
-    /// Everything is due.
+    /// Makes every page due.
     fn begin(&self, output: &Output) {
         *sync::lock(&self.held) = Held::new(output.pages(), output.blocks().len());
         self.marks.get_or_init(|| {

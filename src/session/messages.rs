@@ -118,7 +118,7 @@ pub(crate) fn failure_message(error: &Error) -> Message {
     Message::Failure { reason, text }
 }
 
-/// An error for a message that may not stand where it does.
+/// An error for a message that is not allowed at this point.
 pub(crate) fn out_of_place(message: &Message, why: &'static str) -> Error {
     WireError::OutOfPlace {
         record: message.kind().name(),

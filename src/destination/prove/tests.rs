@@ -1,4 +1,4 @@
-//! What is read back in pieces is what one walk at the end would find.
+//! Reading back in pieces finds what a single pass at the end would find.
 
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ impl Change {
         Change { block, range, byte }
     }
 
-    /// As a decoder does it.
+    /// Makes the change as a decoder does.
     fn make(self, proof: &Proof, output: &Output, is_bulk: bool) {
         let block = &output.blocks()[self.block];
         proof.touch(self.block, [self.range].into_iter());
@@ -45,7 +45,7 @@ impl Change {
     }
 }
 
-/// Takes all rounds with a thread that reads back beside them. What both ways find.
+/// Makes all rounds while a thread reads back. Returns what that and a single pass find.
 fn prove(rounds: &[Vec<Change>], context: &Context) -> (Vec<Digest>, Digest) {
     let folder = tempfile::tempdir().unwrap();
     let mut output = output(&folder);
@@ -78,7 +78,7 @@ fn change() -> impl Strategy<Value = Change> {
 
 proptest! {
     #[test]
-    fn several_rounds_are_proven_as_one_walk_proves_them(
+    fn several_rounds_are_proven_as_a_single_pass_proves_them(
         rounds in proptest::collection::vec(proptest::collection::vec(change(), 0..6), 2..6),
     ) {
         let (found, walked) = prove(&rounds, &context());
@@ -108,7 +108,7 @@ fn each_blocks_digest_is_its_own() {
     }
 }
 
-/// The whole of an image, then one page: rounds and what the thread has read by their end.
+/// A round of all pages and one of a single page; returns each block's digest.
 fn after_the_bulk(context: &Context, then: impl FnOnce(&Proof, &Output)) -> Vec<Digest> {
     let folder = tempfile::tempdir().unwrap();
     let output = output(&folder);
@@ -138,7 +138,7 @@ fn read_all_that_is_due(proof: &Proof, output: &Output) {
 }
 
 #[test]
-fn a_change_behind_our_back_is_found_before_the_page_is_read_back_and_not_after() {
+fn a_foreign_change_is_found_before_the_page_is_read_back_and_not_after() {
     let context = context();
     let damage = |output: &Output| {
         let block = &output.blocks()[0];
@@ -179,7 +179,7 @@ fn what_was_read_is_not_read_again_unless_it_was_touched() {
 }
 
 #[test]
-fn one_round_keeps_nothing() {
+fn one_round_takes_no_memory() {
     let folder = tempfile::tempdir().unwrap();
     let output = output(&folder);
     let proof = Proof::default();

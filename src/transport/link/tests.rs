@@ -1,7 +1,7 @@
-//! What is promised of an emulated link: the schedule exactly, the rest by measuring it.
+//! The promises of an emulated link: the schedule exactly, the rest by measurement.
 //!
-//! What is measured depends on a machine that does other things, too. Whoever wakes late may be
-//! late, but never early.
+//! Measurements depend on a machine that does other things, too. So a thread may be late, but never
+//! early.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use crate::transport::Stream;
 const MS: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Held while something is measured: one thing at a time.
+/// Held during a measurement, so that there is one at a time.
 static MEASURING: Mutex<()> = Mutex::new(());
 
 fn alone() -> std::sync::MutexGuard<'static, ()> {
@@ -35,7 +35,7 @@ struct Pair {
     abort: Arc<Abort>,
 }
 
-/// Two ends of a socket. Both emulate a link like this, each a link of its own.
+/// Two ends of a socket, each of which emulates a link of its own.
 fn pair(text: &str, silence: Duration) -> Pair {
     let abort = Arc::new(Abort::new().expect("a descriptor"));
     let (near, far) = UnixStream::pair().expect("a pair");
@@ -58,32 +58,32 @@ fn the_schedule_is_exact_whatever_the_writers_do() {
     let begin = Instant::now();
     let at = |ms: f64| begin + Duration::from_secs_f64(ms / 1e3);
     let mut schedule = Schedule::new(spec("10Mbit"), begin);
-    // When a write is asked for, for how many ms of the link, when its turn must be, and when it
-    // really begins if it has to wait for its turn and oversleeps.
+    // When a write is requested, for how many ms of the link, when its turn must be, and when it
+    // begins if it waits for its turn and oversleeps.
     for (line, (asked, length, turn, woken)) in [
         // One after another, in time.
         (0.0, 1, 0.0, None),
         (0.0, 1, 1.0, Some(1.0)),
         (1.0, 2, 2.0, Some(2.0)),
-        // Woken late by less than a turn takes: the next is in time again.
+        // Late by less than a turn takes: the next one is in time again.
         (2.0, 1, 4.0, Some(4.5)),
         (4.5, 1, 5.0, Some(5.0)),
-        // Woken late by much: the turns missed are made up for at once, and no more than those.
+        // Late by much: the missed turns are made up for at once, and no more than those.
         (5.0, 1, 6.0, Some(16.0)),
         (16.0, 8, 7.0, None),
         (16.0, 1, 15.0, None),
         (16.0, 1, 16.0, None),
         (16.0, 1, 17.0, Some(17.0)),
-        // Idle for long: what is saved up is SLACK.
+        // Idle for long: SLACK is saved up.
         (118.0, 5, 113.0, None),
         (118.0, 1, 118.0, None),
         (118.0, 1, 119.0, Some(119.0)),
-        // Idle for less: all of it, for it may have been this machine's fault.
+        // Idle for less: all of it is saved up, as it may be the machine's fault.
         (122.0, 2, 120.0, None),
-        // The peer took nothing for a while in the middle of a write: that is lost.
+        // The peer took nothing for a while in the middle of a write: that time is lost.
         (150.0, 5, 145.0, None),
         (150.0, 1, 150.0, None),
-        // Beyond CATCH_UP oversleeping is not made up for either.
+        // Oversleeping beyond CATCH_UP is not made up for either.
         (150.0, 1, 151.0, Some(351.0)),
         (351.0, 1, 346.0, None),
     ]
@@ -100,7 +100,7 @@ fn the_schedule_is_exact_whatever_the_writers_do() {
 }
 
 #[test]
-fn a_write_takes_the_link_for_no_longer_than_a_peer_can_do_without_it() {
+fn a_write_takes_the_link_no_longer_than_a_peer_can_wait() {
     for (text, slice) in [
         ("10kbit", 12),
         ("1Mbit", 1250),
@@ -113,15 +113,15 @@ fn a_write_takes_the_link_for_no_longer_than_a_peer_can_do_without_it() {
     }
 }
 
-/// How many bits a second arrive of so many bytes, from the first write to the last read, apart
-/// from the delay. Whatever wakes late makes it less.
+/// Bits a second at which `bytes` arrive, from the first write to the last read, apart from the
+/// delay. A late thread makes it less.
 fn measured(text: &str, bytes: usize) -> f64 {
     let Pair { near, far, .. } = pair(text, PATIENCE);
     let frames = bytes / (64 << 10);
     let begin = Instant::now();
     thread::scope(|scope| {
         scope.spawn(move || {
-            // As a source's frames: a header and a body.
+            // Like a source's frames: a header and a body.
             let (head, body) = ([1; 44], vec![2; (64 << 10) - 44]);
             for _ in 0..frames {
                 near.write(&head, &body).expect("it is taken");
@@ -136,8 +136,8 @@ fn measured(text: &str, bytes: usize) -> f64 {
     (frames * (64 << 10)) as f64 * 8.0 / time.as_secs_f64()
 }
 
-/// Measures up to twelve times and returns the highest rate, as a part of what was asked for: what
-/// else the machine does can only take from it. None of them may be too high.
+/// Measures up to twelve times and returns the highest rate, relative to the requested one: other
+/// work on the machine can only lower it. None may be too high.
 fn reached(text: &str, seconds: f64) -> f64 {
     let asked = spec(text).bits_per_second() as f64;
     let mut best = 0.0_f64;
@@ -170,7 +170,7 @@ fn what_arrives_in_a_second_is_the_rate_within_3_percent() {
 #[test]
 fn ten_gigabits_are_not_exceeded() {
     let _alone = alone();
-    // Whether so much can be carried at all depends on the machine.
+    // Whether the machine is fast enough for that rate does not matter.
     let reached = measured("10Gbit", 375_000_000) / 10e9;
     println!("10Gbit: {:.2} % of the rate", reached * 100.0);
     assert!(reached < 1.03, "{reached}");
@@ -179,7 +179,7 @@ fn ten_gigabits_are_not_exceeded() {
 #[test]
 fn a_delay_costs_no_rate() {
     let _alone = alone();
-    // 6.25 MB are under way: far more than a socket holds.
+    // 6.25 MB are under way: far more than a socket's buffers hold.
     for (text, seconds) in [("100Mbit/20ms", 0.5), ("1Gbit/50ms", 0.5)] {
         let reached = reached(text, seconds);
         assert!(reached > 0.97, "{text}: {reached}");
@@ -243,7 +243,7 @@ fn an_abort_ends_a_paced_write_and_a_late_read_at_once() {
         // A quarter of an hour.
         let writing = scope.spawn(|| near.write(&vec![0; 1 << 20], &[]));
         let reading = scope.spawn(|| far.read(&mut [0]));
-        // Until it is under way.
+        // Wait until it is under way.
         while far.is_idle() {
             thread::yield_now();
         }
@@ -257,14 +257,14 @@ fn an_abort_ends_a_paced_write_and_a_late_read_at_once() {
 }
 
 #[test]
-fn pacing_and_delay_are_no_silence_but_silence_is() {
+fn pacing_and_delay_do_not_count_as_silence() {
     // A second's worth of bytes, which are under way for another one.
     let silence = 700 * MS;
     let Pair { near, far, .. } = pair("100kbit/1s", silence);
     let begin = Instant::now();
     thread::scope(|scope| {
         scope.spawn(|| near.write(&[0; 12_500], &[]).expect("it is taken"));
-        far.read(&mut [0; 12_500]).expect("nobody was silent");
+        far.read(&mut [0; 12_500]).expect("the peer was not silent");
     });
     assert!(begin.elapsed() > 1900 * MS);
     let begin = Instant::now();
@@ -274,7 +274,7 @@ fn pacing_and_delay_are_no_silence_but_silence_is() {
 }
 
 #[test]
-fn the_end_comes_late_too_and_what_is_not_due_can_be_looked_at() {
+fn the_end_comes_late_too_and_bytes_that_are_not_due_can_be_read_early() {
     let Pair { near, far, .. } = pair("1Gbit/20ms", PATIENCE);
     assert!(far.is_idle());
     near.write(&[1, 2, 3], &[]).expect("it is taken");
@@ -304,7 +304,7 @@ fn a_window_that_is_full_holds_the_writer_and_loses_nothing() {
     thread::scope(|scope| {
         scope.spawn(|| near.write(&sent, &[]).expect("it is taken"));
         let mut read = vec![0; sent.len()];
-        // Pieces of all sizes, so that they meet the ring's seam everywhere.
+        // Pieces of all sizes, so that they wrap around the ring at every offset.
         let mut rest = &mut read[..];
         for size in (1..).map(|piece: usize| piece * 7919 % 100_000) {
             if rest.is_empty() {
@@ -316,7 +316,7 @@ fn a_window_that_is_full_holds_the_writer_and_loses_nothing() {
         }
         assert!(read == sent);
     });
-    // With a full window, and nobody to read it, the thread ends with its stream.
+    // With a full window that is never read, the thread ends with its stream.
     thread::scope(|scope| {
         scope.spawn(|| near.write(&sent, &[]).expect_err("the peer leaves"));
         far.read(&mut [0]).expect("it comes");

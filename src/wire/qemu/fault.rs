@@ -17,65 +17,41 @@ pub struct StreamError {
 /// What is wrong with an element of the stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+// The messages say what the fields are.
+#[allow(missing_docs)]
 pub enum Fault {
     /// It may be correct, but we do not support it.
     #[error("{0}")]
     Unsupported(Unsupported),
     /// The stream does not begin with QEMU's magic.
     #[error("this is not a QEMU migration stream: it begins with {found:02x?}")]
-    NotQemu {
-        /// The stream's first bytes.
-        found: [u8; 4],
-    },
+    NotQemu { found: [u8; 4] },
     /// A section of an unknown type.
     #[error("a section of the unknown type {found:#04x}")]
-    UnknownSection {
-        /// Its type.
-        found: u8,
-    },
+    UnknownSection { found: u8 },
     /// A second configuration.
     #[error("a second configuration")]
     SecondConfiguration,
     /// The machine type's name is too long.
     #[error("the machine type's name has {found} bytes, but at most {MAX_MACHINE} are allowed")]
-    MachineLength {
-        /// The announced length.
-        found: u32,
-    },
+    MachineLength { found: u32 },
     /// A name is not UTF-8.
     #[error("{field} is not valid UTF-8")]
-    NotText {
-        /// The kind of name.
-        field: &'static str,
-    },
+    NotText { field: &'static str },
     /// A sub-section of the configuration in another version.
     #[error("the sub-section '{name}' has version {found}, but 1 was expected")]
-    SubsectionVersion {
-        /// Its name.
-        name: &'static str,
-        /// Its version.
-        found: u32,
-    },
+    SubsectionVersion { name: &'static str, found: u32 },
     /// The same sub-section of the configuration twice.
     #[error("a second sub-section '{name}'")]
-    SecondSubsection {
-        /// Its name.
-        name: &'static str,
-    },
+    SecondSubsection { name: &'static str },
     /// An unknown command.
     #[error("the unknown command {found:#06x}")]
-    UnknownCommand {
-        /// Its number.
-        found: u16,
-    },
+    UnknownCommand { found: u16 },
     /// A command of the wrong length.
     #[error("the command {command} has {found} bytes, but {expected} were expected")]
     CommandLength {
-        /// QEMU's name of the command.
         command: &'static str,
-        /// The bytes that it has.
         found: u16,
-        /// The bytes that it should have.
         expected: u16,
     },
     /// A PING before the return path is open.
@@ -86,49 +62,25 @@ pub enum Fault {
     SecondStart,
     /// RAM in more than one instance.
     #[error("the section ram has instance {found}, but 0 was expected")]
-    RamInstance {
-        /// The instance.
-        found: u32,
-    },
+    RamInstance { found: u32 },
     /// RAM in another version.
     #[error("the section ram has version {found}, but {RAM_VERSION} was expected")]
-    RamVersion {
-        /// The version.
-        found: u32,
-    },
+    RamVersion { found: u32 },
     /// A PART or END section without a START.
     #[error("{section} of the section {found}, which has not begun")]
-    SectionId {
-        /// PART or END.
-        section: &'static str,
-        /// Its id.
-        found: u32,
-    },
+    SectionId { section: &'static str, found: u32 },
     /// A section without its footer.
     #[error("the footer of section {id} is missing: there is {found:#04x} in its place")]
-    FooterMissing {
-        /// The section.
-        id: u32,
-        /// The byte in its place.
-        found: u8,
-    },
+    FooterMissing { id: u32, found: u8 },
     /// A footer of another section.
     #[error("the footer of section {expected} has id {found}")]
-    FooterId {
-        /// The id of the section.
-        expected: u32,
-        /// The id in the footer.
-        found: u32,
-    },
+    FooterId { expected: u32, found: u32 },
     /// The stream ends properly, but without all of RAM.
     #[error("the stream ends before ram's END section")]
     EndsEarly,
     /// RAM does not begin with its list of blocks.
     #[error("ram's START section begins with flags {flags:#05x} and not with the list of blocks")]
-    NoBlocks {
-        /// The record's flags.
-        flags: u64,
-    },
+    NoBlocks { flags: u64 },
     /// A second list of blocks.
     #[error("a second list of RAM blocks")]
     SecondBlocks,
@@ -137,89 +89,52 @@ pub enum Fault {
     TooManyBlocks,
     /// A block is longer than what is left of the sum.
     #[error("the block '{name}' has {found} bytes, but only {left} of the announced sum are left")]
-    BlockTooLong {
-        /// The block's name.
-        name: String,
-        /// Its length in bytes.
-        found: u64,
-        /// What is left of the sum.
-        left: u64,
-    },
+    BlockTooLong { name: String, found: u64, left: u64 },
     /// A block that is not a whole number of pages.
     #[error("the block '{name}' has {found} bytes, which is not a whole number of pages")]
-    BlockLength {
-        /// The block's name.
-        name: String,
-        /// Its length in bytes.
-        found: u64,
-    },
+    BlockLength { name: String, found: u64 },
     /// Two blocks of one name.
     #[error("a second block '{name}'")]
-    SecondBlock {
-        /// The name.
-        name: String,
-    },
+    SecondBlock { name: String },
     /// A record with unknown flags.
     #[error("a RAM record with the unknown flags {flags:#05x}")]
-    UnknownRecord {
-        /// The flags.
-        flags: u64,
-    },
+    UnknownRecord { flags: u64 },
     /// The end of the records has an offset.
     #[error("the end of a section's records has the offset {offset:#x}")]
-    EndOffset {
-        /// The offset.
-        offset: u64,
-    },
+    EndOffset { offset: u64 },
     /// The first record relies on a previous one for its block.
     #[error("the first RAM record names no block")]
     NoBlock,
     /// A page of a block that was not listed.
     #[error("a page of the block '{name}', which was not listed")]
-    UnknownBlock {
-        /// The block's name.
-        name: String,
-    },
+    UnknownBlock { name: String },
     /// A page outside of its block.
     #[error("a page at {offset:#x} of the block '{name}', which has {bytes:#x} bytes")]
     OutsideBlock {
-        /// The block's name.
         name: String,
-        /// Where the page would be, in bytes.
         offset: u64,
-        /// The block's length in bytes.
         bytes: u64,
     },
     /// A delta of an unknown encoding.
     #[error("a delta of the unknown encoding {found}, but 1 was expected")]
-    XbzrleEncoding {
-        /// The encoding.
-        found: u8,
-    },
+    XbzrleEncoding { found: u8 },
     /// A delta longer than a page.
     #[error("a delta of {found} bytes, but at most 4096 are allowed")]
-    XbzrleLength {
-        /// Its length.
-        found: u16,
-    },
+    XbzrleLength { found: u16 },
     /// A compressed page longer than zlib's bound.
     #[error("a compressed page of {found} bytes, but at most {MAX_COMPRESSED} are allowed")]
-    CompressedLength {
-        /// Its length.
-        found: u32,
-    },
+    CompressedLength { found: u32 },
 }
 
 /// What a QEMU source can do and we do not support, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+// The messages say what the fields are.
+#[allow(missing_docs)]
 pub enum Unsupported {
     /// Another version of the stream.
     #[error("the QEMU stream has version {found}, but only 3 is supported")]
-    StreamVersion {
-        /// The version.
-        found: u32,
-    },
+    StreamVersion { found: u32 },
     /// A connection that multifd opened.
     #[error("this is a multifd connection: switch the capability 'multifd' off at the source")]
     MultifdConnection,
@@ -238,46 +153,28 @@ pub enum Unsupported {
     #[error(
         "the guest's pages have 2^{bits} bytes, but only guests with pages of 4096 are supported"
     )]
-    PageSize {
-        /// The logarithm of the page size.
-        bits: u32,
-    },
+    PageSize { bits: u32 },
     /// A capability that changes the stream.
     #[error("the source uses the capability '{name}', which is not supported: switch it off there")]
-    Capability {
-        /// The capability's name.
-        name: String,
-    },
+    Capability { name: String },
     /// An unknown sub-section of the configuration: its length is unknown, too.
     #[error("the configuration has the unknown sub-section '{name}'")]
-    Subsection {
-        /// Its name.
-        name: String,
-    },
+    Subsection { name: String },
     /// An unknown section in several parts: their length is unknown, too.
     #[error(
         "the section '{name}' goes in several parts, but only 'ram' is supported: migrate without that device or capability"
     )]
-    Iterable {
-        /// The section's name.
-        name: String,
-    },
+    Iterable { name: String },
     /// A device's section before RAM is complete.
     #[error(
         "the state of the device '{name}' comes before the end of RAM, which is not supported: migrate without it"
     )]
-    EarlyDevice {
-        /// The section's name.
-        name: String,
-    },
+    EarlyDevice { name: String },
     /// Post-copy, or the announcement of it.
     #[error(
         "the command {command} belongs to post-copy: switch the capability 'postcopy-ram' off at the source"
     )]
-    PostCopy {
-        /// QEMU's name for the command.
-        command: &'static str,
-    },
+    PostCopy { command: &'static str },
     /// Bitmaps of block devices, which may travel after the guest was started.
     #[error(
         "the command POSTCOPY_ADVISE belongs to bitmaps: switch the capability 'dirty-bitmaps' off at the source"

@@ -1,7 +1,7 @@
 //! QEMU's migration stream: what a QEMU 2.4 to 10.0 writes with the capabilities that we support, and
 //! what its `-incoming` side reads. Written from observed streams.
 //!
-//! All integers are big endian. A string is a u8 length and so many bytes, without a NUL.
+//! All integers are big endian. A string is a u8 length and that many bytes, without a NUL.
 //!
 //! # Order of everything
 //! ```text

@@ -1,5 +1,5 @@
-//! What reading and writing a QEMU stream promise. `tests/streams.rs` has the streams by hand,
-//! `tests/tail.rs` the part behind RAM.
+//! The promises of reading and writing QEMU streams. `tests/streams.rs` has streams made by hand,
+//! `tests/tail.rs` the part after RAM.
 
 mod streams;
 mod tail;
@@ -37,7 +37,7 @@ fn read_within(
                 }
             }
             Ok(None) => {
-                assert!(rest.len() < MAX_ELEMENT, "so many bytes are enough");
+                assert!(rest.len() < MAX_ELEMENT, "MAX_ELEMENT bytes are enough");
                 return (parser, elements, None);
             }
             Err(error) => {
@@ -114,7 +114,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..24)
 }
 
-/// A page that was written, and what its payload is.
+/// A page that was written, and its payload.
 type Sent = (Record, Vec<u8>);
 
 fn write(steps: &[Step]) -> (Vec<u8>, Vec<Sent>) {
@@ -181,7 +181,7 @@ fn write(steps: &[Step]) -> (Vec<u8>, Vec<Sent>) {
     (out, sent)
 }
 
-/// A stream with one of everything, for those who change it.
+/// A stream with one of everything, for tests to change.
 fn sample() -> Vec<u8> {
     let steps = [
         Step::Zero(0),
@@ -214,7 +214,7 @@ fn the_longest_element_is_as_long_as_promised() {
 }
 
 #[test]
-fn a_body_can_be_compressed_behind_a_head_that_is_written_first() {
+fn a_body_can_be_compressed_after_its_head_is_written() {
     let (mut whole, mut pieces) = (Vec::new(), Vec::new());
     RecordWriter::new("ram").compressed(&mut whole, PageIndex(3), b"abc");
     RecordWriter::new("ram").compressed_head(&mut pieces, PageIndex(3), 0);
@@ -225,7 +225,7 @@ fn a_body_can_be_compressed_behind_a_head_that_is_written_first() {
 }
 
 #[test]
-fn subsections_are_kept_as_they_are() {
+fn subsections_are_kept_unchanged() {
     let mut subsections = vec![5, 18];
     subsections.extend_from_slice(b"configuration/uuid\0\0\0\x01");
     subsections.extend_from_slice(&[0x5a; 16]);
@@ -272,7 +272,7 @@ fn as_many_blocks_as_allowed_are_read_and_one_more_is_not() {
 }
 
 #[test]
-fn every_prefix_of_a_stream_is_incomplete_and_nothing_else() {
+fn every_prefix_of_a_stream_is_incomplete_and_not_a_fault() {
     let stream = sample();
     let (_, whole, error) = read(&stream);
     assert_eq!(error, None);
@@ -354,7 +354,7 @@ proptest! {
 
 /// Most bytes of a stream are pages' contents, so chance seldom hits the others: here all are hit.
 #[test]
-fn no_bit_that_is_turned_does_harm() {
+fn no_flipped_bit_does_harm() {
     let stream = sample();
     let (_, whole, _) = read(&stream);
     let mut at = 0;

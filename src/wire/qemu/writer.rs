@@ -10,7 +10,7 @@ use super::{
 };
 use crate::wire::BlockInfo;
 
-/// What is written behind the end of a stream that has no devices.
+/// The description of a stream that has no devices.
 const NO_DEVICES: &str = r#"{"page_size":4096,"devices":[]}"#;
 
 /// Names come from tables of ours or have been checked, so that none is longer than 255 bytes.

@@ -1,8 +1,8 @@
-//! Streams by hand, in `fixtures/qemu/`: whole ones, cut ones, ones that are refused and ones that
-//! are damaged, each with what is said about it in its first line.
+//! Streams made by hand, in `fixtures/qemu/`: complete, cut, refused and damaged ones. The first line
+//! of each says what the parser must report.
 //!
-//! Hexadecimal bytes; `ab*4096` is a byte so many times; `#` begins a comment. The first line is
-//! written anew by `RAMFERRY_BLESS=1 cargo test --lib qemu`.
+//! Hexadecimal bytes; `ab*4096` repeats a byte 4096 times; `#` begins a comment. `RAMFERRY_BLESS=1
+//! cargo test --lib qemu` rewrites the first lines.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ fn bytes_of(text: &str) -> Vec<u8> {
         let line = line.split('#').next().unwrap();
         for word in line.split_whitespace() {
             let (byte, count) = word.split_once('*').unwrap_or((word, "1"));
-            assert_eq!(byte.len(), 2, "'{word}' is no byte");
+            assert_eq!(byte.len(), 2, "'{word}' is not a byte");
             let byte = u8::from_str_radix(byte, 16).unwrap();
             bytes.extend(std::iter::repeat_n(byte, count.parse().unwrap()));
         }
@@ -27,7 +27,7 @@ fn bytes_of(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// What comes of a stream, in a line.
+/// What the parser makes of a stream, in a line.
 fn outcome(stream: &[u8]) -> String {
     let (parser, elements, error) = read(stream);
     assert_eq!(
@@ -45,13 +45,13 @@ fn outcome(stream: &[u8]) -> String {
     let kind = match error.kind() {
         Kind::Refused => "refused",
         Kind::Failed => "bad",
-        other => panic!("{other:?} is no kind of a stream"),
+        other => panic!("unexpected kind of error: {other:?}"),
     };
     format!("{kind}: {}", error.one_line())
 }
 
 #[test]
-fn each_stored_stream_comes_to_what_its_first_line_says() {
+fn each_stored_stream_is_reported_as_its_first_line_says() {
     let mut paths: Vec<_> = std::fs::read_dir(folder())
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -73,7 +73,7 @@ fn each_stored_stream_comes_to_what_its_first_line_says() {
     }
 }
 
-/// What QEMU 7.2 wrote for `-M none -m 4`, all of it zero, up to its first device.
+/// QEMU 7.2's stream for `-M none -m 4`, all of it zero, up to the first device.
 #[test]
 fn a_small_guest_is_read_and_written_as_qemu_does() {
     let mut qemu = bytes_of(

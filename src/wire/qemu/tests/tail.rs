@@ -1,4 +1,4 @@
-//! What can be told of the devices.
+//! What can be made out of the devices.
 
 use super::super::put_end_of_stream;
 use super::super::tail::{DeviceSection, is_complete, sections};
@@ -40,46 +40,46 @@ fn expected(id: u32, name: &str, instance: u32, bytes: usize) -> DeviceSection {
 }
 
 #[test]
-fn devices_are_told_with_and_without_a_description() {
+fn devices_are_found_with_and_without_a_description() {
     let devices = [
         device(0, "timer", 0, b"12345678"),
         device(9, "cpu", 1, &[0x7e, 0, 0, 0, 9, 7]),
     ];
     let wanted = [expected(0, "timer", 0, 8), expected(9, "cpu", 1, 6)];
     let whole = described(&devices, TEXT);
-    let told = sections(&whole);
-    assert_eq!(told.sections, wanted);
-    assert!(told.complete);
-    assert_eq!(&whole[told.description.unwrap()], TEXT.as_bytes());
+    let found = sections(&whole);
+    assert_eq!(found.sections, wanted);
+    assert!(found.complete);
+    assert_eq!(&whole[found.description.unwrap()], TEXT.as_bytes());
 
     let mut bare = devices.concat();
-    let told = sections(&bare);
-    assert_eq!(told.sections, wanted);
-    assert!(!told.complete, "the end byte is missing");
+    let found = sections(&bare);
+    assert_eq!(found.sections, wanted);
+    assert!(!found.complete, "the end byte is missing");
     bare.push(0);
-    let told = sections(&bare);
-    assert_eq!(told.sections, wanted);
-    assert!(told.complete);
-    assert_eq!(told.description, None);
+    let found = sections(&bare);
+    assert_eq!(found.sections, wanted);
+    assert!(found.complete);
+    assert_eq!(found.description, None);
 }
 
 #[test]
 fn the_description_helps_where_a_devices_state_looks_like_sections() {
-    // State that holds its own footer, and behind it what could be another section.
+    // State that holds its own footer, followed by what could be another section.
     let mut body = vec![0x7e, 0, 0, 0, 0];
     body.extend(device(5, "fake", 0, b"x"));
     let devices = [device(0, "timer", 0, &body), device(9, "cpu", 1, b"y")];
-    let told = sections(&described(&devices, TEXT));
+    let found = sections(&described(&devices, TEXT));
     let wanted = [
         expected(0, "timer", 0, body.len()),
         expected(9, "cpu", 1, 1),
     ];
-    assert_eq!(told.sections, wanted);
-    // Without its help, or with that of one that tells of other devices, it is a guess.
+    assert_eq!(found.sections, wanted);
+    // Without it, or with one that lists other devices, it is a guess.
     let other = r#"{"devices": [{"name": "timer", "instance_id": 0}]}"#;
-    let told = sections(&described(&devices, other));
-    assert!(told.complete);
-    assert_eq!(told.sections, [expected(0, "timer", 0, 0)]);
+    let found = sections(&described(&devices, other));
+    assert!(found.complete);
+    assert_eq!(found.sections, [expected(0, "timer", 0, 0)]);
 }
 
 #[test]
@@ -87,16 +87,16 @@ fn a_stream_without_devices_is_complete() {
     let mut tail = Vec::new();
     assert!(!is_complete(&tail));
     put_end_of_stream(&mut tail);
-    let told = sections(&tail);
-    assert!(told.complete);
-    assert_eq!(told.sections, []);
-    assert!(told.description.is_some());
+    let found = sections(&tail);
+    assert!(found.complete);
+    assert_eq!(found.sections, []);
+    assert!(found.description.is_some());
     assert!(is_complete(&[0]));
     assert!(!is_complete(&[4]));
 }
 
 #[test]
-fn no_prefix_is_complete_but_the_one_that_lacks_just_the_description() {
+fn only_the_prefix_that_lacks_just_the_description_is_complete() {
     let devices = [
         device(0, "timer", 0, b"12345678"),
         device(9, "cpu", 1, b"\0{}\0}"),
@@ -108,14 +108,14 @@ fn no_prefix_is_complete_but_the_one_that_lacks_just_the_description() {
         .collect();
     assert_eq!(complete, [end, whole.len()]);
     for len in 0..whole.len() {
-        let told = sections(&whole[..len]);
-        assert_eq!(told.complete, len == end);
-        assert!(told.sections.len() <= 2);
+        let found = sections(&whole[..len]);
+        assert_eq!(found.complete, len == end);
+        assert!(found.sections.len() <= 2);
     }
     assert!(!is_complete(&[&whole[..], b"}"].concat()));
 }
 
-/// As bad as it gets: wherever one looks a footer seems to stand and a head behind it.
+/// The worst case: everywhere there seems to be a footer, followed by a head.
 #[test]
 fn time_is_linear_however_many_footers_there_seem_to_be() {
     let mut tail = device(0x4141_4141, "a", 0, b"");
