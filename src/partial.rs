@@ -1,16 +1,22 @@
 //! Files that get their name only when they are whole: `OUTPUT.partial`, locked while it is written,
 //! removed unless it becomes OUTPUT, and made anew if a killed process left one behind.
 //!
+//! Guest RAM is secret: such a file can be read by its owner alone, from its first byte on and
+//! whatever the umask. One that replaces another gets that one's owner and mode with its name.
+//!
 //! For raw images and stored streams; `image/partial.rs` does the same for guest folders.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::sys::{same_file, try_lock};
+
+/// The mode of a file that holds guest RAM.
+pub(crate) const PRIVATE: u32 = 0o600;
 
 /// Why an output cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -68,13 +74,7 @@ impl PartialFile {
     /// [`OutputError::Busy`], and the system's reasons.
     pub(crate) fn create(output: &Path) -> Result<PartialFile, OutputError> {
         let path = partial_path(output);
-        let create = || {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(&path)
-        };
+        let create = || create_private(&path);
         let file = match create() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 remove_left_behind(&path)?;
@@ -121,6 +121,7 @@ impl PartialFile {
                 return Err(replaced());
             }
             if replace {
+                keep_access(&self.file, output)?;
                 return std::fs::rename(&self.path, output);
             }
             rename_noreplace(&self.path, output)
@@ -138,6 +139,43 @@ impl Drop for PartialFile {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Makes a file that its owner alone can read and write.
+///
+/// # Errors
+/// The system's reason; that it exists is one.
+pub(crate) fn create_private(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(PRIVATE)
+        .open(path)?;
+    // The umask may have taken even the owner's part.
+    file.set_permissions(Permissions::from_mode(PRIVATE))?;
+    Ok(file)
+}
+
+/// Gives `new` the owner and the mode of the file or folder at `old`, which it is about to replace.
+/// Where the owner cannot be kept, others get no access: the mode was not meant for them.
+///
+/// # Errors
+/// The system's reason.
+pub(crate) fn keep_access(new: &File, old: &Path) -> io::Result<()> {
+    let Ok(old) = std::fs::symlink_metadata(old) else {
+        return Ok(());
+    };
+    if old.is_symlink() {
+        return Ok(());
+    }
+    let now = new.metadata()?;
+    let is_kept = (old.uid(), old.gid()) == (now.uid(), now.gid())
+        || std::os::unix::fs::fchown(new, Some(old.uid()), Some(old.gid())).is_ok();
+    let allowed = if is_kept { 0o777 } else { 0o700 };
+    // The owner must be able to use it, whatever the old mode was.
+    let owner = if now.is_dir() { 0o700 } else { PRIVATE };
+    new.set_permissions(Permissions::from_mode(old.mode() & allowed | owner))
 }
 
 /// Where OUTPUT is built.

@@ -3,7 +3,7 @@
 //! Dropped without [`Output::commit`], the partial file or folder is removed and an older OUTPUT
 //! stays as it was.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use super::store::FlatFile;
 use super::{Block, DeviceState, ImageError, Ram};
 use crate::description::Description;
 use crate::page::{Digest, PAGE_SIZE};
-use crate::partial::{OutputError, PartialFile};
+use crate::partial::{OutputError, PartialFile, create_private};
 use crate::sync;
 
 /// A guest that is being received: its blocks, and what becomes of them.
@@ -402,11 +402,7 @@ fn named_and_unlinked(folder: &Path) -> io::Result<File> {
     let mut number = [0; 8];
     rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
     let path = folder.join(format!(".ramferry-{:016x}", u64::from_ne_bytes(number)));
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
+    let file = create_private(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)
 }

@@ -29,6 +29,7 @@ mod probe;
 mod qemu;
 mod qemu_hostile;
 mod qmp_clients;
+mod secrets;
 mod support;
 mod tables;
 mod versions;

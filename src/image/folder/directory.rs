@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use super::super::ImageError;
 use super::{FolderError, GUEST_JSON, GUEST_JSON_NEW, GuestJson, MAX_GUEST_JSON, file_name};
-use crate::partial::OutputError;
+use crate::partial::{OutputError, PRIVATE, keep_access};
 use crate::sys::{same_file, try_lock};
 
 /// A folder that is open.
@@ -86,7 +86,7 @@ impl Directory {
     /// Makes a file in it, which must not be there.
     pub(crate) fn create_file(&self, name: &str) -> Result<File, ImageError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(0o666))
+        rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(PRIVATE))
             .map(File::from)
             .map_err(|error| self.failed("create", name)(error.into()))
     }
@@ -170,13 +170,34 @@ impl Directory {
         Ok(found)
     }
 
+    /// Gives the folder, and each file that an older one at `old` has as well, the owner and the
+    /// mode that they have there.
+    pub(crate) fn keep_access(&self, old: &Path, files: &[String]) -> io::Result<()> {
+        for name in files {
+            match rustix::fs::openat(
+                &self.file,
+                name.as_str(),
+                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+                Mode::empty(),
+            ) {
+                Ok(file) => keep_access(&file.into(), &old.join(name))?,
+                Err(rustix::io::Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        keep_access(&self.file, old)
+    }
+
     /// Removes these files and then the folder itself, which `path` must still name. What cannot
-    /// be removed stays.
+    /// be removed stays. `guest.json` goes last: without it, what is left after a kill would not be
+    /// recognised, and never be removed by the next attempt.
     pub(crate) fn remove(&self, path: &Path, files: &[String]) -> io::Result<()> {
         if !self.is_at(path) {
             return Err(io::Error::other("another process has replaced it"));
         }
-        for name in files {
+        let is_json = |name: &&String| *name == GUEST_JSON;
+        let others = files.iter().filter(|name| !is_json(name));
+        for name in others.chain(files.iter().filter(is_json)) {
             match rustix::fs::unlinkat(&self.file, name, AtFlags::empty()) {
                 Ok(()) | Err(rustix::io::Errno::NOENT) => {}
                 Err(error) => return Err(error.into()),

@@ -2,6 +2,7 @@
 //! and made anew if a killed process left one behind. What [`crate::partial`] is for files.
 
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
@@ -26,13 +27,14 @@ pub(crate) fn clear_folder(output: &Path) -> Result<(), ImageError> {
 
 /// Makes a folder at `OUTPUT.partial`, in place of what a killed process left behind.
 fn make_folder(output: &Path, partial: &Path) -> Result<(), ImageError> {
-    match std::fs::create_dir(partial) {
+    let create = || std::fs::DirBuilder::new().mode(0o700).create(partial);
+    match create() {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             clear_folder(output)?;
             if std::fs::symlink_metadata(partial).is_ok() {
                 remove_left_behind(partial)?;
             }
-            std::fs::create_dir(partial)
+            create()
         }
         other => other,
     }
@@ -85,6 +87,9 @@ impl PartialFolder {
         if replace && std::fs::symlink_metadata(output).is_ok() {
             let old = Directory::open(output, false)?;
             let files = old.accounted(false)?;
+            self.folder
+                .keep_access(output, &files)
+                .map_err(renaming())?;
             rustix::fs::renameat_with(CWD, &self.path, CWD, output, RenameFlags::EXCHANGE)
                 .map_err(|error| renaming()(error.into()))?;
             self.committed = true;

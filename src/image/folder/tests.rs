@@ -256,3 +256,17 @@ fn a_later_snapshot_is_of_the_largest_block_or_of_all() {
     let error = Guest::open(&raw).unwrap().open_later(&other).unwrap_err();
     assert!(error.to_string().contains("was a raw image"), "{error}");
 }
+
+#[test]
+fn a_folder_whose_removal_ends_early_can_still_be_recognised() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("out.partial");
+    std::fs::create_dir(&path).unwrap();
+    std::fs::write(path.join(GUEST_JSON), "{}").unwrap();
+    // What cannot be removed as a file stands for the moment at which the process is killed.
+    std::fs::create_dir(path.join("b.ram")).unwrap();
+    let folder = Directory::open(&path, false).unwrap();
+    let files = [GUEST_JSON, "b.ram"].map(str::to_owned);
+    folder.remove(&path, &files).unwrap_err();
+    assert!(path.join(GUEST_JSON).exists());
+}

@@ -38,6 +38,7 @@ use super::plan::{Pattern, Plan};
 use crate::error::{Error, Result};
 use crate::image::{Block, ImageError, ImageFormat, MappedWords, RAW_BLOCK_NAME};
 use crate::page::{BlockSeed, PAGE_SIZE, PageIndex, PageRange, is_zero};
+use crate::partial::create_private;
 use crate::sys::same_file;
 
 const MAGIC: [u8; 8] = *b"ramchurn";
@@ -139,13 +140,7 @@ fn holds_magic(file: &File) -> bool {
 
 /// Makes the file and locks it.
 fn create(path: &Path) -> Result<File> {
-    let new = || {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path)
-    };
+    let new = || create_private(path);
     let file = match new() {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let older = OpenOptions::new()
