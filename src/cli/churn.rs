@@ -100,7 +100,7 @@ pub(super) fn run(args: ChurnArgs) -> Result<()> {
         rate: args.rate,
         duration: args.duration,
     };
-    let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
+    let failed = |error| Error::new(Kind::Failed, error).in_stage("at the start");
     let end = Arc::new(Ending::new().map_err(failed)?);
     signals::set_on_each(end.flag())?;
     let raise = Arc::clone(&end);

@@ -28,7 +28,7 @@ pub(super) fn encode(
         .map_err(|error| {
             let first = job.ranges.first().map_or(0, |range| range.start.0);
             error
-                .in_stage("encode")
+                .in_stage("while encoding")
                 .in_round(job.mark.round.0)
                 .at_page(first)
         })

@@ -194,13 +194,13 @@ impl<'a> LiveRounds<'a, '_, '_> {
     fn scan(&mut self) -> Result<Claim<'a>> {
         let sent = self.pipeline.sent()?;
         let pool = analysis_pool(self.context.tuning.get().compress_threads)
-            .map_err(|error| Error::new(Kind::Failed, error).in_stage("scan"))?;
+            .map_err(|error| Error::new(Kind::Failed, error).in_stage("while scanning"))?;
         let before = std::mem::replace(&mut self.scanned, Instant::now());
         self.between = self.scanned - before;
         let (tracker, guest) = (self.tracker, self.guest);
         let (claim, cpu) = pool
             .install(|| Claim::take(tracker, guest.ram(), sent))
-            .map_err(|error| Error::from(error).in_stage("scan"))?;
+            .map_err(|error| Error::from(error).in_stage("while scanning"))?;
         self.scan = self.scanned.elapsed();
         self.context.stats.add_cpu(Stage::Scan, cpu);
         self.dirtied += claim.count() * PAGE_SIZE as u64;

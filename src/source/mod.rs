@@ -114,10 +114,14 @@ fn send<'w>(
                 listener(links.main(), &errors);
                 Ok(())
             };
-            Crew::new(scope, &failed).spawn("replies".to_owned(), "receive", work);
+            Crew::new(scope, &failed).spawn(
+                "replies".to_owned(),
+                "while waiting for replies",
+                work,
+            );
         }
         let outcome = pipeline::run(state, &errors, rounds)
-            .and_then(|all| Error::catch("commit", || wire.finish(all, links, context)))
+            .and_then(|all| Error::catch("while committing", || wire.finish(all, links, context)))
             .map_err(|error| wire.explain(error));
         // The listener waits for messages that may not come any more.
         context.abort_on_error(&outcome);

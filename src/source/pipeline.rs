@@ -114,7 +114,7 @@ pub(super) fn run<T>(
             spare: state.wire.encoder(state),
         };
         pipeline.start_senders(&packet_queue, &answer);
-        let outcome = Error::catch("scan", || produce(&mut pipeline));
+        let outcome = Error::catch("while scanning", || produce(&mut pipeline));
         // Wakes threads that are inside a system call.
         state.context.abort_on_error(&outcome);
         // Dropping the producer's ends of the channels ends the threads; the scope joins them.
@@ -131,7 +131,7 @@ impl<'scope> Pipeline<'scope, '_> {
             let state = self.state;
             let (packets, answer) = (packets.clone(), answer.clone());
             let name = format!("send-{connection}");
-            self.crew.spawn(name, "send", move || {
+            self.crew.spawn(name, "while sending", move || {
                 let channel = state.wire.channel(connection);
                 let mut link = LinkWriter {
                     state,
@@ -149,9 +149,10 @@ impl<'scope> Pipeline<'scope, '_> {
         self.state.encoders.grow_to(wanted, || {
             let (state, jobs) = (self.state, self.job_queue.clone());
             let packets = self.packets.clone();
-            self.crew.spawn("encode".to_owned(), "encode", move || {
-                encode_all(state, &jobs, &packets)
-            });
+            self.crew
+                .spawn("encode".to_owned(), "while encoding", move || {
+                    encode_all(state, &jobs, &packets)
+                });
         });
     }
 
@@ -177,23 +178,23 @@ impl<'scope> Pipeline<'scope, '_> {
                 let packet = encode(self.spare.as_mut(), self.state, &job, true)?;
                 self.hand_over(&self.packets, packet)
             }
-            Err(TrySendError::Disconnected(_)) => Err(gone("encode")),
+            Err(TrySendError::Disconnected(_)) => Err(gone("while encoding")),
         }
     }
 
     /// Waits until `channel` takes `message`, or something goes wrong.
     fn hand_over<M>(&self, channel: &Sender<M>, message: M) -> Result<()> {
         select! {
-            send(channel, message) -> sent => sent.map_err(|_| gone("encode")),
-            recv(self.errors.reported()) -> error => Err(error.unwrap_or_else(|_| gone("send"))),
+            send(channel, message) -> sent => sent.map_err(|_| gone("while encoding")),
+            recv(self.errors.reported()) -> error => Err(error.unwrap_or_else(|_| gone("while sending"))),
         }
     }
 
     /// Waits for a message of `channel`, unless something goes wrong.
     fn wait_for<M>(&self, channel: &Receiver<M>) -> Result<M> {
         select! {
-            recv(channel) -> message => message.map_err(|_| gone("send")),
-            recv(self.errors.reported()) -> error => Err(error.unwrap_or_else(|_| gone("send"))),
+            recv(channel) -> message => message.map_err(|_| gone("while sending")),
+            recv(self.errors.reported()) -> error => Err(error.unwrap_or_else(|_| gone("while sending"))),
         }
     }
 
@@ -232,7 +233,7 @@ impl<'scope> Pipeline<'scope, '_> {
     /// Has every sender mark its connection. No batch is under way.
     fn mark(&mut self, mark: Mark) -> Result<()> {
         for marks in &self.marks {
-            marks.send(mark).map_err(|_| gone("send"))?;
+            marks.send(mark).map_err(|_| gone("while sending"))?;
         }
         let mut open = self.marks.len();
         while open > 0 {
@@ -264,7 +265,8 @@ impl<'scope> Pipeline<'scope, '_> {
     /// The hash of each page as it was sent, which is kept if later rounds may come.
     pub(super) fn sent(&self) -> Result<&'scope PageHashes> {
         self.state.sent.as_ref().ok_or_else(|| {
-            Error::new(Kind::Failed, "there is no record of what was sent").in_stage("scan")
+            Error::new(Kind::Failed, "there is no record of what was sent")
+                .in_stage("while scanning")
         })
     }
 

@@ -51,7 +51,7 @@ pub fn probe(address: &Address, params: &Params) -> Result<Peer> {
         return Err(Error::new(Kind::Usage, what));
     }
     let context = Context::new(params.clone())
-        .map_err(|error| Error::new(Kind::Failed, error).in_stage("start"))?;
+        .map_err(|error| Error::new(Kind::Failed, error).in_stage("at the start"))?;
     let connector = Connector {
         address: address.clone(),
         connect_timeout: params.connect_timeout,
@@ -60,7 +60,7 @@ pub fn probe(address: &Address, params: &Params) -> Result<Peer> {
     };
     let stream = connector.connect(&context.abort)?.stream;
     let hello = session::probe_hello(params.timeout)
-        .map_err(|error| Error::new(Kind::Failed, error).in_stage("ask"))?;
+        .map_err(|error| Error::new(Kind::Failed, error).in_stage("while probing"))?;
     let answer = stream
         .write(&hello.to_bytes(), &[])
         .map_err(Error::from)
@@ -147,7 +147,7 @@ fn explain(error: Error, address: &Address) -> Error {
         // What is said of a link that breaks is said of migrations.
         source: (what != HUNG_UP).then_some(error),
     };
-    Error::new(Kind::Failed, no_answer).in_stage("ask")
+    Error::new(Kind::Failed, no_answer).in_stage("while probing")
 }
 
 const HUNG_UP: &str = "hung up without an answer: it is no ramferry, or its source has just come";

@@ -79,7 +79,7 @@ fn send_changes(
 ) -> Result<()> {
     let sent = pipeline.sent()?;
     let pool = analysis_pool(pipeline.params().compress_threads)
-        .map_err(|error| Error::new(Kind::Failed, error).in_stage("scan"))?;
+        .map_err(|error| Error::new(Kind::Failed, error).in_stage("while scanning"))?;
     let (changed, time) = pool.install(|| compare::changed(guest.ram(), sent))?;
     pipeline.add_cpu(Stage::Scan, time);
     send_changed(pipeline, guest, mark, &changed)

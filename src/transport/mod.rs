@@ -7,6 +7,7 @@
 mod abort;
 mod address;
 mod child;
+pub(crate) mod child_group;
 pub mod connect;
 mod error;
 pub mod link;

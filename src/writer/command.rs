@@ -1,17 +1,13 @@
 //! A writer that is stopped and resumed by commands of the user's.
 
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::PollFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
-
 use super::{Writer, WriterError};
 use crate::error::{Error, Result};
+use crate::transport::child_group::ChildGroup;
 use crate::transport::{Abort, Woken};
 
 /// Two shell commands: one returns when the writer stands still, the other lets it write again.
@@ -113,66 +109,27 @@ fn failed(command: &str, source: io::Error) -> WriterError {
 }
 
 fn run((what, command): (&'static str, &str), limit: Duration, abort: &Abort) -> Result<()> {
-    let out = io::stderr()
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(|error| failed(command, error))?;
-    let child = Command::new("/bin/sh")
-        .arg("-c")
-        .arg(command)
-        .process_group(0)
+    let failed = |error| failed(command, error);
+    let mut shell = ChildGroup::shell(command);
+    shell
         .stdin(Stdio::null())
-        .stdout(Stdio::from(out))
-        .spawn()
-        .map_err(|error| failed(command, error))?;
-    let mut shell = Shell {
-        child,
-        ended: false,
-    };
-    let pidfd = pidfd_open(Pid::from_child(&shell.child), PidfdFlags::empty())
-        .map_err(|error| failed(command, error.into()))?;
-    let woken = abort
-        .wait_for(pidfd.as_fd(), PollFlags::IN, Some(limit))
-        .map_err(|error| failed(command, error))?;
-    match woken {
-        Woken::Ready => {}
-        Woken::TimedOut => {
-            return Err(WriterError::CommandTimeout {
-                what,
-                command: command.to_owned(),
-                limit,
-            }
-            .into());
-        }
-        Woken::Aborted => return Err(Error::interrupted()),
-    }
-    let status = shell.child.wait().map_err(|error| failed(command, error))?;
-    shell.ended = true;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(WriterError::Command {
+        .stdout(ChildGroup::to_stderr().map_err(failed)?);
+    let mut group = ChildGroup::start(&mut shell).map_err(failed)?;
+    match group.wait(abort, Some(limit)).map_err(failed)? {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(WriterError::Command {
             what,
             command: command.to_owned(),
             status,
         }
-        .into())
-    }
-}
-
-/// A running command, killed with all that it started if it has not ended.
-struct Shell {
-    child: Child,
-    ended: bool,
-}
-
-impl Drop for Shell {
-    fn drop(&mut self) {
-        if !self.ended {
-            // It may have ended just now: then there is no group, and that is fine.
-            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-            let _ = self.child.wait();
+        .into()),
+        Err(Woken::Aborted) => Err(Error::interrupted()),
+        Err(_) => Err(WriterError::CommandTimeout {
+            what,
+            command: command.to_owned(),
+            limit,
         }
+        .into()),
     }
 }
 

@@ -23,7 +23,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::WriterError;
-use super::process::Process;
+use super::held::{HeldProcess, Target};
 use crate::error::{Error, Kind, Result};
 use crate::transport::{Abort, Woken};
 
@@ -43,13 +43,6 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub fn this_program() -> PathBuf {
     // Unlike its name, this still works when the file was replaced meanwhile.
     PathBuf::from("/proc/self/exe")
-}
-
-/// A process to be resumed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) pid: u32,
-    pub(super) started: u64,
 }
 
 /// The guard, as its parent sees it. Dropped, it resumes the processes.
@@ -163,7 +156,7 @@ impl Drop for Guard {
 /// # Errors
 /// Arguments that are none of [`COMMAND`]'s, processes that have ended or cannot be signalled.
 pub fn serve(targets: &[String]) -> Result<()> {
-    let failed = |error: io::Error| Error::new(Kind::Failed, error).in_stage("guard");
+    let failed = |error: io::Error| Error::new(Kind::Failed, error).in_stage("in the guard");
     let mut processes = Vec::new();
     for text in targets {
         let target = parse(text).ok_or_else(|| {
@@ -172,7 +165,7 @@ pub fn serve(targets: &[String]) -> Result<()> {
                 format!("'{text}' is not of the form PID:STARTED"),
             )
         })?;
-        let process = Process::open(target.pid)?;
+        let process = HeldProcess::open(target.pid)?;
         if process.target()? != target {
             return Err(WriterError::Gone { pid: target.pid }.into());
         }

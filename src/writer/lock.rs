@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 
 use super::WriterError;
-use super::guard::Target;
+use super::held::Target;
 use crate::image::Guest;
 
 /// Held for as long as it lives.

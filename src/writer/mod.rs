@@ -11,13 +11,15 @@ mod choice;
 pub mod churn;
 mod command;
 pub mod guard;
+mod held;
 mod lock;
 mod process;
 
 pub use choice::WriterChoice;
 pub use command::Commands;
+pub use held::uses;
 pub(crate) use lock::Lock;
-pub use process::{Processes, uses};
+pub use process::Processes;
 
 use std::fmt;
 use std::io;
@@ -265,7 +267,7 @@ impl From<WriterError> for Error {
             WriterError::NoProcess { .. } => Kind::Usage,
             _ => Kind::Failed,
         };
-        Error::new(kind, error).in_stage("writer")
+        Error::new(kind, error)
     }
 }
 

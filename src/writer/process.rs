@@ -1,24 +1,14 @@
 //! Processes that write the guest's RAM, stopped and resumed by signals.
-//!
-//! Each is held by a pidfd, so that a signal never reaches another process that got the PID later.
-//! What is read from `/proc/PID` is believed only if the pidfd says afterwards that the process is still
-//! there: until then nobody else can have its PID.
 
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{
-    Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal, test_kill_process,
-};
+use rustix::process::Signal;
 
-use super::guard::{Guard, Target};
+use super::guard::Guard;
+use super::held::{HeldProcess, Target};
 use super::lock::Lock;
 use super::{Writer, WriterError};
 use crate::error::{Error, Kind, Result};
@@ -45,9 +35,9 @@ const MOST_PERCENT: u8 = 99;
 /// the guard is killed as well, they stay stopped.
 #[derive(Debug)]
 pub struct Processes {
-    all: Arc<Vec<Process>>,
+    all: Arc<Vec<HeldProcess>>,
     /// Those that were stopped when they were opened, and stay so.
-    paused: Vec<Process>,
+    paused: Vec<HeldProcess>,
     guard: Option<Guard>,
     throttle: Option<Throttle>,
     abort: Arc<Abort>,
@@ -84,7 +74,7 @@ impl Processes {
         pids.dedup();
         let all = pids
             .into_iter()
-            .map(Process::open)
+            .map(HeldProcess::open)
             .collect::<Result<Vec<_>, _>>()?;
         let mut locks = Vec::new();
         for process in &all {
@@ -102,7 +92,10 @@ impl Processes {
             }
         }
         let all = running;
-        let targets: Vec<Target> = all.iter().map(Process::target).collect::<Result<_, _>>()?;
+        let targets: Vec<Target> = all
+            .iter()
+            .map(HeldProcess::target)
+            .collect::<Result<_, _>>()?;
         let guard = guard_program
             .map(|program| Guard::start(program, &targets, &abort))
             .transpose()?;
@@ -143,7 +136,11 @@ impl Processes {
                 match self.abort.wait(wait) {
                     Ok(Woken::Aborted) => return Err(Error::interrupted()),
                     Ok(_) => {}
-                    Err(error) => return Err(Error::new(Kind::Failed, error).in_stage("wait")),
+                    Err(error) => {
+                        return Err(
+                            Error::new(Kind::Failed, error).in_stage("while stopping the writer")
+                        );
+                    }
                 }
             }
         }
@@ -171,37 +168,6 @@ impl Processes {
         }
         outcome
     }
-}
-
-/// Whether the process maps the file or has it open: only then can it write it. `None` if that
-/// cannot be told.
-pub fn uses(pid: u32, file: &Path) -> Option<bool> {
-    let wanted = std::fs::metadata(file).ok()?;
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let is_open = open.flatten().any(|entry| {
-        std::fs::metadata(entry.path())
-            .is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
-    });
-    if is_open {
-        return Some(true);
-    }
-    let device = format!(
-        "{:02x}:{:02x}",
-        rustix::fs::major(wanted.dev()),
-        rustix::fs::minor(wanted.dev())
-    );
-    let inode = wanted.ino().to_string();
-    let path = file.canonicalize().ok()?;
-    // Names in there may be any bytes.
-    let maps = std::fs::read(format!("/proc/{pid}/maps")).ok()?;
-    let maps = String::from_utf8_lossy(&maps);
-    // Address, permissions, offset, device, inode, path. Some file systems show another device
-    // there than they tell elsewhere.
-    Some(maps.lines().any(|line| {
-        let mut fields = line.split_whitespace().skip(3);
-        let found = (fields.next(), fields.next());
-        found == (Some(&device), Some(&inode)) || path.to_str().is_some_and(|p| line.ends_with(p))
-    }))
 }
 
 impl Writer for Processes {
@@ -291,7 +257,7 @@ impl Drop for Processes {
 }
 
 /// The first of them that is not stopped, as an error.
-fn first_continued(processes: &[Process]) -> Result<(), WriterError> {
+fn first_continued(processes: &[HeldProcess]) -> Result<(), WriterError> {
     for process in processes {
         if let Some((thread, state)) = process.running()? {
             let pid = process.pid;
@@ -299,165 +265,6 @@ fn first_continued(processes: &[Process]) -> Result<(), WriterError> {
         }
     }
     Ok(())
-}
-
-/// A process that is still the one that it was when it was opened.
-#[derive(Debug)]
-pub(super) struct Process {
-    pid: u32,
-    fd: OwnedFd,
-}
-
-impl Process {
-    pub(super) fn open(pid: u32) -> Result<Process, WriterError> {
-        let no = |why| WriterError::NoProcess { pid, why };
-        let raw = i32::try_from(pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| no("no PID is 0 or as large"))?;
-        if raw == getpid() {
-            return Err(no("it is this process itself"));
-        }
-        let fd = match pidfd_open(raw, PidfdFlags::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::SRCH) => return Err(no("there is none with this PID")),
-            Err(Errno::INVAL | Errno::NOENT) => return Err(no("it is a thread of another")),
-            Err(error) => return Err(failed(format!("open process {pid}"), error)),
-        };
-        let process = Process { pid, fd };
-        let allowed = test_kill_process(raw);
-        if process.has_ended() {
-            return Err(WriterError::Gone { pid });
-        }
-        match allowed {
-            Ok(()) => Ok(process),
-            Err(error) => Err(process.refused(error)),
-        }
-    }
-
-    /// What tells the process from a later one with its PID.
-    pub(super) fn target(&self) -> Result<Target, WriterError> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid));
-        if self.has_ended() {
-            return Err(WriterError::Gone { pid: self.pid });
-        }
-        let what = || format!("examine process {}", self.pid);
-        let stat = stat.map_err(|source| WriterError::Io {
-            what: what(),
-            source,
-        })?;
-        let started = start_time(&stat).ok_or_else(|| failed(what(), Errno::PROTO))?;
-        Ok(Target {
-            pid: self.pid,
-            started,
-        })
-    }
-
-    pub(super) fn signal(&self, signal: Signal) -> Result<(), WriterError> {
-        pidfd_send_signal(&self.fd, signal).map_err(|error| self.refused(error))
-    }
-
-    fn refused(&self, error: Errno) -> WriterError {
-        let pid = self.pid;
-        match error {
-            Errno::PERM => WriterError::Denied { pid },
-            Errno::SRCH => WriterError::Gone { pid },
-            error => failed(format!("signal process {pid}"), error),
-        }
-    }
-
-    /// Whether it has ended, be it waited for by its parent or not.
-    fn has_ended(&self) -> bool {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        let at_once = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        matches!(poll(&mut fds, Some(&at_once)), Ok(1..))
-    }
-
-    /// A thread that has not stopped, and its state. `None`: all have.
-    fn running(&self) -> Result<Option<(u32, char)>, WriterError> {
-        let before = self.threads()?;
-        if let Some(running) = first_running(&before) {
-            return Ok(Some(running));
-        }
-        // The pidfd tells of its end a moment later.
-        if before.iter().all(|(_, state)| matches!(state, 'Z' | 'X')) {
-            return Err(WriterError::Gone { pid: self.pid });
-        }
-        // A thread that was made after the list was read is made by one that had not stopped then.
-        let after = self.threads()?;
-        Ok(first_running(&after).or_else(|| {
-            after
-                .iter()
-                .find(|thread| !before.contains(thread))
-                .copied()
-        }))
-    }
-
-    /// The states of all threads.
-    fn threads(&self) -> Result<Vec<(u32, char)>, WriterError> {
-        let threads = read_threads(self.pid);
-        if self.has_ended() {
-            return Err(WriterError::Gone { pid: self.pid });
-        }
-        threads.map_err(|source| WriterError::Io {
-            what: format!("examine the threads of process {}", self.pid),
-            source,
-        })
-    }
-}
-
-fn failed(what: String, error: Errno) -> WriterError {
-    WriterError::Io {
-        what,
-        source: error.into(),
-    }
-}
-
-fn read_threads(pid: u32) -> io::Result<Vec<(u32, char)>> {
-    let mut threads = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let entry = entry?;
-        let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
-        let stat = match std::fs::read_to_string(entry.path().join("stat")) {
-            Ok(stat) => stat,
-            // It ended in between: ENOENT before the file is open, ESRCH after.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => continue,
-            Err(error) => return Err(error),
-        };
-        let (Some(id), Some(state)) = (id, state(&stat)) else {
-            return Err(Errno::PROTO.into());
-        };
-        threads.push((id, state));
-    }
-    Ok(threads)
-}
-
-/// The first thread that may still write. Those that have ended (a main thread stays as a zombie
-/// until all others have ended, too) do not.
-fn first_running(threads: &[(u32, char)]) -> Option<(u32, char)> {
-    threads
-        .iter()
-        .find(|(_, state)| !matches!(state, 'T' | 't' | 'Z' | 'X'))
-        .copied()
-}
-
-/// What follows the name in `/proc/PID/stat`. The name may hold anything, brackets included.
-fn behind_name(stat: &str) -> Option<&str> {
-    stat.rsplit_once(')').map(|(_, rest)| rest.trim_start())
-}
-
-/// Field 3 of `/proc/PID/stat`, proc_pid_stat(5).
-fn state(stat: &str) -> Option<char> {
-    behind_name(stat)?.chars().next()
-}
-
-/// Field 22 of `/proc/PID/stat`: when the process started, in clock ticks since boot.
-fn start_time(stat: &str) -> Option<u64> {
-    behind_name(stat)?.split(' ').nth(22 - 3)?.parse().ok()
 }
 
 /// A thread that stops processes again and again for a part of the time.
@@ -468,8 +275,9 @@ struct Throttle {
 }
 
 impl Throttle {
-    fn start(all: Arc<Vec<Process>>, percent: u8) -> Result<Throttle> {
-        let failed = |error| Error::new(Kind::Failed, error).in_stage("throttle");
+    fn start(all: Arc<Vec<HeldProcess>>, percent: u8) -> Result<Throttle> {
+        let failed =
+            |error| Error::new(Kind::Failed, error).in_stage("while slowing down the writer");
         let end = Arc::new(Abort::new().map_err(failed)?);
         let ended = Arc::clone(&end);
         let pause = pause(percent);
@@ -518,45 +326,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fields_of_stat_are_found_behind_any_name() {
-        let fields: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
-        for name in ["sleep", "a b", "x) T (y", ")", ""] {
-            let stat = format!("42 ({name}) S {}\n", fields.join(" "));
-            assert_eq!(state(&stat), Some('S'), "{name}");
-            assert_eq!(start_time(&stat), Some(22), "{name}");
-        }
-        for stat in ["", "42", "42 (x", "42 (x)", "42 (x) S 1 2"] {
-            assert_eq!(start_time(stat), None);
-        }
-    }
-
-    #[test]
-    fn threads_that_may_still_write_are_found() {
-        assert_eq!(first_running(&[(1, 'T'), (2, 't'), (3, 'T')]), None);
-        assert_eq!(first_running(&[(1, 'Z'), (2, 'T')]), None);
-        for state in ['R', 'S', 'D', 'I', 'W', 'P'] {
-            assert_eq!(first_running(&[(1, 'T'), (2, state)]), Some((2, state)));
-        }
-    }
-
-    #[test]
     fn a_pause_is_its_share_of_the_time() {
         assert_eq!(pause(20), Duration::from_micros(2500));
         assert_eq!(pause(50), SLICE);
         assert_eq!(pause(99), Duration::from_millis(990));
         assert_eq!(pause(255), pause(99));
-    }
-
-    #[test]
-    fn what_is_no_process_of_somebody_else_is_refused() {
-        for (pid, why) in [
-            (0, "no PID is 0"),
-            (u32::MAX, "no PID is 0"),
-            (std::process::id(), "this process itself"),
-            (i32::MAX as u32, "none with this PID"),
-        ] {
-            let error = Process::open(pid).expect_err("refused").to_string();
-            assert!(error.contains(why), "{error}");
-        }
     }
 }

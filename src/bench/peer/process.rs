@@ -2,17 +2,17 @@
 //! nothing here waits for it without a limit.
 
 use std::io::Read;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::sync;
 use crate::text::printable;
+use crate::transport::child_group::ChildGroup;
 
 /// The most of what it prints that is looked at.
 const MOST_BYTES: u64 = 1 << 16;
@@ -36,40 +36,40 @@ pub fn kill_all() {
 /// wrapper script starts ends with it. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Process {
-    child: Child,
-    pid: Option<Pid>,
+    group: ChildGroup,
 }
 
 impl Process {
     /// Starts it.
     pub(super) fn start(command: &mut Command) -> std::io::Result<Process> {
-        let child = command.stdin(Stdio::null()).process_group(0).spawn()?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        running().extend(pid);
-        Ok(Process { child, pid })
+        let group = ChildGroup::start(command.stdin(Stdio::null()))?;
+        running().push(group.pid());
+        Ok(Process { group })
     }
 
     /// Whether it has ended by itself.
     pub(super) fn has_ended(&self) -> bool {
-        // It is not waited for yet: as long as it is not, nobody else can have its number.
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        self.pid
-            .is_none_or(|pid| !matches!(waitid(WaitId::Pid(pid), options), Ok(None)))
+        self.group.ends_within(Duration::ZERO)
     }
 
     /// Ends it with all that it has started, if it has not ended.
     pub(super) fn end(&mut self) -> Option<ExitStatus> {
-        if let Some(pid) = self.pid.take() {
-            let _ = kill_process_group(pid, Signal::KILL);
-            running().retain(|other| *other != pid);
-        }
-        self.child.wait().ok()
+        let pid = self.group.pid();
+        // First, for after this the PID may be another process's.
+        running().retain(|other| *other != pid);
+        self.group.kill()
     }
 
     /// Ends it, and gives the last line that it wrote on standard error, to follow other words.
     pub(super) fn last_words(&mut self) -> String {
         self.end();
-        let text = self.child.stderr.take().map(written).unwrap_or_default();
+        let text = self
+            .group
+            .child()
+            .stderr
+            .take()
+            .map(written)
+            .unwrap_or_default();
         match String::from_utf8_lossy(&text).trim().lines().last() {
             Some(line) => format!(": {}", printable(line)),
             None => String::new(),
@@ -78,7 +78,7 @@ impl Process {
 
     /// What it prints on standard output until it ends, or in so long.
     pub(super) fn output(&mut self, patience: Duration) -> Option<String> {
-        let stdout: ChildStdout = self.child.stdout.take()?;
+        let stdout: ChildStdout = self.group.child().stdout.take()?;
         let (done, read) = mpsc::channel();
         thread::spawn(move || {
             let mut text = Vec::new();
@@ -152,9 +152,9 @@ mod tests {
     #[test]
     fn dropping_it_ends_it_with_all_that_it_started() {
         let mut process = shell("tail -f /dev/null & exec tail -f /dev/null");
-        let pid = process.pid.expect("it has a number");
+        let pid = process.group.pid();
         assert!(!process.has_ended() && running().contains(&pid));
-        let mut held = process.child.stdout.take().expect("a pipe");
+        let mut held = process.group.child().stdout.take().expect("a pipe");
         drop(process);
         assert!(!running().contains(&pid));
         // Whoever holds the other end has ended.

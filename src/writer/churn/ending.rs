@@ -73,13 +73,14 @@ impl StopWatch {
         StopWatch { last: now() }
     }
 
-    /// Whether the churn goes on.
-    pub(super) fn goes_on(&mut self, ending: &Ending) -> bool {
+    /// Whether the churn is to end and may have been stopped since this was last asked.
+    pub(super) fn stopped_to_end(&mut self, ending: &Ending) -> bool {
         let now = now();
-        if now - std::mem::replace(&mut self.last, now) > GAP {
-            thread::sleep(HANDLER);
+        if now - std::mem::replace(&mut self.last, now) <= GAP {
+            return false;
         }
-        !ending.is_raised()
+        thread::sleep(HANDLER);
+        ending.is_raised()
     }
 }
 

@@ -307,7 +307,7 @@ fn write_all(
     end: &Ending,
     first: impl FnOnce(),
 ) -> Result<Done> {
-    let failed = |error| Error::new(Kind::Failed, error).in_stage("start a thread");
+    let failed = |error| Error::new(Kind::Failed, error).in_stage("while starting a thread");
     // Raised for those that are still at work when one has failed.
     let give_up = Abort::new().map_err(failed)?;
     let (wrote, written) = bounded(1);
@@ -319,7 +319,9 @@ fn write_all(
             let give_up = &give_up;
             let worker = move || {
                 let worker = Worker::new(plan, number, lane, records);
-                let outcome = Error::catch("write", || worker.run(request, (end, give_up), &wrote));
+                let outcome = Error::catch("while writing", || {
+                    worker.run(request, (end, give_up), &wrote)
+                });
                 if outcome.is_err() {
                     give_up.raise();
                 }
@@ -345,7 +347,7 @@ fn write_all(
         for worker in workers {
             let outcome = worker
                 .join()
-                .unwrap_or_else(|panic| Err(Error::panicked("write", panic.as_ref())));
+                .unwrap_or_else(|panic| Err(Error::panicked("while writing", panic.as_ref())));
             match outcome {
                 Ok(done) => {
                     sum.writes += done.writes;
@@ -401,7 +403,7 @@ impl<'a> Worker<'a> {
             }
             let due = pace.take(now);
             for _ in 0..due {
-                if !self.write(|| watch.goes_on(end))? {
+                if !self.write(|| watch.stopped_to_end(end))? || end.is_raised() {
                     return Ok(self.done);
                 }
             }
@@ -414,19 +416,19 @@ impl<'a> Worker<'a> {
                 let left = deadline.map_or(wait, |deadline| deadline.duration_since(now));
                 end.wake()
                     .wait_for(give_up.as_fd(), PollFlags::IN, Some(wait.min(left)))
-                    .map_err(|error| Error::new(Kind::Failed, error).in_stage("wait"))?;
+                    .map_err(|error| Error::new(Kind::Failed, error).in_stage("while writing"))?;
             }
         }
     }
 
-    /// The next write. If the churn is to end by then, it is not noted as done: should the process
-    /// have been stopped in the middle of it, a copy that was made meanwhile lacks its bytes.
-    fn write(&mut self, goes_on: impl FnOnce() -> bool) -> Result<bool, ImageError> {
+    /// The next write. If the process was stopped around it, and is to end, it is not noted as done
+    /// and is the last: a copy that was made meanwhile may lack its bytes.
+    fn write(&mut self, stopped_to_end: impl FnOnce() -> bool) -> Result<bool, ImageError> {
         let number = self.done.writes + 1;
         let spot = self.plan.write(self.thread, number, &mut self.bytes);
         self.records.begin(self.thread, number)?;
         self.lane.store(spot.slot, spot.offset, &self.bytes)?;
-        if !goes_on() {
+        if stopped_to_end() {
             return Ok(false);
         }
         self.records.done(self.thread, number)?;

@@ -55,7 +55,7 @@ impl Scene {
         for (thread, lane) in (0..).zip(lanes) {
             let mut worker = Worker::new(plan, thread, lane, &records);
             for _ in 0..writes {
-                assert!(worker.write(|| true).unwrap());
+                assert!(worker.write(|| false).unwrap());
             }
             if in_flight {
                 records.begin(thread, writes + 1).unwrap();
@@ -245,7 +245,9 @@ fn threads_write_until_they_are_told_to_end_and_all_of_it_is_proven() {
         let summary = run(&request(&scene, pattern, 3), &end, || end.raise()).unwrap();
         let verified = scene.verify();
         assert_eq!(verified.first_differing, None, "{pattern}");
-        assert_eq!((verified.writes, verified.in_flight), (summary.writes, 0));
+        assert_eq!(verified.writes, summary.writes);
+        // A thread that a busy machine kept waiting cannot know that it was not stopped.
+        assert!(verified.in_flight <= 3, "one a thread: {verified:?}");
         assert!(summary.writes >= BUNCH && summary.pages > 0, "{summary:?}");
         assert!(summary.pages <= WORKING_SET);
     }

@@ -27,5 +27,5 @@ pub(super) fn send(guest: &Guest, links: &Links) -> Result<()> {
 fn say(links: &Links, message: &Message) -> Result<()> {
     links
         .in_frame(0, || session::send_message(links.main(), message))
-        .map_err(|error| Error::from(error).in_stage("send the device state"))
+        .map_err(|error| Error::from(error).in_stage("while sending the device state"))
 }

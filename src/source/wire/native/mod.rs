@@ -123,7 +123,8 @@ fn greet(
 fn ask(links: &Links, hello: &Hello) -> Result<Agreed> {
     let stream = &links.streams[usize::from(hello.connection)];
     stream.write(&hello.to_bytes(), &[])?;
-    let answer = session::receive_answer(stream).map_err(|error| error.in_stage("agree"))?;
+    let answer =
+        session::receive_answer(stream).map_err(|error| error.in_stage("while negotiating"))?;
     session::check_answer(hello, &answer)
 }
 

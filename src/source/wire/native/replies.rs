@@ -48,7 +48,7 @@ impl Replies {
         self.reported
             .recv()
             .unwrap_or_else(|_| Err(TransportError::Closed.into()))
-            .map_err(|error| error.in_stage("prove"))
+            .map_err(|error| error.in_stage("while waiting for the proof"))
     }
 
     /// A link that breaks while it is written to is mostly a destination that gave up: its reason

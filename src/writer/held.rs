@@ -1,0 +1,255 @@
+//! A process that is signalled and examined without mistaking a later one for it.
+//!
+//! It is held by a pidfd, so that a signal never reaches another process that got the PID later.
+//! What is read from `/proc/PID` is believed only if the pidfd says afterwards that the process is
+//! still there: until then no other process can have its PID.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal, test_kill_process,
+};
+
+use super::WriterError;
+
+/// What tells a process from a later one with its PID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) pid: u32,
+    pub(super) started: u64,
+}
+
+/// A process that is still the one that it was when it was opened.
+#[derive(Debug)]
+pub(super) struct HeldProcess {
+    pub(super) pid: u32,
+    fd: OwnedFd,
+}
+
+impl HeldProcess {
+    pub(super) fn open(pid: u32) -> Result<HeldProcess, WriterError> {
+        let no = |why| WriterError::NoProcess { pid, why };
+        let raw = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| no("no PID is 0 or as large"))?;
+        if raw == getpid() {
+            return Err(no("it is this process itself"));
+        }
+        let fd = match pidfd_open(raw, PidfdFlags::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::SRCH) => return Err(no("there is none with this PID")),
+            Err(Errno::INVAL | Errno::NOENT) => return Err(no("it is a thread of another")),
+            Err(error) => return Err(failed(format!("open process {pid}"), error)),
+        };
+        let process = HeldProcess { pid, fd };
+        let allowed = test_kill_process(raw);
+        if process.has_ended() {
+            return Err(WriterError::Gone { pid });
+        }
+        match allowed {
+            Ok(()) => Ok(process),
+            Err(error) => Err(process.refused(error)),
+        }
+    }
+
+    /// What tells the process from a later one with its PID.
+    pub(super) fn target(&self) -> Result<Target, WriterError> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid));
+        if self.has_ended() {
+            return Err(WriterError::Gone { pid: self.pid });
+        }
+        let what = || format!("examine process {}", self.pid);
+        let stat = stat.map_err(|source| WriterError::Io {
+            what: what(),
+            source,
+        })?;
+        let started = start_time(&stat).ok_or_else(|| failed(what(), Errno::PROTO))?;
+        Ok(Target {
+            pid: self.pid,
+            started,
+        })
+    }
+
+    pub(super) fn signal(&self, signal: Signal) -> Result<(), WriterError> {
+        pidfd_send_signal(&self.fd, signal).map_err(|error| self.refused(error))
+    }
+
+    fn refused(&self, error: Errno) -> WriterError {
+        let pid = self.pid;
+        match error {
+            Errno::PERM => WriterError::Denied { pid },
+            Errno::SRCH => WriterError::Gone { pid },
+            error => failed(format!("signal process {pid}"), error),
+        }
+    }
+
+    /// Whether it has ended, be it waited for by its parent or not.
+    pub(super) fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        matches!(poll(&mut fds, Some(&at_once)), Ok(1..))
+    }
+
+    /// A thread that has not stopped, and its state. `None`: all have.
+    pub(super) fn running(&self) -> Result<Option<(u32, char)>, WriterError> {
+        let before = self.threads()?;
+        if let Some(running) = first_running(&before) {
+            return Ok(Some(running));
+        }
+        // The pidfd tells of its end a moment later.
+        if before.iter().all(|(_, state)| matches!(state, 'Z' | 'X')) {
+            return Err(WriterError::Gone { pid: self.pid });
+        }
+        // A thread that was made after the list was read is made by one that had not stopped then.
+        let after = self.threads()?;
+        Ok(first_running(&after).or_else(|| {
+            after
+                .iter()
+                .find(|thread| !before.contains(thread))
+                .copied()
+        }))
+    }
+
+    /// The states of all threads.
+    fn threads(&self) -> Result<Vec<(u32, char)>, WriterError> {
+        let threads = read_threads(self.pid);
+        if self.has_ended() {
+            return Err(WriterError::Gone { pid: self.pid });
+        }
+        threads.map_err(|source| WriterError::Io {
+            what: format!("examine the threads of process {}", self.pid),
+            source,
+        })
+    }
+}
+
+fn failed(what: String, error: Errno) -> WriterError {
+    WriterError::Io {
+        what,
+        source: error.into(),
+    }
+}
+
+fn read_threads(pid: u32) -> io::Result<Vec<(u32, char)>> {
+    let mut threads = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let entry = entry?;
+        let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
+        let stat = match std::fs::read_to_string(entry.path().join("stat")) {
+            Ok(stat) => stat,
+            // It ended in between: ENOENT before the file is open, ESRCH after.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => continue,
+            Err(error) => return Err(error),
+        };
+        let (Some(id), Some(state)) = (id, state(&stat)) else {
+            return Err(Errno::PROTO.into());
+        };
+        threads.push((id, state));
+    }
+    Ok(threads)
+}
+
+/// The first thread that may still write. Those that have ended (a main thread stays as a zombie
+/// until all others have ended, too) do not.
+fn first_running(threads: &[(u32, char)]) -> Option<(u32, char)> {
+    threads
+        .iter()
+        .find(|(_, state)| !matches!(state, 'T' | 't' | 'Z' | 'X'))
+        .copied()
+}
+
+/// What follows the name in `/proc/PID/stat`. The name may hold anything, brackets included.
+fn behind_name(stat: &str) -> Option<&str> {
+    stat.rsplit_once(')').map(|(_, rest)| rest.trim_start())
+}
+
+/// Field 3 of `/proc/PID/stat`, proc_pid_stat(5).
+fn state(stat: &str) -> Option<char> {
+    behind_name(stat)?.chars().next()
+}
+
+/// Field 22 of `/proc/PID/stat`: when the process started, in clock ticks since boot.
+fn start_time(stat: &str) -> Option<u64> {
+    behind_name(stat)?.split(' ').nth(22 - 3)?.parse().ok()
+}
+
+/// Whether the process maps the file or has it open: only then can it write it. `None` if that
+/// cannot be told.
+pub fn uses(pid: u32, file: &Path) -> Option<bool> {
+    let wanted = std::fs::metadata(file).ok()?;
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let is_open = open.flatten().any(|entry| {
+        std::fs::metadata(entry.path())
+            .is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
+    });
+    if is_open {
+        return Some(true);
+    }
+    let device = format!(
+        "{:02x}:{:02x}",
+        rustix::fs::major(wanted.dev()),
+        rustix::fs::minor(wanted.dev())
+    );
+    let inode = wanted.ino().to_string();
+    let path = file.canonicalize().ok()?;
+    // Names in there may be any bytes.
+    let maps = std::fs::read(format!("/proc/{pid}/maps")).ok()?;
+    let maps = String::from_utf8_lossy(&maps);
+    // Address, permissions, offset, device, inode, path. Some file systems show another device
+    // there than they tell elsewhere.
+    Some(maps.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(3);
+        let found = (fields.next(), fields.next());
+        found == (Some(&device), Some(&inode)) || path.to_str().is_some_and(|p| line.ends_with(p))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_of_stat_are_found_behind_any_name() {
+        let fields: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
+        for name in ["sleep", "a b", "x) T (y", ")", ""] {
+            let stat = format!("42 ({name}) S {}\n", fields.join(" "));
+            assert_eq!(state(&stat), Some('S'), "{name}");
+            assert_eq!(start_time(&stat), Some(22), "{name}");
+        }
+        for stat in ["", "42", "42 (x", "42 (x)", "42 (x) S 1 2"] {
+            assert_eq!(start_time(stat), None);
+        }
+    }
+
+    #[test]
+    fn threads_that_may_still_write_are_found() {
+        assert_eq!(first_running(&[(1, 'T'), (2, 't'), (3, 'T')]), None);
+        assert_eq!(first_running(&[(1, 'Z'), (2, 'T')]), None);
+        for state in ['R', 'S', 'D', 'I', 'W', 'P'] {
+            assert_eq!(first_running(&[(1, 'T'), (2, state)]), Some((2, state)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_process_of_somebody_else_is_refused() {
+        for (pid, why) in [
+            (0, "no PID is 0"),
+            (u32::MAX, "no PID is 0"),
+            (std::process::id(), "this process itself"),
+            (i32::MAX as u32, "none with this PID"),
+        ] {
+            let error = HeldProcess::open(pid).expect_err("refused").to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}
