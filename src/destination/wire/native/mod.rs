@@ -19,8 +19,8 @@ use crate::session::{self, Agreed, Context};
 use crate::stats::{Stage, StageClock, Tally};
 use crate::sync;
 use crate::transport::{Stream, TransportError};
-use crate::wire::WireError;
 use crate::wire::native::{FrameKind, Header, MAX_ROUNDS, Message};
+use crate::wire::{WireError, must_be};
 
 use super::{Decode, DecodeTarget, Feed, Order, Wire};
 use crate::destination::barrier::NotEnded;
@@ -295,13 +295,8 @@ impl ConnectionReader<'_> {
                 why: "the last round is over",
             });
         }
-        if header.round != self.round {
-            return Err(WireError::Contradiction {
-                field: "the frame's round",
-                given: header.round.0.into(),
-                expected: self.round.0.into(),
-            });
-        }
+        let (given, expected) = (header.round.0, self.round.0);
+        must_be("the frame's round", given.into(), expected.into())?;
         let blocks = self.feed.output().blocks().len();
         if usize::from(header.block) >= blocks {
             return Err(WireError::TooLarge {
@@ -331,26 +326,20 @@ impl ConnectionReader<'_> {
         })
     }
 
-    /// Whether `RoundEnd` agrees with what has come. Of the number of pages only the low 32 bits can:
-    /// a header has no more.
+    /// Whether `RoundEnd` agrees with what has come.
     fn count(&self, ended: Round, frames: u64, pages: u64) -> Result<(), WireError> {
-        let given = (ended, self.frames, self.pages as u32);
-        if given == (self.round, frames, pages as u32) && !self.rounds_are_over {
-            return Ok(());
+        if self.rounds_are_over {
+            return Err(WireError::OutOfPlace {
+                record: "RoundEnd",
+                why: "the last round is over",
+            });
         }
-        Err(if self.round == ended {
-            WireError::Contradiction {
-                field: "the number of frames in the round",
-                given: self.frames,
-                expected: frames,
-            }
-        } else {
-            WireError::Contradiction {
-                field: "the round that ends",
-                given: ended.0.into(),
-                expected: self.round.0.into(),
-            }
-        })
+        must_be("the round that ends", ended.0.into(), self.round.0.into())?;
+        must_be("the number of frames in the round", self.frames, frames)?;
+        // A header counts pages modulo 2^32.
+        let (counted, pages) = (self.pages as u32, pages as u32);
+        let field = "the number of pages in the round";
+        must_be(field, counted.into(), pages.into())
     }
 
     fn end_round(&mut self, last: bool) -> Result<Then> {
