@@ -1,6 +1,7 @@
 //! Text in columns, not wider than a terminal.
 
 use std::io;
+use std::os::fd::AsFd;
 
 /// A line of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,8 +231,13 @@ fn broken(name: &str, indent: &str, width: usize) -> Vec<String> {
 
 /// The width of the terminal on standard output; `None` if that is not a terminal.
 pub(crate) fn terminal_width() -> Option<usize> {
-    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
-    Some(usize::from(size.ws_col)).filter(|width| *width > 0)
+    terminal_size(io::stdout()).map(|(width, _)| width)
+}
+
+/// Columns and lines of a terminal; `None` if it is not one.
+pub(crate) fn terminal_size(out: impl AsFd) -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(out).ok()?;
+    Some((size.ws_col.into(), size.ws_row.into())).filter(|(width, _)| *width > 0)
 }
 
 /// Lines that are not longer than `width`, if there is one and their words allow it: what is too

@@ -29,7 +29,7 @@ pub const RATE_ALLOWED: &str =
 pub const DURATION_ALLOWED: &str = "a time in seconds or with its unit, such as 30, 500ms or 2min";
 
 /// What [`parse_bit_rate`] takes.
-pub const BIT_RATE_ALLOWED: &str = "a rate in bits a second, such as 200kbit, 10Mbit or 2.5Gbit";
+pub const BIT_RATE_ALLOWED: &str = "a rate such as 200kbit, 10Mbit, 2.5Gbit or 125MB/s";
 
 /// What [`parse_delay`] takes.
 pub const DELAY_ALLOWED: &str = "a time with its unit, such as 500us, 20ms or 1s";
@@ -99,16 +99,27 @@ const BYTES: &[Unit] = &[
 
 const BITS: &[Unit] = &[
     bits("kbit", 1000),
+    bits("Kbit", 1000),
+    bits("mbit", 1_000_000),
     bits("Mbit", 1_000_000),
+    bits("Mbps", 1_000_000),
+    bits("gbit", 1_000_000_000),
     bits("Gbit", 1_000_000_000),
+    bits("Gbps", 1_000_000_000),
 ];
 
-/// Nothing but bits, and counted in bits.
+/// The same counted in bits. `Mbps` is megabits nearly everywhere; `mbps`, which tc takes for
+/// megabytes, is refused.
 const BIT_RATES: &[Unit] = &[
     whole("bit"),
     unit("kbit", 1000),
+    unit("Kbit", 1000),
+    unit("mbit", 1_000_000),
     unit("Mbit", 1_000_000),
+    unit("Mbps", 1_000_000),
+    unit("gbit", 1_000_000_000),
     unit("Gbit", 1_000_000_000),
+    unit("Gbps", 1_000_000_000),
 ];
 
 /// In microseconds. A bare number would be seconds elsewhere and is milliseconds to most people.
@@ -138,8 +149,8 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 
 /// Reads a rate and gives bytes a second.
 ///
-/// Takes every size of [`parse_size`], and `kbit`, `Mbit` and `Gbit`, which are powers of 1000
-/// bits. `/s` may follow the unit.
+/// Takes every size of [`parse_size`], and `kbit`, `Mbit` (or `mbit`, `Mbps`) and `Gbit` (or `gbit`,
+/// `Gbps`), which are powers of 1000 bits. `/s` may follow the unit.
 ///
 /// # Errors
 /// As [`parse_size`].
@@ -164,14 +175,22 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 
 /// Reads the rate of a link and gives bits a second.
 ///
-/// The units are `bit`, `kbit`, `Mbit` and `Gbit`, powers of 1000, and one of them must be there.
-/// Fractions are allowed; the result is rounded down to whole bits.
+/// The units are `bit`, `kbit`, `Mbit` (or `mbit`, `Mbps`) and `Gbit` (or `gbit`, `Gbps`), powers of
+/// 1000, and one of them must be there; `/s` may follow. Bytes are taken only as a rate, such as
+/// `125MB/s`. Fractions are allowed; the result is rounded down to whole bits.
 ///
 /// # Errors
 /// Anything else: empty, negative, an unknown unit or none, 2^64 bits or more, and what is not
 /// zero but would be rounded to it.
 pub fn parse_bit_rate(text: &str) -> Result<u64, UnitError> {
-    scaled(text, &[BIT_RATES]).ok_or_else(|| refusal(text, BIT_RATE_ALLOWED))
+    let rate = match text.strip_suffix("/s") {
+        None => scaled(text, &[BIT_RATES]),
+        Some(amount) => scaled(amount, &[BIT_RATES]).or_else(|| {
+            let bytes = scaled(amount, &[&BYTES[1..]])?;
+            bytes.checked_mul(8)
+        }),
+    };
+    rate.ok_or_else(|| refusal(text, BIT_RATE_ALLOWED))
 }
 
 /// Reads the delay of a link.
@@ -346,6 +365,8 @@ mod tests {
             ("1Gbit", 125_000_000),
             ("1.5Gbit", 187_500_000),
             ("1.5 Gbit/s", 187_500_000),
+            ("1gbit", 125_000_000),
+            ("10Gbps", 1_250_000_000),
             ("0.00000001Gbit", 1),
         ] {
             assert_eq!(parse_rate(text), Ok(rate), "{text}");
@@ -380,6 +401,12 @@ mod tests {
             ("2.5Gbit", 2_500_000_000),
             ("1 Gbit", 1_000_000_000),
             ("12345bit", 12_345),
+            ("1gbit", 1_000_000_000),
+            ("1Gbit/s", 1_000_000_000),
+            ("10Gbps", 10_000_000_000),
+            ("1000Mbps", 1_000_000_000),
+            ("125MB/s", 1_000_000_000),
+            ("1MiB/s", 8 << 20),
         ] {
             assert_eq!(parse_bit_rate(text), Ok(bits), "{text}");
         }
@@ -393,7 +420,7 @@ mod tests {
             assert_eq!(parse_delay(text), Ok(Duration::from_micros(us)), "{text}");
         }
         for text in [
-            "", "10", "10M", "10MiB", "10Mb", "1.5bit", "1Gbit/s", "-1Gbit",
+            "", "10", "10/s", "10M", "10MiB", "10Mb", "10mbps", "1.5bit", "-1Gbit", "125MB",
         ] {
             assert!(parse_bit_rate(text).is_err(), "{text}");
         }
@@ -446,7 +473,7 @@ mod tests {
         for text in ["1.5", "1.0B", "1Gbit", "1MiB/s", "1Mb", "1mib", "0.0001KiB"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
-        for text in ["0.0000000001Gbit", "1/s/s", "1Gb", "1Gbps"] {
+        for text in ["0.0000000001Gbit", "1/s/s", "1Gb", "1gbps"] {
             assert!(parse_rate(text).is_err(), "{text}");
         }
         for text in ["0.0001", "0.5ms", "1m", "1d", "99999999999999999h"] {

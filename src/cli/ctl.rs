@@ -21,6 +21,10 @@ use crate::units::{parse_duration, parse_rate, parse_size};
 use super::output::{print, print_json};
 use super::params::Checked;
 
+/// How often, and how many times, to look whether a job was cancelled.
+const LOOK: Duration = Duration::from_millis(50);
+const LOOKS: usize = 20;
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -244,21 +248,39 @@ pub(super) fn run(args: CtlArgs) -> Result<()> {
     }
 }
 
+/// Cancels the job, and makes sure of it: `migrate_cancel` succeeds whatever it does, and a QEMU that
+/// receives ignores it.
 fn abort(client: &mut Client) -> Result<()> {
-    // migrate_cancel is content with anything; whoever aborts wants to know.
-    let answer = client.execute("query-migrate", &Value::Null)?;
-    let status = answer["status"].as_str().unwrap_or("none");
-    match JobType::of_status(status) {
-        JobType::None => Err(Error::new(Kind::Failed, "no job is active")),
+    let failed = |text: String| Err(Error::new(Kind::Failed, text));
+    let status = job_status(client)?;
+    match JobType::of_status(&status) {
+        JobType::None => return failed("no job is active".to_owned()),
         over if over.is_over() => {
-            let text = format!("no job is active: the last one is {status}");
-            Err(Error::new(Kind::Failed, text))
+            return failed(format!("no job is active: the last one is {status}"));
         }
-        _ => {
-            client.execute("migrate_cancel", &Value::Null)?;
-            Ok(())
+        _ => {}
+    }
+    client.execute("migrate_cancel", &Value::Null)?;
+    for _ in 0..LOOKS {
+        // A program that was there for this one migration is gone with it.
+        let Ok(status) = job_status(client) else {
+            return Ok(());
+        };
+        match JobType::of_status(&status) {
+            JobType::Completed => return failed("it completed before it was cancelled".to_owned()),
+            over if over.is_over() || status == "cancelling" => return Ok(()),
+            _ => std::thread::sleep(LOOK),
         }
     }
+    let product = client.greeting().product();
+    failed(format!(
+        "nothing was cancelled: {product} still receives; cancel the migration at its source"
+    ))
+}
+
+fn job_status(client: &mut Client) -> Result<String> {
+    let answer = client.execute("query-migrate", &Value::Null)?;
+    Ok(answer["status"].as_str().unwrap_or("none").to_owned())
 }
 
 /// What a monitor declines because it does not have it is told so.

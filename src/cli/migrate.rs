@@ -17,7 +17,7 @@ use super::dropped::Dropped;
 use super::format::FormatArg;
 use super::monitor::{self, Attached};
 use super::output::{self, announce, print_json};
-use super::params::{Checked, DestinationArgs, SourceArgs};
+use super::params::{Checked, DestinationArgs, ImagePath, SourceArgs};
 use super::progress::Progress;
 use super::{signals, summary};
 
@@ -35,6 +35,7 @@ image is RAM alone: a QEMU loads it and leaves its devices as they are after a r
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct SendArgs {
     /// A raw RAM image or a guest folder
+    #[arg(value_parser = ImagePath)]
     image: PathBuf,
     /// Where to: tcp:HOST:PORT, unix:PATH, file:PATH, fd:N or exec:COMMAND
     #[arg(value_parser = Checked(str::parse::<Address>))]
@@ -80,7 +81,7 @@ port was picked here (tcp:HOST:0), else on standard error.
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct ReceiveArgs {
     /// From where: tcp:HOST:PORT (port 0: any), unix:PATH, file:PATH, fd:N or exec:COMMAND
-    #[arg(value_parser = Checked(str::parse::<Address>))]
+    #[arg(value_parser = Checked(address_first))]
     uri: Address,
     /// The raw RAM image to write, or the guest folder if that is what comes
     output: PathBuf,
@@ -155,6 +156,17 @@ struct ShowArgs {
     monitor: Option<PathBuf>,
 }
 
+/// Reads the address of `receive`, which people give second as they do for `send`.
+fn address_first(text: &str) -> Result<Address, String> {
+    text.parse::<Address>().map_err(|error| {
+        let hint = match text.contains(':') {
+            true => "",
+            false => "; the address comes first, then OUTPUT",
+        };
+        format!("{error}{hint}")
+    })
+}
+
 pub(super) fn send(args: SendArgs) -> Result<()> {
     let caps = match args.wire {
         Format::Native => Caps::default(),
@@ -162,6 +174,9 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
     };
     let live = args.live.into_live()?;
     let fuzzy = (live.as_ref()).is_some_and(|live| matches!(live.writer, WriterChoice::Fuzzy));
+    if let Some(note) = args.params.note() {
+        output::report(&note);
+    }
     let (params, caps) = args.params.into_parts(caps)?;
     if caps.has(Capability::PauseBeforeSwitchover) && args.show.monitor.is_none() {
         return Err(Error::new(

@@ -7,8 +7,9 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::path::PathBuf;
 
-use clap::builder::TypedValueParser;
+use clap::builder::{TypedValueParser, UnknownArgumentValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
@@ -18,10 +19,25 @@ use crate::error::{Error, Kind};
 use crate::params::{
     self, BenchUse, ParamError, Parameter, Params, Side, TABLE, TypedParam, typed,
 };
+use crate::text::Quoted;
+use crate::transport::Address;
 
 const CAPABILITY: &str = "capability";
-/// The parameter that `compression` may contradict.
+/// The parameter that `compression` may contradict. On the command line it may have a level:
+/// `zstd:3`.
 const METHOD: &str = "compress-method";
+const LEVEL: &str = "compress-level";
+const BANDWIDTH: &str = "max-bandwidth";
+
+/// Below this, a rate without a unit is more likely a slip than a limit in bytes per second.
+const SLOW: u64 = 64 << 10;
+
+/// Options of other tools and commands, and what they are called here.
+const ELSEWHERE: [(&str, &str); 3] = [
+    ("method", "--compress-method"),
+    ("level", "--compress-level"),
+    ("threads", "--compress-threads"),
+];
 
 /// The options of one side's parameters, or of both sides', and what they were set to.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +48,10 @@ pub(super) struct ParamArgs<const SOURCE: bool, const DESTINATION: bool, const L
     compression: Vec<TypedParam>,
     /// As they were given, and checked.
     settings: Vec<String>,
+    /// A bandwidth that was given without a unit, and looks like a slip.
+    slow: Option<u64>,
+    /// Whether the method came with its level.
+    has_level: bool,
 }
 
 /// Options for a command that sends.
@@ -79,6 +99,15 @@ impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool>
         }
     }
 
+    /// What the user may not have meant.
+    pub(super) fn note(&self) -> Option<String> {
+        let bytes = self.slow?;
+        Some(format!(
+            "note: --{BANDWIDTH} {bytes} is {bytes} bytes per second; write {bytes}MiB or \
+             {bytes}Mbit for more"
+        ))
+    }
+
     /// The rows that become options.
     fn rows() -> impl Iterator<Item = &'static Parameter> {
         let rows = TABLE.iter().filter(|row| !(LISTED && is_left_out(row)));
@@ -94,8 +123,16 @@ impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool> Args
     for ParamArgs<SOURCE, DESTINATION, LISTED>
 {
     fn augment_args(command: Command) -> Command {
+        let hints = ELSEWHERE
+            .into_iter()
+            .filter(|_| SOURCE && !LISTED)
+            .map(|(name, here)| {
+                let hint = UnknownArgumentValueParser::suggest_arg(here);
+                Arg::new(name).long(name).hide(true).value_parser(hint)
+            });
         command
             .args(Self::rows().map(option))
+            .args(hints)
             .arg(capability_option(LISTED))
     }
 
@@ -118,6 +155,21 @@ impl<const SOURCE: bool, const DESTINATION: bool, const LISTED: bool> FromArgMat
         for row in Self::rows() {
             let values = matches.get_many::<String>(row.name).into_iter().flatten();
             for value in values {
+                let (value, level) = with_level(row, value);
+                if level.is_some() && is_given(LEVEL) {
+                    let what = format!("--{METHOD} {value}:LEVEL and --{LEVEL} exclude each other");
+                    return Err(refusal(what));
+                }
+                if row.name == LEVEL && !is_given(LEVEL) && self.has_level {
+                    continue;
+                }
+                if let Some(level) = level {
+                    self.params.set_text(LEVEL, level).map_err(refusal)?;
+                    self.has_level = true;
+                }
+                if row.name == BANDWIDTH {
+                    self.slow = value.parse().ok().filter(|bytes| (1..SLOW).contains(bytes));
+                }
                 if !row.repeatable {
                     self.params.set_text(row.name, value).map_err(refusal)?;
                 } else if is_given(row.name) {
@@ -213,9 +265,21 @@ fn option(row: &'static Parameter) -> Arg {
         .long_help(format!("{}.\n\nAllowed: {range}. {running}", row.meaning))
 }
 
+/// Splits `METHOD:LEVEL`; other parameters have no level.
+fn with_level<'a>(row: &Parameter, value: &'a str) -> (&'a str, Option<&'a str>) {
+    match value.split_once(':') {
+        Some((method, level)) if row.name == METHOD => (method, Some(level)),
+        _ => (value, None),
+    }
+}
+
 /// Whether the value is one that the row can have.
 fn check(row: &Parameter, value: &str) -> Result<(), ParamError> {
     let mut params = Params::default();
+    let (value, level) = with_level(row, value);
+    if let Some(level) = level {
+        params.set_text(LEVEL, level)?;
+    }
     if row.repeatable {
         let one = [TypedParam::from_text(row.name, value)?];
         return typed::apply(&one, &mut params, &mut Caps::default());
@@ -248,6 +312,7 @@ fn value_name(row: &Parameter) -> &'static str {
     match (row.kind, row.unit) {
         (params::Kind::Boolean, _) => "on|off",
         _ if row.name == "link" => "RATE[/DELAY]",
+        _ if row.name == METHOD => "METHOD[:LEVEL]",
         (params::Kind::String, _) => "NAME",
         (_, Some("bytes")) => "SIZE",
         (_, Some("bytes per second")) => "RATE",
@@ -316,6 +381,31 @@ where
 }
 
 /// clap's error for a value that is refused; it ends the program with exit code 2.
+/// Takes the path of an image, and refuses an address that was given in its place.
+#[derive(Clone)]
+pub(super) struct ImagePath;
+
+impl TypedValueParser for ImagePath {
+    type Value = PathBuf;
+
+    fn parse_ref(
+        &self,
+        _command: &Command,
+        _arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<PathBuf, clap::Error> {
+        let path = PathBuf::from(value);
+        let text = value.to_string_lossy();
+        if text.contains(':') && text.parse::<Address>().is_ok() && !path.exists() {
+            let text = Quoted(&text).to_string();
+            return Err(refusal(format!(
+                "{text} is an address: IMAGE comes first, then the address"
+            )));
+        }
+        Ok(path)
+    }
+}
+
 fn refusal(message: impl fmt::Display) -> clap::Error {
     clap::Error::raw(ErrorKind::ValueValidation, format!("{message}\n"))
 }
@@ -397,6 +487,41 @@ mod tests {
         assert_eq!(params.max_bandwidth, 125_000_000);
         assert!(!caps.has(Capability::Xbzrle));
         assert!(caps.has(Capability::Compress));
+    }
+
+    #[test]
+    fn a_method_may_come_with_its_level_and_other_tools_names_are_hinted_at() {
+        let given = |args: &[&str]| Send::try_parse_from([&["send"], args].concat());
+        let parts = |args: &[&str]| given(args).unwrap().args.into_parts(Caps::default());
+        for args in [
+            &["--compress-method", "zstd:7"][..],
+            &["--compress-method=zstd", "--compress-level=7"],
+            &["--compression=zstd", "--compress-method=zstd:7"],
+        ] {
+            let (params, _) = parts(args).expect("they fit together");
+            assert_eq!(params.compress_level, 7, "{args:?}");
+        }
+        assert!(parts(&["--compress-method=zlib:12"]).is_err());
+        for (args, why) in [
+            (
+                &["--compress-method=zstd:7", "--compress-level=7"][..],
+                "exclude each other",
+            ),
+            (
+                &["--compress-method=zstd:x"],
+                "compress-level x is not 0 to 9 for zlib",
+            ),
+            (&["--method=zstd"], "--compress-method"),
+        ] {
+            let error = given(args).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let note = given(&["--max-bandwidth=100"]).unwrap().args.note();
+        assert!(note.is_some_and(|note| note.contains("100 bytes per second")));
+        assert_eq!(
+            given(&["--max-bandwidth=100MiB"]).unwrap().args.note(),
+            None
+        );
     }
 
     #[test]

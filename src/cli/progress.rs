@@ -1,11 +1,13 @@
 //! The live view of a migration, on standard error: one line on a terminal, plain lines elsewhere.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output;
 use crate::control::Migration;
+use crate::grid::terminal_size;
 use crate::page::PAGE_SIZE;
 use crate::stats::{Snapshot, Status};
 use crate::units::{format_bytes, format_duration, format_rate};
@@ -30,7 +32,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(waiting: String) -> Progress {
-        let view = std::io::stderr().is_terminal().then(|| {
+        let view = io::stderr().is_terminal().then(|| {
             let view = ProgressBar::new_spinner();
             // Cut to the terminal's width, whatever it is.
             if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
@@ -53,11 +55,10 @@ impl Progress {
             let now = migration.query();
             self.history(&now);
             match &self.view {
-                Some(view) => view.set_message(self.line(&now)),
+                Some(view) => view.set_message(self.line(&now, width())),
                 None if Instant::now() >= self.next_line => {
                     self.next_line = Instant::now() + LINE;
-                    // It may be closed; the migration goes on all the same.
-                    let _ = writeln!(std::io::stderr(), "{}", self.line(&now));
+                    output::report(&self.line(&now, None));
                 }
                 None => {}
             }
@@ -109,12 +110,13 @@ impl Progress {
         for line in lines {
             match &self.view {
                 Some(view) => view.println(line),
-                None => drop(writeln!(std::io::stderr(), "{line}")),
+                None => output::report(&line),
             }
         }
     }
 
-    fn line(&self, now: &Snapshot) -> String {
+    /// What is going on, in at most `width` columns.
+    fn line(&self, now: &Snapshot, width: Option<usize>) -> String {
         match now.status {
             Status::None | Status::Setup => return self.waiting.clone(),
             Status::PreSwitchover => {
@@ -141,19 +143,35 @@ impl Progress {
             "?".to_owned()
         };
         let bytes = now.total.pages().saturating_mul(PAGE_SIZE as u64);
-        format!(
-            "round {} [{}{}] {:3} %, {} left, ETA {eta}, {} of RAM, {} on the wire ({}), ratio {:.2}",
+        let bar = format!(
+            "round {} [{}{}] {:3} %",
             now.round,
             "=".repeat(filled),
             " ".repeat(BAR as usize - filled),
             100 * done / all,
-            format_bytes(left.saturating_mul(PAGE_SIZE as u64)),
-            format_rate((bytes as f64 / seconds) as u64),
-            format_bytes(now.wire_bytes),
-            format_rate(now.wire_rate as u64),
-            bytes as f64 / now.wire_bytes.max(1) as f64,
-        )
+        );
+        // The dearest first: a narrow terminal shows as many as fit.
+        let parts = [
+            format!("ETA {eta}"),
+            format!("{} of RAM", format_rate((bytes as f64 / seconds) as u64)),
+            format!("ratio {:.2}", bytes as f64 / now.wire_bytes.max(1) as f64),
+            format!("{} on the wire", format_rate(now.wire_rate as u64)),
+            format!(
+                "{} left",
+                format_bytes(left.saturating_mul(PAGE_SIZE as u64))
+            ),
+            format!("{} sent", format_bytes(now.wire_bytes)),
+        ];
+        parts.iter().fold(bar, |line, part| {
+            let longer = format!("{line}, {part}");
+            let fits = width.is_none_or(|width| longer.chars().count() < width);
+            if fits { longer } else { line }
+        })
     }
+}
+
+fn width() -> Option<usize> {
+    terminal_size(io::stderr()).map(|(width, _)| width)
 }
 
 #[cfg(test)]
@@ -164,7 +182,7 @@ mod tests {
     #[test]
     fn the_line_says_what_is_going_on() {
         let progress = Progress::new("waiting".to_owned());
-        assert_eq!(progress.line(&Snapshot::default()), "waiting");
+        assert_eq!(progress.line(&Snapshot::default(), None), "waiting");
         let now = Snapshot {
             status: Status::Active,
             round: 1,
@@ -183,9 +201,13 @@ mod tests {
             ..Snapshot::default()
         };
         assert_eq!(
-            progress.line(&now),
-            "round 1 [==========          ]  50 %, 1.00 MiB left, ETA 1.00 s, 1.00 MiB/s of RAM, \
-             512.00 KiB on the wire (512.00 KiB/s), ratio 2.00"
+            progress.line(&now, None),
+            "round 1 [==========          ]  50 %, ETA 1.00 s, 1.00 MiB/s of RAM, ratio 2.00, \
+             512.00 KiB/s on the wire, 1.00 MiB left, 512.00 KiB sent"
+        );
+        assert_eq!(
+            progress.line(&now, Some(80)),
+            "round 1 [==========          ]  50 %, ETA 1.00 s, 1.00 MiB/s of RAM, ratio 2.00"
         );
     }
 }

@@ -81,13 +81,14 @@ pub static TABLE: &[Parameter] = &[
         name: "compress-level",
         kind: Kind::Int,
         default: "1",
-        range: "0 to 9 for zlib and gzip, 0 to 19 for zstd, 0 or 1 for lz4; \
-                0: the method's own default, which is 6 for zlib and gzip and 3 for zstd",
+        range: LEVELS,
         meaning: "Compression level: 1 is fastest, the highest level gives the best ratio",
         in_bench: BenchUse::Varied,
         // The method may be set after the level, so validate() checks which levels it has.
         set: |params, given| {
-            integer(given, 0, HIGHEST_LEVEL).map(|value| params.compress_level = value)
+            integer(given, 0, HIGHEST_LEVEL)
+                .map(|value| params.compress_level = value)
+                .map_err(|_| LEVELS.to_owned())
         },
         get: |params| Value::Number(params.compress_level.into()),
         ..SOURCE
@@ -364,6 +365,8 @@ fn seconds_or_unset(time: Option<Duration>) -> Value {
     })
 }
 
+const LEVELS: &str = "0 to 9 for zlib and gzip, 0 to 19 for zstd, 0 or 1 for lz4; \
+    0: the method's own default, which is 6 for zlib and gzip and 3 for zstd";
 /// As suits the method.
 pub(super) const AUTO: &str = "auto";
 const NO_LIMIT: &str = "none";

@@ -86,7 +86,8 @@ fn each_refusal_names_the_value_and_what_is_allowed() {
         (
             "compress-level",
             "20",
-            "compress-level 20 is not an integer from 0 to 19",
+            "compress-level 20 is not 0 to 9 for zlib and gzip, 0 to 19 for zstd, 0 or 1 for lz4; \
+             0: the method's own default, which is 6 for zlib and gzip and 3 for zstd",
         ),
         (
             "compress-threads",
@@ -121,7 +122,19 @@ fn each_refusal_names_the_value_and_what_is_allowed() {
         (
             "link",
             "1Gb",
-            "link 1Gb is not off or RATE[/DELAY] with a rate from 10kbit to 100Gbit and a delay of \
+            "link 1Gb is not off or RATE[/DELAY], such as 200Mbit or 1Gbit/20ms: 1Gb is not a rate \
+             such as 200kbit, 10Mbit, 2.5Gbit or 125MB/s",
+        ),
+        (
+            "link",
+            "1Tbit",
+            "link 1Tbit is not off or RATE[/DELAY], such as 200Mbit or 1Gbit/20ms: 1Tbit is not a \
+             rate such as 200kbit, 10Mbit, 2.5Gbit or 125MB/s",
+        ),
+        (
+            "link",
+            "1000Gbit",
+            "link 1000Gbit is not off or RATE[/DELAY] with a rate from 10kbit to 100Gbit and a delay of \
              up to 10s, such as 200Mbit or 1Gbit/20ms, and no more than 128 MiB under way at once",
         ),
         (

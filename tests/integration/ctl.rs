@@ -226,7 +226,7 @@ fn a_parameter_that_only_the_monitor_knows_has_the_type_that_it_has_there() {
     assert_eq!(asked[1]["arguments"], expected);
 
     let set = ["migrate-setparameters", "--set", "multifd-channels=many"];
-    let (ended, _) = ctl(Some(7), &replies[..1], &set);
+    let (ended, _) = ctl(None, &replies[..1], &set);
     ended.failed_with(2, &["multifd-channels many is not a number"]);
 }
 
@@ -357,7 +357,7 @@ Data total:       4.000 KiB
         returns(&json!({"status": "setup"})),
         returns(&json!({"status": "inmigrate"})),
     ];
-    let (ended, asked) = ctl(Some(7), &replies, &["domjobinfo"]);
+    let (ended, asked) = ctl(None, &replies, &["domjobinfo"]);
     assert!(
         ended.out.contains("Operation:        Incoming migration\n"),
         "{}",
@@ -369,10 +369,16 @@ Data total:       4.000 KiB
 #[test]
 fn only_a_job_that_runs_is_aborted() {
     watchdog!();
-    let replies = [returns(&running(1)), returns(&json!({}))];
+    let cancelling = json!({"status": "cancelling"});
+    let replies = [&running(1), &json!({}), &cancelling].map(|reply| returns(reply));
     let (ended, asked) = ctl(None, &replies, &["domjobabort"]);
     ended.succeeded();
     assert_eq!(asked[1]["execute"], "migrate_cancel");
+    // A QEMU that receives takes the command and goes on.
+    let mut replies = vec![returns(&running(1)); 22];
+    replies[1] = returns(&json!({}));
+    let (ended, _) = ctl(None, &replies, &["domjobabort"]);
+    ended.failed_with(1, &["nothing was cancelled: "]);
     for (reply, why) in [
         (json!({}), "no job is active"),
         (

@@ -11,6 +11,7 @@ use crate::cli::params::Checked;
 use crate::control::client::{Client, ClientError};
 use crate::control::job_info::{JobInfo, JobType};
 use crate::error::{Error, Kind, Result};
+use crate::grid::terminal_size;
 
 use super::senseless;
 
@@ -269,7 +270,10 @@ impl Screen {
     fn show(&mut self, text: &str, last: bool) -> Result<bool> {
         if let Some(view) = &self.view {
             if !last {
-                view.set_message(text.trim_end().to_owned());
+                // What is longer than the terminal would scroll instead of being drawn in place.
+                let height = terminal_size(std::io::stdout()).map_or(usize::MAX, |(_, rows)| rows);
+                let lines: Vec<&str> = text.lines().take(height.saturating_sub(1)).collect();
+                view.set_message(lines.join("\n"));
                 return Ok(true);
             }
             view.finish_and_clear();

@@ -129,7 +129,7 @@ fn settings_have_the_type_of_their_row() {
     for (text, why) in [
         (
             "compress-level=20",
-            "compress-level 20 is not an integer from 0 to 19",
+            "compress-level 20 is not 0 to 9 for zlib and gzip",
         ),
         ("xbzrle-cache-size=5", "a power of two"),
         ("max-bandwidth=fast", "max-bandwidth fast is not a rate"),
