@@ -38,7 +38,7 @@ fn a_matrix_is_measured_recommended_and_exported() {
         "bytes",
     ]);
     ended.succeeded();
-    // Which of them is best depends on the machine, and how QEMU is told on which.
+    // Which of them is best depends on the machine, and how QEMU is set up for it on which.
     for words in [
         "zstd:3, 2 threads",
         "Commands for ",

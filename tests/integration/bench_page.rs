@@ -1,5 +1,5 @@
 //! The page of `ramferry bench --report`, opened in a browser: no error is logged, every chart has as
-//! many marks as the data has points, and no text is cut off or stands on another.
+//! many marks as the data has points, and no text is cut off or overlaps another.
 
 use std::path::Path;
 use std::process::Command;
@@ -75,7 +75,7 @@ for (const svg of document.querySelectorAll('svg')) {
   for (const [i, [words, a]] of texts.entries())
     for (const [others, b] of texts.slice(i + 1))
       if (a.x + 2 < b.x + b.width && b.x + 2 < a.x + a.width && a.y + 4 < b.y + b.height && b.y + 4 < a.y + a.height)
-        found.push(what + ': ' + words + ' stands on ' + others);
+        found.push(what + ': ' + words + ' overlaps ' + others);
   for (const mark of svg.querySelectorAll('.mark')) {
     const at = mark.getBBox();
     if (!(at.x >= 0 && at.y >= 0 && at.x + at.width <= box.width + 1 && at.y + at.height <= box.height))

@@ -62,7 +62,7 @@ fn ours_are_there(folder: &Folder, ended: &Ended) -> serde_json::Value {
     document
 }
 
-/// Asserts that each way of the peer failed for this reason, wherever that is told.
+/// Asserts that each way of the peer failed for this reason, wherever that is reported.
 fn all_ways_failed(folder: &Folder, ended: &Ended, reason: &str) {
     ended.failed_with(1, &["the peer could not be measured", reason]);
     let document = ours_are_there(folder, ended);

@@ -90,10 +90,10 @@ fn pausing() -> Caps {
 
 /// A source whose events are noted.
 fn observed(send: SendBuilder, params: Params) -> (Migration, Receiver<Event>) {
-    let (tell, events) = mpsc::channel();
-    let tell = Mutex::new(tell);
+    let (sender, events) = mpsc::channel();
+    let sender = Mutex::new(sender);
     let observer = move |event| {
-        let _ = tell.lock().unwrap().send(event);
+        let _ = sender.lock().unwrap().send(event);
     };
     let handle = send.params(params).on_event(observer).start().unwrap();
     (handle, events)
@@ -135,7 +135,7 @@ fn a_stop_of_the_writer_is_reported_before_the_last_round() {
     source.wait().unwrap();
     destination.handle.wait().unwrap();
     let events: Vec<Event> = events.iter().collect();
-    let at = |event| events.iter().position(|told| *told == event).unwrap();
+    let at = |event| events.iter().position(|seen| *seen == event).unwrap();
     assert_eq!(at(Event::Stop) + 1, at(Event::Pass(3)));
     assert!(!events.contains(&Event::Resume));
     assert_same(&scene.output, &scene.states[0]);
@@ -192,9 +192,9 @@ fn one_that_waits_for_leave_can_be_cancelled_and_its_writer_goes_on() {
     destination.handle.wait().unwrap_err();
     assert!(!scene.output.exists());
     writer.writes_on();
-    let told: Vec<Event> = events.iter().collect();
+    let seen: Vec<Event> = events.iter().collect();
     assert_eq!(
-        told[told.len() - 3..],
+        seen[seen.len() - 3..],
         [
             Event::Migration(Status::Cancelling),
             Event::Resume,
@@ -282,8 +282,8 @@ fn a_controller_has_one_migration_at_a_time_and_keeps_settings_for_the_next() {
     let controller = Controller::default();
     assert!(controller.report().is_none());
     assert_eq!(controller.run_state(), RunState::Paused);
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let notes = Arc::clone(&told);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&seen);
     controller.observe(Box::new(move |event| notes.lock().unwrap().push(event)));
     controller
         .set_params(&typed("max-bandwidth", TypedValue::Ullong(65536)))
@@ -342,9 +342,9 @@ fn a_controller_has_one_migration_at_a_time_and_keeps_settings_for_the_next() {
     assert_eq!(controller.run_state(), RunState::PostMigrate);
     assert_same(&scene.output, &scene.states[2]);
 
-    let told = told.lock().unwrap();
+    let seen = seen.lock().unwrap();
     let is_end = |event: &&Event| matches!(event, Event::Migration(status) if !status.is_running());
-    let ends: Vec<&Event> = told.iter().filter(is_end).collect();
+    let ends: Vec<&Event> = seen.iter().filter(is_end).collect();
     assert_eq!(
         ends,
         [

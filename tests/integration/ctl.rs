@@ -41,7 +41,7 @@ impl Far {
         Some(request)
     }
 
-    /// Answers the next request with what stands under `return` or `error`.
+    /// Answers the next request with the members `return` or `error` of this.
     fn answer(&mut self, reply: &Value) {
         let Some(request) = self.hear() else { return };
         let mut reply = reply.clone();
@@ -352,7 +352,7 @@ Data total:       4.000 KiB
         (&json!(2), &json!(4096))
     );
 
-    // A QEMU does not tell its side.
+    // A QEMU does not report its side.
     let replies = [
         returns(&json!({"status": "setup"})),
         returns(&json!({"status": "inmigrate"})),
@@ -425,7 +425,7 @@ fn what_the_monitor_does_not_have_is_reported_by_name_and_version() {
         "note: QEMU 10.0.1 has no compress-level, decompress-threads\n"
     );
 
-    // Other reasons stand for themselves.
+    // Other reasons are kept as they are.
     let replies = [declines(
         "Parameter 'compress_level' expects a value between 0 and 9",
     )];

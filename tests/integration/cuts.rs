@@ -288,7 +288,7 @@ fn no_thread_and_no_descriptor_outlives_a_migration_however_it_ends() {
     // Nothing else runs in the process of its own that this starts.
     watchdog!();
     let scene = Scene::new();
-    // What the process sets up once is no leak.
+    // What the process sets up once is not a leak.
     let (forth, back) = scene.recorded();
     let (threads, descriptors) = ("/proc/self/task", "/proc/self/fd");
     let once = |cut| {

@@ -539,7 +539,7 @@ fn blocks_that_do_not_fit_a_hello_are_refused_by_the_source() {
         .collect();
     let path = folder.path("guest");
     let made = Output::folder(&path, &blocks, false).and_then(|mut output| output.commit());
-    // So many files may be more than a process may have open, which is an error as good.
+    // This may be more files than a process can open, which is as good an error.
     match made {
         Ok(()) => {}
         Err(ImageError::Io { .. }) => return,

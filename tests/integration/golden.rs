@@ -259,7 +259,7 @@ fn tiny(pack: impl Fn(Parts) -> Parts) -> (Vec<u8>, Vec<u8>) {
             (5, Carried::Zero),
         ],
     );
-    // Spelt out: a capability that is new is no change of the layout.
+    // Spelt out: a new capability does not change the layout.
     let mut hello = hello(320);
     hello.capabilities = ["zlib", "gzip", "lz4", "zstd", "xbzrle"]
         .map(|name| Offer {

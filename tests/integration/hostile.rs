@@ -73,7 +73,7 @@ fn edited(seed: u64) -> Vec<u8> {
     Page::Edited(Box::new(Page::Text(seed)), seed + 1).bytes()
 }
 
-/// The pages that [`small_stream`] leaves behind.
+/// The pages after [`small_stream`].
 fn small_image() -> Vec<u8> {
     let mut image = vec![0; 40 * PAGE_SIZE];
     let mut put = |page: usize, bytes: &[u8]| {
@@ -457,7 +457,7 @@ fn a_compressed_body_that_is_not_as_long_as_announced_is_refused() {
                 parts.body.pop();
                 parts.header.body_len -= 1;
             }),
-            ("with a byte behind", |parts| {
+            ("with a byte too many", |parts| {
                 parts.body.push(0);
                 parts.header.body_len += 1;
             }),

@@ -236,7 +236,7 @@ fn damage_is_named_with_its_place() {
 
 // ---- streams of QEMU's
 
-/// Stands for libz: a page as a zlib stream.
+/// In place of libz: a page as a zlib stream.
 fn deflated(page: &[u8]) -> Vec<u8> {
     Parts::new(1, &[(0, Carried::Whole(page.to_vec()))])
         .compressed(Method::Zlib)

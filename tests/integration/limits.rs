@@ -62,7 +62,7 @@ fn connections_that_disagree_about_the_last_round_end_the_session() {
             text,
         } = read_message(&mut links[0])
         else {
-            panic!("the source is told");
+            panic!("the source sees it");
         };
         assert!(text.contains("the connections disagree"), "{text}");
         // Both were there until then: it is not their hanging up that ended it.
@@ -317,7 +317,7 @@ fn an_interrupt_does_not_wait_for_a_command_that_sends_nothing() {
     let files = Files::small();
     let fifo = files.folder.path("fifo");
     make_fifo(&fifo);
-    // It ends when it is told to, which takes no time.
+    // It ends on request, which takes no time.
     let uri = format!("exec:echo > {}; exec sleep 50", fifo.display());
     let program = Program::start(command(&["receive", &uri, files.output()]));
     std::fs::read(&fifo).unwrap();

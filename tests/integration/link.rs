@@ -10,7 +10,7 @@ use crate::support::{
     Destination, Folder, any_port, assert_same, mixed, params, run, unix, watchdog,
 };
 
-/// What a link of 100 Mbit/s takes for so many bytes, in milliseconds.
+/// What a link of 100 Mbit/s takes for this many bytes, in milliseconds.
 fn time_for(bytes: u64) -> f64 {
     bytes as f64 * 8.0 / 100e6 * 1e3
 }

@@ -122,7 +122,7 @@ fn the_bandwidth_is_obeyed_and_lifted_at_once() {
     let before = scene.source.query().wire_bytes;
     scene.proceed(24);
     let (bytes, time) = (scene.source.query().wire_bytes - before, begin.elapsed());
-    // The counter moves a frame of four pages at a time, and may lag a frame behind.
+    // The counter moves a frame of four pages at a time, and may lag by a frame.
     let most = 65536.0 * time.as_secs_f64() + 3.0 * 17000.0;
     assert!((bytes as f64) < most, "{bytes} bytes in {time:?}");
     // The rest of 4 MiB would take a minute.

@@ -33,7 +33,7 @@ impl Scene {
         }
     }
 
-    /// A migration that works. Afterwards the writer stands still.
+    /// A migration that works. Afterwards the writer is stopped.
     #[track_caller]
     fn migrate(&self, writer: WriterChoice, caps: Caps, params: Params) -> (Report, Report) {
         let socket = unix(&self.folder.path("socket"));

@@ -217,8 +217,8 @@ fn one_client_starts_another_cancels_and_the_first_starts_again() {
     let off = json!({"capabilities": [{"capability": "events", "state": false}]});
     assert_eq!(other.declined("migrate-set-capabilities", off), in_progress);
     other.done("migrate_cancel", json!({}));
-    let told = one.until("cancelled");
-    assert_eq!(told[told.len() - 2..], ["cancelling", "cancelled"]);
+    let seen = one.until("cancelled");
+    assert_eq!(seen[seen.len() - 2..], ["cancelling", "cancelled"]);
     assert_eq!(
         one.query(),
         json!({"status": "cancelled", "side": "source"})
@@ -288,8 +288,8 @@ fn a_live_migration_is_started_from_a_monitor_and_its_writer_stops_before_the_la
         "migrate",
         json!({"uri": scene.uri, "live": true, "pid": [pid]}),
     );
-    let told = client.until("pre-switchover");
-    assert_eq!(told[told.len() - 2..], ["STOP", "pre-switchover"]);
+    let seen = client.until("pre-switchover");
+    assert_eq!(seen[seen.len() - 2..], ["STOP", "pre-switchover"]);
     assert_eq!(client.state(), "finish-migrate");
     churn.stands_still();
     let report = client.query();
@@ -298,8 +298,8 @@ fn a_live_migration_is_started_from_a_monitor_and_its_writer_stops_before_the_la
     let words = client.declined("migrate-continue", json!({"state": "active"}));
     assert_eq!(words, "Migration not in expected state: pre-switchover");
     client.done("migrate-continue", json!({"state": "pre-switchover"}));
-    let told = client.until("completed");
-    assert!(!told.contains(&"RESUME".to_owned()), "{told:?}");
+    let seen = client.until("completed");
+    assert!(!seen.contains(&"RESUME".to_owned()), "{seen:?}");
     churn.stands_still();
     destination.finish().succeeded();
     churn.verify(&scene.output);
@@ -331,8 +331,8 @@ fn send_waits_before_the_switchover_until_migrate_continue() {
     let incoming = json!({"uri": scene.uri, "output": "x"});
     assert_eq!(client.declined("migrate-incoming", incoming), only);
     client.done("migrate-continue", json!({"state": "pre-switchover"}));
-    let told = client.until("completed");
-    assert!(told.contains(&"device".to_owned()), "{told:?}");
+    let seen = client.until("completed");
+    assert!(seen.contains(&"device".to_owned()), "{seen:?}");
     // A client that sees the end can still query the result.
     assert_eq!(client.query()["status"], "completed");
     drop(client);
@@ -441,7 +441,7 @@ fn a_signal_ends_the_idle_program_and_one_that_migrates() {
     program.finish().failed_with(130, &["interrupted"]);
     destination.finish().failed_with(1, &[]);
 
-    // As does quit, which is no accident.
+    // As does quit, on purpose.
     let (program, destination) = (scene.idle(), scene.destination());
     let mut client = scene.client();
     client.switch("events", true);

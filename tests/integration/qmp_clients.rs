@@ -122,7 +122,7 @@ fn a_session_typed_into_qmp_shell_migrates() {
     let mut screen = BufReader::new(shell.stdout.take().unwrap()).lines();
     let mut type_in = |line: &str| {
         writeln!(keys, "{line}").unwrap();
-        // A prompt, and events that came meanwhile, may stand before it.
+        // A prompt, and events that came meanwhile, may precede it.
         loop {
             let shown = screen.next().expect("it goes on").unwrap();
             assert!(!shown.contains("\"error\""), "{line}: {shown}");
@@ -234,13 +234,13 @@ fn members(
     }
 }
 
-/// What is told between two steps: the events' names and their states and rounds.
+/// What is reported between two steps: the events' names and their states and rounds.
 fn events(step: &Value) -> Vec<String> {
-    let told = step["events"].as_array().unwrap().iter().map(|event| {
+    let events = step["events"].as_array().unwrap().iter().map(|event| {
         let data = event.get("data").map_or(String::new(), Value::to_string);
         format!("{} {data}", event["event"].as_str().unwrap())
     });
-    told.collect()
+    events.collect()
 }
 
 /// A difference that is meant: how what is found begins and ends, and why it is so.
@@ -269,7 +269,7 @@ const MEANT: &[Meant] = &[
     Meant(
         r#"{"execute":"query-status"}.return.status"#,
         "'prelaunch' is 'paused'",
-        "an image at rest is no guest that was never started",
+        "an image at rest is not a guest that was never started",
     ),
     Meant(
         r#""{'execute': 'query-status'}\n".return.status"#,
@@ -309,7 +309,7 @@ const MEANT: &[Meant] = &[
     Meant(
         r#"{"arguments":{"uri":"exec:cat >/dev/null"},"execute":"migrate"}, events"#,
         "",
-        "the state 'device' is told: while it lasts the destination proves what it holds",
+        "the state 'device' is reported: while it lasts the destination proves what it holds",
     ),
     Meant(
         r#"{"execute":"quit"}, events"#,
@@ -356,7 +356,7 @@ fn replies_errors_and_events_are_those_of_a_real_qemu_but_for_what_is_meant() {
         let Meant(begin, end, why) = meant;
         assert!(
             found.iter().any(|line| meant.covers(line)),
-            "{begin} ... {end} is no difference any more ({why})"
+            "{begin} ... {end} is not a difference any more ({why})"
         );
     }
 }

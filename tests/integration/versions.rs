@@ -255,7 +255,7 @@ fn take(link: &mut UnixStream, digest: Digest) -> Vec<Method> {
     }
 }
 
-/// Nothing came behind the hello: not a page, not a frame.
+/// Nothing came after the hello: not a page, not a frame.
 fn is_at_its_end(link: &mut UnixStream) {
     let mut rest = Vec::new();
     link.read_to_end(&mut rest).unwrap();

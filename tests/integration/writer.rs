@@ -239,7 +239,7 @@ fn a_throttled_writer_pauses_and_runs_and_at_last_runs_freely() {
     }
     processes.stop(LONG).unwrap();
     scene.stands_still();
-    assert!(!processes.throttle(50).unwrap(), "it stands still");
+    assert!(!processes.throttle(50).unwrap(), "it is stopped");
     scene.stands_still();
     processes.resume().unwrap();
     scene.wait_until_it_writes();
@@ -304,7 +304,7 @@ fn a_writer_is_resumed_when_the_process_that_stopped_it_is_killed() {
     let mut holder = Program::start(helper(scene.writer.pid(), "hold"));
     while !holder.err_line().ends_with("stopped") {}
     scene.stands_still();
-    // What is sent to everybody on the terminal or in the service is no end.
+    // A signal to every process on the terminal or in the service is not an end.
     let [guard] = guards_of(scene.writer.pid())[..] else {
         panic!("one guard")
     };

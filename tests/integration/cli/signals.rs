@@ -99,7 +99,7 @@ fn a_killed_receiver_leaves_the_old_output_and_a_second_attempt_works() {
         .failed_with(1, &["the peer closed the connection"]);
     assert_eq!(std::fs::read(&files.output).unwrap(), b"old");
 
-    // The socket and the partial file are left behind; neither is in the way.
+    // The socket and the partial file remain; neither is in the way.
     let receiver = files.receiver(&["--force"]);
     files.sender(&[]).finish().succeeded();
     receiver.finish().succeeded();

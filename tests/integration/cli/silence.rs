@@ -86,7 +86,7 @@ fn a_source_that_falls_silent_ends_the_receive_within_its_limit() {
         text,
     } = read_message(&mut link)
     else {
-        panic!("the source is told");
+        panic!("the source sees it");
     };
     assert!(text.contains("silent for 0.3 s"), "{text}");
     drop(link);

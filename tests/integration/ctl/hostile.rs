@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Far, Monitor, ctl, declines, returns};
 use crate::support::{Folder, run, watchdog};
 
-/// What a monitor does, how, and what is told of it.
+/// What a monitor does, how, and what is reported.
 type Hostile = (&'static str, fn(&mut Far), &'static str);
 
 #[test]

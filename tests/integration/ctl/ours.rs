@@ -204,7 +204,7 @@ fn level_threads_and_speed_change_in_flight_and_the_watcher_sees_it() {
     assert_same(&files.output, &files.image);
 }
 
-/// However seldom the watcher tells: it sees the end before the monitor goes.
+/// However rarely the watcher prints: it sees the end before the monitor goes.
 const DAY: &str = "1440min";
 
 #[test]

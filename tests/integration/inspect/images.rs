@@ -1,4 +1,4 @@
-//! Images and guest folders: every page counted, every device told, nothing else taken for one.
+//! Images and guest folders: every page counted, every device named, nothing else taken for one.
 
 use std::path::PathBuf;
 
@@ -91,7 +91,7 @@ fn what_is_nothing_of_all_this_is_refused_by_name() {
     }
 }
 
-/// What stands behind RAM in a stream of QEMU's: one device, the end, an empty description.
+/// What follows RAM in a stream of QEMU's: one device, the end, an empty description.
 fn device_state() -> Vec<u8> {
     let mut state = [&[4, 0, 0, 0, 0, 5], &b"timer"[..], &[0; 4], &[0, 0, 0, 2]].concat();
     state.extend_from_slice(&[9; 24]);

@@ -1,4 +1,4 @@
-//! A gate in the way of a stream: it lets through as many bytes as it is told, so that a test
+//! A gate in the way of a stream: it lets through a given number of bytes, so that a test
 //! decides what happens to the guest between two rounds, however fast or slow the machine is.
 
 use std::fs::File;
@@ -146,7 +146,7 @@ impl Shared {
     }
 }
 
-/// The pages that [`migrate_with_deltas`] writes to: from 1 MiB on, above what is no RAM.
+/// The pages that [`migrate_with_deltas`] writes to: from 1 MiB on, above the video memory and ROMs.
 const HOT: std::ops::Range<u64> = 256..256 + 448;
 
 /// Migrates through the gate while [`HOT`] pages are written to by qtest, so that the third round

@@ -1,11 +1,11 @@
 //! A program that runs in a QEMU: it counts, writes all over its memory as it goes, and says how
-//! far it is, so that a test can tell whether it went on where it was.
+//! far it is, so that a test can see whether it went on where it was.
 
 use std::path::PathBuf;
 
 use crate::support::Folder;
 
-/// It says every so many steps how far it is.
+/// It says at regular intervals how far it is.
 const STEPS_PER_LINE: u32 = 0x1000;
 
 /// Where the counter of steps is: the number of the step that is being done.

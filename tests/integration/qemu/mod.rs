@@ -5,8 +5,8 @@
 //! between two QEMUs, and `ours` is the end that is not a QEMU.
 //!
 //! `from_qemu` and `to_qemu` try every encoding over every link, `around` both ends one after the
-//! other, and `trouble` what goes wrong; `inspect` compares what is told of a stream with what its
-//! QEMU counted; `ctl` has a QEMU do what the command of that name tells it.
+//! other, and `trouble` what goes wrong; `inspect` compares what is reported of a stream with what its
+//! QEMU counted; `ctl` drives a QEMU with the command of that name.
 //!
 //! Every test begins with [`qemu_or_skip`](crate::support::qemu::qemu_or_skip) and a watchdog. Nothing here
 //! sleeps or asks again and again: answers and events come over the monitor, and the watchdog is

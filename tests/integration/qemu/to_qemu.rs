@@ -281,7 +281,7 @@ fn refused(
     let to = listen_in(&life.folder, &mut destination, Link::Unix);
     let request = request(guest, to, capabilities).block(block.map(str::to_owned));
     let error = send(request, params(&[])).unwrap_err();
-    // Whether QEMU's answer or its end comes first, is its affair; it is no success.
+    // QEMU's answer or its end may come first; either is a failure.
     let kind = error.kind();
     let named = [Kind::Refused, Kind::OutcomeUnknown, Kind::Failed].contains(&kind);
     assert!(named, "{kind:?}: {}", error.one_line());

@@ -359,7 +359,7 @@ fn resident(pid: u32) -> u64 {
 }
 
 /// Sends `front`, waits for the answer to a ping, then sends `piece` as often as it says, with a
-/// ping behind it all: the most memory that the receiver ever had more.
+/// ping after it all: the most memory that the receiver ever had more.
 fn growth(front: &[Command], begin: &[u8], piece: &[u8], times: usize, end: &[u8]) -> u64 {
     let folder = Folder::in_memory();
     let socket = folder.path("socket");

@@ -56,7 +56,7 @@ impl Sent {
     }
 }
 
-/// A stream that is being written, and the RAM that it leaves behind.
+/// A stream that is being written, and the RAM after it.
 struct Model {
     blocks: Vec<BlockInfo>,
     ram: Vec<Vec<u8>>,
@@ -251,7 +251,7 @@ fn blocks_of(output: &Path, names: &[String]) -> Vec<(String, Vec<u8>)> {
 #[derive(Debug, Clone, Copy)]
 enum Way {
     File,
-    /// Over a socket, in pieces of at most so many bytes.
+    /// Over a socket, in pieces of at most this size.
     Pieces(u64),
 }
 

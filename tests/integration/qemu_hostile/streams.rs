@@ -26,7 +26,7 @@ fn fixture(text: &str) -> Vec<u8> {
 fn expected(name: &str, first: &str, len: usize, way: Way) -> String {
     let told = first.split_once(": ").unwrap().1;
     match (name, way) {
-        // Too short for anybody to be told from a stranger, or a stranger.
+        // Too short to be recognised as a source, or not a source.
         (_, Way::Pieces(_)) if len < 16 => "no source connected within".to_owned(),
         (_, Way::File) if len < 16 => "the peer closed the connection".to_owned(),
         ("bad-magic", Way::Pieces(_)) => "no source connected within".to_owned(),
@@ -149,7 +149,7 @@ fn a_stream_may_come_in_any_pieces() {
     }
 }
 
-/// So many records that they straddle the pieces that are read and handed on at once.
+/// Enough records to straddle the pieces that are read and handed on at once.
 #[test]
 fn records_straddle_whatever_is_read_at_once() {
     watchdog!();

@@ -37,13 +37,13 @@ pub(crate) struct Destination {
 
 impl Destination {
     pub(crate) fn start(address: &Address, output: &Path, params: Params) -> Destination {
-        let (told, listening) = mpsc::channel();
+        let (heard, listening) = mpsc::channel();
         let (line, dropped) = mpsc::channel();
         let handle = Migration::receive(output)
             .from(address.clone())
             .settings(params)
             .force(true)
-            .on_listening(move |address| drop(told.send(address.clone())))
+            .on_listening(move |address| drop(heard.send(address.clone())))
             .on_dropped(move |text| drop(line.send(text.to_owned())))
             .start()
             .unwrap();

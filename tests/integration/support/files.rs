@@ -93,7 +93,7 @@ impl Files {
         }
     }
 
-    /// Asserts that OUTPUT is what it was before, and that nothing is left behind.
+    /// Asserts that OUTPUT is what it was before, and that nothing else is left.
     #[track_caller]
     pub(crate) fn nothing_changed(&self, old: Option<&[u8]>) {
         assert_eq!(std::fs::read(&self.output).ok().as_deref(), old);

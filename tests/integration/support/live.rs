@@ -58,7 +58,7 @@ impl Churn {
         }
     }
 
-    /// Stopped and resumed by commands. The signal alone is no promise: it must have arrived.
+    /// Stopped and resumed by commands. The signal alone does not do: it must have arrived.
     pub(crate) fn commands(&self) -> (String, String) {
         let pid = self.pid();
         (
@@ -198,7 +198,7 @@ impl Own {
     }
 
     pub(crate) fn writes_on(&self) {
-        assert!(!self.is_paused(), "it stands still");
+        assert!(!self.is_paused(), "it is stopped");
         let before = self.shared.lock().writes;
         until(|| self.shared.lock().writes > before + 1);
     }
@@ -325,10 +325,10 @@ pub(crate) struct Moment {
 pub(crate) type Hold = Box<dyn FnMut() + Send>;
 
 pub(crate) fn moment() -> (Hold, Moment) {
-    let (tell, reached) = mpsc::channel();
+    let (arrived, reached) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     let hold = move || {
-        if tell.send(()).is_ok() {
+        if arrived.send(()).is_ok() {
             let _ = may_go_on.recv();
         }
     };
@@ -396,7 +396,7 @@ impl Between {
     }
 }
 
-/// Stands between the two ends, on any number of connections over unix sockets.
+/// A relay between the two ends, on any number of connections over unix sockets.
 pub(crate) struct Relay {
     near: PathBuf,
     between: Arc<Between>,

@@ -150,7 +150,7 @@ impl Program {
         signal(self.child.id(), number);
     }
 
-    /// Whether all of its threads stand still.
+    /// Whether all of its threads are stopped.
     pub(crate) fn is_stopped(&self) -> bool {
         let tasks = format!("/proc/{}/task", self.child.id());
         std::fs::read_dir(tasks).unwrap().all(|task| {

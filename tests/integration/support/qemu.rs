@@ -91,7 +91,7 @@ impl Binary {
     }
 
     fn machine(&self, ram: &Path, bytes: u64) -> Machine<'_> {
-        assert_eq!(bytes % 8192, 0, "QEMU rounds up what is no multiple");
+        assert_eq!(bytes % 8192, 0, "QEMU rounds up what is not a multiple");
         Machine {
             binary: self,
             ram: ram.to_owned(),
@@ -286,7 +286,7 @@ impl Qemu {
         answer.unwrap_or_else(|| self.died(&format!("before it answered {command}")))
     }
 
-    /// Hands it a descriptor, for which `fd:NAME` stands from then on.
+    /// Hands it a descriptor, which is `fd:NAME` from then on.
     #[track_caller]
     pub(crate) fn give_fd(&mut self, name: &str, fd: &OwnedFd) {
         let request = self.monitor.request("getfd", json!({"fdname": name}));
@@ -390,7 +390,7 @@ impl Qemu {
     // ---- the guest
 
     /// Writes to the guest's memory as one of its processors would; the pages become dirty.
-    /// 0xa0000 to 0xfffff is no RAM.
+    /// 0xa0000 to 0xfffff is not RAM.
     #[track_caller]
     pub(crate) fn qtest_write(&mut self, address: u64, bytes: &[u8]) {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();

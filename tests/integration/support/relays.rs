@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use ramferry::transport::Address;
 
-/// Stands between source and destination over tcp and counts every byte.
+/// A relay between source and destination over tcp that counts every byte.
 pub(crate) struct CountingRelay {
     pub(crate) address: Address,
     forth: Arc<AtomicU64>,
@@ -90,7 +90,7 @@ impl Cut {
     };
 }
 
-/// Stands between the ends of one connection over a unix socket, records what passes, and cuts.
+/// A relay on one connection over a unix socket that records what passes, and cuts.
 pub(crate) struct CuttingRelay {
     thread: JoinHandle<(Vec<u8>, Vec<u8>)>,
 }

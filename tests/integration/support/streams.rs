@@ -157,7 +157,7 @@ impl Parts {
         self
     }
 
-    /// The frame as it stands on the wire, its hash in order.
+    /// The frame as it is on the wire, with its hash.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.header.head(&self.set, &self.hashes);
         bytes.extend_from_slice(&self.body);
