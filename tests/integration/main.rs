@@ -32,5 +32,6 @@ mod qmp_clients;
 mod secrets;
 mod support;
 mod tables;
+mod texts;
 mod versions;
 mod writer;

@@ -10,6 +10,7 @@ mod program;
 pub(crate) mod qemu;
 pub(crate) mod qmp;
 mod relays;
+mod snapshot;
 mod streams;
 
 pub(crate) use ends::*;
@@ -18,4 +19,5 @@ pub(crate) use guests::*;
 pub(crate) use limits::{runs_in_a_child, signal, test_name, until, watchdog};
 pub(crate) use program::*;
 pub(crate) use relays::*;
+pub(crate) use snapshot::assert_text;
 pub(crate) use streams::*;
