@@ -60,8 +60,12 @@ pub(crate) fn run(
 
 /// Receives from a source that has been accepted.
 fn receive<W: Wire>(mut wire: W, context: &Context) -> Result<()> {
-    let outcome = Error::catch(RECEIVING, || walk(&mut wire, context))
-        .map_err(|error| wire.failed(context.name_canceller(error)));
+    let outcome = Error::catch(RECEIVING, || {
+        let output = receive_and_prove(&wire, context)?;
+        wire.links_mut().finish()?;
+        take_over(&wire, output, context)
+    })
+    .map_err(|error| wire.failed(context.name_canceller(error)));
     let links = wire.links();
     context.stats.bytes(links.received(), links.sent());
     outcome?;
@@ -69,33 +73,33 @@ fn receive<W: Wire>(mut wire: W, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Walks through the phases; see [`Phase`].
-fn walk<W: Wire>(wire: &mut W, context: &Context) -> Result<()> {
-    let received = &*wire;
-    let mut output = received.attend(|| {
-        let mut output = received.output()?;
-        let connections = received.links().streams.len() as u16;
+/// All phases up to the source's letting go: the output that may take over.
+fn receive_and_prove<W: Wire>(wire: &W, context: &Context) -> Result<Output> {
+    wire.attend(|| {
+        let mut output = wire.output()?;
+        let connections = wire.links().streams.len() as u16;
         let bytes = output.pages() * PAGE_SIZE as u64;
         context.stats.ram(bytes, connections);
 
-        let proof = pipeline::run(received, &output, context)?;
+        let proof = pipeline::run(wire, &output, context)?;
         Error::catch(COMMITTING, || {
-            let digest = received.end(&mut output)?;
+            let digest = wire.end(&mut output)?;
             prove(digest, proof, &mut output, context)?;
             context.stats.proven(digest);
-            received.proven(digest)
+            wire.proven(digest)
         })?;
         Ok(output)
-    })?;
-    wire.links_mut().finish()?;
-    // From here on nothing but the output itself can fail.
-    let taking_over = &*wire;
-    taking_over.attend(|| {
+    })
+}
+
+/// Gives the output its name. The source has let go, so nothing but that may fail any more.
+fn take_over<W: Wire>(wire: &W, mut output: Output, context: &Context) -> Result<()> {
+    wire.attend(|| {
         Error::catch(COMMITTING, || {
             context.enter(Phase::Commit)?;
             context.faults.check(Site::Commit)?;
             output.commit()?;
-            taking_over.committed();
+            wire.committed();
             Ok(())
         })
     })

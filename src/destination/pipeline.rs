@@ -1,8 +1,8 @@
 //! The way of a page into the destination, whatever the wire.
 //!
 //! ```text
-//! receive   x K   link -> work               a wire's readers, one a connection (wire/)
-//! decode    x M   work -> place              decompress, apply deltas, check or make hashes, pwrite (decode/)
+//! receive   x K   link -> work               a wire's readers, one a connection
+//! decode    x M   work -> place              decompress, apply deltas, check or make hashes, pwrite
 //! round end       a barrier                  nothing of round r+1 is placed before all of round r is (barrier.rs)
 //! prove     x 1   file -> hashes             beside later rounds: read back what earlier ones left (prove.rs)
 //! ```
@@ -63,7 +63,8 @@ impl<W: Wire> Receiving<'_, W> {
     }
 }
 
-/// Starts the threads, takes all rounds, and joins the threads. Returns what has been read back by then.
+/// Starts the threads, takes all rounds, and joins the threads. The proof holds what has been read back
+/// by then.
 pub(super) fn run<W: Wire>(wire: &W, output: &Output, context: &Context) -> Result<Proof> {
     let connections = wire.links().streams.len();
     let shared = Receiving {

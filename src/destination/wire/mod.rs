@@ -3,6 +3,15 @@
 //! A wire is one folder here. The rest of the destination knows no wire, but for two places: which
 //! one a source speaks is recognised when it is [greeted](super::greet), and [`run`](super::run)
 //! receives with that.
+//!
+//! A further wire is:
+//!
+//! 1. its format, in [`crate::wire`], and its magic in `src/sniff.rs`;
+//! 2. a folder or a file here, with an `impl` of [`Wire`] and of [`Decode`]. Readers of several
+//!    connections, a barrier at a round's end, and decoders whose state lasts as long as a lane are
+//!    the pipeline's already;
+//! 3. a variant of [`Source`](super::lobby::Source), made where the lobby or `accept` recognises it,
+//!    and an arm in `run`.
 
 pub(super) mod native;
 pub(super) mod qemu;

@@ -111,18 +111,20 @@ impl Wire for NativeWire<'_> {
         }
         let (done, until_done) = crossbeam_channel::bounded::<()>(0);
         thread::scope(|scope| {
-            thread::Builder::new()
-                .name("keep-alive".into())
-                .spawn_scoped(scope, || {
-                    let interval = self.agreed.keepalive_interval();
-                    // Nothing is ever sent on the channel: it ends when its sender is dropped.
-                    while until_done.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                        if self.say(&Message::KeepAlive).is_err() {
-                            return;
-                        }
+            let keep_alive = || {
+                let interval = self.agreed.keepalive_interval();
+                // Nothing is ever sent on the channel: it ends when its sender is dropped.
+                while until_done.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                    if self.say(&Message::KeepAlive).is_err() {
+                        return;
                     }
-                })
-                .map_err(|error| Error::new(Kind::Failed, error).in_stage("start a thread"))?;
+                }
+            };
+            // If it cannot be started, only a long wait is lost; to fail here after the source has
+            // let go would be worse.
+            let _ = thread::Builder::new()
+                .name("keep-alive".into())
+                .spawn_scoped(scope, keep_alive);
             let outcome = work();
             // The thread may be waiting for a source that reads nothing.
             self.context.abort_on_error(&outcome);
