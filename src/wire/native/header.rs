@@ -12,6 +12,7 @@ use crate::wire::WireError;
 /// What kind of frame it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum FrameKind {
     /// Pages of one block.
     Pages = 1,

@@ -42,6 +42,7 @@ pub struct Hello {
 
 /// Whether a destination takes part in the migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// It takes part.
     Accepted,

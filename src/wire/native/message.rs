@@ -14,6 +14,7 @@ use crate::wire::WireError;
 
 /// A frame without pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Message {
     /// See [`FrameKind::RoundEnd`].
     RoundEnd {
@@ -222,6 +223,7 @@ impl Message {
 /// Why a side gave up. An unknown number is read as [`Reason::Failed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum Reason {
     /// It failed.
     Failed = 1,

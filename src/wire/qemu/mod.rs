@@ -137,6 +137,7 @@ const XBZRLE_ENCODING: u8 = 1;
 
 /// The smallest piece of a stream that has a meaning of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Element {
     /// Magic and version.
     Header,
@@ -185,6 +186,7 @@ pub enum SectionKind {
 
 /// A command to the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Command {
     /// The source reads answers from now on.
     OpenReturnPath,
