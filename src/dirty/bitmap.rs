@@ -1,4 +1,4 @@
-//! A set of dirty pages, one bit each, walked by runs of neighbours.
+//! A set of dirty pages, one bit each, iterated as runs.
 
 use crate::page::{PageIndex, PageRange};
 
@@ -10,7 +10,7 @@ pub struct Bitmap {
 }
 
 impl Bitmap {
-    /// A bitmap over `pages` pages, all of them clean.
+    /// A bitmap of `pages` pages, all clean.
     pub fn new(pages: u64) -> Bitmap {
         Bitmap {
             words: vec![0; pages.div_ceil(64) as usize],
@@ -21,18 +21,18 @@ impl Bitmap {
     /// Marks a page as dirty.
     ///
     /// # Panics
-    /// When the page lies outside the block.
+    /// If the page lies outside the block.
     pub fn set(&mut self, page: PageIndex) {
         assert!(page.0 < self.pages);
         self.words[(page.0 / 64) as usize] |= 1 << (page.0 % 64);
     }
 
-    /// How many pages it is over.
+    /// The size of the block in pages.
     pub fn pages(&self) -> u64 {
         self.pages
     }
 
-    /// Marks all pages of the range as dirty. What lies outside the block is none of its pages.
+    /// Marks all pages of the range as dirty. Pages outside the block are ignored.
     pub fn insert(&mut self, range: PageRange) {
         self.change(range, |word, mask| *word |= mask);
     }
@@ -42,7 +42,7 @@ impl Bitmap {
         self.change(range, |word, mask| *word &= !mask);
     }
 
-    /// Takes over all dirty pages of `other`, a bitmap of the same block, which is clean then.
+    /// Moves all dirty pages of `other`, a bitmap of the same block, into this one.
     pub fn absorb(&mut self, other: &mut Bitmap) {
         for (word, other) in self.words.iter_mut().zip(&mut other.words) {
             *word |= std::mem::take(other);
@@ -60,7 +60,7 @@ impl Bitmap {
         }
     }
 
-    /// How many pages are dirty.
+    /// The number of dirty pages.
     pub fn count(&self) -> u64 {
         self.words
             .iter()
@@ -68,7 +68,7 @@ impl Bitmap {
             .sum()
     }
 
-    /// The dirty pages as runs of neighbours, ascending.
+    /// The dirty pages as runs, ascending.
     pub fn runs(&self) -> impl Iterator<Item = PageRange> {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -78,7 +78,7 @@ impl Bitmap {
         })
     }
 
-    /// The first run of dirty pages from `from` on, or the first `most` pages of it.
+    /// The first run of dirty pages at or after `from`, cut after `most` pages.
     pub fn next_run(&self, from: u64, most: u64) -> Option<PageRange> {
         let start = self.next(from, self.pages, true)?;
         let limit = start.saturating_add(most).min(self.pages);
@@ -86,7 +86,7 @@ impl Bitmap {
         Some(PageRange::between(start, end))
     }
 
-    /// The first page from `from` on, and below `limit`, that is dirty, or is not.
+    /// The first page at or after `from`, and below `limit`, that is dirty, or that is not.
     fn next(&self, from: u64, limit: u64, dirty: bool) -> Option<u64> {
         let mut index = (from / 64) as usize;
         let mut mask = u64::MAX << (from % 64);

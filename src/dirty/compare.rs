@@ -1,7 +1,7 @@
-//! Finds what changed by comparing an image with the hashes of what was sent.
+//! Finds changed pages by comparing RAM with the hashes of what was sent.
 //!
-//! Works for every image, every writer and every kernel. The hashes are those of the copies that
-//! went out, so a page that was written while it was being sent is found as well.
+//! It works for every image, writer and kernel. The hashes are those of the copies that were sent, so
+//! a page that was written while it was being sent is found too.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use crate::page::{PageIndex, PageRange};
 use crate::pool::evenly;
 use crate::sys::thread_cpu_time;
 
-/// The pages of one block that must be sent again.
+/// The pages of a block that must be sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
-    /// Pages that lie in data extents.
+    /// Pages in data extents.
     pub data: Bitmap,
-    /// Pages that lie in holes now, and were not zero: never to be touched, for reading a hole
-    /// through a map may allocate it.
+    /// Pages that were not zero and are in holes now. They must not be read: reading a hole through a
+    /// map may allocate it.
     pub holes: Bitmap,
 }
 
 impl Changed {
-    /// All of them, ascending, and whether they lie in holes.
+    /// All of them, ascending, with whether they are in holes.
     pub fn runs(&self) -> impl Iterator<Item = (PageRange, bool)> {
         let data = self.data.runs().map(|range| (range, false));
         let holes = self.holes.runs().map(|range| (range, true));
@@ -36,16 +36,16 @@ impl Changed {
         })
     }
 
-    /// How many pages they are together.
+    /// The number of all of them.
     pub fn count(&self) -> u64 {
         self.data.count() + self.holes.count()
     }
 }
 
-/// The pages of each block of `ram` that are not as `sent` says, found on rayon's threads, and
-/// the CPU time that it took.
+/// The pages of each block of `ram` whose hashes differ from those in `sent`, computed on rayon's
+/// threads, and the CPU time that this took.
 ///
-/// Only data extents are read; a page that has become part of a hole is dirty if it was not zero.
+/// Only data extents are read. A page in a hole is dirty if it was not zero when it was sent.
 ///
 /// # Errors
 /// When an image cannot be read.
@@ -64,7 +64,7 @@ pub fn changed(ram: &Ram, sent: &PageHashes) -> Result<(Vec<Changed>, Duration),
 }
 
 fn changed_in(block: &Block, sent: &PageHashes) -> Result<(Changed, Duration), ImageError> {
-    // Small enough to share out, large enough for sharing and for the clock to cost nothing.
+    // Few enough pages to spread evenly, enough for spreading and the clock to cost nothing.
     const STEP: u64 = 128;
     let data = block.data_ranges()?;
     let steps: Vec<(PageRange, bool)> = with_holes(&data, block.range())
@@ -105,7 +105,7 @@ fn changed_in(block: &Block, sent: &PageHashes) -> Result<(Changed, Duration), I
     Ok((changed, time))
 }
 
-/// All of `whole` in order, cut into ranges that are data and ranges that are holes.
+/// `whole` in order, cut into ranges of data and ranges of holes. `data` is ascending and within it.
 pub fn with_holes(data: &[PageRange], whole: PageRange) -> impl Iterator<Item = (PageRange, bool)> {
     let ends = data.iter().map(|range| range.end());
     let starts = data.iter().map(|range| range.start.0);

@@ -1,28 +1,30 @@
-//! The hash of every page as it was sent: 16 bytes a page, 0 for a zero page.
+//! The hash of every page as it was sent: 16 bytes per page, 0 for a zero page.
 //!
-//! A guest's size is what a peer says it is, so no memory is taken for pages that were never other
-//! than zero: the table is a tree whose parts are made when a first hash goes there. A page that is
-//! not zero costs at most 4 KiB, which is what it takes in the output, and a whole guest 17 bytes a page.
+//! The guest's size is a number that a peer sent, so it must not decide how much memory is allocated:
+//! the table is a tree whose parts are allocated when they receive their first hash. A lone page that
+//! is not zero costs at most 4 KiB, which is what it costs in the output; a full guest costs 17 bytes
+//! per page.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Pages of a leaf, which takes 1 KiB.
+/// Pages per leaf, which takes 1 KiB.
 const LEAF: usize = 64;
-/// Leaves of a branch, which takes 3 KiB and stands for 32 MiB of RAM.
+/// Leaves per branch, which takes 3 KiB and covers 32 MiB of RAM.
 const BRANCH: usize = 128;
-/// Branches of a limb, which takes 192 KiB and stands for 256 GiB of RAM.
+/// Branches per limb, which takes 192 KiB and covers 256 GiB of RAM.
 const LIMB: usize = 8192;
 
 /// The two halves of a hash.
 type Halves = [AtomicU64; 2];
-/// So many, made once one of them is needed.
+/// An array that is allocated when one of its entries is needed.
 type Lazy<T> = OnceLock<Box<[T]>>;
 
-/// One 128-bit hash a page of the whole guest, by the page's key.
+/// A 128-bit hash for each page of the guest, by the page's key.
 ///
-/// Within a round each page is handled by one worker, and a round's end orders its stores before
-/// the next round's loads. So the two halves need no lock, nor any ordering of their own.
+/// Within a round each page is handled by one worker, and the end of the round orders its stores
+/// before the next round's loads. So the two halves of a hash need neither a lock nor an ordering of
+/// their own.
 #[derive(Debug)]
 pub struct PageHashes {
     limbs: Box<[Lazy<Lazy<Lazy<Halves>>>]>,
@@ -33,20 +35,20 @@ fn empty<T: Default>(count: usize) -> Box<[T]> {
 }
 
 impl PageHashes {
-    /// A table for `pages` pages, all of them zero: what a fresh destination holds.
+    /// A table for `pages` pages, all zero, as a fresh destination is.
     pub fn new(pages: u64) -> PageHashes {
         PageHashes {
             limbs: empty(pages.div_ceil((LIMB * BRANCH * LEAF) as u64) as usize),
         }
     }
 
-    /// The page's leaf's number within all, and its place there.
+    /// The number of the page's leaf among all leaves, and the page's index in it.
     fn place(key: u64) -> (usize, usize) {
         let key = key as usize;
         (key / LEAF, key % LEAF)
     }
 
-    /// The hash of the page as it was last sent.
+    /// The hash of the page as it was sent last.
     pub fn get(&self, key: u64) -> u128 {
         let (leaf, at) = PageHashes::place(key);
         let found = self
@@ -60,8 +62,8 @@ impl PageHashes {
         u128::from(low.load(Ordering::Relaxed)) | u128::from(high.load(Ordering::Relaxed)) << 64
     }
 
-    /// Notes the hash of the page as it is sent now, and returns the one before. The page must be one
-    /// of those that the table was made for.
+    /// Sets the hash of the page as it is sent now, and returns the one before. The page must be
+    /// within the table.
     pub fn replace(&self, key: u64, hash: u128) -> u128 {
         let before = self.get(key);
         if hash == before {
@@ -83,7 +85,7 @@ mod tests {
 
     #[test]
     fn every_page_has_a_place_of_its_own() {
-        // The ends of leaves, branches and limbs, of the largest guest there can be.
+        // The ends of leaves, branches and limbs, and of the largest possible guest.
         let pages = 1_u64 << 38;
         let hashes = PageHashes::new(pages);
         let keys: Vec<u64> = [1, LEAF, LEAF * BRANCH, LEAF * BRANCH * LIMB]

@@ -1,9 +1,10 @@
 //! Which pages must be sent again.
 //!
-//! [`PageHashes`] remembers the hash of every page as it was sent, in one place; [`compare`]
-//! finds what differs from it now, whoever wrote it. The result is a [`Bitmap`], walked by runs.
-//! While somebody writes, a [`Tracker`] says what changed; comparing is one, a log that the writer
-//! fills another, and for memory of this process [`pagemap`] asks the kernel.
+//! [`PageHashes`] keeps the hash of every page as it was sent; [`compare`] finds the pages that differ
+//! from it now, whatever wrote them. The result is a [`Bitmap`].
+//!
+//! During a live migration a [`Tracker`] reports what changed: [`Compare`] compares, [`DirtyLog`] is
+//! filled by the writer, and [`Pagemap`] asks the kernel about memory of this process.
 
 mod bitmap;
 pub mod compare;

@@ -1,11 +1,11 @@
-//! Lets the kernel say what was written to memory of our own process, page by page.
+//! Asks the kernel which pages of this process's memory were written.
 //!
-//! The guest's RAM is write-protected by a userfaultfd in asynchronous mode: the first write to a
-//! page faults, the kernel lifts the protection by itself, and the writer goes on without knowing.
-//! `PAGEMAP_SCAN` then finds the pages that are not protected and protects them again, one
-//! page table at a time under its lock: a write comes before, and is found, or faults afterwards.
+//! A userfaultfd in asynchronous mode write-protects the guest's RAM: the first write to a page
+//! faults, the kernel removes the protection by itself, and the writer continues without noticing.
+//! `PAGEMAP_SCAN` then finds the unprotected pages and protects them again, one page table at a time
+//! under its lock: a write comes before that, and is found, or after it, and faults.
 //!
-//! Structures and numbers are those of the kernel's `linux/userfaultfd.h` and `linux/fs.h`. Needs
+//! Structures and numbers are from the kernel's `linux/userfaultfd.h` and `linux/fs.h`. It needs
 //! Linux 6.7 on a processor that has userfaultfd's write protection (x86-64, arm64 from 6.12 on,
 //! riscv64 from 6.18 on).
 #![allow(unsafe_code)]
@@ -22,14 +22,14 @@ use crate::image::{ImageError, Ram};
 use crate::page::{PAGE_SIZE, PageIndex};
 use crate::sys::thread_cpu_time;
 
-/// Only faults of user mode would ever be for us to answer, which needs no privilege; in
-/// asynchronous mode the kernel answers all of them itself.
+/// Handling faults in user mode only needs no privilege; in asynchronous mode the kernel handles all
+/// of them itself.
 const UFFD_USER_MODE_ONLY: libc::c_int = 1;
 const UFFD_API: u64 = 0xaa;
 const WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
 const WP_UNPOPULATED: u64 = 1 << 13;
 const WP_ASYNC: u64 = 1 << 15;
-/// Shared memory can be protected, also where it is not there yet, and the kernel answers.
+/// Shared memory can be protected, even unpopulated, and the kernel handles the faults.
 const FEATURES: u64 = WP_HUGETLBFS_SHMEM | WP_UNPOPULATED | WP_ASYNC;
 const REGISTER_MODE_WP: u64 = 1 << 1;
 const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
@@ -38,7 +38,7 @@ const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
 const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 
-/// Ranges that one call of the kernel returns at the most: 12 KiB of them.
+/// The most ranges that one system call returns: 12 KiB.
 const REGIONS: usize = 512;
 
 /// `struct uffdio_api`.
@@ -105,53 +105,46 @@ const UFFDIO_UNREGISTER: libc::Ioctl = libc::_IOR::<Span>(0xaa, 0x01);
 const UFFDIO_WRITEPROTECT: libc::Ioctl = libc::_IOWR::<WriteProtect>(0xaa, 0x06);
 const PAGEMAP_SCAN: libc::Ioctl = libc::_IOWR::<ScanArg>(b'f' as u32, 16);
 
-/// What a [`Pagemap`] lacks.
+/// PagemapError there is no [`Pagemap`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Why {
-    /// No userfaultfd at all, or not for us.
+// The fields are what the messages say of them.
+#[allow(missing_docs)]
+pub enum PagemapError {
     #[error("userfaultfd cannot be used")]
     Userfaultfd {
-        /// The system's reason.
         #[source]
         source: io::Error,
     },
-    /// The kernel, or the processor, cannot write-protect shared memory and answer by itself.
-    #[error("userfaultfd has no asynchronous write protection here, which Linux 6.7 brought")]
+    /// The kernel or the processor lacks asynchronous write protection of shared memory.
+    #[error("userfaultfd lacks asynchronous write protection; it needs Linux 6.7 or later")]
     AsyncWriteProtect {
-        /// The system's reason.
         #[source]
         source: io::Error,
     },
-    /// Written pages cannot be asked for.
-    #[error("/proc/self/pagemap has no PAGEMAP_SCAN, which Linux 6.7 brought")]
+    #[error("/proc/self/pagemap lacks PAGEMAP_SCAN; it needs Linux 6.7 or later")]
     PagemapScan {
-        /// The system's reason.
         #[source]
         source: io::Error,
     },
-    /// What was given as a block's memory is not whole pages.
-    #[error("a block's memory of {len} bytes at {address:#x} is not whole pages of {page}")]
+    #[error("a block's memory, {len} bytes at {address:#x}, is not whole pages of {page} bytes")]
     NotWholePages {
-        /// Its first address.
         address: usize,
-        /// Its length.
         len: usize,
-        /// The page size of this machine.
         page: usize,
     },
 }
 
-/// Finds what was written through mappings of the guest's RAM in this process, by whichever
-/// thread, and by the kernel on its behalf (`read`, KVM's guests): no writer has to help.
+/// Finds what was written through mappings of the guest's RAM in this process, by any thread, or by the
+/// kernel on its behalf (`read`, KVM guests). Writers need not cooperate.
 ///
-/// Writes on other ways are **not** found: through another mapping of the same memory, from
-/// another process such as a vhost-user back end, by `pwrite` to the file, or by a device's DMA.
-/// Who has such writers marks a [`DirtyLog`], or takes [`super::Compare`].
+/// Other writes are **not** found: through another mapping of the same memory, by another process
+/// such as a vhost-user back end, by `pwrite` to the file, or by a device's DMA. For those, mark a
+/// [`DirtyLog`], or use [`super::Compare`].
 ///
-/// Each page that is written costs its writer one short fault between two calls of
-/// [`Tracker::take`]; those cost a walk of the page tables, not of the memory. The mappings are
-/// asked to do without huge pages, which could not be told apart.
+/// A writer pays one short fault per written page between two calls of [`Tracker::take`]; a call costs
+/// a walk of the page tables, not of the memory. The mappings are advised against huge pages, whose
+/// small pages cannot be distinguished.
 ///
 /// ```no_run
 /// # use std::sync::Arc;
@@ -170,39 +163,38 @@ pub enum Why {
 pub struct Pagemap {
     uffd: OwnedFd,
     pagemap: File,
-    /// The memory of each block.
     blocks: Vec<Span>,
-    /// What was found and not yet sent.
+    /// Pages that were found and not yet taken.
     log: DirtyLog,
 }
 
 impl Pagemap {
-    /// Whether this kernel has what is needed, and lets us.
+    /// Checks that this kernel has what is needed, and permits its use.
     ///
     /// # Errors
     /// What is missing.
-    pub fn available() -> Result<(), Why> {
+    pub fn available() -> Result<(), PagemapError> {
         open().map(|_| ())
     }
 
-    /// A tracker for a guest whose blocks are mapped at these addresses with so many bytes each,
-    /// in the guest's order. Each must be all of a **shared** mapping (`MAP_SHARED`) of the block's
-    /// image from its beginning, and stay mapped until the migration ends: of memory that is
-    /// something else, something else is found. If it is unmapped, [`Tracker::take`] fails.
+    /// A tracker for a guest whose blocks are mapped at these addresses, with these lengths in bytes, in
+    /// the guest's order. Each must be an entire **shared** mapping (`MAP_SHARED`) of the block's image
+    /// from its beginning, and stay mapped until the migration ends. If the address is that of other
+    /// memory, changes of that are reported; if it is unmapped, [`Tracker::take`] fails.
     ///
-    /// Not unsafe: the memory is neither read nor written, and protection that the kernel lifts
-    /// by itself changes nothing for whoever writes it.
+    /// This is safe: the memory is neither read nor written, and a protection that the kernel removes
+    /// by itself changes nothing for its writers.
     ///
     /// # Errors
-    /// What is missing, and [`Why::NotWholePages`].
-    pub fn new(blocks: &[(*const u8, usize)]) -> Result<Pagemap, Why> {
+    /// What is missing, and [`PagemapError::NotWholePages`].
+    pub fn new(blocks: &[(*const u8, usize)]) -> Result<Pagemap, PagemapError> {
         let host_page = rustix::param::page_size();
         let mut spans = Vec::new();
         for &(start, len) in blocks {
             let address = start.addr();
             let whole = |bytes: usize| bytes.is_multiple_of(host_page.max(PAGE_SIZE));
             if !whole(address) || !whole(len) || address.checked_add(len).is_none() {
-                return Err(Why::NotWholePages {
+                return Err(PagemapError::NotWholePages {
                     address,
                     len,
                     page: host_page,
@@ -226,14 +218,14 @@ impl Pagemap {
         })
     }
 
-    /// Protects a block's memory from its first to its last page.
+    /// Write-protects all of a block's memory.
     fn protect(&self, span: Span) -> io::Result<()> {
         if span.len == 0 {
             return Ok(());
         }
-        // A huge page of a file that is split leaves nothing behind that says that it was written.
-        // It is only advice, and declined where there are no huge pages anyway.
-        // SAFETY: this advice changes neither what the memory holds nor whether it is there.
+        // When a huge page of a file is split, the information that it was written is lost. This is
+        // only advice, and refused where there are no huge pages anyway.
+        // SAFETY: this advice changes neither the memory's contents nor its mapping.
         unsafe {
             libc::madvise(
                 span.start as *mut _,
@@ -247,9 +239,9 @@ impl Pagemap {
             ioctls: 0,
         };
         // SAFETY: the structure is the one that this call reads and writes. Write protection that
-        // the kernel lifts by itself changes nothing for who uses the memory, whosever it is.
+        // the kernel removes by itself changes nothing for any user of the memory.
         unsafe { ioctl(&self.uffd, UFFDIO_REGISTER, &mut register) }?;
-        // Also what is not there yet, and huge pages as small ones; scanning does neither.
+        // Unpopulated pages too, and huge pages as small ones, neither of which scanning protects.
         let mut protect = WriteProtect {
             range: span,
             mode: WRITEPROTECT_MODE_WP,
@@ -260,14 +252,14 @@ impl Pagemap {
     }
 
     /// Calls `found` with the spans that were written since they were protected, and protects them
-    /// again. What `found` has seen is nobody else's to find.
+    /// again: no later scan reports them.
     fn scan(&self, span: Span, mut found: impl FnMut(Span)) -> io::Result<()> {
         let mut regions = [Region::default(); REGIONS];
         let end = span.start + span.len;
         let mut at = span.start;
         while at < end {
-            // This one category, asked for and returned, means every page without protection: also
-            // one that was reclaimed after it was written.
+            // This category means every unprotected page, including one that was reclaimed after it
+            // was written.
             let mut arg = ScanArg {
                 size: size_of::<ScanArg>() as u64,
                 flags: PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
@@ -280,13 +272,13 @@ impl Pagemap {
                 ..ScanArg::default()
             };
             // SAFETY: the structure is the one that this call reads and writes, and `vec` points
-            // to so many regions. Protecting is harmless, as in `protect`, and where nothing was
-            // registered this fails.
+            // to as many regions as it says. Protecting is harmless, as in `protect`, and fails where
+            // nothing was registered.
             let count = unsafe { ioctl(&self.pagemap, PAGEMAP_SCAN, &mut arg) };
             let count = match count {
                 Ok(count) if arg.walk_end > at => count as usize,
                 other => {
-                    // Some of it may be protected again already, and nobody knows what.
+                    // An unknown part of it may be protected again already.
                     found(Span {
                         start: at,
                         len: end - at,
@@ -312,14 +304,14 @@ impl Pagemap {
                 let end = (found.start - span.start + found.len) / PAGE_SIZE as u64;
                 (first..end).map(PageIndex)
             };
-            // What was found stays in the log if anything fails from here on.
+            // If anything fails from here on, what was found stays in the log.
             self.scan(*span, |found| {
                 pages(found).for_each(|page| {
                     self.log.mark(index, page);
                 });
             })
             .map_err(failed("find what was written to", block.path().to_owned()))?;
-            // What was discarded was not written: it lies in a hole now, and was not zero.
+            // A page that was discarded was not written: it is in a hole now, and was not zero.
             let data = block.data_ranges()?;
             for (range, is_data) in compare::with_holes(&data, block.range()) {
                 if !is_data {
@@ -338,10 +330,10 @@ impl Pagemap {
 
 impl Tracker for Pagemap {
     /// # Errors
-    /// [`ImageError::OtherLog`] when the memory is not as large as this guest's blocks, and the
-    /// system's reasons: memory that is not mapped, or that another userfaultfd watches.
+    /// [`ImageError::OtherLog`] if the memory and the blocks differ in size, and the system's: memory
+    /// that is not mapped, or that another userfaultfd watches.
     fn begin(&self, ram: &Ram) -> Result<(), ImageError> {
-        // Asks about the sizes, too.
+        // Checks the sizes, too.
         self.log.begin(ram)?;
         for (block, span) in ram.blocks().iter().zip(&self.blocks) {
             self.protect(*span)
@@ -363,9 +355,8 @@ impl Tracker for Pagemap {
     fn end(&self) {
         for span in &self.blocks {
             let mut span = *span;
-            // SAFETY: the structure is the one that this call reads. It lifts the protection that
-            // `protect` has put there; where there is none, it does nothing or fails, and then
-            // there is nothing to lift.
+            // SAFETY: the structure is the one that this call reads. It removes the protection that
+            // `protect` added; where there is none, it does nothing or fails.
             let _ = unsafe { ioctl(&self.uffd, UFFDIO_UNREGISTER, &mut span) };
         }
     }
@@ -375,17 +366,17 @@ fn failed(what: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> ImageE
     move |source| ImageError::Io { what, path, source }
 }
 
-/// A userfaultfd and a pagemap that can do what is needed.
-fn open() -> Result<(OwnedFd, File), Why> {
+/// Opens a userfaultfd and a pagemap that have what is needed.
+fn open() -> Result<(OwnedFd, File), PagemapError> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY;
     // SAFETY: no pointers are passed.
     let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
     if fd < 0 {
-        return Err(Why::Userfaultfd {
+        return Err(PagemapError::Userfaultfd {
             source: io::Error::last_os_error(),
         });
     }
-    // SAFETY: the kernel has just given it to us, and a descriptor fits into an int.
+    // SAFETY: the kernel has just returned it, and a descriptor fits into an int.
     let uffd = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
     let mut api = Api {
         api: UFFD_API,
@@ -394,10 +385,10 @@ fn open() -> Result<(OwnedFd, File), Why> {
     };
     // SAFETY: the structure is the one that this call reads and writes.
     unsafe { ioctl(&uffd, UFFDIO_API, &mut api) }
-        .map_err(|source| Why::AsyncWriteProtect { source })?;
+        .map_err(|source| PagemapError::AsyncWriteProtect { source })?;
 
     let path = Path::new("/proc/self/pagemap");
-    let pagemap = File::open(path).map_err(|source| Why::PagemapScan { source })?;
+    let pagemap = File::open(path).map_err(|source| PagemapError::PagemapScan { source })?;
     let mut nothing = ScanArg {
         size: size_of::<ScanArg>() as u64,
         category_mask: PAGE_IS_WRITTEN,
@@ -406,13 +397,13 @@ fn open() -> Result<(OwnedFd, File), Why> {
     };
     // SAFETY: the structure is the one that this call reads and writes, for an empty range.
     unsafe { ioctl(&pagemap, PAGEMAP_SCAN, &mut nothing) }
-        .map_err(|source| Why::PagemapScan { source })?;
+        .map_err(|source| PagemapError::PagemapScan { source })?;
     Ok((uffd, pagemap))
 }
 
 /// # Safety
-/// `argument` must be the structure that `request` reads and writes, with pointers that are valid
-/// for it, and what it does must be harmless.
+/// `argument` must be the structure that `request` reads and writes, its pointers must be valid, and
+/// the request must be harmless.
 unsafe fn ioctl<T>(
     fd: &impl AsRawFd,
     request: libc::Ioctl,

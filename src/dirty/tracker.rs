@@ -1,7 +1,7 @@
-//! Ways of learning what a running writer has changed, behind one trait.
+//! Ways to find what a running writer has changed, behind one trait.
 //!
-//! Dirty pages are a liability: whoever takes them owes it to somebody that they are sent. So
-//! they are handed out as a [`Claim`], which gives back what was not sent.
+//! Taking dirty pages from a tracker is an obligation to send them: it will not report them again. So
+//! they are taken as a [`Claim`], which gives them back unless they were sent.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,38 +12,38 @@ use super::{Bitmap, PageHashes};
 use crate::image::{ImageError, Ram};
 use crate::page::{PageIndex, PageRange};
 
-/// Learns what has changed while somebody writes the guest's RAM.
+/// Finds what has changed while the guest's RAM is being written.
 ///
 /// A page that was written after [`Tracker::begin`] is in the result of the next
-/// [`Tracker::take`] that begins after the write, or in that of a later one if the two overlap.
-/// Once the writer stands still, one more call finds all that is left.
+/// [`Tracker::take`] that begins after the write, or, if the two overlap, in that of a later one.
+/// Once the writer has stopped, one more call finds all that is left.
 ///
-/// [`Compare`] works for everybody. [`DirtyLog`] is for who knows what is written, and
-/// [`super::Pagemap`] for writers in this process that know nothing of it.
+/// [`Compare`] always works. [`DirtyLog`] is for programs that know what is written, and
+/// [`super::Pagemap`] for writers in this process that do not cooperate.
 /// `examples/live_memory.rs` is a VMM that migrates its own guest with a log.
 pub trait Tracker: fmt::Debug + Send + Sync {
-    /// The first page is about to be copied: from now on, writes are to be found.
+    /// Called before the first page is copied: from now on, writes must be found.
     ///
     /// # Errors
-    /// When they cannot be.
+    /// If they cannot be.
     fn begin(&self, ram: &Ram) -> Result<(), ImageError>;
 
-    /// What was written since the last time, for each block of the guest; `sent` holds the hashes
-    /// of the copies that were sent. Also the CPU time that it took.
+    /// What was written since the last call, for each block, and the CPU time that finding it took.
+    /// `sent` has the hashes of the copies that were sent.
     ///
     /// # Errors
-    /// When it cannot be told; whatever is dirty is then still so.
+    /// If that cannot be found out. All dirty pages then stay dirty.
     fn take(&self, ram: &Ram, sent: &PageHashes) -> Result<(Vec<Changed>, Duration), ImageError>;
 
-    /// These pages were taken, but not sent: the next call must find them again.
+    /// These pages were taken but not sent: the next [`Tracker::take`] must find them again.
     fn give_back(&self, changed: &[Changed]);
 
-    /// Nothing needs to be found any more.
+    /// Writes no longer need to be found.
     fn end(&self) {}
 }
 
-/// Dirty pages that somebody has taken, and given back unless [`Claim::commit`] says that they
-/// were sent.
+/// Dirty pages taken from a tracker. Dropping it gives them back, unless [`Claim::commit`] says that
+/// they were sent.
 #[derive(Debug)]
 pub struct Claim<'a> {
     tracker: &'a dyn Tracker,
@@ -51,7 +51,7 @@ pub struct Claim<'a> {
 }
 
 impl<'a> Claim<'a> {
-    /// Takes what is dirty, and says how much CPU time that took.
+    /// Takes what is dirty, and returns the CPU time that this took.
     ///
     /// # Errors
     /// Those of [`Tracker::take`].
@@ -64,17 +64,17 @@ impl<'a> Claim<'a> {
         Ok((Claim { tracker, changed }, time))
     }
 
-    /// The pages, for each block.
+    /// The pages of each block.
     pub fn changed(&self) -> &[Changed] {
         &self.changed
     }
 
-    /// How many pages they are.
+    /// The number of pages.
     pub fn count(&self) -> u64 {
         self.changed.iter().map(Changed::count).sum()
     }
 
-    /// They were sent.
+    /// All of them were sent.
     pub fn commit(mut self) {
         self.changed.clear();
     }
@@ -88,9 +88,9 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// Finds changes by comparing the image with what was sent: for every image, writer and kernel.
+/// Finds changes by comparing RAM with what was sent: for every image, writer and kernel.
 ///
-/// Runs on rayon's threads: call it in a pool of the right size.
+/// It runs on rayon's threads: call it in a pool of the right size.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Compare;
 
@@ -103,22 +103,23 @@ impl Tracker for Compare {
         compare::changed(ram, sent)
     }
 
-    /// What was not sent has not changed its hash in the record, and is found again by that.
+    /// Nothing to do: the recorded hash of a page that was not sent is unchanged, so the next
+    /// comparison finds it.
     fn give_back(&self, _changed: &[Changed]) {}
 }
 
-/// A log that whoever writes the guest's RAM fills: a VMM from KVM's dirty log, a device model, a
+/// A log filled by whatever writes the guest's RAM: a VMM from KVM's dirty log, a device model, a
 /// vhost back end.
 ///
-/// [`DirtyLog::mark`] a page *after* it was written, and before the writer counts as stopped: a
-/// page that is marked first may be taken and copied before the write.
+/// Call [`DirtyLog::mark`] *after* writing the page, and before the writer counts as stopped: a page
+/// that is marked first may be taken and copied before it is written.
 #[derive(Debug)]
 pub struct DirtyLog {
     blocks: Vec<(Box<[AtomicU64]>, u64)>,
 }
 
 impl DirtyLog {
-    /// A log for blocks of so many pages each, in the guest's order, with nothing marked.
+    /// An empty log for blocks of these numbers of pages, in the guest's order.
     pub fn new(pages: &[u64]) -> DirtyLog {
         let block = |&pages: &u64| {
             let words = (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0));
@@ -129,12 +130,12 @@ impl DirtyLog {
         }
     }
 
-    /// A page was written. From any thread, at any time; costs one atomic operation.
-    /// `false`: there is no such page.
+    /// Marks a page that was written, from any thread, by one atomic operation. `false`: there is no
+    /// such page.
     pub fn mark(&self, block: usize, page: PageIndex) -> bool {
         match self.blocks.get(block) {
             Some((words, pages)) if page.0 < *pages => {
-                // Release: who takes the mark also sees what was written before it.
+                // Release: the thread that takes the mark also sees what was written before it.
                 words[(page.0 / 64) as usize].fetch_or(1 << (page.0 % 64), Ordering::Release);
                 true
             }
@@ -142,8 +143,8 @@ impl DirtyLog {
         }
     }
 
-    /// Takes over 64 pages at once from a bitmap such as KVM's: bit n of `bits` is page
-    /// `64 * word + n` of the block. Bits beyond the block's end are ignored.
+    /// Marks up to 64 pages from a bitmap such as KVM's: bit n of `bits` is page `64 * word + n` of the
+    /// block. Bits beyond the block's end are ignored.
     pub fn mark_word(&self, block: usize, word: usize, bits: u64) {
         if let Some((words, pages)) = self.blocks.get(block)
             && let Some(slot) = words.get(word)
@@ -157,7 +158,7 @@ impl DirtyLog {
 
 impl Tracker for DirtyLog {
     /// # Errors
-    /// [`ImageError::OtherSize`] when the log is not for this guest's blocks.
+    /// [`ImageError::OtherLog`] if the log was made for other blocks.
     fn begin(&self, ram: &Ram) -> Result<(), ImageError> {
         let log: u64 = self.blocks.iter().map(|(_, pages)| pages).sum();
         let fits = self.blocks.len() == ram.blocks().len()
@@ -169,7 +170,7 @@ impl Tracker for DirtyLog {
                 expected: ram.pages(),
             });
         }
-        // Everything is sent after this, whether it was marked before or not.
+        // Every page is sent after this, marked or not.
         for (words, _) in &self.blocks {
             words
                 .iter()
@@ -199,7 +200,7 @@ impl Tracker for DirtyLog {
             }
             all.push(changed);
         }
-        // Only now: what has been marked before is data by now, unless it was discarded.
+        // After taking the marks: a marked page is data by now, unless it was discarded.
         for (index, block) in ram.blocks().iter().enumerate() {
             match block.data_ranges() {
                 Ok(data) => split_holes(&mut all[index], &data),
@@ -222,7 +223,7 @@ impl Tracker for DirtyLog {
     }
 }
 
-/// Moves pages that lie outside of `data` from data to holes.
+/// Moves pages outside `data` from `changed.data` to `changed.holes`.
 fn split_holes(changed: &mut Changed, data: &[PageRange]) {
     let all = std::mem::replace(&mut changed.data, Bitmap::new(changed.holes.pages()));
     let mut data = data.iter().peekable();

@@ -1,31 +1,31 @@
-//! A guest to be sent or looked at: a raw image or a guest folder.
+//! A guest to send or to analyse: a raw image or a guest folder.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::folder::{DEVICE_STATE, Directory, FolderError, file_name};
+use super::folder::{DEVICE_STATE, Directory, FolderError, MAX_BLOCK_NAME, file_name};
 use super::store::FlatFile;
 use super::{Block, DeviceState, ImageError, Ram};
 use crate::description::Description;
 use crate::page::Digest;
 
-/// A guest: its RAM and, if it is a guest folder, what comes with it.
+/// A guest: its RAM and, in a guest folder, its description and device state.
 #[derive(Debug)]
 pub struct Guest {
     ram: Arc<Ram>,
     extras: Option<Arc<Extras>>,
-    /// How its files are to be taken; later snapshots of it, too.
+    /// How to interpret its file; applies to later snapshots too.
     format: ImageFormat,
 }
 
-/// What a file is taken for. A folder is always a guest folder.
+/// How to interpret an image file. A folder is always a guest folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ImageFormat {
-    /// A raw image, unless it begins like something else.
+    /// As a raw image, unless it begins with the magic of another format.
     #[default]
     Detect,
-    /// A raw image, whatever it begins with.
+    /// As a raw image, whatever it begins with.
     Raw,
 }
 
@@ -36,14 +36,12 @@ struct Extras {
     device_state: DeviceState,
 }
 
-/// The most bytes of a block's name: its length is one byte on the wire.
-const MAX_NAME: usize = 255;
-
 impl Guest {
-    /// A raw image as a guest with one block, [`RAW_BLOCK_NAME`], or a guest folder.
+    /// Opens a guest folder, or a raw image as a guest with one block,
+    /// [`RAW_BLOCK_NAME`](super::RAW_BLOCK_NAME).
     ///
-    /// The device state of a folder is read and compared with its hash; its blocks are as large as
-    /// `guest.json` says, what they hold is for [`Guest::digest`] to compare.
+    /// A folder's device state is checked against its hash, its blocks against their sizes. What
+    /// they hold is checked by [`Guest::digest`].
     ///
     /// # Errors
     /// [`ImageError::NotRam`]; a file that is missing, unreadable, empty, not a regular file, or not
@@ -52,7 +50,7 @@ impl Guest {
         Guest::open_as(path, ImageFormat::Detect)
     }
 
-    /// [`Guest::open`] that takes a file for what `format` says.
+    /// [`Guest::open`] that interprets a file as `format` says.
     ///
     /// # Errors
     /// As [`Guest::open`].
@@ -103,15 +101,15 @@ impl Guest {
         })
     }
 
-    /// Calls the one block of a raw image by another name.
+    /// Renames the one block of a raw image.
     ///
     /// # Errors
-    /// [`ImageError::Named`] for a guest folder, whose blocks have names, and
-    /// [`ImageError::BlockName`] for a name that no stream can carry.
+    /// [`ImageError::Named`] for a guest folder, and [`ImageError::BlockName`] for a name that a
+    /// stream cannot carry.
     pub fn name_block(&mut self, name: &str) -> Result<(), ImageError> {
         match self.ram.blocks() {
             [block] if self.extras.is_none() => {
-                if name.is_empty() || name.len() > MAX_NAME {
+                if name.is_empty() || name.len() > MAX_BLOCK_NAME {
                     return Err(ImageError::BlockName {
                         given: name.to_owned(),
                     });
@@ -123,11 +121,11 @@ impl Guest {
         }
     }
 
-    /// A later snapshot of this guest. A raw image is that of its largest block, and everything
-    /// else is as it was; a guest folder has the same blocks, and its own device state.
+    /// Opens a later snapshot of this guest. A raw image replaces the largest block, and all else
+    /// stays as it was. A guest folder must have the same blocks, and brings its own device state.
     ///
     /// # Errors
-    /// Whatever [`Guest::open`] finds, a size that is not the block's, blocks that are not this guest's.
+    /// As [`Guest::open`], and a snapshot whose blocks or their sizes differ from this guest's.
     pub fn open_later(&self, path: &Path) -> Result<Guest, ImageError> {
         let later = Guest::open_as(path, self.format)?;
         if later.extras.is_some() {
@@ -161,32 +159,34 @@ impl Guest {
             })
         };
         if self.extras.is_none() {
-            return other("the guest was a raw image, and this is a guest folder".to_owned());
+            return other("it is a guest folder, but the guest is a raw image".to_owned());
         }
         let (before, now) = (self.ram.blocks(), later.ram.blocks());
         if before.len() != now.len() {
             let (is, was) = (now.len(), before.len());
-            return other(format!("it has {is}, the guest {was}"));
+            return other(format!("it has {is}, but the guest has {was}"));
         }
         for (was, is) in before.iter().zip(now) {
             if was.name() != is.name() {
                 let (is, was) = (is.name(), was.name());
-                return other(format!("'{is}' stands where '{was}' was"));
+                return other(format!("it has '{is}' in place of '{was}'"));
             }
             if was.pages() != is.pages() {
                 let (name, is, was) = (is.name(), is.pages(), was.pages());
-                return other(format!("'{name}' has {is} pages, and had {was}"));
+                return other(format!(
+                    "'{name}' has {is} pages, but the guest's has {was}"
+                ));
             }
         }
         Ok(())
     }
 
-    /// Its RAM.
+    /// The RAM, which may be shared with the threads of a migration.
     pub fn ram(&self) -> &Arc<Ram> {
         &self.ram
     }
 
-    /// The blocks of its RAM.
+    /// The blocks, in the order in which they are sent.
     pub fn blocks(&self) -> &[Block] {
         self.ram.blocks()
     }
@@ -196,20 +196,20 @@ impl Guest {
         self.ram.pages()
     }
 
-    /// What a guest folder says of the guest; `None` for a raw image.
+    /// The description in a guest folder; `None` for a raw image.
     pub fn description(&self) -> Option<&Description> {
         self.extras.as_deref().map(|extras| &extras.description)
     }
 
-    /// A guest folder's device state; `None` for a raw image.
+    /// The device state in a guest folder; `None` for a raw image.
     pub fn device_state(&self) -> Option<&DeviceState> {
         self.extras.as_deref().map(|extras| &extras.device_state)
     }
 
-    /// The RAM digest, computed on all cores over the data extents alone.
+    /// The RAM digest, computed on all cores. Holes are not read.
     ///
     /// # Errors
-    /// When an image cannot be read, or a guest folder's block does not hold what `guest.json` says.
+    /// When an image cannot be read, or a block's digest is not the one in `guest.json`.
     pub fn digest(&self) -> Result<Digest, ImageError> {
         let (digests, _) = self.ram.digests()?;
         let mut whole = Digest::default();
@@ -225,7 +225,6 @@ impl Guest {
     }
 }
 
-/// A guest folder's block is not what `guest.json` says.
 fn damaged(block: &Block, found: Digest, recorded: Digest) -> ImageError {
     let path = block.path();
     ImageError::Folder {

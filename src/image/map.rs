@@ -1,9 +1,9 @@
-//! Shared maps of files, which other processes may write or truncate at any time. The only home of
-//! `mmap`, and the reason why no slice of a map ever exists.
+//! Shared maps of files, which other processes may write or truncate at any time: no slice of a map
+//! may ever exist.
 //!
-//! [`ReadMap`] hands out copies. The other two are for the program that plays a guest and writes
-//! its RAM as one does: [`WriteLane`]s share out an image's pages among threads, so that a store is
-//! exclusive by ownership; [`MappedWords`] are numbers that another process may read at any time.
+//! [`ReadMap`] makes copies. The other two are for `churn`, which writes to RAM as a guest does:
+//! [`WriteLane`]s divide an image's pages among threads, so that each store is exclusive by ownership;
+//! [`MappedWords`] are numbers that another process may read at any time.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -21,7 +21,7 @@ use crate::page::{PAGE_SIZE, PageIndex};
 #[derive(Debug)]
 struct Map {
     path: PathBuf,
-    // Dropped before `map`, so that no fault of another mapping at the same place counts as ours.
+    // Dropped before `map`, so that a fault in a later mapping at the same addresses is not ours.
     watch: FaultWatch,
     map: MmapRaw,
 }
@@ -46,7 +46,7 @@ impl Map {
         })
     }
 
-    /// A store beyond the file's end, or into a hole when the disk is full, went nowhere.
+    /// Whether all stores arrived. One beyond the file's end, or into a hole on a full disk, does not.
     fn check_stores(&self) -> Result<(), ImageError> {
         if self.watch.faults() == 0 {
             Ok(())
@@ -58,12 +58,12 @@ impl Map {
     }
 }
 
-/// A shared map of a file's beginning, which copies are made from.
+/// A shared map of a file's beginning, to copy from.
 #[derive(Debug)]
 pub(super) struct ReadMap(Map);
 
 impl ReadMap {
-    /// Maps the first `len` bytes of a file that has as many.
+    /// Maps the first `len` bytes of a file that is at least as long.
     ///
     /// # Errors
     /// The system's reasons.
@@ -71,17 +71,17 @@ impl ReadMap {
         Map::of(file, path, len, false).map(ReadMap)
     }
 
-    /// Fills `out` with what is mapped from byte `at` on. `false`: the file has become shorter, now
-    /// or at an earlier copy, and what it no longer has is zero in `out`.
+    /// Copies the bytes from `at` on into `out`. `false`: the file is shorter than the map, as this or
+    /// an earlier copy found out, and the missing bytes are zero in `out`.
     ///
     /// # Panics
-    /// When that reaches beyond the map: the caller's bug.
+    /// If they reach beyond the map, which is the caller's bug.
     #[must_use]
     pub(super) fn copy(&self, at: usize, out: &mut [u8]) -> bool {
         let Map { watch, map, .. } = &self.0;
         assert!(at <= map.len() && out.len() <= map.len() - at);
-        // The page tables are left to be filled by faults, 16 pages each. Asking for a batch at a
-        // time with MADV_POPULATE_READ cost a fifth more or a third less, by the page cache's state.
+        // Faults fill the page tables, 16 pages at a time. MADV_POPULATE_READ for a batch at a time
+        // cost between a third less and a fifth more, depending on the page cache.
         // SAFETY: the source lies inside the map, as asserted, `out` is as long, and they do not
         // overlap. Other processes may write the source meanwhile: the bytes are then some mix of
         // old and new, which is what copying live RAM means; no reference to them exists.
@@ -92,7 +92,7 @@ impl ReadMap {
     }
 }
 
-/// Every so many-th page of an image, for one thread to store into.
+/// Every n-th page of an image, for one thread to store into.
 #[derive(Debug)]
 pub(crate) struct WriteLane {
     map: Arc<Map>,
@@ -101,8 +101,8 @@ pub(crate) struct WriteLane {
 }
 
 impl WriteLane {
-    /// Maps the first `pages` pages of an image and shares them out: of the `count` lanes, number N
-    /// owns the pages whose index leaves N when divided by `count`.
+    /// Maps the first `pages` pages of an image and divides them among `count` lanes: lane N owns the
+    /// pages whose index modulo `count` is N.
     ///
     /// # Errors
     /// The system's reasons.
@@ -123,19 +123,19 @@ impl WriteLane {
             .collect())
     }
 
-    /// Where all lanes lie in this process's memory, and how many bytes they are.
+    /// The address and the length in bytes of the mapping that all lanes share.
     #[cfg(test)]
     pub(crate) fn mapping(&self) -> (*const u8, usize) {
         (self.map.map.as_ptr(), self.map.map.len())
     }
 
-    /// Stores `bytes` from byte `offset` of the `slot`-th page of this lane on.
+    /// Stores `bytes` at byte `offset` of the `slot`-th page of this lane.
     ///
     /// # Errors
-    /// [`ImageError::StoreLost`] when the file has become shorter or the disk is full.
+    /// [`ImageError::StoreLost`] if the file has been truncated or the disk is full.
     ///
     /// # Panics
-    /// When they reach beyond the page or the image: the caller's bug.
+    /// If they reach beyond the page or the image, which is the caller's bug.
     pub(crate) fn store(
         &mut self,
         slot: u64,
@@ -149,7 +149,7 @@ impl WriteLane {
         // SAFETY: the destination lies inside the map, as asserted, which lives as long as the
         // lane. No other thread touches it: each page belongs to one lane, which `&mut self` lends
         // to one thread, and no reference into the map exists. Other processes may read or write
-        // it: that is what a guest's RAM is like.
+        // it, as with a guest's RAM.
         unsafe {
             let to = self.map.map.as_mut_ptr().add(at);
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
@@ -158,14 +158,14 @@ impl WriteLane {
     }
 }
 
-/// Numbers of 64 bits at the beginning of a file, each written as a whole.
+/// 64-bit numbers at the beginning of a file, each written atomically.
 #[derive(Debug)]
 pub(crate) struct MappedWords {
     map: Map,
 }
 
 impl MappedWords {
-    /// Maps the first `len` bytes of a file that has so many.
+    /// Maps the first `len` bytes of a file that is at least as long.
     ///
     /// # Errors
     /// The system's reasons.
@@ -175,19 +175,19 @@ impl MappedWords {
         })
     }
 
-    /// Sets the `index`-th word, little endian. Whatever this thread stored before is in its map
-    /// before the word is, and what it stores later is there after it: whoever finds the thread
-    /// stopped finds them in that order.
+    /// Sets the `index`-th word, in little endian. Stores that this thread made to other maps before
+    /// come before it, later ones after it: a process that stops the thread at any point finds them
+    /// in that order.
     ///
     /// # Errors
-    /// [`ImageError::StoreLost`] when the file has become shorter.
+    /// [`ImageError::StoreLost`] if the file has been truncated.
     ///
     /// # Panics
-    /// When there is no such word: the caller's bug.
+    /// If there is no such word, which is the caller's bug.
     pub(crate) fn set(&self, index: usize, value: u64) -> Result<(), ImageError> {
         assert!(index < self.map.map.len() / 8);
-        // A thread stops at one point of its program, and all that comes before has happened by
-        // then: only the compiler could put stores into another order.
+        // A stopped thread has done everything before one point of its program, so only the compiler
+        // could reorder stores.
         compiler_fence(Ordering::SeqCst);
         // SAFETY: inside the map, as asserted, and aligned: a map begins at a page, and a word
         // every 8 bytes. This process touches it by atomic stores alone.
@@ -212,21 +212,21 @@ mod tests {
     }
 
     #[test]
-    fn a_read_beyond_the_end_of_a_file_that_shrank_is_zero_and_noticed() {
+    fn a_read_beyond_the_end_of_a_truncated_file_is_zero_and_noticed() {
         let (_folder, path, file) = file(4);
         std::fs::write(&path, [7; 4 * PAGE_SIZE]).unwrap();
         let map = ReadMap::of(&file, &path, 4 * PAGE_SIZE).unwrap();
         let mut byte = [1];
         assert!(map.copy(3 * PAGE_SIZE, &mut byte) && byte == [7]);
         file.set_len(0).unwrap();
-        // The second time there is no fault any more.
+        // The second read causes no fault.
         for _ in 0..2 {
             assert!(!map.copy(3 * PAGE_SIZE, &mut byte) && byte == [0]);
         }
     }
 
     #[test]
-    fn lanes_store_into_the_pages_that_are_theirs() {
+    fn each_lane_stores_into_its_own_pages() {
         let (_folder, path, file) = file(5);
         let mut lanes = WriteLane::share_out(&file, &path, 5, 2).unwrap();
         lanes[0].store(2, PAGE_SIZE - 3, b"abc").unwrap();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_behind_the_end_of_a_file_that_shrank_is_an_error_and_no_crash() {
+    fn a_store_beyond_the_end_of_a_truncated_file_is_an_error_not_a_crash() {
         let (_folder, path, file) = file(4);
         let mut lanes = WriteLane::share_out(&file, &path, 4, 1).unwrap();
         file.set_len(PAGE_SIZE as u64).unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_little_endian_and_in_their_place() {
+    fn words_are_little_endian_at_their_index() {
         let (_folder, path, file) = file(1);
         let words = MappedWords::of(&file, &path, PAGE_SIZE).unwrap();
         words.set(3, 0x0102_0304).unwrap();

@@ -1,18 +1,18 @@
-//! Guest images: where RAM is read from and where it is put.
+//! Guest images: where RAM is read from, and where it is written.
 //!
 //! ```text
-//! Guest   a guest to be sent      ┐ each holds  Ram   named blocks of pages
-//! Output  a guest being received  ┘              └ Store  where a block's pages are: a file, and
-//!                                                         in which way (store/)
+//! Guest   a guest to be sent      ┐ each has a  Ram        named blocks of pages
+//! Output  a guest being received  ┘               └ PageStore  a block's file and its format (store/)
 //! ```
 //!
-//! [`Ram`] knows neither which of the two it is for nor what its blocks are stored in: it reads,
-//! places, clears and hashes pages. A [`Guest`] is a raw image, which is one block, or a
-//! [guest folder](folder). An [`Output`] is written as `OUTPUT.partial`, which becomes OUTPUT only
-//! when everything is proven.
+//! [`Ram`] reads, places, clears and hashes pages, whichever of the two it belongs to and however its
+//! blocks are stored. A [`Guest`] is a raw image, which is one block, or a [guest folder](folder). An
+//! [`Output`] is written as `OUTPUT.partial`, which becomes OUTPUT only when everything is proven.
 //!
-//! Memory that another process may write at any time is never lent out as a slice, only copied.
-//! `map.rs` is the only home of `mmap`.
+//! Another process may write or truncate an image at any time. So mapped memory is never borrowed as a
+//! slice, only copied, and `map.rs` alone calls `mmap`.
+//!
+//! A new image format is one file in `store/`, whose page says how, and its magic in [`crate::sniff`].
 
 mod error;
 pub mod folder;
@@ -30,5 +30,5 @@ pub(crate) use map::{MappedWords, WriteLane};
 pub use output::Output;
 pub use ram::{Block, Ram};
 
-/// The block name of a raw image: what QEMU calls a PC's main memory.
+/// The block name of a raw image: QEMU's name for a PC's main memory.
 pub const RAW_BLOCK_NAME: &str = "pc.ram";

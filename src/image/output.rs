@@ -1,7 +1,7 @@
-//! What is being received: `OUTPUT.partial`, which becomes OUTPUT when everything is proven.
+//! A guest being received: written as `OUTPUT.partial`, which becomes OUTPUT when everything is proven.
 //!
-//! Dropped without [`Output::commit`], the partial file or folder is removed and an older OUTPUT
-//! stays as it was.
+//! If it is dropped without [`Output::commit`], the partial file or folder is removed, and an older
+//! OUTPUT stays as it was.
 
 use std::fs::File;
 use std::io;
@@ -22,28 +22,28 @@ use crate::page::{Digest, PAGE_SIZE};
 use crate::partial::{OutputError, PartialFile, create_private};
 use crate::sync;
 
-/// A guest that is being received: its blocks, and what becomes of them.
+/// A guest being received: its RAM, and what is to become OUTPUT.
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
     ram: Arc<Ram>,
-    /// Of each block alone, once they have been computed.
+    /// The blocks' digests, once they have been computed.
     digests: Vec<Digest>,
     description: Description,
     device_state: Mutex<DeviceStateWriter>,
-    /// Whether an OUTPUT that is there may be replaced.
+    /// Whether an existing OUTPUT may be replaced.
     replace: bool,
-    target: Partial,
+    partial: Partial,
 }
 
-/// What OUTPUT becomes.
+/// What becomes OUTPUT.
 #[derive(Debug)]
 enum Partial {
     File(PartialFile),
     Folder(PartialFolder),
 }
 
-/// What is at OUTPUT now.
+/// What exists at OUTPUT.
 enum Existing {
     Nothing,
     File,
@@ -51,22 +51,21 @@ enum Existing {
 }
 
 impl Output {
-    /// Whether OUTPUT may be made at all: to be asked before a peer is kept waiting.
+    /// Checks that OUTPUT can be created, so that no source connects in vain.
     ///
     /// # Errors
-    /// It exists and `force` is off, or it is something that neither a file nor a guest folder can
-    /// replace.
+    /// It exists and `force` is off, or it is neither a file nor a guest folder, so that nothing may
+    /// replace it.
     pub fn check(path: &Path, force: bool) -> Result<(), ImageError> {
         examine(&tidy(path), force).map(drop)
     }
 
-    /// OUTPUT becomes the raw image of a guest with this one block: its name and its size in bytes.
+    /// OUTPUT becomes the raw image of a guest with one block: its name and its size in bytes.
     ///
-    /// A partial file that a killed process left behind is replaced; one that is locked is not.
+    /// A partial file that a killed process left is replaced; one that is locked is not.
     ///
     /// # Errors
-    /// A guest with several blocks, [`OutputError::Busy`], [`OutputError::Exists`], or
-    /// the system's reason.
+    /// A guest with several blocks, [`OutputError::Busy`], [`OutputError::Exists`], or the system's.
     pub fn image(path: &Path, blocks: &[(String, u64)], force: bool) -> Result<Output, ImageError> {
         let [(name, _)] = blocks else {
             return Err(ImageError::ManyBlocks {
@@ -77,8 +76,8 @@ impl Output {
         Output::only(path, blocks, name, force)
     }
 
-    /// OUTPUT becomes the raw image of the block `keep`. The others are received into files without
-    /// a name, so that they can be proven too, and are gone when this is dropped.
+    /// OUTPUT becomes the raw image of the block `keep`. The others go into unnamed files, so that
+    /// they can be proven too, and are gone when this is dropped.
     ///
     /// # Errors
     /// As [`Output::image`], and a `keep` that is not among the blocks.
@@ -124,7 +123,7 @@ impl Output {
     /// OUTPUT becomes a guest folder with these blocks: their names and sizes in bytes.
     ///
     /// # Errors
-    /// As [`Output::image`], and blocks that a guest cannot have.
+    /// As [`Output::image`], and blocks that no guest folder can have.
     pub fn folder(
         path: &Path,
         blocks: &[(String, u64)],
@@ -168,7 +167,7 @@ impl Output {
         ram: Ram,
         device_state: DeviceStateWriter,
         replace: bool,
-        target: Partial,
+        partial: Partial,
     ) -> Output {
         Output {
             path: path.to_owned(),
@@ -177,16 +176,16 @@ impl Output {
             description: Description::default(),
             device_state: Mutex::new(device_state),
             replace,
-            target,
+            partial,
         }
     }
 
-    /// The RAM that is being received.
+    /// The RAM, which may be shared with the threads of a migration.
     pub fn ram(&self) -> &Arc<Ram> {
         &self.ram
     }
 
-    /// The blocks, in the order in which they were announced.
+    /// The blocks, in the order in which the source announced them.
     pub fn blocks(&self) -> &[Block] {
         self.ram.blocks()
     }
@@ -196,11 +195,11 @@ impl Output {
         self.ram.pages()
     }
 
-    /// The sum of the hashes of what the blocks really hold, read back on rayon's threads, and the
-    /// CPU time that it took.
+    /// Reads back all blocks on rayon's threads. Returns the sum of their hashes, and the CPU time
+    /// that this took.
     ///
     /// # Errors
-    /// The system's reason; a file having become shorter is one.
+    /// The system's, and [`ImageError::Truncated`].
     pub fn sum_hashes(&mut self) -> Result<(u128, Duration), ImageError> {
         let (digests, time) = self.ram.digests()?;
         let mut whole = Digest::default();
@@ -209,31 +208,30 @@ impl Output {
         Ok((whole.0, time))
     }
 
-    /// Notes each block's digest, in the blocks' order, instead of having [`Output::sum_hashes`]
-    /// find it: for whoever has read back all of it already.
+    /// Sets the digest of each block, in the blocks' order, when the caller has read back all of them
+    /// already and [`Output::sum_hashes`] would do so again.
     pub fn set_digests(&mut self, digests: Vec<Digest>) {
         self.digests = digests;
     }
 
-    /// Takes in the next bytes of the device state. Only a guest folder keeps them; otherwise they
-    /// are counted and hashed.
+    /// Appends bytes to the device state. Without a guest folder they are only counted and hashed.
     ///
     /// # Errors
-    /// More than [`MAX_DEVICE_STATE`](crate::description::MAX_DEVICE_STATE) bytes, or the system's reason.
+    /// More than [`MAX_DEVICE_STATE`](crate::description::MAX_DEVICE_STATE) bytes, or the system's.
     pub fn append_device_state(&self, bytes: &[u8]) -> Result<(), ImageError> {
         self.appended().append(bytes)
     }
 
-    /// How many bytes of device state there are so far, and their xxh3-128.
+    /// The number of bytes of device state so far, and their xxh3-128.
     pub fn device_state_sum(&self) -> (u64, u128) {
         self.appended().sum()
     }
 
-    /// The device state so far, read back and compared with what was appended; `None` if OUTPUT
-    /// does not become a guest folder.
+    /// The device state so far, read back and checked against what was appended; `None` without a
+    /// guest folder.
     ///
     /// # Errors
-    /// The file does not hold what was appended, or the system's reason.
+    /// The file does not hold what was appended, or the system's.
     pub fn device_state(&self) -> Result<Option<DeviceState>, ImageError> {
         self.appended().read_back()
     }
@@ -242,25 +240,25 @@ impl Output {
         sync::lock(&self.device_state)
     }
 
-    /// What is to stand in the guest folder besides RAM and device state. To be said before
-    /// [`Output::commit`], which checks it.
+    /// Sets the guest folder's description, which [`Output::commit`] checks and writes.
     pub fn describe(&mut self, description: Description) {
         self.description = description;
     }
 
-    /// Makes it OUTPUT. To be called once.
+    /// Makes it OUTPUT. Call it once.
     ///
     /// # Errors
-    /// The system's reason, a device state that was not kept as it came, a description that is out
-    /// of bounds, an old folder that is no longer ours to replace. OUTPUT is then as it was.
+    /// The system's, a device state that the file does not hold as it was appended, a description
+    /// that is out of bounds, an old folder that is no longer ours to replace. OUTPUT is then as it
+    /// was.
     pub fn commit(&mut self) -> Result<(), ImageError> {
-        if matches!(self.target, Partial::Folder(_)) && self.digests.is_empty() {
+        if matches!(self.partial, Partial::Folder(_)) && self.digests.is_empty() {
             self.sum_hashes()?;
         }
         let sum = self
             .device_state()?
             .map_or((0, 0), |state| (state.bytes(), state.hash()));
-        match &mut self.target {
+        match &mut self.partial {
             Partial::File(partial) => Ok(partial.commit(&self.path, self.replace)?),
             Partial::Folder(partial) => {
                 let contents = GuestJson {
@@ -299,7 +297,7 @@ fn unfit(path: &Path, source: FolderError) -> ImageError {
     }
 }
 
-/// Opens a file for each block.
+/// Opens each block's file by `open`, which also returns its path for messages.
 fn open_blocks(
     blocks: &[(String, u64)],
     mut open: impl FnMut(&str) -> Result<(File, PathBuf), ImageError>,
@@ -312,14 +310,14 @@ fn open_blocks(
     Ok(Ram::new(blocks.collect::<Result<_, ImageError>>()?))
 }
 
-/// The path without a slash at its end, which would put what is built beside OUTPUT into it.
+/// The path without a trailing slash, with which OUTPUT.partial would lie inside OUTPUT.
 fn tidy(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
-/// What is at OUTPUT, if it may be replaced.
+/// What exists at OUTPUT, if it may be replaced.
 fn examine(path: &Path, force: bool) -> Result<Existing, ImageError> {
-    // A folder that has no name to be exchanged under: `.`, `..`, `/`.
+    // `.`, `..` and `/` have no name to be exchanged under.
     if path.file_name().is_none() {
         return Err(ImageError::NotAFile {
             path: path.to_owned(),
@@ -378,18 +376,18 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// A file beside OUTPUT that has no name.
+/// An unnamed file on OUTPUT's file system.
 fn nameless_file(output: &Path) -> Result<File, ImageError> {
     let folder = folder_of(output);
     let failed = |source| ImageError::Io {
-        what: "make a temporary file beside",
+        what: "create a temporary file beside",
         path: output.to_owned(),
         source,
     };
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::open(folder, flags, Mode::from_raw_mode(0o600)) {
         Ok(file) => return Ok(file.into()),
-        // A file system, or a kernel, without the flag.
+        // A file system or a kernel without O_TMPFILE.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {
         }
         Err(error) => return Err(failed(error.into())),
@@ -397,7 +395,7 @@ fn nameless_file(output: &Path) -> Result<File, ImageError> {
     named_and_unlinked(folder).map_err(failed)
 }
 
-/// What does where files cannot be made without a name.
+/// For file systems without O_TMPFILE.
 fn named_and_unlinked(folder: &Path) -> io::Result<File> {
     let mut number = [0; 8];
     rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;

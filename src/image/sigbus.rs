@@ -1,9 +1,9 @@
-//! Survives an image that shrinks while it is mapped.
+//! Survives an image that is truncated while it is mapped.
 //!
-//! Touching a page behind the new end raises SIGBUS. The handler maps a zero page over the
-//! faulting address, if it lies in a range that was registered here, and counts it; whoever was
-//! copying or storing then finds the count changed and reports a truncated image. Every other fault goes
-//! where it would have gone without us.
+//! Touching a page beyond the new end raises SIGBUS. If the address lies in a range that was registered
+//! here, the handler maps a zero page over it and counts the fault; the thread that was copying or
+//! storing then finds the count changed and reports a truncated image. Any other fault is handled as
+//! if this handler did not exist.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -11,8 +11,8 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many mappings can be watched at once: two snapshots of a guest with as many blocks as there
-/// may be, twice. The handler walks them all, so not too many.
+/// How many mappings can be watched at once: two snapshots of a guest with the maximum number of
+/// blocks, twice. The handler searches all of them, so there must not be too many.
 pub(super) const SLOTS: usize = 4096;
 
 struct Slot {
@@ -35,17 +35,17 @@ struct Previous(libc::sigaction);
 static PREVIOUS: OnceLock<Result<Previous, i32>> = OnceLock::new();
 static HOST_PAGE: AtomicUsize = AtomicUsize::new(4096);
 
-/// A range of addresses in which a fault is survived, for as long as this lives.
+/// A range of addresses in which faults are survived while this exists.
 #[derive(Debug)]
 pub(super) struct FaultWatch {
     slot: usize,
 }
 
 impl FaultWatch {
-    /// Watches a mapping. `None` when all slots are taken.
+    /// Watches a mapping; `None` if all slots are taken.
     ///
     /// # Errors
-    /// When the signal handler cannot be installed.
+    /// The system's, if the signal handler cannot be installed.
     pub(super) fn new(start: *const u8, len: usize) -> io::Result<Option<FaultWatch>> {
         install()?;
         for (slot, watched) in WATCHED.iter().enumerate() {
@@ -63,7 +63,7 @@ impl FaultWatch {
         Ok(None)
     }
 
-    /// How many faults there were so far.
+    /// The number of faults so far.
     pub(super) fn faults(&self) -> usize {
         WATCHED[self.slot].faults.load(Ordering::Acquire)
     }
@@ -118,7 +118,7 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, context: *mut l
             // SAFETY: the page lies in a mapping that its owner registered and keeps for as long
             // as the slot names it; replacing a page of that file map by an anonymous one changes
             // only what is read there and where a store goes, which the owner learns from `faults`.
-            // Writable, as some of the maps are: nobody writes to the others.
+            // It is writable because some of the maps are; nothing is ever stored into the others.
             let mapped = unsafe {
                 libc::mmap(
                     page as *mut libc::c_void,
@@ -138,7 +138,7 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     pass_on(signal, info, context);
 }
 
-/// Does what would have been done without our handler.
+/// Handles the signal as if our handler did not exist.
 fn pass_on(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     if let Some(Ok(Previous(previous))) = PREVIOUS.get() {
         let handler = previous.sa_sigaction;

@@ -129,12 +129,18 @@ fn memory_that_is_not_the_guests_is_refused() {
 fn what_is_missing_is_named() {
     let source = || io::Error::from_raw_os_error(libc::EINVAL);
     for (why, words) in [
-        (Why::Userfaultfd { source: source() }, "userfaultfd cannot"),
         (
-            Why::AsyncWriteProtect { source: source() },
+            PagemapError::Userfaultfd { source: source() },
+            "userfaultfd cannot",
+        ),
+        (
+            PagemapError::AsyncWriteProtect { source: source() },
             "asynchronous write protection",
         ),
-        (Why::PagemapScan { source: source() }, "PAGEMAP_SCAN"),
+        (
+            PagemapError::PagemapScan { source: source() },
+            "PAGEMAP_SCAN",
+        ),
     ] {
         assert!(why.to_string().contains(words));
         assert!(std::error::Error::source(&why).is_some());

@@ -365,7 +365,7 @@ fn a_log_of_another_guest_is_refused() {
         assert_eq!(
             error.to_string(),
             format!(
-                "the log of dirty pages is for {pages} pages, and the guest has 8, or in other blocks"
+                "the dirty log does not fit the guest: it has {pages} pages, the guest has 8, or their blocks differ"
             )
         );
     }

@@ -1,4 +1,4 @@
-//! The device state: opaque bytes that belong to a guest, read piece by piece and never trusted.
+//! The device state: opaque bytes, read in pieces and never trusted.
 
 use std::fmt;
 use std::fs::File;
@@ -12,14 +12,14 @@ use super::super::ImageError;
 use super::{DEVICE_STATE, FolderError};
 use crate::description::MAX_DEVICE_STATE;
 
-/// Bytes that are read at once.
+/// Bytes per read.
 const PIECE: usize = 256 << 10;
 
-/// A guest's device state, to be read.
+/// A guest's device state, for reading.
 #[derive(Debug)]
 pub struct DeviceState {
     file: File,
-    /// What messages call the file, and the folder that it lies in.
+    /// For messages.
     name: String,
     folder: PathBuf,
     bytes: u64,
@@ -27,7 +27,7 @@ pub struct DeviceState {
 }
 
 impl DeviceState {
-    /// The file `name` of `folder`, which must have so many bytes with this hash.
+    /// The file `name` in `folder`, checked to have this many bytes with this hash.
     pub(crate) fn new(
         file: File,
         (folder, name): (PathBuf, String),
@@ -56,20 +56,20 @@ impl DeviceState {
         Ok(state)
     }
 
-    /// Its size in bytes, at most [`MAX_DEVICE_STATE`].
+    /// The size in bytes, at most [`MAX_DEVICE_STATE`].
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Its xxh3-128.
+    /// The xxh3-128 of all bytes.
     pub fn hash(&self) -> u128 {
         self.hash
     }
 
-    /// Hands it out piece by piece, in order, at most 256 KiB each.
+    /// Calls `piece` with one piece after another, each at most 256 KiB.
     ///
     /// # Errors
-    /// Those of `piece`, and at the end that it is not what it was.
+    /// Those of `piece`, the system's, and at the end, if the file has changed, that it has.
     pub fn for_each<E: From<ImageError>>(
         &self,
         mut piece: impl FnMut(&[u8]) -> Result<(), E>,
@@ -102,10 +102,10 @@ impl DeviceState {
         }
     }
 
-    /// All of it.
+    /// Reads all of it.
     ///
     /// # Errors
-    /// That it is not what it was, and the system's reasons.
+    /// The system's, and that the file has changed.
     pub fn read(&self) -> Result<Vec<u8>, ImageError> {
         let mut all = Vec::with_capacity(self.bytes as usize);
         self.for_each(|piece| {
@@ -131,7 +131,7 @@ impl DeviceState {
     }
 }
 
-/// Device state that is being received; kept in a file, or only counted and hashed.
+/// Device state that is being received: written to a file, or only counted and hashed.
 pub(crate) struct DeviceStateWriter {
     file: Option<File>,
     path: PathBuf,
@@ -174,12 +174,12 @@ impl DeviceStateWriter {
         Ok(())
     }
 
-    /// How many bytes there are, and their hash.
+    /// The number of bytes so far, and their hash.
     pub(crate) fn sum(&self) -> (u64, u128) {
         (self.bytes, self.hasher.digest128())
     }
 
-    /// What was appended and kept, as the file really holds it; `None` if it was not kept.
+    /// What the file really holds, checked against what was appended; `None` if there is no file.
     pub(crate) fn read_back(&self) -> Result<Option<DeviceState>, ImageError> {
         let Some(file) = &self.file else {
             return Ok(None);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn device_state_that_was_changed_behind_our_back_is_noticed() {
+    fn device_state_that_another_process_changed_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("device-state");
         let file = File::options()

@@ -1,5 +1,6 @@
-//! An open guest folder: what lies in it is reached through its descriptor and by plain names, no
-//! link is followed, and only what `guest.json` accounts for is ever removed.
+//! An open guest folder. Its files are reached through its descriptor and by plain names, no link is
+//! followed, and only what `guest.json` accounts for is ever removed: another process may replace
+//! the folder, or anything in it, at any time.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,7 +14,7 @@ use super::{FolderError, GUEST_JSON, GUEST_JSON_NEW, GuestJson, MAX_GUEST_JSON, 
 use crate::partial::{OutputError, PRIVATE, keep_access};
 use crate::sys::{same_file, try_lock};
 
-/// A folder that is open.
+/// An open folder.
 #[derive(Debug)]
 pub(crate) struct Directory {
     file: File,
@@ -21,7 +22,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Opens a folder; `follow`: `path` itself may be a link.
+    /// Opens a folder. `follow`: `path` itself may be a link.
     pub(crate) fn open(path: &Path, follow: bool) -> Result<Directory, ImageError> {
         let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         if !follow {
@@ -43,7 +44,7 @@ impl Directory {
         &self.path
     }
 
-    /// Keeps other processes from writing it.
+    /// Locks it against other processes that would write it.
     pub(crate) fn lock(&self) -> Result<(), ImageError> {
         if try_lock(&self.file) {
             Ok(())
@@ -83,7 +84,7 @@ impl Directory {
         }
     }
 
-    /// Makes a file in it, which must not be there.
+    /// Creates a file in it. The file must not exist.
     pub(crate) fn create_file(&self, name: &str) -> Result<File, ImageError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(PRIVATE))
@@ -110,7 +111,7 @@ impl Directory {
         GuestJson::parse(&text).map_err(|error| self.wrong(error))
     }
 
-    /// Writes `guest.json`, or replaces it by a whole new one.
+    /// Writes `guest.json`, atomically: a reader finds the old one or the new one, complete.
     pub(crate) fn write_contents(&self, contents: &GuestJson) -> Result<(), ImageError> {
         use std::io::Write;
         let text = contents.to_json().map_err(|error| self.wrong(error))?;
@@ -121,8 +122,8 @@ impl Directory {
             .map_err(|error| self.failed("write", GUEST_JSON)(error.into()))
     }
 
-    /// The names of all files in it, if it is a guest folder and they all belong to it. With
-    /// `partial` it may be one that was not received to its end.
+    /// The names of all files in it, if it is a guest folder and they are all part of it. With
+    /// `partial`, it may be one that was not received completely.
     pub(crate) fn accounted(&self, partial: bool) -> Result<Vec<String>, ImageError> {
         let mut expected = vec![GUEST_JSON_NEW.to_owned()];
         match self.contents() {
@@ -131,7 +132,7 @@ impl Directory {
                 expected.extend(contents.files());
             }
             Ok(_) => return Err(self.wrong(FolderError::Partial)),
-            // Whoever was stopped right after its making left nothing else in it.
+            // A process that was killed right after creating the folder left nothing else in it.
             Err(ImageError::Folder {
                 source: FolderError::NoDescription,
                 ..
@@ -170,8 +171,8 @@ impl Directory {
         Ok(found)
     }
 
-    /// Gives the folder, and each file that an older one at `old` has as well, the owner and the
-    /// mode that they have there.
+    /// Gives the folder, and each file that the older folder at `old` has too, the owner and the mode
+    /// that they have there.
     pub(crate) fn keep_access(&self, old: &Path, files: &[String]) -> io::Result<()> {
         for name in files {
             match rustix::fs::openat(
@@ -188,9 +189,9 @@ impl Directory {
         keep_access(&self.file, old)
     }
 
-    /// Removes these files and then the folder itself, which `path` must still name. What cannot
-    /// be removed stays. `guest.json` goes last: without it, what is left after a kill would not be
-    /// recognised, and never be removed by the next attempt.
+    /// Removes these files and then the folder itself, if `path` still names it. It stops at the
+    /// first that cannot be removed. `guest.json` goes last: without it, the next attempt would not
+    /// recognise what a kill left here, and never remove it.
     pub(crate) fn remove(&self, path: &Path, files: &[String]) -> io::Result<()> {
         if !self.is_at(path) {
             return Err(io::Error::other("another process has replaced it"));

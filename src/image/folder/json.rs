@@ -1,4 +1,4 @@
-//! `guest.json`: read with suspicion, and written.
+//! `guest.json`. What is read is hostile until checked; what is written passes the same checks.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,17 +8,17 @@ use crate::description::{
 };
 use crate::page::{Digest, PAGE_SIZE};
 
-/// More than the bytes that a description takes in `guest.json` at most.
+/// An upper bound of the bytes that a description takes in `guest.json`.
 const MAX_DESCRIPTION: usize = 6 * MAX_MACHINE + 4 * MAX_CONFIGURATION + 128 * MAX_COMMANDS;
 
 pub(super) const FORMAT: &str = "ramferry-guest-folder";
 const PARTIAL: &str = "ramferry-guest-partial";
 const VERSION: u32 = 1;
 
-/// What `guest.json` says.
+/// The contents of `guest.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GuestJson {
-    /// Whether it was received to its end.
+    /// Whether the guest was received completely.
     pub(crate) complete: bool,
     pub(crate) description: Description,
     /// Names and sizes in bytes.
@@ -101,7 +101,7 @@ impl GuestJson {
         let state = json.device_state;
         if state.bytes > MAX_DEVICE_STATE {
             return Err(FolderError::TooMany(OutOfBounds {
-                what: "the device state's bytes",
+                what: "bytes of device state",
                 given: state.bytes,
                 allowed: MAX_DEVICE_STATE,
             }));
@@ -118,7 +118,7 @@ impl GuestJson {
         })
     }
 
-    /// `guest.json` as it is written.
+    /// Checks the contents, and renders them.
     pub(crate) fn to_json(&self) -> Result<Vec<u8>, FolderError> {
         self.description.check()?;
         check_blocks(&self.blocks)?;
@@ -156,7 +156,7 @@ impl GuestJson {
         };
         let mut text = serde_json::to_vec_pretty(&json).map_err(FolderError::Json)?;
         text.push(b'\n');
-        // What is not yet known must fit as well, or it would turn out when all is over.
+        // The description comes last. It must fit too, or receiving would fail at its very end.
         let room = if self.complete { 0 } else { MAX_DESCRIPTION };
         if text.len() + room > MAX_GUEST_JSON {
             return Err(FolderError::TooLong);
@@ -164,8 +164,8 @@ impl GuestJson {
         Ok(text)
     }
 
-    /// The files of a folder with these blocks, besides `guest.json`: the blocks' in their order,
-    /// and the device state's.
+    /// The names of all files but `guest.json` in a folder with these blocks: the blocks' in their
+    /// order, and the device state's.
     pub(crate) fn files(&self) -> impl Iterator<Item = String> {
         self.blocks
             .iter()

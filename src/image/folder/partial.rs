@@ -1,5 +1,5 @@
-//! `OUTPUT.partial` of a guest folder: locked while it is written, removed unless it becomes OUTPUT,
-//! and made anew if a killed process left one behind. What [`crate::partial`] is for files.
+//! `OUTPUT.partial` for guest folders, as [`crate::partial`] is for files: locked while it is written,
+//! removed unless it becomes OUTPUT, and replaced if a killed process left one.
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -11,8 +11,8 @@ use super::super::ImageError;
 use super::{Directory, GuestJson};
 use crate::partial::{OutputError, partial_path, remove_left_behind, rename_noreplace, replaced};
 
-/// Makes room at `OUTPUT.partial` for a file: removes the folder that a killed process left behind,
-/// unless it is locked or holds anything besides what such a process had put there.
+/// Removes the folder that a killed process left at `OUTPUT.partial`, unless it is locked or contains
+/// a file that such a process did not create.
 pub(crate) fn clear_folder(output: &Path) -> Result<(), ImageError> {
     let partial = partial_path(output);
     if !std::fs::symlink_metadata(&partial).is_ok_and(|metadata| metadata.is_dir()) {
@@ -25,7 +25,7 @@ pub(crate) fn clear_folder(output: &Path) -> Result<(), ImageError> {
     removed.map_err(ImageError::io("remove", &partial))
 }
 
-/// Makes a folder at `OUTPUT.partial`, in place of what a killed process left behind.
+/// Creates a folder at `OUTPUT.partial`, in place of what a killed process left there.
 fn make_folder(output: &Path, partial: &Path) -> Result<(), ImageError> {
     let create = || std::fs::DirBuilder::new().mode(0o700).create(partial);
     match create() {
@@ -93,11 +93,11 @@ impl PartialFolder {
             rustix::fs::renameat_with(CWD, &self.path, CWD, output, RenameFlags::EXCHANGE)
                 .map_err(|error| renaming()(error.into()))?;
             self.committed = true;
-            // What somebody has put there this very moment stays, and the folder around it.
+            // If another process has just created a file in it, that file and the folder stay.
             let _ = old.remove(&self.path, &files);
             return Ok(());
         }
-        // The system renames a folder onto none but an empty one.
+        // The system renames a folder onto nothing or an empty folder only.
         rename_noreplace(&self.path, output).map_err(renaming())?;
         self.committed = true;
         Ok(())

@@ -127,13 +127,13 @@ fn a_folder_with_other_files_is_never_replaced() {
         .unwrap();
     std::fs::write(path.join("notes"), b"mine").unwrap();
     let why = line(Output::check(&path, true).unwrap_err());
-    assert!(why.contains("it holds 'notes'"), "{why}");
+    assert!(why.contains("it contains 'notes'"), "{why}");
     std::fs::remove_file(path.join("notes")).unwrap();
     // What is put there while it is being received is found as well.
     let mut output = Output::folder(&path, &two(), true).unwrap();
     std::fs::write(path.join("notes"), b"mine").unwrap();
     let why = line(output.commit().unwrap_err());
-    assert!(why.contains("it holds 'notes'"), "{why}");
+    assert!(why.contains("it contains 'notes'"), "{why}");
     drop(output);
     assert_eq!(names(dir.path()), ["out"]);
     assert_eq!(std::fs::read(path.join("notes")).unwrap(), b"mine");
@@ -143,7 +143,7 @@ fn a_folder_with_other_files_is_never_replaced() {
     std::fs::create_dir(&partial).unwrap();
     std::fs::write(partial.join("notes"), b"mine").unwrap();
     let why = line(Output::folder(&path, &two(), true).unwrap_err());
-    assert!(why.contains("it holds 'notes'"), "{why}");
+    assert!(why.contains("it contains 'notes'"), "{why}");
     assert_eq!(names(&partial), ["notes"]);
 }
 
@@ -200,7 +200,7 @@ fn one_block_is_kept_and_the_others_are_proven_and_gone() {
     let why = line(Output::only(&path, &two(), "vga", false).unwrap_err());
     assert_eq!(
         why,
-        "the guest has no block 'vga': its blocks are pc.ram, vga/vram"
+        "the guest has no block 'vga'; its blocks are pc.ram, vga/vram"
     );
     let why = line(Output::image(&path, &two(), false).unwrap_err());
     assert!(why.contains("--block (pc.ram, vga/vram)"), "{why}");
@@ -258,6 +258,6 @@ fn a_guest_that_cannot_be_is_refused() {
         .map(|n| (format!("{}{n:04}", "\u{1}".repeat(251)), 4096))
         .collect();
     let error = line(Output::folder(&path, &control, false).unwrap_err());
-    assert!(error.contains("guest.json has more than"), "{error}");
+    assert!(error.contains("guest.json is longer than"), "{error}");
     assert!(names(dir.path()).is_empty());
 }

@@ -17,11 +17,8 @@ fn what_is_not_an_image_is_refused_by_name() {
     for (image, why) in [
         (missing.as_path(), "No such file"),
         (&empty, "is empty"),
-        (
-            &odd,
-            "has 4097 bytes, which is no multiple of the page size of 4096",
-        ),
-        (folder, "it has no guest.json"),
+        (&odd, "4097 bytes is not a multiple of the page size, 4096"),
+        (folder, "guest.json not found"),
     ] {
         let name = image.to_str().unwrap();
         let uri = files.uri();

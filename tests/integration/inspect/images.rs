@@ -79,7 +79,7 @@ fn what_is_nothing_of_all_this_is_refused_by_name() {
     let empty = folder.path("empty");
     std::fs::write(&empty, []).unwrap();
     for (path, names) in [
-        (odd, ["odd", "no multiple of the page size"]),
+        (odd, ["odd", "not a multiple of the page size"]),
         (empty, ["empty", "is empty"]),
         (folder.path("missing"), ["missing", "cannot open"]),
         (

@@ -173,7 +173,7 @@ fn more_commands_than_a_guest_can_have_are_refused() {
         }
         model.begin(SectionKind::Part);
     });
-    super::refuses(&model.stream, "the commands are 257, but at most 256");
+    super::refuses(&model.stream, "too many commands: 257, but at most 256");
 }
 
 // ---- one address

@@ -99,7 +99,7 @@ fn names_that_no_folder_can_describe_leave_nothing() {
     let blocks: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
     refuses(
         &Model::with(&blocks, |_| {}).stream,
-        "has more than 1048576 bytes",
+        "longer than 1048576 bytes",
     );
 }
 
@@ -242,7 +242,7 @@ fn links_and_foreign_folders_at_output_are_left_alone() {
         ("link-to-folder", "is a file"),
         ("link-to-nothing", "is a file"),
         ("foreign", "is not a regular file"),
-        ("stuffed", "does not belong to a guest folder"),
+        ("stuffed", "not part of a guest folder"),
         ("stuffed-with-a-link", "is not a regular file"),
     ] {
         let folder = Folder::in_memory();
