@@ -1,10 +1,10 @@
-//! Files that get their name only when they are whole: `OUTPUT.partial`, locked while it is written,
-//! removed unless it becomes OUTPUT, and made anew if a killed process left one behind.
+//! Files that get their name when they are complete: `OUTPUT.partial` is locked while it is written,
+//! removed unless it becomes OUTPUT, and replaced if a killed process left one.
 //!
-//! Guest RAM is secret: such a file can be read by its owner alone, from its first byte on and
-//! whatever the umask. One that replaces another gets that one's owner and mode with its name.
+//! Guest RAM is secret: only its owner can read such a file, from its first byte on and whatever the
+//! umask. If it replaces another file, it gets that file's owner and mode along with its name.
 //!
-//! For raw images and stored streams; `image/partial.rs` does the same for guest folders.
+//! This is for raw images and stored streams; `image/folder/partial.rs` does it for guest folders.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
@@ -21,34 +21,24 @@ pub(crate) const PRIVATE: u32 = 0o600;
 /// Why an output cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+// The fields are what the messages say of them.
+#[allow(missing_docs)]
 pub enum OutputError {
-    /// It exists, and may not be replaced.
     #[error("'{}' already exists; --force replaces it", path.display())]
-    Exists {
-        /// The output.
-        path: PathBuf,
-    },
-    /// Another process is writing the same output.
+    Exists { path: PathBuf },
     #[error("'{}' is being written by another process", path.display())]
-    Busy {
-        /// The partial file.
-        path: PathBuf,
-    },
-    /// The system's reason.
+    Busy { path: PathBuf },
     #[error("cannot {what} '{}'", path.display())]
     Io {
-        /// What was tried.
         what: &'static str,
-        /// The partial file, or the output.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
 }
 
 impl OutputError {
-    /// An error of the system's while trying to do this to `path`.
+    /// For an error of the system's while trying to do `what` to `path`.
     pub(crate) fn io(
         what: &'static str,
         path: &Path,
@@ -68,10 +58,10 @@ pub(crate) struct PartialFile {
 }
 
 impl PartialFile {
-    /// Makes it, empty and locked.
+    /// Creates it, empty and locked.
     ///
     /// # Errors
-    /// [`OutputError::Busy`], and the system's reasons.
+    /// [`OutputError::Busy`], and the system's.
     pub(crate) fn create(output: &Path) -> Result<PartialFile, OutputError> {
         let path = partial_path(output);
         let create = || create_private(&path);
@@ -88,7 +78,7 @@ impl PartialFile {
             path,
             committed: false,
         };
-        // Between the two, another process may have taken ours for one that was left behind.
+        // Between creating and locking, another process may have taken it for one that was left.
         if !try_lock(&partial.file) || !same_file(&partial.file, &partial.path) {
             return Err(OutputError::Busy {
                 path: partial.path.clone(),
@@ -104,17 +94,17 @@ impl PartialFile {
     /// Another descriptor of the file.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's.
     pub(crate) fn file(&self) -> Result<File, OutputError> {
         let file = self.file.try_clone();
         file.map_err(OutputError::io("open", &self.path))
     }
 
-    /// Renames it onto `output`. Without `replace`, an output that another process made in the
-    /// meantime is left alone where the file system can do that.
+    /// Renames it to `output`. Without `replace`, an output that another process created in the
+    /// meantime is not replaced, if the file system can do that.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's.
     pub(crate) fn commit(&mut self, output: &Path, replace: bool) -> Result<(), OutputError> {
         let rename = || {
             if !same_file(&self.file, &self.path) {
@@ -141,10 +131,10 @@ impl Drop for PartialFile {
     }
 }
 
-/// Makes a file that its owner alone can read and write.
+/// Creates a file that only its owner can read and write.
 ///
 /// # Errors
-/// The system's reason; that it exists is one.
+/// The system's; one is that it exists.
 pub(crate) fn create_private(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -152,16 +142,16 @@ pub(crate) fn create_private(path: &Path) -> io::Result<File> {
         .create_new(true)
         .mode(PRIVATE)
         .open(path)?;
-    // The umask may have taken even the owner's part.
+    // The umask may have removed even the owner's rights.
     file.set_permissions(Permissions::from_mode(PRIVATE))?;
     Ok(file)
 }
 
 /// Gives `new` the owner and the mode of the file or folder at `old`, which it is about to replace.
-/// Where the owner cannot be kept, others get no access: the mode was not meant for them.
+/// If the owner cannot be kept, other users get no access: the mode was not meant for them.
 ///
 /// # Errors
-/// The system's reason.
+/// The system's.
 pub(crate) fn keep_access(new: &File, old: &Path) -> io::Result<()> {
     let Ok(old) = std::fs::symlink_metadata(old) else {
         return Ok(());
@@ -178,14 +168,14 @@ pub(crate) fn keep_access(new: &File, old: &Path) -> io::Result<()> {
     new.set_permissions(Permissions::from_mode(old.mode() & allowed | owner))
 }
 
-/// Where OUTPUT is built.
+/// The path where OUTPUT is written.
 pub(crate) fn partial_path(output: &Path) -> PathBuf {
     let mut partial = output.as_os_str().to_owned();
     partial.push(".partial");
     PathBuf::from(partial)
 }
 
-/// Removes the file that a killed process left behind, unless it is locked.
+/// Removes the file that a killed process left, unless it is locked.
 ///
 /// # Errors
 /// [`OutputError::Busy`], and the system's reasons: it may be a folder.
@@ -203,10 +193,10 @@ pub(crate) fn remove_left_behind(partial: &Path) -> Result<(), OutputError> {
     std::fs::remove_file(partial).map_err(OutputError::io("remove", partial))
 }
 
-/// Renames without replacing, or by replacing where the file system knows no other way.
+/// Renames without replacing or, if the file system cannot do that, with replacing.
 ///
 /// # Errors
-/// The system's reason; `to` exists is one.
+/// The system's; one is that `to` exists.
 pub(crate) fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => std::fs::rename(from, to),
@@ -214,7 +204,7 @@ pub(crate) fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Why what is at a path may not be touched.
+/// Why the file or folder at a path may not be touched.
 pub(crate) fn replaced() -> io::Error {
     io::Error::other("another process has replaced it")
 }

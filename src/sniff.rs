@@ -1,72 +1,68 @@
-//! What bytes are, by how they begin: the one place that decides, for every command.
+//! Recognises formats by their first bytes, for every command.
 //!
-//! | caller | asks |
+//! | caller | question |
 //! |---|---|
-//! | [`Guest::open`](crate::image::Guest::open): send, bench, digest | is the file something else than flat RAM? |
+//! | [`Guest::open`](crate::image::Guest::open), for send, bench and digest | is the file in a format other than flat RAM? |
 //! | [`inspect`](crate::inspect::inspect) | which reader describes the file? |
-//! | receive | which pipeline takes the stream? |
+//! | receive | which wire does the source speak? |
 //!
-//! Flat RAM has no magic, so a file that begins like nothing known is RAM. Guest RAM may begin with
-//! any bytes, so every command that takes a file can be told to take it for RAM
-//! ([`ImageFormat::Raw`](crate::image::ImageFormat::Raw)), and the blocks of a guest folder are
-//! never judged.
+//! Flat RAM has no magic, so a file without a known one is flat RAM. Guest RAM may begin with any
+//! bytes, so `--format raw` ([`ImageFormat::Raw`](crate::image::ImageFormat::Raw)) skips the check, and
+//! the blocks of a guest folder are never checked.
 //!
-//! To add a format: its magic in [`Content::of`], and its name and the way out in the two lists
-//! below it; or, once it can be read, a function in `image/store/`.
+//! To add a format: its magic in [`Content::of`], its name, and what a user can do with it in
+//! [`Content::way_out`]. Once it can be read, its reader is a file in `image/store/`.
 
 use std::fmt;
 
 use crate::wire::native::HELLO_MAGIC;
 use crate::wire::qemu;
 
-/// The most bytes that are needed to tell.
+/// The number of bytes that are enough to recognise a format.
 pub(crate) const HEAD: usize = 16;
 
-/// What a file or a stream holds, if it is not flat RAM.
+/// The format of a file or a stream that is not flat RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+// A format whose name says it all has no comment.
+#[allow(missing_docs)]
 pub enum Content {
-    /// A stored stream of our own ([`crate::wire::native`]).
+    /// See [`crate::wire::native`].
     NativeStream,
-    /// A migration stream of QEMU's ([`crate::wire::qemu`]).
+    /// See [`crate::wire::qemu`].
     QemuStream,
-    /// One of the further connections of QEMU's capability `multifd`.
+    /// An additional connection of QEMU's capability `multifd`.
     QemuChannel,
-    /// A libvirt save image (`virsh save`, managed save, an external memory snapshot).
+    /// By `virsh save`, a managed save, or an external memory snapshot.
     LibvirtSave,
-    /// A libvirt save image that was never finished.
+    /// Its writer never finished.
     LibvirtPartialSave,
-    /// A qcow2 disk image.
+    /// A disk image.
     Qcow2,
-    /// An ELF file: as a rule a core, which dump-guest-memory and `virsh dump --memory-only` write.
+    /// As a rule a core, as dump-guest-memory and `virsh dump --memory-only` write it.
     Elf,
-    /// A kdump-compressed dump, flattened or not.
+    /// Flattened or not.
     Kdump,
-    /// A LiME dump.
+    /// By the Linux Memory Extractor.
     Lime,
-    /// An AVML dump.
+    /// By Microsoft's AVML, compressed.
     Avml,
-    /// A file compressed as a whole.
     Gzip,
-    /// A file compressed as a whole.
     Zstd,
-    /// A file compressed as a whole.
     Xz,
-    /// A file compressed as a whole.
     Bzip2,
 }
 
 impl Content {
-    /// What a file of these first [`HEAD`] bytes holds; `None`: flat RAM, as far as that can be
-    /// told. With fewer bytes the file ends with them: if they are the beginning of a stream's
-    /// magic, it is a stream that was cut very short.
+    /// The format of a file with these first [`HEAD`] bytes; `None`: flat RAM, for all that is known.
+    /// A file with fewer bytes that are the beginning of a stream's magic is a truncated stream.
     pub(crate) fn of(head: &[u8]) -> Option<Content> {
         let stream = |magic: &[u8]| {
             let len = head.len().min(magic.len());
             len > 0 && head[..len] == magic[..len]
         };
-        // An image may well begin with the four bytes of multifd's magic; with its version after
-        // them, hardly.
+        // RAM may well begin with the four bytes of multifd's magic, but hardly with its version
+        // after them.
         let channel = [qemu::MULTIFD_MAGIC, 1_u32.to_be_bytes()].concat();
         if stream(&HELLO_MAGIC) {
             return Some(Content::NativeStream);
@@ -84,12 +80,12 @@ impl Content {
             (b"makedumpfile\0\0\0\0", Content::Kdump),
             (b"EMiL\x01\0\0\0", Content::Lime),
             (b"AVML\x02\0\0\0", Content::Avml),
-            // 8: deflate, the only method that gzip has.
+            // 8 is deflate, the only method of gzip.
             (b"\x1f\x8b\x08", Content::Gzip),
             (b"\x28\xb5\x2f\xfd", Content::Zstd),
             (b"\xfd7zXZ\0", Content::Xz),
             (b"BZh", Content::Bzip2),
-            // A skippable frame, as pzstd begins.
+            // A skippable frame, with which pzstd begins.
             (b"\x50\x2a\x4d\x18", Content::Zstd),
         ];
         let (magic, content) = foreign.iter().find(|(magic, _)| head.starts_with(magic))?;
@@ -105,8 +101,8 @@ impl Content {
         }
     }
 
-    /// What a stream of these first bytes, eight or more, holds. Where only streams are expected,
-    /// four bytes are enough to tell a channel of multifd, whatever its version.
+    /// The format of a stream with these first bytes, at least eight. Where only streams are expected,
+    /// four bytes are enough to recognise a channel of multifd, whatever its version.
     pub(crate) fn of_stream(head: &[u8]) -> Option<Content> {
         if head.starts_with(&qemu::MULTIFD_MAGIC) {
             Some(Content::QemuChannel)
@@ -115,14 +111,14 @@ impl Content {
         }
     }
 
-    /// What the user can do to get at the RAM in it.
+    /// What a user can do to get at the RAM.
     pub(crate) fn way_out(self) -> &'static str {
         match self {
             Content::NativeStream | Content::QemuStream => {
                 "unpack it with `ramferry receive file:FILE OUTPUT`"
             }
             Content::QemuChannel => {
-                "RAM is spread over all channels of that migration, so migrate again without multifd"
+                "the RAM is spread over several channels; migrate without multifd"
             }
             Content::LibvirtSave => {
                 "a QEMU stream follows its header, compressed if save_image_format says so; receive that with \
@@ -145,7 +141,7 @@ impl Content {
     }
 }
 
-/// The name with its article, to follow "is".
+/// For messages, to follow "is".
 impl fmt::Display for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -167,11 +163,11 @@ impl fmt::Display for Content {
     }
 }
 
-/// A stream that is not a migration's.
+/// A stream that is not a migration stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this is {content}, not a migration stream: {}", content.way_out())]
 pub struct NotAStream {
-    /// What it is.
+    /// Its format.
     pub content: Content,
 }
 
@@ -180,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_is_told_by_its_first_bytes_even_if_cut_within_them() {
+    fn a_stream_is_recognised_even_if_it_was_cut_within_its_magic() {
         for len in 1..=HELLO_MAGIC.len() {
             assert_eq!(
                 Content::of(&HELLO_MAGIC[..len]),
@@ -208,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn every_format_that_is_not_flat_ram_is_known_by_its_magic_and_by_no_less() {
+    fn each_format_is_recognised_by_its_magic_and_by_no_less() {
         for (magic, content) in [
             (&b"LibvirtQemudSave"[..], Content::LibvirtSave),
             (b"LibvirtQemudPart", Content::LibvirtPartialSave),

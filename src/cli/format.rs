@@ -1,10 +1,10 @@
-//! `--format`: what a file is taken for.
+//! `--format`: how to interpret an image file.
 
 use crate::image::ImageFormat;
 
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct FormatArg {
-    /// Take IMAGE for raw RAM whatever it begins with [default: refuse files of a known other format]
+    /// raw: treat the file as raw RAM even if it begins like another format, such as qcow2
     #[arg(long, value_enum)]
     format: Option<Format>,
 }

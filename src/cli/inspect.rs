@@ -1,4 +1,4 @@
-//! `ramferry inspect`: what a file is and what it holds, for people or as JSON.
+//! `ramferry inspect`: what a file is and what it contains, as text or JSON.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
@@ -20,15 +20,14 @@ use crate::units::{format_bytes, format_duration};
 use super::format::FormatArg;
 use super::output::{print, print_json};
 
-/// What a stream's bytes are called that were not understood.
+/// The name of bytes after the part of a stream that was understood.
 const THE_REST: &str = "the rest";
 
-/// What is said of devices that were not looked for.
-const TOO_MANY_DEVICES: &str = "too many bytes of devices to tell them apart";
+const TOO_MANY_DEVICES: &str = "the device state is too large to search it for devices";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
-    /// A stream that was stored, a raw RAM image, or a guest folder; - is a stream on standard input
+    /// A stored stream, a raw RAM image, or a guest folder; - reads a stream from standard input
     file: PathBuf,
     #[command(flatten)]
     format: FormatArg,
@@ -45,7 +44,7 @@ struct Damaged {
     damage: Damage,
 }
 
-/// What is wrong and where, to follow "is".
+/// The damage and its place, to follow "is".
 fn words(damage: &Damage) -> String {
     let place = damage.offset.map(|offset| format!(" at byte {offset}"));
     let place = place.unwrap_or_default();
@@ -134,13 +133,12 @@ fn text(report: &Report) -> String {
     out.0
 }
 
-/// Lines and tables.
 #[derive(Default)]
 struct Text(String);
 
 impl Text {
     fn line(&mut self, line: impl AsRef<str>) {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(self.0, "{}", line.as_ref().trim_end());
     }
 
@@ -165,7 +163,7 @@ impl Text {
     }
 }
 
-/// A name from a file, fit for a terminal.
+/// A name from a file, safe for a terminal.
 fn name(name: &str) -> String {
     Quoted(&printable(name)).to_string()
 }
@@ -203,19 +201,19 @@ fn guest(out: &mut Text, image: &GuestImage) {
             ]
         }),
     );
-    out.line("A page is a duplicate if it equals an earlier one of its block, by a 128-bit hash.");
+    out.line("A duplicate equals an earlier page of its block, by a 128-bit hash.");
     for block in &image.blocks {
         let sampled = block.census.duplicates_sampled;
         if sampled > 1 {
             out.line(format!(
-                "Those of {} are an estimate from one of {sampled} pages.",
+                "The duplicates of {} are an estimate from every {sampled}th page.",
                 name(&block.name)
             ));
         }
     }
     match &image.sample {
         Some(found) => sample(out, found),
-        None => out.line("All of it is zero."),
+        None => out.line("All pages are zero."),
     }
 }
 
@@ -224,7 +222,7 @@ fn folder(out: &mut Text, folder: &GuestFolder) {
     settings(out, &folder.configuration);
     let codes: Vec<String> = folder.commands.iter().map(u16::to_string).collect();
     out.line(format!("commands: {}", list(&codes)));
-    out.line(format!("id of RAM's section: {}", folder.ram_section_id));
+    out.line(format!("section id of RAM: {}", folder.ram_section_id));
     guest(out, &folder.image);
     devices(out, &folder.devices);
     let bytes = folder.device_state_bytes;
@@ -242,22 +240,27 @@ fn settings(out: &mut Text, settings: &[QemuSetting]) {
 
 fn sample(out: &mut Text, sample: &Sample) {
     out.table(
-        ["method", "level", "bytes", "ratio", "MB/s of one core"],
+        ["method", "level", "bytes", "ratio", "MiB/s per core"],
         sample.methods.iter().map(|method| {
             [
                 method.method.to_owned(),
-                method.level.to_string(),
+                // Storing has no levels.
+                if method.method == "none" {
+                    "-".to_owned()
+                } else {
+                    method.level.to_string()
+                },
                 method.bytes.to_string(),
                 format!("{:.3}", method.ratio),
                 method
                     .megabytes_per_second
-                    .map_or("-".to_owned(), |rate| format!("{rate:.0}")),
+                    .map_or("-".to_owned(), |rate| format!("{:.0}", rate / 1.048_576)),
             ]
         }),
     );
     out.line(format!(
-        "What each method makes of {} of pages that are not zero, spread over all of them, in batches \
-         of at most {} pages.",
+        "Measured on a sample of {} of pages that are not zero, compressed in batches of at most {} \
+         pages.",
         format_bytes(sample.bytes),
         sample.batch_pages
     ));
@@ -266,7 +269,7 @@ fn sample(out: &mut Text, sample: &Sample) {
 fn native(out: &mut Text, stream: &NativeStream) {
     if let Some(hello) = &stream.hello {
         out.line(format!(
-            "version {} to {}, session {}, connection {} of {}, gives up after {} of silence",
+            "version {} to {}, session {}, connection {} of {}, gives up after {} without a message",
             hello.oldest_version,
             hello.newest_version,
             hello.session,
@@ -325,15 +328,14 @@ fn native(out: &mut Text, stream: &NativeStream) {
         rows.chain([(THE_REST, String::new(), stream.other_bytes)]),
     );
     out.line(format!(
-        "frames with pages: {} checked, {} with deltas, which cannot be checked without the RAM that \
-         they change",
+        "frames with pages: {} checked, {} with deltas, which cannot be checked without the guest's RAM",
         stream.checked_frames, stream.unchecked_frames
     ));
     if let Some(digest) = stream.digest {
         out.line(format!(
             "RAM digest {digest}{}",
             if stream.computed_digest == Some(digest) {
-                ", which is that of the pages"
+                ", verified"
             } else {
                 ""
             }
@@ -342,7 +344,7 @@ fn native(out: &mut Text, stream: &NativeStream) {
     out.line(completeness(stream.complete));
 }
 
-/// What the bytes are, how many things they make up, and how many they are; with their sum.
+/// A table of the stream's bytes by purpose, and their sum.
 fn sum<'a>(out: &mut Text, parts: impl Iterator<Item = (&'a str, String, u64)>) {
     let mut all = 0;
     let mut rows: Vec<[String; 3]> = Vec::new();
@@ -424,7 +426,6 @@ fn qemu(out: &mut Text, stream: &QemuStream) {
     out.line(completeness(stream.complete));
 }
 
-/// The devices' sections.
 fn devices(out: &mut Text, devices: &[Device]) {
     if devices.is_empty() {
         return;
@@ -440,9 +441,7 @@ fn devices(out: &mut Text, devices: &[Device]) {
             ]
         }),
     );
-    out.line(
-        "Devices are told apart by what they look like: the stream does not say how long they are.",
-    );
+    out.line("Devices were found by their headers: the stream does not contain their lengths.");
 }
 
 fn completeness(complete: bool) -> &'static str {

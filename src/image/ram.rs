@@ -1,4 +1,4 @@
-//! A guest's RAM: named blocks of pages, which are read, placed, cleared and hashed by number.
+//! A guest's RAM: named blocks of pages, which are read, placed, cleared and hashed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::page::{BlockSeed, Digest, PAGE_SIZE, PageIndex, PageRange};
 use crate::pool::evenly;
 use crate::sys::thread_cpu_time;
 
-/// Pages that one thread hashes at a time: few enough to share out, enough for sharing to cost
+/// Pages that a thread hashes at a time: few enough to spread evenly, enough for spreading to cost
 /// nothing.
 const STEP: u64 = 128;
 
 /// A guest's RAM.
 ///
-/// Pages may be read and written at once, by any number of threads: what a reader sees of a page
-/// that is being written is some mix of old and new.
+/// Any number of threads may read and write it at once. A reader of a page that is being written sees
+/// a mix of old and new bytes.
 #[derive(Debug)]
 pub struct Ram {
     blocks: Vec<Block>,
@@ -32,13 +32,13 @@ pub struct Block {
     seed: BlockSeed,
     /// The pages of all blocks before this one.
     first_key: u64,
-    /// Its digest by its guest folder's `guest.json`.
+    /// From `guest.json`.
     recorded: Option<Digest>,
     store: Arc<dyn PageStore>,
 }
 
 impl Ram {
-    /// The blocks in this order, which decides their pages' keys.
+    /// RAM with these blocks, whose order decides their pages' keys.
     pub(super) fn new(mut blocks: Vec<Block>) -> Ram {
         let mut first_key = 0;
         for block in &mut blocks {
@@ -48,7 +48,7 @@ impl Ram {
         Ram { blocks }
     }
 
-    /// The blocks, in the order in which they are sent and numbered.
+    /// The blocks, in the order in which they are sent.
     pub fn blocks(&self) -> &[Block] {
         &self.blocks
     }
@@ -63,7 +63,7 @@ impl Ram {
         self.pages().saturating_mul(PAGE_SIZE as u64)
     }
 
-    /// The data of all blocks in steps of at most `pages` pages.
+    /// The data ranges of all blocks, cut into steps of at most `pages` pages.
     ///
     /// # Errors
     /// As [`Block::data_ranges`].
@@ -77,7 +77,7 @@ impl Ram {
         Ok(all)
     }
 
-    /// Whether the files still hold all pages.
+    /// Checks that the files still have all pages.
     ///
     /// # Errors
     /// As [`Block::check_size`].
@@ -85,7 +85,7 @@ impl Ram {
         self.blocks.iter().try_for_each(Block::check_size)
     }
 
-    /// Each block's digest, computed on rayon's threads, and the CPU time that it took.
+    /// The digest of each block, computed on rayon's threads, and the CPU time that this took.
     ///
     /// # Errors
     /// As [`Block::read`].
@@ -101,7 +101,7 @@ impl Ram {
 }
 
 impl Block {
-    /// A block that is the first until [`Ram::new`] gives it its place.
+    /// A block whose place among others [`Ram::new`] decides.
     pub(super) fn new(name: &str, store: Arc<dyn PageStore>, recorded: Option<Digest>) -> Block {
         Block {
             name: name.to_owned(),
@@ -129,7 +129,7 @@ impl Block {
         }
     }
 
-    /// This block with the pages of another, which is as large.
+    /// This block with the pages of `other`, which has the same size.
     pub(super) fn with_pages_of(&self, other: &Block) -> Block {
         Block {
             recorded: None,
@@ -138,12 +138,12 @@ impl Block {
         }
     }
 
-    /// The block's name: on the wire, in `guest.json`, and what its hashes are seeded with.
+    /// The name on the wire and in `guest.json`, with which hashes are seeded.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What its page hashes are seeded with.
+    /// The seed of its pages' hashes.
     pub fn seed(&self) -> BlockSeed {
         self.seed
     }
@@ -163,60 +163,58 @@ impl Block {
         PageRange::between(0, self.pages())
     }
 
-    /// The page's number within the whole guest; the same at both ends of a migration.
+    /// The page's number within the guest; the same at both ends of a migration.
     pub fn key(&self, page: PageIndex) -> u64 {
         self.first_key + page.0
     }
 
-    /// The file that holds it.
+    /// The file that contains it.
     pub fn path(&self) -> &Path {
         self.store.path()
     }
 
-    /// The digest of this block alone that `guest.json` gives; `None` for a raw image and for a
-    /// guest that is being received.
+    /// The block's digest in `guest.json`; `None` for a raw image, and while a guest is received.
     pub fn recorded_digest(&self) -> Option<Digest> {
         self.recorded
     }
 
-    /// The ranges that hold data, ascending and apart; everything between them is zero.
+    /// The ranges that may hold data, ascending and not adjacent. Everything else is zero.
     ///
     /// # Errors
-    /// When the file can no longer be examined.
+    /// The system's.
     pub fn data_ranges(&self) -> Result<Vec<PageRange>, ImageError> {
         self.store.data_ranges()
     }
 
-    /// Where data begins, from this page on: the page itself if it holds data, or if that cannot be
-    /// known; the block's end if no data follows.
+    /// The first page at or after `from` that may hold data; the block's end if there is none.
     ///
     /// # Errors
-    /// When the file can no longer be examined.
+    /// The system's.
     pub fn next_data(&self, from: PageIndex) -> Result<PageIndex, ImageError> {
         self.store.next_data(from)
     }
 
-    /// Reads neighbouring pages, as many as `out` has room for.
+    /// Reads the pages from `first` on that fill `out`.
     ///
     /// # Errors
-    /// [`ImageError::Truncated`] when the file has become shorter, and the system's reasons.
+    /// [`ImageError::Truncated`], and the system's.
     ///
     /// # Panics
-    /// When they reach beyond the block, or `out` is not of whole pages: the caller's bug.
+    /// If they reach beyond the block, or `out` is not whole pages, which is the caller's bug.
     pub fn read(&self, first: PageIndex, out: &mut [u8]) -> Result<(), ImageError> {
         let end = first.0 + (out.len() / PAGE_SIZE) as u64;
         self.store.read(PageRange::between(first.0, end), out)
     }
 
-    /// Reads the pages of `range`, packed into the front of `out` without those that `keep`
-    /// declines. Returns how many bytes of `out` are filled. For many pages that are all wanted;
-    /// to look at pages, see [`Block::scan`].
+    /// Reads the pages of `range`, and packs those that `keep` accepts into the front of `out`.
+    /// Returns the number of bytes packed. This is for pages to be sent; [`Block::scan`] is cheaper if
+    /// they are only looked at.
     ///
     /// # Errors
     /// As [`Block::read`].
     ///
     /// # Panics
-    /// When the range reaches beyond the block, or `out` is shorter than it: the caller's bug.
+    /// If the range reaches beyond the block, or `out` is shorter than it, which is the caller's bug.
     pub fn read_some(
         &self,
         range: PageRange,
@@ -237,32 +235,32 @@ impl Block {
         Ok(filled)
     }
 
-    /// Copies the pages of `range` out of the map into the front of `out`.
+    /// Copies the pages of `range` into the front of `out`, through a map if the format allows it.
     ///
     /// # Errors
     /// As [`Block::read`].
     ///
     /// # Panics
-    /// When the range reaches beyond the block, or `out` is shorter than it: the caller's bug.
+    /// If the range reaches beyond the block, or `out` is shorter than it, which is the caller's bug.
     pub fn copy(&self, range: PageRange, out: &mut [u8]) -> Result<(), ImageError> {
         let len = range.count as usize * PAGE_SIZE;
         self.store.copy(range, &mut out[..len])
     }
 
-    /// Shows `look` a copy of each page of `range`.
+    /// Calls `look` with a copy of each page of `range`.
     ///
     /// # Errors
     /// As [`Block::read`].
     ///
     /// # Panics
-    /// When the range reaches beyond the block: the caller's bug.
+    /// If the range reaches beyond the block, which is the caller's bug.
     pub fn scan(
         &self,
         range: PageRange,
         mut look: impl FnMut(PageIndex, &[u8]),
     ) -> Result<(), ImageError> {
-        // Each page is copied over the one before, and never leaves the nearest cache. Looking at
-        // it without a copy would be faster still, and mean a slice of what others write meanwhile.
+        // Each page is copied over the one before, and never leaves the nearest cache. Hashing it in
+        // the map would be faster still, but needs a slice of memory that others may be writing.
         let mut copy = [0; PAGE_SIZE];
         for page in range.pages() {
             self.store
@@ -272,39 +270,39 @@ impl Block {
         Ok(())
     }
 
-    /// Puts neighbouring pages in their place.
+    /// Writes pages from `first` on.
     ///
     /// # Errors
-    /// The system's reason, a full disk among them; [`ImageError::ReadOnly`].
+    /// [`ImageError::ReadOnly`], and the system's, such as a full disk.
     ///
     /// # Panics
-    /// When they reach beyond the block, or are not whole: the caller's bug.
+    /// If they reach beyond the block, or are not whole, which is the caller's bug.
     pub fn place(&self, first: PageIndex, bytes: &[u8]) -> Result<(), ImageError> {
         self.store.place(first, bytes)
     }
 
-    /// Makes the pages zero, by giving their space back where the file system can.
+    /// Makes the pages zero, and frees their space where the file system can.
     ///
     /// # Errors
     /// As [`Block::place`].
     ///
     /// # Panics
-    /// When they reach beyond the block: the caller's bug.
+    /// If they reach beyond the block, which is the caller's bug.
     pub fn clear(&self, range: PageRange) -> Result<(), ImageError> {
         self.store.clear(range)
     }
 
-    /// Whether the file still holds all pages. Reading through a map does not notice a file that
-    /// now ends within its last page.
+    /// Checks that the file still has all pages. Reading through a map does not notice if the file now
+    /// ends within a page.
     ///
     /// # Errors
-    /// [`ImageError::Truncated`] when it does not, or the system's reason.
+    /// [`ImageError::Truncated`], and the system's.
     pub fn check_size(&self) -> Result<(), ImageError> {
         self.store.check_size()
     }
 
-    /// The block's digest, computed on rayon's threads over its data alone, and the CPU time that
-    /// it took.
+    /// The block's digest, computed on rayon's threads, and the CPU time that this took. Holes are not
+    /// read.
     ///
     /// # Errors
     /// As [`Block::read`].

@@ -1,9 +1,8 @@
-//! The census of a guest's RAM: what its pages are, and what compression would make of them; and
-//! what else a guest folder has.
+//! A guest's RAM: what its pages hold, and how well they compress; and the rest of a guest folder.
 //!
-//! One walk over the data extents, on all cores, then a small sample on one. Memory: 16 bytes for
-//! each page that is neither zero nor one byte all over, up to [`MAX_HASHES`] of them, and 1 byte
-//! for [`BATCH`] pages of data.
+//! It takes one pass over the data extents on all cores, then a small sample on one. Memory: 16 bytes
+//! for each page that is neither zero nor one repeated byte, up to [`MAX_HASHES`] of them, and 1 byte
+//! per [`BATCH`] pages of data.
 
 use std::hint::black_box;
 use std::sync::Mutex;
@@ -31,17 +30,17 @@ use super::report::{
     Census, Damage, DamageSort, GuestBlock, GuestFolder, GuestImage, MethodSample, Pages, Sample,
 };
 
-/// Pages that are compressed as one. The pipeline's own batches have 64 or 128, by the method.
+/// Pages that are compressed together. The pipeline's batches have 64 or 128, depending on the method.
 const BATCH: u64 = 64;
 /// The most pages in the sample: 16 MiB.
 const SAMPLE: u64 = 4096;
-/// The most pages of a block whose hashes are kept, which takes 256 MiB. A block with more data is
-/// judged by one of so many hashes.
+/// The most hashes that are kept of a block, which takes 256 MiB. If a block has more pages of data,
+/// every n-th hash is kept.
 const MAX_HASHES: u64 = 16 << 20;
-/// The level that methods are compared at.
+/// The compression level for the sample.
 const LEVEL: u8 = 1;
 
-/// Takes the census of all blocks, and the sample.
+/// Describes the pages of all blocks, and compresses the sample.
 pub(super) fn take(guest: &Guest, progress: &OnProgress<'_>) -> Result<GuestImage> {
     let pool = analysis_pool(u8::MAX).map_err(|error| Error::new(Kind::Failed, error))?;
     let mut walks = Vec::new();
@@ -74,7 +73,7 @@ pub(super) fn take(guest: &Guest, progress: &OnProgress<'_>) -> Result<GuestImag
     })
 }
 
-/// What a guest folder has, RAM included, and what it should have if that differs.
+/// Describes a guest folder, RAM included, and the first block that differs from `guest.json`.
 pub(super) fn folder(
     guest: &Guest,
     description: &Description,
@@ -111,7 +110,7 @@ pub(super) fn folder(
     Ok((folder, damage))
 }
 
-/// How far the census is.
+/// Counts the bytes done.
 struct CensusProgress<'a> {
     done: AtomicU64,
     all: u64,
@@ -126,7 +125,7 @@ impl CensusProgress<'_> {
     }
 }
 
-/// A block on its way through the census.
+/// The pass over one block.
 struct BlockWalk<'a> {
     block: &'a image::Block,
     /// The data in batches.
@@ -136,7 +135,7 @@ struct BlockWalk<'a> {
     census: Census,
 }
 
-/// What one batch adds.
+/// The result for one batch.
 #[derive(Default)]
 struct BatchCensus {
     zero: u64,
@@ -166,7 +165,7 @@ impl<'a> BlockWalk<'a> {
         }
     }
 
-    /// Looks at every page of data. Returns the block's part of the digest.
+    /// Reads every page of data. Returns the block's digest.
     fn run(&mut self, view: &CensusProgress<'_>) -> Result<Digest, ImageError> {
         let sampled = self.census.duplicates_sampled;
         let hashes = Mutex::new(Vec::new());
@@ -220,7 +219,7 @@ impl<'a> BlockWalk<'a> {
             if is_one_byte(bytes) {
                 part.one_byte += 1;
             } else {
-                // Without a seed: the same for equal pages wherever they are.
+                // Without a seed, so that equal pages have equal hashes wherever they are.
                 let hash = xxh3_128(bytes);
                 if ((hash >> 64) as u64).is_multiple_of(sampled) {
                     found.push(hash);
@@ -231,14 +230,14 @@ impl<'a> BlockWalk<'a> {
     }
 }
 
-/// Whether a page holds one byte all over.
+/// Whether all bytes of a page are equal.
 fn is_one_byte(page: &[u8]) -> bool {
     page.split_last()
         .is_some_and(|(_, front)| page[1..] == *front)
 }
 
-/// Which of so many batches are in the sample, when `not_zero` says what each of them weighs:
-/// spread evenly over the pages that are not zero, and at most `most` of these in all.
+/// Chooses the batches of the sample, spread evenly over the pages that are not zero, of which
+/// `not_zero` has the number in each batch and `all` the sum. The chosen batches have `most` at most.
 fn choose(not_zero: impl IntoIterator<Item = u8>, all: u64, most: u64) -> Vec<usize> {
     let (mut seen, mut taken) = (0_u64, 0_u64);
     let mut chosen = Vec::new();
@@ -254,7 +253,7 @@ fn choose(not_zero: impl IntoIterator<Item = u8>, all: u64, most: u64) -> Vec<us
     chosen
 }
 
-/// Compresses a sample of all blocks with each method, as the pipeline would.
+/// Compresses a sample of all blocks with each method, as the pipeline does.
 fn sample(walks: &[BlockWalk<'_>]) -> Result<Option<Sample>> {
     let weights = || walks.iter().flat_map(|walk| walk.not_zero.iter().copied());
     let all = weights().map(u64::from).sum();
@@ -295,7 +294,7 @@ fn sample(walks: &[BlockWalk<'_>]) -> Result<Option<Sample>> {
 struct Trial {
     method: Method,
     encoder: Box<dyn codec::Encoder>,
-    /// What is left to compress once hopeless pages are set aside.
+    /// The pages that are compressed, without those that are not worth it.
     rest: Vec<u8>,
     bytes: u64,
     time: Duration,
@@ -317,7 +316,7 @@ impl Trial {
         })
     }
 
-    /// Compresses a batch; one that does not shrink counts as it is.
+    /// Compresses a batch. One that does not shrink counts uncompressed.
     fn run(&mut self, batch: &[u8], out: &mut [u8]) -> Result<()> {
         let start = thread_cpu_time();
         self.rest.clear();

@@ -1,4 +1,4 @@
-//! A stream's bytes through a buffer that grows to the longest record, with their place in the stream.
+//! A stream's bytes and their offsets, through a buffer that grows to the longest record.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -6,10 +6,10 @@ use super::OnProgress;
 use super::report::{Damage, DamageSort};
 use crate::text::printable;
 
-/// How much is read at once.
+/// Bytes per read.
 const STEP: usize = 256 * 1024;
 
-/// A stream that is being read.
+/// A stream being read.
 pub(super) struct Input<'a> {
     reader: Box<dyn Read + 'a>,
     buffer: Vec<u8>,
@@ -19,13 +19,13 @@ pub(super) struct Input<'a> {
     /// Bytes consumed.
     offset: u64,
     ended: bool,
-    /// The bytes of the file; 0 if it is none.
+    /// The file's size; 0 if that is not known.
     size: u64,
     progress: &'a OnProgress<'a>,
 }
 
 impl<'a> Input<'a> {
-    /// A stream of `size` bytes; 0 if that is not known.
+    /// A stream of `size` bytes; 0: not known.
     pub(super) fn new(reader: Box<dyn Read + 'a>, size: u64, progress: &'a OnProgress<'a>) -> Self {
         Input {
             reader,
@@ -44,24 +44,24 @@ impl<'a> Input<'a> {
         self.offset
     }
 
-    /// The bytes of the file, or of what was read of it if that is more, or all that is known.
+    /// The size of the file, or the number of bytes read if that is more.
     pub(super) fn size(&self) -> u64 {
         self.size.max(self.read())
     }
 
-    /// Where what was read ends.
+    /// Bytes read so far, consumed or not.
     pub(super) fn read(&self) -> u64 {
         self.offset + self.bytes().len() as u64
     }
 
-    /// What is in the buffer.
+    /// The bytes that were read and not consumed.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
     /// The next `len` bytes, or fewer if the stream ends before. They are not consumed.
     ///
-    /// `len` has been bounded by the caller: so much is allocated.
+    /// The caller must have bounded `len`, which is allocated.
     pub(super) fn peek(&mut self, len: usize) -> io::Result<&[u8]> {
         while self.bytes().len() < len && !self.ended {
             self.fill(len)?;
@@ -69,7 +69,7 @@ impl<'a> Input<'a> {
         Ok(&self.bytes()[..len.min(self.end - self.start)])
     }
 
-    /// Reads something behind what is there, with room for `len` bytes in all.
+    /// Reads more, into a buffer with room for `len` unconsumed bytes.
     fn fill(&mut self, len: usize) -> io::Result<()> {
         let wanted = len.max(STEP);
         if self.buffer.len() - self.start < wanted {
@@ -92,7 +92,7 @@ impl<'a> Input<'a> {
         Ok(())
     }
 
-    /// Goes on behind the next `len` bytes, which must be in the buffer.
+    /// Consumes the next `len` bytes, which must be in the buffer.
     pub(super) fn consume(&mut self, len: usize) {
         let len = len.min(self.end - self.start);
         self.start += len;
@@ -100,12 +100,10 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Why reading ends before the stream does.
+/// Why the description ends before the stream does.
 #[derive(Debug)]
 pub(super) enum ScanError {
-    /// It cannot be read.
     Io(io::Error),
-    /// It makes no sense.
     Damage(Damage),
 }
 
@@ -116,7 +114,7 @@ impl From<io::Error> for ScanError {
 }
 
 impl ScanError {
-    /// What begins at `offset` is wrong.
+    /// The record at `offset` is damaged.
     pub(super) fn damaged(offset: u64, reason: &impl ToString) -> ScanError {
         ScanError::Damage(Damage {
             offset: Some(offset),
@@ -125,7 +123,7 @@ impl ScanError {
         })
     }
 
-    /// The stream ends here, and should not.
+    /// The stream ends too early.
     pub(super) fn truncated(input: &Input<'_>, reason: &impl ToString) -> ScanError {
         ScanError::Damage(Damage {
             offset: Some(input.read()),
@@ -135,7 +133,7 @@ impl ScanError {
     }
 }
 
-/// The next `len` bytes, all of them, or how the stream ends instead. They are not consumed.
+/// The next `len` bytes, or how the stream ends within them. They are not consumed.
 pub(super) fn whole<'a>(
     input: &'a mut Input<'_>,
     len: usize,
@@ -144,8 +142,7 @@ pub(super) fn whole<'a>(
     let begin = input.offset();
     let have = input.peek(len)?.len();
     if have < len {
-        let reason =
-            format!("it ends within a {record}: {have} of {len} bytes, from byte {begin} on");
+        let reason = format!("it ends within a {record}: {have} of {len} bytes at byte {begin}");
         return Err(ScanError::truncated(input, &reason));
     }
     Ok(&input.bytes()[..len])
@@ -155,7 +152,7 @@ pub(super) fn whole<'a>(
 mod tests {
     use super::*;
 
-    /// Gives a few bytes at a time.
+    /// Returns a few bytes per read.
     struct Dribble<'a>(&'a [u8]);
 
     impl Read for Dribble<'_> {

@@ -1,18 +1,18 @@
-//! What a file is and what it holds, without a migration.
+//! Identifies a file and summarises its contents, without a migration.
 //!
-//! [`inspect`] tells a stream by its first bytes, a guest folder by its `guest.json`, and takes any
-//! other regular file of whole pages for a raw image:
+//! [`inspect`] recognises a stream by its first bytes ([`crate::sniff`]) and a guest folder by its
+//! `guest.json`. Any other regular file of whole pages is a raw image.
 //!
-//! | what | file |
+//! | file | what it describes |
 //! |---|---|
-//! | a raw image, a guest folder: the census of its pages, what compression would make of them | `image.rs` |
-//! | a stream of ours ([`crate::wire::native`]) | `native.rs` |
-//! | a stream of QEMU's ([`crate::wire::qemu`]) | `qemu.rs` |
-//! | what both are told in | `report.rs` |
+//! | `image.rs` | a raw image or a guest folder: what its pages hold, and how well they compress |
+//! | `native.rs` | a native stream ([`crate::wire::native`]) |
+//! | `qemu.rs` | a QEMU stream ([`crate::wire::qemu`]) |
+//! | `report.rs` | the report, for people and programs |
 //!
-//! A stream is read through a buffer that holds a record at a time, whatever its length. One that
-//! is damaged is described up to the damage: that is a [`Report`] with [`Report::damage`], and no
-//! error. Errors are files that cannot be read, or that are none of all this.
+//! A stream of any length is read through a buffer that holds one record at a time. A damaged one is
+//! described up to the damage: that is a [`Report`] with [`Report::damage`], not an error. Errors are
+//! files that cannot be read, or that are none of these.
 
 mod image;
 mod input;
@@ -40,41 +40,30 @@ use input::Input;
 /// The name that stands for standard input.
 pub const STANDARD_INPUT: &str = "-";
 
-/// Is told how many bytes are done, and of how many; 0 if that is not known. From any thread.
+/// Called with the bytes done and their total (0 if it is not known), from any thread.
 pub type OnProgress<'a> = dyn Fn(u64, u64) + Sync + 'a;
 
-/// Why a file cannot be told for anything.
+/// Why a file cannot be described.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+// The fields are what the messages say of them.
+#[allow(missing_docs)]
 pub enum InspectError {
-    /// It cannot be read.
     #[error("cannot {what} '{}'", path.display())]
     Io {
-        /// What was tried.
         what: &'static str,
-        /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
-    /// It is no regular file, so it may only be a stream, but it does not begin like one.
-    #[error("'{}' does not begin as a stream does, and a RAM image is a regular file", path.display())]
-    NoStream {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It neither begins like a stream nor has whole pages.
+    /// A pipe or a device can only be a stream, and this does not begin like one.
+    #[error("'{}' is not a migration stream, and a RAM image must be a regular file", path.display())]
+    NoStream { path: PathBuf },
     #[error(
-        "'{}' does not begin as a stream does, and is no RAM image: its {size} bytes are no multiple of the page size of {PAGE_SIZE}",
+        "'{}' is neither a migration stream nor a raw RAM image: {size} bytes is not a multiple of the page size, {PAGE_SIZE}",
         path.display()
     )]
-    Nothing {
-        /// The file.
-        path: PathBuf,
-        /// Its size in bytes.
-        size: u64,
-    },
+    Nothing { path: PathBuf, size: u64 },
 }
 
 impl From<InspectError> for Error {
@@ -83,15 +72,15 @@ impl From<InspectError> for Error {
     }
 }
 
-/// Tells what `path` is and what it holds; [`STANDARD_INPUT`] is a stream.
+/// Identifies `path` and describes its contents; [`STANDARD_INPUT`] is a stream.
 ///
 /// # Errors
-/// [`InspectError`], and whatever [`Guest::open`] finds wrong with an image.
+/// [`InspectError`], and those of [`Guest::open`].
 pub fn inspect(path: &Path, progress: &OnProgress<'_>) -> Result<Report> {
     inspect_as(path, ImageFormat::Detect, progress)
 }
 
-/// [`inspect`] that takes a file for what `format` says.
+/// [`inspect`] that interprets a file as `format` says.
 ///
 /// # Errors
 /// As [`inspect`].
@@ -149,7 +138,7 @@ pub fn inspect_as(path: &Path, format: ImageFormat, progress: &OnProgress<'_>) -
     guest(path, format, progress)
 }
 
-/// Reads `input` if it is a stream.
+/// Describes `input` if it is a stream.
 fn stream(path: &Path, mut input: Input<'_>) -> Result<Option<Report>> {
     let failed = |source| InspectError::Io {
         what: "read",
@@ -183,7 +172,7 @@ fn stream(path: &Path, mut input: Input<'_>) -> Result<Option<Report>> {
     }))
 }
 
-/// The census of an image or a guest folder.
+/// Describes an image or a guest folder.
 fn guest(path: &Path, format: ImageFormat, progress: &OnProgress<'_>) -> Result<Report> {
     let guest = Guest::open_as(path, format)?;
     let (contents, damage) = match guest.description() {

@@ -1,8 +1,8 @@
-//! A stream of ours: what each frame carries, and whether its pages are what they should be.
+//! A native stream: what each frame contains, and whether its pages match its hash.
 //!
-//! All checks are the destination's, but for what needs the guest's RAM: a delta is decompressed and
-//! measured, not applied, so that the hash of its frame says nothing here. Memory: a frame, its
-//! pages, and one line for each round, of which there are at most [`MAX_ROUNDS`].
+//! The checks are those of the destination, except for what needs the guest's RAM: a delta is
+//! decompressed and measured but not applied, so its frame's hash cannot be checked. Memory: one
+//! frame, its pages, and one entry per round, at most [`MAX_ROUNDS`].
 
 use std::io;
 
@@ -22,10 +22,10 @@ use super::report::{
     Damage, FrameCount, NativeBlock, NativeCapability, NativeHello, NativeRound, NativeStream,
 };
 
-/// What a frame of a kind that is not known, and may be skipped, is called.
+/// The name of frames of a kind that this version does not know and may skip.
 const UNKNOWN: &str = "unknown";
 
-/// Describes the stream up to its end, or to where it stops making sense.
+/// Describes the stream up to its end or the first damage.
 pub(super) fn read(input: &mut Input<'_>) -> io::Result<(NativeStream, Option<Damage>)> {
     let mut scan = NativeScan::default();
     let damage = match scan.stream(input) {
@@ -44,7 +44,7 @@ fn at(offset: u64) -> impl Fn(WireError) -> ScanError {
     move |error| ScanError::damaged(offset, &error)
 }
 
-/// The device state as far as it has come.
+/// The device state so far.
 #[derive(Default)]
 struct DeviceStateSum {
     bytes: u64,
@@ -56,7 +56,7 @@ struct NativeScan {
     stream: NativeStream,
     blocks: Vec<(BlockSeed, u64)>,
     is_first: bool,
-    /// Pages of the round in hand, as the headers count them.
+    /// Pages of the current round, by the frame headers.
     pages: u64,
     last_round_ended: bool,
     folder: FolderParts,
@@ -124,22 +124,22 @@ impl NativeScan {
         if oldest > *VERSIONS.end() || newest < *VERSIONS.start() {
             return Err(ScanError::damaged(
                 len as u64,
-                &format!("frames of version {oldest} to {newest} are not known here"),
+                &format!("frame versions {oldest} to {newest} are not supported"),
             ));
         }
         if page_size as usize != PAGE_SIZE {
             return Err(ScanError::damaged(
                 len as u64,
-                &format!("pages have {page_size} bytes; only {PAGE_SIZE} are known here"),
+                &format!("pages of {page_size} bytes are not supported, only {PAGE_SIZE}"),
             ));
         }
         Ok(())
     }
 
-    /// Takes a frame in that is whole.
+    /// Reads a complete frame.
     fn frame(&mut self, header: &Header, rest: &[u8], len: u64) -> Result<(), FrameError> {
         match header.kind {
-            // Its bytes are not guarded by anything that is known.
+            // Its hash, if it has one, is not known.
             None => Ok(()),
             Some(FrameKind::Pages | FrameKind::Zeros) => self.pages(header, rest, len),
             Some(kind) => {
@@ -210,7 +210,7 @@ impl NativeScan {
             Message::Commit if self.stream.complete && self.is_first => Ok(()),
             Message::Failure { text, .. } => Err(FrameError::GaveUp(text)),
             Message::Commit | Message::Proven { .. } | Message::Committed => {
-                out_of_place("nothing of the kind was to come from a source")
+                out_of_place("a source does not send it")
             }
         }
     }
@@ -228,7 +228,7 @@ impl NativeScan {
                 if found == *hash {
                     return Ok(());
                 }
-                // The lower half tells them apart as well as all of it.
+                // The lower halves suffice to tell them apart.
                 Err(WireError::Damaged {
                     record: "device state",
                     found: found as u64,
@@ -239,7 +239,7 @@ impl NativeScan {
         }
     }
 
-    /// The round in hand, which begins with whatever belongs to it.
+    /// The current round. The first frame after a round's end begins the next.
     fn round(&mut self) -> Result<&mut NativeRound, WireError> {
         let rounds = &mut self.stream.rounds;
         if rounds.last().is_none_or(|round| round.complete) {
@@ -256,7 +256,7 @@ impl NativeScan {
                 ..NativeRound::default()
             });
         }
-        // There is one, pushed above if need be.
+        // There is one: pushed above, if there was none.
         rounds.last_mut().ok_or(WireError::OutOfPlace {
             record: "a frame",
             why: "there is no round",
@@ -295,7 +295,7 @@ impl NativeScan {
         let round = self.round()?;
         round.frames += 1;
         round.bytes += len;
-        // Runs of zeroes may be said to be of any length, any number of times.
+        // A stream may claim any number of runs of zeros of any length.
         round.pages.zero = round.pages.zero.saturating_add(zero);
         round.pages.whole += whole;
         round.pages.delta += delta;
@@ -323,7 +323,7 @@ impl NativeScan {
         }
     }
 
-    /// Compares the digest with what the stream holds, if that says all.
+    /// Compares the digest with that of the frames, if all of them were checked.
     fn prove(&mut self, end: u64) -> Result<(), ScanError> {
         let alone = self
             .stream
@@ -343,13 +343,13 @@ impl NativeScan {
             let held = self.sum;
             Err(ScanError::damaged(
                 end,
-                &format!("the digest of its pages is {held}, but it says {digest}"),
+                &format!("the digest of its pages is {held}, but its end says {digest}"),
             ))
         }
     }
 }
 
-/// What is wrong with a frame.
+/// Why a frame is damaged.
 #[derive(Debug, thiserror::Error)]
 enum FrameError {
     #[error(transparent)]
@@ -392,7 +392,7 @@ fn describe(hello: Hello) -> NativeHello {
     }
 }
 
-/// Decodes frames, to see whether their hash fits their pages.
+/// Decodes frames to check their hashes.
 #[derive(Default)]
 struct Checker {
     set: PageSet,
@@ -434,13 +434,13 @@ impl Checker {
             check_hash(header, set_bytes, &[])?;
             return Ok(Some(0));
         }
-        // At most 256 pages, as the header's check has it.
+        // The header's check allows 256 pages at most.
         must_be("the number of pages in the page set", pages, said)?;
         let deltas = self.set.count(Class::Delta) as usize;
         if header.round.is_first() && deltas > 0 {
             return Err(FrameError::Wire(WireError::OutOfPlace {
                 record: "a delta",
-                why: "in round 1 there is nothing to differ from",
+                why: "round 1 has no earlier pages that it could apply to",
             }));
         }
         let stored = self.set.count(Class::Stored) as usize * PAGE_SIZE;
@@ -500,7 +500,7 @@ fn hash<'a>(
             Class::Stored => &mut stored,
             Class::Zero | Class::Delta => continue,
         };
-        // Their lengths have been compared with the set.
+        // Their lengths have been checked against the set.
         let Some((pages, rest)) = source.split_at_checked(range.count as usize * PAGE_SIZE) else {
             break;
         };

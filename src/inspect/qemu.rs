@@ -1,7 +1,7 @@
-//! A stream of QEMU's: what its bytes are, all of them, and what its records carry.
+//! A QEMU stream: what each of its bytes is for, and what its records contain.
 //!
-//! Pages are decoded to see whether they can be, but put nowhere. Memory: an element, a bit for
-//! each page of guests up to [`MAX_TRACKED`], and devices up to [`MAX_TAIL`].
+//! Pages are decoded only to check that they can be. Memory: one element, one bit per page of guests
+//! up to [`MAX_TRACKED`], and devices up to [`MAX_TAIL`].
 
 use std::io;
 
@@ -19,26 +19,25 @@ use super::report::{
     ZlibLevels,
 };
 
-/// The largest guest whose pages are kept account of, in bytes: it takes 32 MiB.
+/// The largest guest, in bytes, whose pages are tracked, which takes 32 MiB.
 const MAX_TRACKED: u64 = 1 << 40;
-/// The most bytes of devices that are looked at.
+/// The most bytes of device state that are searched for devices.
 pub(super) const MAX_TAIL: usize = 64 << 20;
-/// How much of the devices is read at once.
+/// Bytes of device state per read.
 const STEP: usize = 64 * 1024;
-/// What zlib's header says of the level, in two bits.
+/// The level in zlib's header, which is two bits.
 const LEVELS: [&str; 4] = ["0-1", "2-5", "6", "7-9"];
-/// The kinds of records, in the order in which they are listed.
+/// The kinds of records, in the order of the report.
 const KINDS: [&str; 5] = ["zero", "fill", "page", "xbzrle", "compressed"];
-/// ram's sections.
+/// The sections of `ram`.
 const SECTIONS: [&str; 3] = ["START", "PART", "END"];
-/// The commands that are known.
 const COMMANDS: [&str; 3] = ["OPEN_RETURN_PATH", "PING", "SWITCHOVER_START"];
 
-/// Describes the stream up to its end, or to where it stops making sense.
+/// Describes the stream up to its end or the first damage.
 pub(super) fn read(input: &mut Input<'_>) -> io::Result<(QemuStream, Option<Damage>)> {
     let mut scan = QemuScan::new();
     let damage = match scan.stream(input) {
-        // A page that cannot be decoded does not keep the rest from being described.
+        // A page that cannot be decoded is reported, but does not end the description.
         Ok(()) => scan.undecodable.take(),
         Err(ScanError::Damage(damage)) => Some(damage),
         Err(ScanError::Io(error)) => return Err(error),
@@ -47,7 +46,7 @@ pub(super) fn read(input: &mut Input<'_>) -> io::Result<(QemuStream, Option<Dama
     Ok((scan.finish(damage.is_none(), other), damage))
 }
 
-/// Bytes by what they are, without the records.
+/// Bytes by purpose, without the records.
 #[derive(Default)]
 struct Bytes {
     header: u64,
@@ -59,9 +58,9 @@ struct Bytes {
     description: u64,
 }
 
-/// Records of a kind.
+/// The records of a kind.
 #[derive(Clone, Copy, Default)]
-struct Tally {
+struct RecordTally {
     count: u64,
     heads: u64,
     payload: u64,
@@ -71,11 +70,11 @@ struct QemuScan {
     stream: QemuStream,
     parser: Parser,
     bytes: Bytes,
-    records: [Tally; KINDS.len()],
+    records: [RecordTally; KINDS.len()],
     sections: [u64; SECTIONS.len()],
     commands: [u64; COMMANDS.len()],
     levels: [u64; LEVELS.len()],
-    /// For each block its records, and its pages that occurred if they are kept account of.
+    /// For each block its records, and the pages that had one if they are tracked.
     blocks: Vec<(u64, Option<Bitmap>)>,
     /// The first page that cannot be decoded.
     undecodable: Option<Damage>,
@@ -89,7 +88,7 @@ impl QemuScan {
             stream: QemuStream::default(),
             parser: Parser::new(),
             bytes: Bytes::default(),
-            records: [Tally::default(); KINDS.len()],
+            records: [RecordTally::default(); KINDS.len()],
             sections: [0; SECTIONS.len()],
             commands: [0; COMMANDS.len()],
             levels: [0; LEVELS.len()],
@@ -161,7 +160,7 @@ impl QemuScan {
         }
     }
 
-    /// Keeps account of pages from here on, unless the guest is too large.
+    /// Tracks pages from here on, unless the guest is too large.
     fn track(&mut self) {
         let blocks = self.parser.blocks();
         let all = blocks
@@ -176,7 +175,7 @@ impl QemuScan {
             .collect();
     }
 
-    /// Takes in a record; `whole` is all of it, and begins at `offset`.
+    /// Counts and decodes a record, whose bytes are `whole` and begin at `offset`.
     fn record(&mut self, record: &Record, whole: &[u8], offset: u64) {
         let payload = whole
             .len()
@@ -197,7 +196,7 @@ impl QemuScan {
         if let Some((records, seen)) = self.blocks.get_mut(usize::from(record.block)) {
             *records += 1;
             if let Some(seen) = seen {
-                // The parser has seen that the page lies within the block.
+                // The parser has checked that the page is within the block.
                 seen.set(record.page);
             }
         }
@@ -228,7 +227,7 @@ impl QemuScan {
         }
     }
 
-    /// All that follows RAM.
+    /// Reads everything after RAM.
     fn tail(&mut self, input: &mut Input<'_>) -> Result<(), ScanError> {
         let mut tail = Vec::new();
         loop {
@@ -259,7 +258,7 @@ impl QemuScan {
         } else {
             Err(ScanError::truncated(
                 input,
-                &"the devices do not end in an end mark and a description",
+                &"the device state does not end with an end mark and a description",
             ))
         }
     }
@@ -351,7 +350,7 @@ pub(super) fn devices(tail: &tail::Tail) -> Vec<Device> {
     sections.map(device).collect()
 }
 
-/// The configuration's sub-sections in words. The parser has seen that they are whole.
+/// The configuration's sub-sections as text. The parser has checked that they are complete.
 pub(super) fn settings(bytes: &[u8]) -> Vec<QemuSetting> {
     let mut rest = bytes;
     let mut found = Vec::new();
@@ -363,8 +362,8 @@ pub(super) fn settings(bytes: &[u8]) -> Vec<QemuSetting> {
 
 fn setting(rest: &mut &[u8]) -> Option<(String, String)> {
     let mut take = |len: usize| -> Option<&[u8]> {
-        let (taken, behind) = rest.split_at_checked(len)?;
-        *rest = behind;
+        let (taken, left) = rest.split_at_checked(len)?;
+        *rest = left;
         Some(taken)
     };
     let [_marker, len] = take(2)? else {

@@ -1,28 +1,30 @@
-//! What an inspection found, for people and programs.
+//! The result of an inspection. Serialised, it is the JSON document that `inspect --json` prints.
 //!
-//! In the JSON document sizes are bytes and all names are stable. Names that come from a file are as
-//! they stand there.
+//! All sizes are in bytes. Names of fields and values are stable; names that come from a file are
+//! unchanged.
+// A field whose name says it all has no comment.
+#![allow(missing_docs)]
 
 use serde::Serialize;
 
 use crate::page::Digest;
 
-/// What a file is and what it holds.
+/// What a file is, and what it contains.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Report {
-    /// The file, as it was named.
+    /// The file, as given.
     pub file: String,
-    /// A file's size, all RAM of an image, or what was read of a pipe.
+    /// The size of a file, of an image's RAM, or of what was read from a pipe.
     pub bytes: u64,
-    /// What is in it; `kind` says which.
+    /// The contents; `kind` says of which sort.
     #[serde(flatten)]
     pub contents: Contents,
-    /// Where and why the description ends before its time.
+    /// Where and why the description ends early.
     pub damage: Option<Damage>,
 }
 
-/// What a file holds, by what it is.
+/// What a file contains.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Contents {
@@ -30,14 +32,14 @@ pub enum Contents {
     RawImage(GuestImage),
     /// A directory with `guest.json`.
     GuestFolder(GuestFolder),
-    /// What `send` writes.
+    /// What `send` writes by default.
     NativeStream(NativeStream),
     /// What QEMU writes.
     QemuStream(QemuStream),
 }
 
 impl Contents {
-    /// What it is, in words.
+    /// What it is, for people.
     pub fn name(&self) -> &'static str {
         match self {
             Contents::RawImage(_) => "raw RAM image",
@@ -48,35 +50,32 @@ impl Contents {
     }
 }
 
-/// Where a stream stops making sense, or what a guest folder should hold.
+/// Where a stream is damaged, or what a guest folder should contain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Damage {
-    /// Bytes from the stream's beginning: of the record that is wrong, or where a truncated stream
-    /// ends. `None` for a guest folder.
+    /// Where the damaged record begins, or a truncated stream ends. `None` for a guest folder.
     pub offset: Option<u64>,
-    /// Of which sort it is.
     pub sort: DamageSort,
-    /// What is wrong.
     pub reason: String,
 }
 
-/// Why a stream is not described to its end.
+/// What sort of damage it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DamageSort {
-    /// It holds something wrong.
+    /// A record is invalid.
     Damaged,
-    /// It ends too early.
+    /// The stream ends too early.
     Truncated,
-    /// It may be right, but goes on with something that is not known here.
+    /// It may be valid, but continues with something that this version does not know.
     Unsupported,
-    /// A guest folder does not hold what its `guest.json` says.
+    /// A guest folder's contents differ from its `guest.json`.
     Differs,
 }
 
 impl DamageSort {
-    /// In a word, to follow "is".
+    /// For people, to follow "is".
     pub fn name(self) -> &'static str {
         match self {
             DamageSort::Damaged => "damaged",
@@ -91,11 +90,9 @@ impl DamageSort {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct GuestImage {
-    /// The RAM digest.
     pub digest: Digest,
-    /// The blocks.
     pub blocks: Vec<GuestBlock>,
-    /// What compression would make of it; `None` if all of it is zero.
+    /// How well it compresses; `None` if all of it is zero.
     pub sample: Option<Sample>,
 }
 
@@ -103,21 +100,19 @@ pub struct GuestImage {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct GuestFolder {
-    /// The machine type; may be empty.
+    /// May be empty.
     pub machine: String,
-    /// What else QEMU's configuration says.
+    /// The rest of QEMU's configuration section.
     pub configuration: Vec<QemuSetting>,
-    /// The codes of the commands that stood in the stream.
+    /// The codes of the commands in QEMU's stream.
     pub commands: Vec<u16>,
-    /// The id of the section that RAM came in.
+    /// The number of the section that RAM came in.
     pub ram_section_id: u32,
-    /// Bytes of the device state.
     pub device_state_bytes: u64,
-    /// The devices' sections, as far as they can be told: their lengths are nowhere in the state.
+    /// The devices' sections, as far as they can be found: the state does not contain their lengths.
     pub devices: Vec<Device>,
-    /// Whether there were so many bytes of them that the devices were not looked for.
+    /// Whether the device state is too large to search for devices.
     pub devices_skipped: bool,
-    /// The RAM.
     #[serde(flatten)]
     pub image: GuestImage,
 }
@@ -126,20 +121,17 @@ pub struct GuestFolder {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct GuestBlock {
-    /// Its name.
     pub name: String,
-    /// Its size.
     pub bytes: u64,
-    /// Its part of the RAM digest.
+    /// The digest of this block alone.
     pub digest: Digest,
-    /// The same as `guest.json` has it; `None` for a raw image.
+    /// The digest in `guest.json`; `None` for a raw image.
     pub recorded_digest: Option<Digest>,
-    /// What its pages are.
     #[serde(flatten)]
     pub census: Census,
 }
 
-/// What the pages of a block are.
+/// What the pages of a block hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Census {
@@ -147,208 +139,182 @@ pub struct Census {
     pub data_bytes: u64,
     /// Bytes in holes, which are zero.
     pub hole_bytes: u64,
-    /// How many extents hold data.
+    /// The number of data extents.
     pub extents: u64,
-    /// How many pages there are of which sort.
     pub pages: Pages,
-    /// Duplicates were looked for among one of so many pages, and are an estimate if that is not 1.
+    /// One of this many pages was searched for duplicates. If not 1, their number is an estimate.
     pub duplicates_sampled: u64,
 }
 
-/// Pages by what they hold. Each counts once: in the first line that fits.
+/// Pages by what they hold. Each is counted once, in the first field that applies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Pages {
-    /// Zero, in holes or stored.
+    /// In holes or stored.
     pub zero: u64,
-    /// One byte all over, which is not zero.
+    /// All bytes are equal, and not zero.
     pub one_byte: u64,
     /// Equal to an earlier page of the block, by the 128-bit hash of its bytes.
     pub duplicate: u64,
-    /// All others.
     pub other: u64,
 }
 
 impl Pages {
-    /// All of them.
+    /// The number of all pages.
     pub fn all(&self) -> u64 {
         self.zero + self.one_byte + self.duplicate + self.other
     }
 }
 
-/// What each method makes of a sample of the pages that are not zero, on one core.
+/// How each method compresses a sample of the pages that are not zero, on one core.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Sample {
-    /// Pages in the sample.
     pub pages: u64,
-    /// Bytes of them.
     pub bytes: u64,
-    /// The most pages that were compressed as one.
+    /// The most pages that were compressed together.
     pub batch_pages: u64,
-    /// The methods, each at level 1.
+    /// Each method at level 1.
     pub methods: Vec<MethodSample>,
 }
 
-/// What a method makes of the sample.
+/// How a method compresses the sample.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MethodSample {
-    /// The method's name.
     pub method: &'static str,
-    /// Its level.
     pub level: u8,
-    /// What the sample becomes; a batch that does not shrink counts as it is.
+    /// The compressed size; a batch that does not shrink counts uncompressed.
     pub bytes: u64,
-    /// The sample's bytes for each of those.
+    /// Uncompressed size divided by compressed size.
     pub ratio: f64,
-    /// How fast one core goes through the sample, in millions of bytes a second of CPU time; for `none`
-    /// that of copying it. `None` if that was too quick to be measured.
+    /// Millions of uncompressed bytes per second of CPU time; for `none`, the speed of copying. `None`
+    /// if it was too fast to measure.
     pub megabytes_per_second: Option<f64>,
 }
 
-/// A stream of ours.
+/// A native stream.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct NativeStream {
-    /// Whether everything is there that this connection has to say.
+    /// Whether nothing of this connection's stream is missing.
     pub complete: bool,
-    /// What the source said first.
     pub hello: Option<NativeHello>,
-    /// Bytes of the hello.
     pub hello_bytes: u64,
-    /// The frames by kind.
     pub frames: Vec<FrameCount>,
-    /// Bytes behind what was understood.
+    /// Bytes after the part that was understood.
     pub other_bytes: u64,
-    /// What the frames of each round carry.
     pub rounds: Vec<NativeRound>,
-    /// Frames whose pages were decoded, and whose hash fits them.
+    /// Frames whose pages were decoded and whose hash matches.
     pub checked_frames: u64,
-    /// Frames whose pages cannot be checked: those of deltas need the RAM that they change.
+    /// Frames whose pages cannot be checked, because deltas need the RAM that they apply to.
     pub unchecked_frames: u64,
-    /// What the destination must hold, as the stream's end says.
+    /// The digest at the stream's end, which the destination's RAM must have.
     pub digest: Option<Digest>,
-    /// The same, computed from what the stream holds: if it has one round, on one connection, of
-    /// frames that were all checked.
+    /// The digest computed from the frames, if there is one round on one connection and all frames
+    /// were checked.
     pub computed_digest: Option<Digest>,
 }
 
-/// What a source says first.
+/// The source's first message.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct NativeHello {
-    /// The oldest version that it speaks.
+    /// Of the wire format.
     pub oldest_version: u16,
-    /// The newest version that it speaks.
+    /// Of the wire format.
     pub newest_version: u16,
-    /// The session, in hexadecimal.
+    /// In hexadecimal.
     pub session: String,
-    /// This connection's number, from 0.
+    /// The number of this connection, from 0.
     pub connection: u16,
-    /// How many connections there are.
     pub connections: u16,
-    /// Bytes in a page.
     pub page_size: u32,
-    /// Milliseconds of silence after which the source gives up.
+    /// Milliseconds without a message after which the source gives up.
     pub silence_ms: u32,
-    /// The guest's blocks.
     pub blocks: Vec<NativeBlock>,
-    /// What the source can do and needs.
     pub capabilities: Vec<NativeCapability>,
 }
 
-/// A block, as a stream announces it.
+/// A block that a stream announces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct NativeBlock {
-    /// Its name.
     pub name: String,
-    /// Its size.
     pub bytes: u64,
 }
 
-/// A capability, as a stream announces it.
+/// A capability that a stream announces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct NativeCapability {
-    /// Its name.
     pub name: String,
-    /// Whether the migration cannot do without it.
+    /// Whether the migration depends on it.
     pub required: bool,
 }
 
-/// How many frames of a kind there are.
+/// The frames of a kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FrameCount {
-    /// The kind.
     pub kind: &'static str,
-    /// How many.
     pub count: u64,
-    /// Their bytes, all told.
     pub bytes: u64,
 }
 
-/// A round of a stream of ours.
+/// A round of a native stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct NativeRound {
-    /// Its number, from 1.
+    /// The number, from 1.
     pub round: u32,
-    /// Whether its end is there.
+    /// Whether its end was found.
     pub complete: bool,
-    /// Frames with pages.
     pub frames: u64,
-    /// Their bytes.
     pub bytes: u64,
-    /// Their pages, by how they are carried.
     pub pages: RoundPages,
-    /// The methods that their bodies are compressed with.
+    /// The compression methods of the frames.
     pub methods: Vec<&'static str>,
 }
 
-/// Pages by how they are carried.
+/// Pages by how they are encoded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RoundPages {
-    /// Named as zero.
+    /// By number only.
     pub zero: u64,
-    /// Whole, compressed if the frame is.
+    /// Complete, and compressed if the frame is.
     pub whole: u64,
-    /// As deltas.
     pub delta: u64,
-    /// Whole, and not compressed even if the frame is.
+    /// Complete, and not compressed even if the frame is.
     pub stored: u64,
 }
 
-/// A stream of QEMU's.
+/// A QEMU stream.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct QemuStream {
-    /// Whether it ends as such a stream does, as far as it was looked at.
+    /// Whether it ends as it should, as far as it was read.
     pub complete: bool,
-    /// The machine type.
     pub machine: Option<String>,
-    /// What else the configuration says.
+    /// The rest of the configuration section.
     pub configuration: Vec<QemuSetting>,
     /// The commands to the destination, by name.
     pub commands: Vec<Count>,
-    /// The guest's blocks.
     pub blocks: Vec<QemuBlock>,
-    /// ram's sections, by type.
+    /// The sections of `ram`, by type.
     pub sections: Vec<Count>,
-    /// ram's records, by kind.
+    /// The records of `ram`, by kind.
     pub records: Vec<RecordCount>,
-    /// Compressed pages by the levels that zlib's header leaves possible.
+    /// Compressed pages by the levels that their zlib headers allow for.
     pub zlib_levels: Vec<ZlibLevels>,
     /// Pages that cannot be decoded.
     pub undecodable: u64,
-    /// The devices' sections, as far as they can be told: their lengths are nowhere in the stream.
+    /// The devices' sections, as far as they can be found: the stream does not contain their lengths.
     pub devices: Vec<Device>,
-    /// Whether there were so many bytes of them that the devices were not looked for.
+    /// Whether the device state is too large to search for devices.
     pub devices_skipped: bool,
-    /// What all bytes are. Their sum is the stream's size.
+    /// What the bytes are for. The sum is the stream's size.
     pub parts: Vec<PartBytes>,
 }
 
@@ -356,35 +322,28 @@ pub struct QemuStream {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct QemuSetting {
-    /// Its name.
     pub name: String,
-    /// What it says.
     pub value: String,
 }
 
-/// How many there are of something.
+/// The number of things of a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Count {
-    /// Of what.
     pub name: &'static str,
-    /// How many.
     pub count: u64,
 }
 
-/// A block, and what comes of it.
+/// A block, and its records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct QemuBlock {
-    /// Its name.
     pub name: String,
-    /// Its size.
     pub bytes: u64,
-    /// Records of its pages.
     pub records: u64,
-    /// Pages that occur; `None` if the guest is too large to keep account.
+    /// Pages with a record; `None` if the guest is too large to track them.
     pub distinct_pages: Option<u64>,
-    /// Records of pages that occurred before.
+    /// Records of pages that had one before.
     pub repeats: Option<u64>,
 }
 
@@ -392,23 +351,21 @@ pub struct QemuBlock {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RecordCount {
-    /// The kind: `zero`, `fill` (another byte all over), `page`, `xbzrle` or `compressed`.
+    /// The kind: `zero`, `fill` (all bytes equal, not zero), `page`, `xbzrle` or `compressed`.
     pub kind: &'static str,
-    /// How many.
     pub count: u64,
-    /// Bytes in front of what the pages are made from.
+    /// Bytes of the records without their payload.
     pub head_bytes: u64,
-    /// Bytes that the pages are made from.
+    /// Bytes from which the pages are decoded.
     pub payload_bytes: u64,
 }
 
-/// Compressed pages whose header is the same.
+/// Compressed pages with the same zlib header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ZlibLevels {
-    /// The levels that this header is written for; the stream says no more.
+    /// The levels for which zlib writes this header; the stream does not say more.
     pub levels: &'static str,
-    /// How many pages.
     pub pages: u64,
 }
 
@@ -416,22 +373,19 @@ pub struct ZlibLevels {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Device {
-    /// Its name.
     pub name: String,
-    /// Which of several of that name.
+    /// Distinguishes devices of the same name.
     pub instance: u32,
-    /// The version of its state.
+    /// Of its state.
     pub version: u32,
-    /// Bytes of its state, without what frames it.
+    /// The size of its state, without headers.
     pub bytes: u64,
 }
 
-/// So many of a stream's bytes.
+/// The bytes of a stream that are for one purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PartBytes {
-    /// What they are.
     pub part: &'static str,
-    /// How many there are.
     pub bytes: u64,
 }

@@ -116,7 +116,7 @@ fn memory_that_is_not_the_guests_is_refused() {
     let short = Pagemap::new(&[(start, len - PAGE_SIZE)]).unwrap();
     let error = short.begin(&ram).unwrap_err();
     assert!(matches!(error, ImageError::OtherLog { .. }), "{error}");
-    // Not mapped: the first page is nobody's.
+    // The first page is not mapped.
     let nowhere = Pagemap::new(&[(std::ptr::null(), len)]).unwrap();
     let error = nowhere.begin(&ram).unwrap_err().to_string();
     assert!(

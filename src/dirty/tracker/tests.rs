@@ -88,7 +88,7 @@ impl Scene {
     }
 }
 
-/// A file in memory of so many pages, all of them holes.
+/// A file in memory of this many pages, all holes.
 fn memory(pages: u64) -> (PathBuf, File) {
     use std::os::fd::AsRawFd;
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
@@ -119,7 +119,7 @@ impl Takes {
     }
 }
 
-/// Nobody waits for takes that will not come.
+/// Ends the waits for takes that will not come.
 impl Drop for NoMore<'_> {
     fn drop(&mut self) {
         *self.0.ended.lock().unwrap() = u64::MAX;
@@ -332,7 +332,7 @@ fn a_claim_gives_back_what_was_not_committed() {
     assert!(log.mark(0, PageIndex(1)) && log.mark(0, PageIndex(7)));
     let claim = take();
     assert_eq!(claim.count(), 2);
-    assert_eq!(take().count(), 0, "nobody else gets them");
+    assert_eq!(take().count(), 0, "no other claim gets them");
     drop(claim);
     let claim = take();
     assert_eq!(pages(&claim.changed()[0].holes), [1, 7]);

@@ -137,7 +137,7 @@ fn guest_json_with_other_fields_or_values_is_refused() {
         (
             "ramferry-guest-folder",
             "ramferry-guest-partial",
-            "not received to its end",
+            "not received completely",
         ),
         ("ramferry-guest-folder", "tar", "has the format 'tar'"),
         (

@@ -1,14 +1,13 @@
-//! A file that holds pages as they are: flat RAM, whole or in pieces.
+//! A file with uncompressed pages: flat RAM, in one piece or several.
 //!
-//! There are two ways of reading, and both are needed. Pages that are only looked at (digest,
-//! comparison) are copied out of a map one by one, and never leave the nearest cache. Pages that
-//! are to be sent are read in bulk: measured, reading costs the same 7 GB/s whatever the state of
-//! the page cache, where faults on a map that nothing else has filled cost between that and a third
-//! of it, and leave page tables to be taken down. A hole is touched by neither: reading a hole of a
-//! tmpfs file through a shared map would allocate it.
+//! There are two ways to read, and both are needed. For a digest or a comparison, pages are copied out
+//! of a map one by one, and never leave the nearest cache. Pages to be sent are read in bulk: that runs
+//! at 7 GB/s (measured) whatever the state of the page cache, while faults on a fresh map run at a
+//! third of that to all of it, and leave page tables to tear down. Neither touches a hole: reading a
+//! hole of a tmpfs file through a shared map would allocate it.
 //!
-//! Pages are written by `pwrite`, never through a map: placing runs of pages that way costs a third
-//! of what faults on a fresh map cost, and a full disk is an error value instead of a signal.
+//! Pages are written by `pwrite`, never through a map: for runs of pages it costs a third of the faults
+//! on a fresh map, and a full disk is an error value instead of a signal.
 
 use std::fs::File;
 use std::io;
@@ -26,16 +25,16 @@ use super::{PageStore, len};
 use crate::page::{PAGE_SIZE, PageIndex, PageRange};
 use crate::sync;
 
-/// Pages that lie together in a file.
+/// Pages that are contiguous in a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Extent {
     pub(super) pages: PageRange,
-    /// Where in the file they begin, in bytes; any number.
+    /// Where they begin in the file, in bytes, aligned or not.
     pub(super) offset: u64,
 }
 
 impl Extent {
-    /// Where the file has this page of the extent.
+    /// Where this page of the extent begins in the file.
     fn offset_of(&self, page: u64) -> u64 {
         self.offset + (page - self.pages.start.0) * PAGE_SIZE as u64
     }
@@ -44,7 +43,7 @@ impl Extent {
         self.offset_of(self.pages.end())
     }
 
-    /// The extent's pages that any of these bytes of the file belong to.
+    /// The pages to which these bytes of the file belong.
     fn pages_of(&self, bytes: Range<u64>) -> PageRange {
         let first = self.pages.start.0;
         PageRange::between(
@@ -54,25 +53,24 @@ impl Extent {
     }
 }
 
-/// A file and which of its bytes are which pages. Pages that it does not have are zero, and cannot
-/// be written.
+/// A file, and which of its bytes are which pages. Pages outside its extents are zero and read-only.
 #[derive(Debug)]
 pub(crate) struct FlatFile {
     path: PathBuf,
     file: File,
     pages: u64,
-    /// Ascending and apart by pages.
+    /// Ascending by pages, without overlaps.
     extents: Vec<Extent>,
-    /// Made when it is first of use, and kept until the end: taking a map down takes as long as
-    /// half of a proof, so it is done when no peer waits.
+    /// Made on first use, and kept to the end: unmapping takes half as long as reading all of it, so
+    /// it must not happen while a peer waits.
     map: OnceLock<ReadMap>,
-    /// Writers of one file exclude each other in the kernel, which makes them spin; here they sleep
-    /// and leave the core to a thread with work.
+    /// The kernel lets one thread at a time write to a file, and the others spin. On this lock they
+    /// sleep instead, and leave the core to a thread with work.
     writing: Mutex<()>,
 }
 
 impl FlatFile {
-    /// `extents` are ascending and apart by pages.
+    /// `extents` are ascending by pages, without overlaps.
     pub(super) fn new(file: File, path: PathBuf, extents: Vec<Extent>) -> FlatFile {
         FlatFile {
             path,
@@ -84,25 +82,25 @@ impl FlatFile {
         }
     }
 
-    /// The map, which is made if it is not there yet.
+    /// The map, which is made on first use.
     pub(super) fn map(&self) -> Result<&ReadMap, ImageError> {
         if let Some(map) = self.map.get() {
             return Ok(map);
         }
         self.check_size()?;
         let map = ReadMap::of(&self.file, &self.path, self.file_len() as usize)?;
-        // If another thread was faster, this one is taken down again.
+        // If another thread was faster, this one is unmapped again.
         Ok(self.map.get_or_init(|| map))
     }
 
-    /// How long the file must be.
+    /// How long the file must be, in bytes.
     fn file_len(&self) -> u64 {
         let ends = self.extents.iter().map(Extent::end_offset);
         ends.max().unwrap_or(0)
     }
 
-    /// Cuts `range` at the borders of extents: which bytes of the range, and where the file has
-    /// them, if it does.
+    /// Cuts `range` at the borders of extents. Each piece is its bytes within the range, and their
+    /// offset in the file; `None` outside all extents.
     fn pieces(&self, range: PageRange) -> impl Iterator<Item = (Range<usize>, Option<u64>)> {
         assert!(range.end() <= self.pages);
         let mut at = range.start.0;
@@ -111,8 +109,8 @@ impl FlatFile {
             if at >= range.end() {
                 return None;
             }
-            let behind = extents.partition_point(|extent| extent.pages.end() <= at);
-            extents = &extents[behind..];
+            let passed = extents.partition_point(|extent| extent.pages.end() <= at);
+            extents = &extents[passed..];
             let (end, offset) = match extents.first() {
                 Some(extent) if extent.pages.start.0 <= at => {
                     (extent.pages.end(), Some(extent.offset_of(at)))
@@ -127,7 +125,7 @@ impl FlatFile {
         })
     }
 
-    /// [`FlatFile::pieces`] that must all be in the file.
+    /// [`FlatFile::pieces`] that must all lie in extents.
     fn pieces_to_write(
         &self,
         range: PageRange,
@@ -262,13 +260,13 @@ impl PageStore for FlatFile {
     }
 }
 
-/// The first bytes of `at..end` that are data; `None`: all of them are holes.
+/// The first range of data within `at..end`; `None`: all of it is a hole.
 fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
     let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
         Ok(data) => data,
-        // Only a hole follows.
+        // The rest of the file is a hole.
         Err(Errno::NXIO) => return Ok(None),
-        // A file system without extents: all of it is data.
+        // A file system without holes: all of it is data.
         Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(at..end)),
         Err(error) => return Err(error.into()),
     };
@@ -302,7 +300,7 @@ mod tests {
     use super::super::super::ImageFormat;
     use super::*;
 
-    /// A raw image with these pages of data.
+    /// A raw image of which only these pages are data.
     fn image(pages: u64, data: &[(u64, u8)]) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ram");
@@ -353,7 +351,7 @@ mod tests {
         }
     }
 
-    /// Pages 2..4 from byte 100 on, pages 4..5 before them, and nothing of pages 0..2.
+    /// After a header of 100 bytes page 4, then pages 2 and 3; pages 0 and 1 are not in the file.
     fn in_pieces(file: File, path: PathBuf) -> FlatFile {
         let at = |pages: Range<u64>, offset| Extent {
             pages: PageRange::between(pages.start, pages.end),
@@ -364,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_found_wherever_the_file_has_them() {
+    fn pages_are_found_at_any_offset_and_in_any_order() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ram");
         let header = [9; 100];

@@ -1,10 +1,9 @@
-//! Where the pages of a block are, and how they lie there.
+//! Files that hold the pages of a block, by format.
 //!
-//! A [`PageStore`] knows pages by their number and nothing of blocks, guests or wires. [`FlatFile`] is
-//! for every format that holds pages as they are: a file, and which of its bytes are which pages.
-//! A format of that sort is one function that reads its headers and returns a [`FlatFile`] with
-//! their extents, as [`raw`] does for the simplest. A format that compresses pages implements
-//! [`PageStore`] itself: what has a default here is optional.
+//! [`FlatFile`] serves every format that stores pages uncompressed: a file, and which of its bytes are
+//! which pages. To add such a format, write a function that reads its headers and returns a
+//! [`FlatFile`] with its extents, as [`raw`] does for the simplest. A format that compresses pages
+//! implements [`PageStore`] itself, of which only four methods have no default.
 
 mod flat;
 mod raw;
@@ -19,35 +18,34 @@ use crate::page::{PAGE_SIZE, PageIndex, PageRange};
 
 /// The pages of one block.
 ///
-/// Ranges that reach beyond [`PageStore::pages`] are the caller's bug, and may panic.
+/// A range that reaches beyond [`PageStore::pages`] is the caller's bug, and may panic.
 pub(super) trait PageStore: Debug + Send + Sync {
-    /// The file, as messages call it.
+    /// The file, for messages.
     fn path(&self) -> &Path;
 
     fn pages(&self) -> u64;
 
-    /// The ranges that hold data, ascending and apart; everything between them is zero.
+    /// The ranges that may hold data, ascending and not adjacent. Everything else is zero.
     ///
     /// # Errors
-    /// When the file can no longer be examined.
+    /// The system's.
     fn data_ranges(&self) -> Result<Vec<PageRange>, ImageError>;
 
-    /// Where data begins, from this page on: the page itself if it holds data, or if that cannot
-    /// be known; the block's end if no data follows.
+    /// The first page at or after `from` that may hold data; the block's end if there is none.
     ///
     /// # Errors
-    /// When the file can no longer be examined.
+    /// The system's.
     fn next_data(&self, from: PageIndex) -> Result<PageIndex, ImageError> {
         Ok(from)
     }
 
-    /// Reads the pages of `range`, which fill `out`.
+    /// Reads the pages of `range`, which exactly fill `out`.
     ///
     /// # Errors
-    /// [`ImageError::Truncated`] when the file has become shorter, and the system's reasons.
+    /// [`ImageError::Truncated`], and the system's.
     fn read(&self, range: PageRange, out: &mut [u8]) -> Result<(), ImageError>;
 
-    /// As [`PageStore::read`], by the cheaper way where pages are only looked at, one after another.
+    /// [`PageStore::read`] in the way that is cheapest for few pages that stay in the cache.
     ///
     /// # Errors
     /// As [`PageStore::read`].
@@ -55,15 +53,15 @@ pub(super) trait PageStore: Debug + Send + Sync {
         self.read(range, out)
     }
 
-    /// Puts neighbouring pages in their place.
+    /// Writes pages from `first` on.
     ///
     /// # Errors
-    /// The system's reason, a full disk among them; [`ImageError::ReadOnly`].
+    /// [`ImageError::ReadOnly`], and the system's, such as a full disk.
     fn place(&self, _first: PageIndex, _bytes: &[u8]) -> Result<(), ImageError> {
         Err(self.read_only())
     }
 
-    /// Makes pages zero, and gives their space back where that is possible.
+    /// Makes pages zero, and frees their space where the file system can.
     ///
     /// # Errors
     /// As [`PageStore::place`].
@@ -71,16 +69,16 @@ pub(super) trait PageStore: Debug + Send + Sync {
         Err(self.read_only())
     }
 
-    /// Whether the file still holds all pages. A map does not notice a file that now ends within
-    /// its last page.
+    /// Checks that the file still has all pages. Reading through a map does not notice if the file
+    /// now ends within a page.
     ///
     /// # Errors
-    /// [`ImageError::Truncated`] when it does not.
+    /// [`ImageError::Truncated`], and the system's.
     fn check_size(&self) -> Result<(), ImageError> {
         Ok(())
     }
 
-    /// Why a page cannot be written.
+    /// The error for a page that cannot be written.
     fn read_only(&self) -> ImageError {
         ImageError::ReadOnly {
             path: self.path().to_owned(),
@@ -88,7 +86,7 @@ pub(super) trait PageStore: Debug + Send + Sync {
     }
 }
 
-/// How many bytes the pages of `range` are.
+/// The size of the pages of `range`, in bytes.
 fn len(range: PageRange) -> usize {
     range.count as usize * PAGE_SIZE
 }

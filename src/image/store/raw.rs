@@ -1,5 +1,5 @@
-//! Raw images: RAM from its first byte to its last, and nothing else. A memory-backend-file, a
-//! pmemsave, a Firecracker memory file, a block of a guest folder.
+//! Raw images, which are RAM from the first byte to the last: a memory-backend-file, a pmemsave, a
+//! Firecracker memory file, a block of a guest folder.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -19,7 +19,7 @@ impl FlatFile {
     pub(crate) fn open(path: &Path, format: ImageFormat) -> Result<FlatFile, ImageError> {
         let file = File::options()
             .read(true)
-            // A named pipe must be refused, and not wait for its writer.
+            // So that a named pipe is refused, instead of waiting for its writer.
             .custom_flags(libc::O_NONBLOCK)
             .open(path)
             .map_err(ImageError::io("open", path))?;
@@ -29,10 +29,10 @@ impl FlatFile {
         FlatFile::raw(file, path)
     }
 
-    /// Maps a raw image that is open; `path` is what messages call it.
+    /// Maps an open raw image. `path` is for messages.
     ///
     /// # Errors
-    /// A file that is empty, not a regular file, or not of whole pages, and the system's reasons.
+    /// A file that is empty, not a regular file, or not of whole pages, and the system's.
     pub(crate) fn raw(file: File, path: &Path) -> Result<FlatFile, ImageError> {
         let metadata = file.metadata().map_err(ImageError::io("examine", path))?;
         let (path, size) = (path.to_owned(), metadata.len());
@@ -46,16 +46,15 @@ impl FlatFile {
             return Err(ImageError::NotWholePages { path, size });
         }
         let flat = FlatFile::new(file, path, whole(size / PAGE_SIZE as u64));
-        // So that what cannot be mapped is refused before a peer has been asked for anything.
+        // Now, so that an image that cannot be mapped is refused before connecting to a peer.
         flat.map()?;
         Ok(flat)
     }
 
-    /// Makes `file`, which is empty, a raw image of zeros: all holes. It is mapped when that is
-    /// first of use.
+    /// Makes `file`, which is empty, a raw image of zeros, all holes. It is mapped on first use.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The system's.
     pub(crate) fn new_raw(file: File, path: &Path, pages: u64) -> Result<FlatFile, ImageError> {
         file.set_len(pages.saturating_mul(PAGE_SIZE as u64))
             .map_err(ImageError::io("set the size of", path))?;
@@ -63,10 +62,11 @@ impl FlatFile {
     }
 }
 
-/// Refuses what begins like another format.
+/// Refuses a file that begins like another format.
 fn refuse_what_is_not_ram(file: &File, path: &Path) -> Result<(), ImageError> {
     let mut head = [0; sniff::HEAD];
-    // What cannot be read here is not a regular file, or fails where its size is looked at.
+    // If this fails, the file is not a regular one, or its size cannot be examined: errors that
+    // come next.
     let len = file.read_at(&mut head, 0).unwrap_or(0);
     match Content::of(&head[..len]) {
         None => Ok(()),
@@ -106,7 +106,7 @@ mod tests {
             refusal(folder.path()),
             ImageError::NotAFile { .. }
         ));
-        // It has no writer, and never will.
+        // It never has a writer.
         let pipe = folder.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
         assert!(matches!(refusal(&pipe), ImageError::NotAFile { .. }));

@@ -84,7 +84,7 @@ fn what_is_nothing_of_all_this_is_refused_by_name() {
         (folder.path("missing"), ["missing", "cannot open"]),
         (
             "/dev/null".into(),
-            ["/dev/null", "does not begin as a stream does"],
+            ["/dev/null", "is not a migration stream"],
         ),
     ] {
         run(&["inspect", path.to_str().unwrap()]).failed_with(1, &names);
