@@ -1,11 +1,11 @@
-//! What the measured costs of settings mean: which are dominated, which is best for what, what
-//! limits it, and below which rate of the link compression pays.
+//! What the measured costs of settings mean: which are dominated, which is best for a goal, and below
+//! which rate of the link compression pays.
 //!
-//! Pure functions over numbers, without any knowledge of where they come from.
+//! Pure functions over numbers, independent of where the numbers come from.
 
 use serde::Serialize;
 
-/// What a setting costs, by medians.
+/// The cost of a setting, by medians.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {
     /// Milliseconds.
@@ -19,7 +19,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Whether this is nowhere worse, and better in time, bytes or CPU.
+    /// Whether this is not worse in time, bytes and CPU, and better in one of them.
     pub fn dominates(&self, other: &Cost) -> bool {
         let pairs = [
             (self.time, other.time),
@@ -30,30 +30,30 @@ impl Cost {
             && pairs.iter().any(|(own, other)| own < other)
     }
 
-    /// What `goal` wants to have as little of as possible.
+    /// The part of the cost that `goal` minimises.
     pub fn of(&self, goal: Goal) -> f64 {
         match goal {
             Goal::Time => self.time,
             Goal::Bytes => self.bytes,
             Goal::Cpu => self.cpu,
-            // Without later rounds the guest stands still all the time.
+            // Without later rounds the guest is paused all the time.
             Goal::Downtime => self.downtime.unwrap_or(self.time),
         }
     }
 }
 
-/// What there should be as little of as possible.
+/// What to minimise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Goal {
-    /// From the start to the end.
+    /// The time from the start to the end.
     #[default]
     Time,
     /// Bytes on the wire.
     Bytes,
     /// CPU seconds of both ends.
     Cpu,
-    /// How long the guest stands still.
+    /// How long the guest is paused.
     Downtime,
 }
 
@@ -67,7 +67,7 @@ names!(
     }
 );
 
-/// Which other setting dominates each: the fastest of those that do.
+/// The setting that dominates each: the fastest one, if several do.
 pub fn dominated_by(costs: &[Cost]) -> Vec<Option<usize>> {
     costs
         .iter()
@@ -79,8 +79,8 @@ pub fn dominated_by(costs: &[Cost]) -> Vec<Option<usize>> {
         .collect()
 }
 
-/// The points that no other beats in both of their coordinates, from the least first coordinate to
-/// the greatest: indexes into `points`.
+/// The Pareto front: indexes of the points that no other point beats in both coordinates, by rising
+/// first coordinate.
 pub fn front(points: &[(f64, f64)]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..points.len()).collect();
     order.sort_by(|a, b| {
@@ -98,11 +98,11 @@ pub fn front(points: &[(f64, f64)]) -> Vec<usize> {
     order
 }
 
-/// Two costs that differ by less than this part are as good as each other: the next goal decides.
+/// Two costs that differ by less than this part count as equal, and the next goal decides.
 pub const AS_GOOD: f64 = 0.02;
 
-/// The best setting for a goal. Of settings that are as good as the best, within 2 %, the one that
-/// takes the least CPU; for the goal `cpu` the one that takes the least time. `None` without any.
+/// The best setting for a goal. Of settings within 2 % of the least, it is the one that takes the
+/// least CPU; for the goal `cpu`, the one that takes the least time. `None` without settings.
 pub fn best(costs: &[Cost], goal: Goal) -> Option<usize> {
     let least = costs
         .iter()
@@ -117,29 +117,29 @@ pub fn best(costs: &[Cost], goal: Goal) -> Option<usize> {
         .min_by(|a, b| costs[*a].of(then).total_cmp(&costs[*b].of(then)))
 }
 
-/// How long something takes over a slower link than it was measured on: the longer of what it
-/// took, in milliseconds, and what the link needs for its bytes.
+/// Milliseconds that a migration takes over a slower link than it was measured on: the longer of its
+/// time and the time that the link needs for its bytes.
 pub fn time_over(time: f64, bytes: f64, bits_per_second: f64) -> f64 {
     time.max(link_time(bytes, bits_per_second))
 }
 
-/// Milliseconds that a link needs for so many bytes.
+/// Milliseconds that a link needs for this many bytes.
 pub fn link_time(bytes: f64, bits_per_second: f64) -> f64 {
     bytes * 8e3 / bits_per_second.max(1.0)
 }
 
-/// Below which rate of the link compression pays.
+/// The rate of the link below which compression pays.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum BreakEven {
-    /// It was no slower than plain where it was measured, and sends less: at any rate.
+    /// At any rate: it was not slower than plain, and sends less.
     Always,
-    /// It is slower and does not send less: at no rate.
+    /// At no rate: it does not send less.
     Never,
-    /// Below so many bits a second.
+    /// Below this many bits per second.
     Below(f64),
 }
 
-/// From which rate on plain is faster. Both as milliseconds and bytes, measured over a link that
+/// The rate above which plain is faster. Both as milliseconds and bytes, measured over a link that
 /// limits neither; over a slower one each takes [`time_over`].
 pub fn break_even(plain: (f64, f64), compressed: (f64, f64)) -> BreakEven {
     let slower = compressed.0 > plain.0;
@@ -147,8 +147,8 @@ pub fn break_even(plain: (f64, f64), compressed: (f64, f64)) -> BreakEven {
     match (slower, smaller) {
         (false, true) => BreakEven::Always,
         (_, false) => BreakEven::Never,
-        // Compression takes its time however fast the link; plain becomes as slow as that when
-        // the link needs that time for its bytes.
+        // Compression takes its time however fast the link is. Plain becomes as slow when the link
+        // needs that time for plain's bytes.
         (true, true) => BreakEven::Below(plain.1 * 8e3 / compressed.0),
     }
 }

@@ -174,7 +174,7 @@ fn fit(
     .map_err(|error| Error::new(Kind::Usage, error))
 }
 
-/// Removes what the budget has no time for, and gives the names of that.
+/// Removes what does not fit into the budget; gives the names of that.
 fn drop_unfit(
     request: &mut BenchRequest,
     expected: &mut Vec<Duration>,

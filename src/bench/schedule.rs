@@ -15,9 +15,9 @@ impl Bench {
     /// Measures everything: a migration to warm up, which does not count, and then all runs.
     ///
     /// # Errors
-    /// The first run of ours that does not work ends it, of kind [`Kind::Differs`] if something else
-    /// arrived than was sent; and [`Kind::Interrupted`] when `stop` becomes true, after the
-    /// run in hand. What was measured until then is in the report.
+    /// The first failed run of a setting ends it, of kind [`Kind::Differs`] if the received RAM is not
+    /// what was sent; and [`Kind::Interrupted`] when `stop` becomes true, after the run in progress. What
+    /// was measured before is in the report.
     pub fn measure(&mut self, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<()> {
         self.status = Status::Active;
         let outcome = self.measure_all(stop, watch);
@@ -109,7 +109,7 @@ impl Bench {
         Ok(())
     }
 
-    /// A run of each way of the peer that has not failed yet, if there is one.
+    /// A run of each mode of the peer that has not failed.
     fn measure_peer(
         &mut self,
         (task, round): (&mut Task, u32),
@@ -141,8 +141,7 @@ impl Bench {
         budget::wants_more(&times, self.budget.runs, self.request.min_time)
     }
 
-    /// One migration with the setting of this index. It is never interrupted: what was begun is
-    /// worth its end.
+    /// One migration with the setting of this index. It is not interrupted by `stop`, so that it counts.
     fn migrate(&self, index: usize, watch: &mut dyn Watch) -> Result<Run> {
         let setting = self.request.settings[index];
         let variant = Variant {
@@ -158,7 +157,7 @@ impl Bench {
     }
 }
 
-/// Goes on to the next task, unless it is time to stop.
+/// Moves on to the next task, unless it is time to stop.
 fn next(
     task: &mut Task,
     name: &str,
@@ -179,7 +178,7 @@ fn next(
     Ok(())
 }
 
-/// Which setting was in hand.
+/// The setting of a failed run.
 #[derive(Debug, thiserror::Error)]
 #[error("with {setting}")]
 struct WithSetting {
@@ -188,7 +187,7 @@ struct WithSetting {
     source: Error,
 }
 
-/// Names the setting, unless it was not the setting's fault.
+/// Adds the setting to an error, unless the user interrupted the run.
 fn of_setting(error: Error, setting: &str) -> Error {
     match error.kind() {
         Kind::Interrupted => error,

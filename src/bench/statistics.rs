@@ -1,27 +1,27 @@
-//! What is made of some measured numbers: summary, outliers, whether two samples differ.
+//! Statistics of some measured numbers: summary, outliers, whether two samples differ.
 //!
-//! Pure functions. Medians and the median absolute deviation, because a machine that does something
-//! else now and then makes a few runs much slower and no run faster.
+//! Pure functions. Medians and the median absolute deviation, because other work on the machine makes
+//! a few runs much slower and no run faster.
 
 use serde::Serialize;
 
 use crate::advice::AS_GOOD;
 
-/// The least, the middle and the greatest of some numbers, and how far they lie apart.
+/// The least, the middle and the greatest of some numbers, and how far they are apart.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Summary {
-    /// The least.
+    /// The minimum.
     pub min: f64,
-    /// As many are less as are greater; of an even count the mean of the middle two.
+    /// The middle one; of an even count the mean of the middle two.
     pub median: f64,
-    /// The greatest.
+    /// The maximum.
     pub max: f64,
     /// The median absolute deviation: the median of the distances from the median.
     pub mad: f64,
 }
 
 impl Summary {
-    /// `None` without any number.
+    /// `None` without numbers.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
         let values: Vec<f64> = values.into_iter().collect();
         let median = median(&values)?;
@@ -48,7 +48,7 @@ impl Summary {
     }
 }
 
-/// The middle of some numbers; of an even count the mean of the middle two. `None` without any.
+/// The middle of some numbers; of an even count the mean of the middle two. `None` without numbers.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -60,16 +60,16 @@ pub fn median(values: &[f64]) -> Option<f64> {
     Some(f64::midpoint(*lower, *upper))
 }
 
-/// What the median absolute deviation of a normal distribution has to be multiplied with to give
-/// its standard deviation.
+/// The standard deviation of a normal distribution, in median absolute deviations.
 pub const MAD_TO_SIGMA: f64 = 1.4826;
-/// A modified z-score beyond this is an outlier: ten standard deviations, as hyperfine has it.
+/// A modified z-score beyond this is an outlier: ten standard deviations, as in hyperfine's
+/// `src/outlier_detection.rs`, after Iglewicz and Hoaglin (1993), "How to Detect and Handle Outliers".
 pub const OUTLIER: f64 = MAD_TO_SIGMA * 10.0;
-/// A deviation counts as no less than this part of the median: two of three runs are close to each
-/// other often enough, and would make an outlier of the third.
+/// A deviation counts as at least this part of the median: two of three runs are often close to each
+/// other, and would make an outlier of the third.
 const RESOLUTION: f64 = 1e-2;
 
-/// How far each number lies from the median, in median absolute deviations.
+/// The distance of each number from the median, in median absolute deviations.
 pub fn modified_z_scores(values: &[f64]) -> Vec<f64> {
     let Some(summary) = Summary::of(values.iter().copied()) else {
         return Vec::new();
@@ -82,18 +82,18 @@ pub fn modified_z_scores(values: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// What is suspicious about the times of some runs.
+/// Suspicious times among some runs.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Suspicion {
-    /// Whether the first run was much slower than the rest: something was not warm yet.
+    /// Whether the first run was much slower than the rest, as if caches were still cold.
     pub slow_first_run: bool,
-    /// The runs, from 0, whose time is an outlier.
+    /// The indexes of the runs whose time is an outlier.
     pub outliers: Vec<usize>,
 }
 
 impl Suspicion {
-    /// Looks at the times of some runs, in the order in which they were measured.
+    /// Examines the times of some runs, in the order of measurement.
     pub fn of(times: &[f64]) -> Suspicion {
         let scores = modified_z_scores(times);
         Suspicion {
@@ -106,7 +106,7 @@ impl Suspicion {
         }
     }
 
-    /// The warning for people, if there is something to warn of.
+    /// The warning, if there is one.
     pub fn words(&self) -> Option<&'static str> {
         if self.slow_first_run {
             Some(
@@ -127,15 +127,15 @@ impl Suspicion {
 /// Beyond this many pairs the rank-sum test is approximated.
 const EXACT_PAIRS: usize = 400;
 
-/// How likely two samples of the same thing would look as if the second were greater, at least as
-/// clearly as these two do: the p-value of the one-sided rank-sum test (Mann and Whitney). Exact
-/// for small samples; 1 if one of them is empty. Three runs against three give 0.05 at best.
+/// The p-value of the one-sided rank-sum test (Mann and Whitney, 1947): the chance that two samples of
+/// the same thing show the second as greater at least as clearly as these do. Exact for small samples;
+/// 1 if one of them is empty. Three runs against three give 0.05 at best.
 pub fn chance_of_greater(first: &[f64], second: &[f64]) -> f64 {
     let (n, m) = (first.len(), second.len());
     if n == 0 || m == 0 {
         return 1.0;
     }
-    // Ties count half, and halves are not believed.
+    // Ties count half, rounded down to be on the safe side.
     let halves: usize = first
         .iter()
         .flat_map(|a| second.iter().map(move |b| b.total_cmp(a)))
@@ -156,22 +156,23 @@ pub fn chance_of_greater(first: &[f64], second: &[f64]) -> f64 {
     ways.iter().skip(won).sum::<f64>() / all
 }
 
-/// In how many orders of `n` and `m` different numbers the latter win 0, 1, 2 ... of all pairs.
+/// The number of orders of `n` and `m` different numbers in which the latter win 0, 1, 2 ... of all
+/// pairs.
 fn ways_to_win(n: usize, m: usize) -> Vec<f64> {
     // rows[j] holds the ways for i of the first and j of the second.
     let size = n * m + 1;
     let mut rows = vec![vec![0.0; size]; m + 1];
     for row in &mut rows {
-        // None of the first: nothing to win.
+        // None of the first: no pair to win.
         row[0] = 1.0;
     }
     for _ in 1..=n {
         let mut next = vec![vec![0.0; size]; m + 1];
         next[0][0] = 1.0;
         for j in 1..=m {
-            // The greatest of all is one of the first, and loses to nothing that is left; or one
-            // of the second, and wins over all of the first. Counted from the other side, which by
-            // symmetry is the same.
+            // The greatest of all is one of the first, and loses to none of the rest; or one of the
+            // second, and wins over all of the first. Counted from the other side, which is the same
+            // by symmetry.
             let (before, now) = next.split_at_mut(j);
             let (one_less, this) = (&before[j - 1], &mut now[0]);
             for (won, ways) in this.iter_mut().enumerate() {
@@ -184,7 +185,7 @@ fn ways_to_win(n: usize, m: usize) -> Vec<f64> {
     rows.pop().unwrap_or_default()
 }
 
-/// The standard normal distribution's part above `z`, to 1e-7 (Abramowitz and Stegun, 26.2.17).
+/// The part of the standard normal distribution above `z`, to 1e-7 (Abramowitz and Stegun, 26.2.17).
 fn upper_tail(z: f64) -> f64 {
     if z < 0.0 {
         return 1.0 - upper_tail(-z);
@@ -251,13 +252,13 @@ mod tests {
                 .words()
                 .is_some_and(|words| words.contains("first run"))
         );
-        // A fast first run is an outlier and no slow one.
+        // A fast first run is an outlier but not slow.
         let fast = Suspicion::of(&[1.0, 10.1, 9.9, 10.0]);
         assert_eq!((fast.slow_first_run, fast.outliers.len()), (false, 1));
     }
 
     #[test]
-    fn equal_times_hold_no_outlier_and_neither_do_two_of_three_that_are_close() {
+    fn equal_times_have_no_outlier_and_neither_do_two_of_three_that_are_close() {
         assert_eq!(Suspicion::of(&[5.0; 4]), Suspicion::default());
         assert_eq!(Suspicion::of(&[546.1, 546.9, 566.5]), Suspicion::default());
         assert_eq!(modified_z_scores(&[]), Vec::<f64>::new());
@@ -291,7 +292,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_median_lies_within_and_does_not_mind_the_order(
+        fn the_median_is_within_and_independent_of_the_order(
             mut values in prop::collection::vec(-1e9..1e9_f64, 1..40)
         ) {
             let before = Summary::of(values.iter().copied()).expect("numbers");

@@ -42,7 +42,7 @@ fn matrix(methods: &str) -> Vec<Setting> {
     axes.matrix(false).expect("settings").settings
 }
 
-/// Notes what it hears.
+/// Records the progress.
 #[derive(Default)]
 struct Notes {
     begun: Vec<String>,
@@ -108,8 +108,8 @@ fn everything_is_measured_in_turn_after_a_warm_up() {
 }
 
 #[test]
-fn a_comparison_that_is_stopped_ends_after_the_run_in_hand_and_keeps_what_it_has_measured() {
-    /// Interrupts after so many tasks.
+fn a_stopped_benchmark_ends_after_the_run_in_progress_and_keeps_its_results() {
+    /// Interrupts after this many tasks.
     struct Impatient<'a>(usize, &'a AtomicBool);
     impl Watch for Impatient<'_> {
         fn end(&mut self, task: &Task, _: Duration) {
@@ -129,7 +129,7 @@ fn a_comparison_that_is_stopped_ends_after_the_run_in_hand_and_keeps_what_it_has
 }
 
 #[test]
-fn an_image_that_changes_meanwhile_is_found_out_and_the_setting_named() {
+fn an_image_that_changes_during_the_benchmark_is_detected_and_the_setting_named() {
     let scratch = scratch();
     let request = request(scratch.path(), "zstd:3");
     let image = request.image.clone();
@@ -144,7 +144,7 @@ fn an_image_that_changes_meanwhile_is_found_out_and_the_setting_named() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_before_anything_is_measured() {
+fn invalid_requests_are_refused_before_anything_is_measured() {
     let scratch = scratch();
     let fine = request(scratch.path(), "none");
     let mut without_compression = request(scratch.path(), "none,lz4");
@@ -175,7 +175,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_measured() {
 }
 
 #[test]
-fn each_setting_is_measured_until_its_time_is_full_and_no_longer_than_all_may_take() {
+fn each_setting_is_measured_for_its_minimum_time_within_the_maximum_of_all() {
     let scratch = scratch();
     let long = BenchRequest {
         min_time: Duration::from_secs(1),

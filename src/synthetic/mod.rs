@@ -1,26 +1,26 @@
-//! A synthetic guest RAM image, for people who have no real one at hand.
+//! A synthetic guest RAM image, for use without a real one.
 //!
-//! Figures from it are only worth something if it compresses like a guest. It therefore mixes
-//! kinds of pages as a running Linux guest has them, in runs, as a guest has them: page cache with
-//! text and machine code, kernel slabs full of pointers, an interpreter's objects, pages that are
-//! hardly in use, data that is compressed already, copies of pages from elsewhere, pages filled
-//! with one byte, and zero pages. What the guest is about is its [`Mix`]:
+//! Measurements of it are useful only if it compresses like a guest. It therefore mixes the kinds of
+//! pages of a running Linux guest, in runs as in a guest: page cache with text and machine code, kernel
+//! slabs full of pointers, an interpreter's objects, almost unused pages, data that is already
+//! compressed, copies of other pages, pages filled with one byte, and zero pages. The proportions are
+//! its [`Mix`]:
 //!
-//! * `busy` stands for a real guest, a Linux of 192 MiB at work, of which little is free. Class by
-//!   class, shares, runs and ratios were tuned by measurement against it.
-//! * `idle` has the same kinds of pages, but most of its memory was never used; `database` holds
-//!   tables for the most part. Both are models: no such guest was measured.
-//! * `random` compresses nowhere, the worst that can be met.
+//! * `busy` models a real guest, a working Linux of 192 MiB of which little is free. Shares, runs and
+//!   ratios of each class were tuned against measurements of it.
+//! * `idle` has the same kinds of pages, but most memory was never used; `database` holds mostly tables.
+//!   Neither was compared with a real guest.
+//! * `random` does not compress, which is the worst case.
 //!
-//! # How near it is
-//! The real guest, and each mix at 192 MiB with the seed 1. Ratios are of the pages that are not
-//! zero, at 4 KiB each by itself, and in a migration with batches as they are by default:
+//! # How close it is
+//! The real guest, and each mix at 192 MiB with seed 1. Ratios are of the pages that are not zero, each
+//! page of 4 KiB by itself, and in a migration with the default batches:
 //!
 //! | | real guest | `busy` | `idle` | `database` | `random` |
 //! |---|---|---|---|---|---|
 //! | zero, of all pages | 7.6 % | 7.7 % | 61.2 % | 5.0 % | 0 |
-//! | one byte all over, of the others | 3.5 % | 3.4 % | 4.4 % | 1.7 % | 0 |
-//! | else equal to an earlier page | 1.3 % | 1.1 % | 2.0 % | 0.7 % | 0 |
+//! | one repeated byte, of the others | 3.5 % | 3.4 % | 4.4 % | 1.7 % | 0 |
+//! | equal to an earlier page, of the others | 1.3 % | 1.1 % | 2.0 % | 0.7 % | 0 |
 //! | page by page: zlib 1 | 2.58 | 2.56 | 2.62 | 2.47 | 1.00 |
 //! | page by page: zlib 6 | 2.68 | 2.63 | 2.68 | 2.54 | 1.00 |
 //! | page by page: zstd 1 | 2.62 | 2.55 | 2.61 | 2.52 | 1.00 |
@@ -32,10 +32,10 @@
 //! | in the pipeline: zstd 3 | 2.82 | 2.70 | 2.80 | 2.79 | 1.00 |
 //! | in the pipeline: lz4 | 2.18 | 2.12 | 2.12 | 2.05 | 1.00 |
 //!
-//! `cargo run --release --example synthetic_mixes -- guest.ram` makes it anew, with a guest of
-//! yours. With other seeds `busy` differs by 1 or 2 % from this.
+//! `cargo run --release --example synthetic_mixes -- guest.ram` measures this table again, with your own
+//! guest. Other seeds of `busy` differ from it by 1 or 2 %.
 //!
-//! It says nothing about how a guest *changes*, and a real image is always the better choice.
+//! A synthetic guest does not show how a guest *changes*, and a real image is always better.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -50,14 +50,14 @@ mod random;
 use pages::Maker;
 use random::Random;
 
-/// Pages made before they are written: enough for few system calls, and it stays in the cache.
+/// Pages that are written at once: enough for few system calls, few enough to stay in the cache.
 const CHUNK_PAGES: usize = 64;
 
 /// Progress is reported each time that this many bytes are done.
 const REPORT: u64 = 4 << 20;
 
-/// A kind of page. Behind each: libdeflate's and lz4's ratio at level 1 and 4 KiB, and what they
-/// were for such pages of the real guest.
+/// A kind of page. The figures are the ratios of libdeflate and lz4 at level 1 for 4 KiB, here and for
+/// such pages of the real guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
     /// Never used, or freed and wiped.
@@ -72,13 +72,13 @@ enum Class {
     Objects,
     /// Pages of a table. 2.5, 1.9.
     Rows,
-    /// Hardly in use. 16, 14; real 15, 11.
+    /// Almost unused. 16, 14; real 15, 11.
     Sparse,
-    /// What is compressed or encrypted already. 1, 1.
+    /// Compressed or encrypted data. 1, 1.
     Compressed,
-    /// A copy of a page elsewhere.
+    /// A copy of another page.
     Duplicate,
-    /// One byte all over, nearly always the same: what freed memory is poisoned with.
+    /// One repeated byte, nearly always the same: the poison of freed memory.
     Fill,
 }
 
@@ -86,9 +86,9 @@ enum Class {
 #[derive(Debug, Clone, Copy)]
 struct Share {
     class: Class,
-    /// Of a thousand pages.
+    /// Pages per thousand.
     pages: u32,
-    /// How many such pages follow each other on average.
+    /// The average length of a run.
     run: u32,
 }
 
@@ -96,17 +96,17 @@ const fn share(class: Class, pages: u32, run: u32) -> Share {
     Share { class, pages, run }
 }
 
-/// What a guest is about.
+/// The proportions of a guest's pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Mix {
-    /// Most of its memory was never used. A model.
+    /// Most memory was never used. Not compared with a real guest.
     Idle,
-    /// Little of its memory is free: the nearest to a real guest that was measured.
+    /// Little memory is free. Modelled on a real guest.
     #[default]
     Busy,
-    /// Most of its memory holds tables. A model.
+    /// Most memory holds tables. Not compared with a real guest.
     Database,
-    /// Nothing of it compresses.
+    /// Nothing compresses.
     Random,
 }
 
@@ -166,13 +166,13 @@ impl Mix {
         }
     }
 
-    /// The class of the next pages and how many of them come.
+    /// Draws the class of the next pages and their number.
     fn run(self, random: &mut Random) -> (Class, u32) {
-        // Shares are in pages, but runs are drawn: long runs are drawn less often.
+        // Shares count pages, but runs are drawn, so long runs must be drawn less often.
         let weight = |share: &Share| share.pages * 1000 / share.run;
         let mut drawn = random.below(self.shares().iter().map(weight).sum());
         let mut shares = self.shares().iter();
-        // A number below the sum of all weights falls to one of them.
+        // A number below the sum of all weights falls into one of them.
         let fallen_to = shares.find(|share| match drawn.checked_sub(weight(share)) {
             Some(rest) => {
                 drawn = rest;
@@ -194,8 +194,8 @@ pub fn write(path: &Path, bytes: u64, seed: u64) -> io::Result<()> {
 }
 
 /// Writes a new image of `bytes` bytes to `path`. Equal sizes, mixes and seeds give equal images.
-/// Zero pages are holes. Needs less than 1 MiB of memory. `go_on` is called now and then with the
-/// bytes that are done, and returns false to give up: a large image takes a while.
+/// Zero pages are holes. Needs less than 1 MiB of memory. `go_on` is called regularly with the
+/// bytes that are done, and returns false to stop: a large image takes a while.
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] if the file exists: an image is never overwritten.
@@ -235,7 +235,7 @@ fn fill(
     file.set_len(bytes)?;
     let mut maker = Maker::new(Random::new(seed));
     let mut chunk = Vec::with_capacity(CHUNK_PAGES * PAGE_SIZE);
-    // Where the chunk belongs in the file.
+    // The position of the chunk in the file.
     let mut offset = 0;
     let mut left = bytes / PAGE_SIZE as u64;
     let mut reported = 0;
@@ -268,7 +268,7 @@ fn fill(
     flush(file, &mut chunk, &mut offset)
 }
 
-/// Writes the pages that have gathered.
+/// Writes the collected pages.
 fn flush(file: &File, chunk: &mut Vec<u8>, offset: &mut u64) -> io::Result<()> {
     file.write_all_at(chunk, *offset)?;
     *offset += chunk.len() as u64;

@@ -4,24 +4,24 @@ use super::Class;
 use super::random::Random;
 use crate::page::PAGE_SIZE;
 
-/// How many pages are kept to be duplicated later.
+/// Pages that are kept to be duplicated later.
 const KEPT_PAGES: usize = 64;
 /// Words in the vocabulary; a power of two.
 const WORDS: u32 = 1 << 14;
 /// Kinds of instructions; a power of two.
 const INSTRUCTIONS: u32 = 1 << 12;
-/// Kinds of files, slabs and heaps in a guest: all are met again and again.
+/// Kinds of files, slabs and heaps in a guest, each of which recurs.
 const STYLES: u32 = 32;
 /// Words of eight bytes in the largest record of a slab.
 const MOST_FIELDS: u32 = 128;
-/// What freed memory is filled with in kernels that do so.
+/// The byte with which a kernel poisons freed memory.
 const POISON: u8 = 0xcc;
 
-/// A stretch of up to eight bytes, in parts fixed and in parts different each time.
+/// Up to eight bytes, partly fixed and partly different at each use.
 #[derive(Debug, Clone, Copy)]
 struct Snippet {
     bytes: u64,
-    /// The bits that differ from use to use.
+    /// The bits that differ at each use.
     varies: u64,
     len: usize,
 }
@@ -39,7 +39,7 @@ enum Field {
     Pointer,
     /// A counter, a size or flags.
     Small,
-    /// A hash, a time, a number that says nothing.
+    /// A hash, a time, a random number.
     Number,
     /// Up to eight letters.
     Name,
@@ -50,9 +50,9 @@ enum Field {
 struct Style {
     /// Where the vocabulary begins in `words`.
     topic: u32,
-    /// Of 256 words of a text, so many are repetitions.
+    /// Of 256 words of a text, the number that are repetitions.
     sameness: u64,
-    /// Of a hundred fields or objects, so many are not in use.
+    /// The percentage of fields or objects that are not in use.
     unused: u64,
     /// The bytes of most objects.
     object: usize,
@@ -68,7 +68,7 @@ pub(super) struct Maker {
     instructions: Vec<Snippet>,
     kept: Vec<u8>,
     styles: Vec<Style>,
-    /// That of this run.
+    /// The style of this run.
     style: usize,
     /// What the guest's pointers have in common.
     base: u64,
@@ -97,7 +97,7 @@ impl Maker {
         }
     }
 
-    /// Where all draws come from.
+    /// The generator of all random numbers.
     pub(super) fn random(&mut self) -> &mut Random {
         &mut self.random
     }
@@ -136,18 +136,18 @@ impl Maker {
         self.keep(page);
     }
 
-    /// A word after Zipf: few are common and most rare.
+    /// A word with Zipf's distribution: few are common and most are rare.
     fn word(&self, draw: u64) -> &([u8; 16], usize) {
-        // The cube of an even distribution: half of all draws fall on an eighth of the words.
+        // The cube of a uniform distribution: half of all draws hit an eighth of the words.
         let even = draw & 0x3fff;
         let rank = (((even * even) >> 14) * even) >> 14;
         let place = (self.style().topic.wrapping_add(rank as u32)) & (WORDS - 1);
         &self.words[place as usize]
     }
 
-    /// Words, and here and there a phrase that came before.
+    /// Words, and some phrases that occurred before.
     fn text(&mut self, page: &mut [u8]) {
-        // Files end somewhere in their last page.
+        // Files end within their last page.
         let end = match self.random.below(8) {
             0 => self.random.below(page.len() as u32) as usize,
             _ => page.len(),
@@ -165,7 +165,7 @@ impl Maker {
         }
     }
 
-    /// Instructions, few common and most rare, and idioms that came before.
+    /// Instructions, few of them common and most rare, and idioms that occurred before.
     fn code(&mut self, page: &mut [u8]) {
         let mut at = 0;
         while at < page.len() {
@@ -197,7 +197,7 @@ impl Maker {
         for (index, word) in page.chunks_exact_mut(8).enumerate() {
             let draw = self.random.next();
             if twice {
-                // The second half of a list.
+                // The second half of a list entry.
                 twice = false;
             } else {
                 value = match fields[index % fields.len()] {
@@ -248,7 +248,7 @@ impl Maker {
                 }
                 _ => {}
             }
-            // Now and then one of another size.
+            // Sometimes an object of another size.
             let len = if draw >> 24 & 15 == 0 { 32 } else { object };
             for (word, room) in words.iter().zip(page[at..at + len].chunks_exact_mut(8)) {
                 room.copy_from_slice(&word.to_le_bytes());
@@ -276,11 +276,11 @@ impl Maker {
             let flags = 0x0900_0000 | (draw & 3);
             at = put(page, at, &flags.to_le_bytes(), 4);
             at = put(page, at, &self.sequence.to_le_bytes(), 8);
-            // An amount, and a time that goes on slowly.
+            // An amount, and a time that increases slowly.
             at = put(page, at, &(draw >> 8 & 0xf_ffff).to_le_bytes(), 4);
             let time = 0x0002_b5e3_0000_0000 + self.sequence * 997 + (draw >> 40);
             at = put(page, at, &time.to_le_bytes(), 8);
-            // One of a few words, a column that is not in use, and some words of text.
+            // One of a few words, an unused column, and some words of text.
             let (state, _) = &self.words
                 [(self.style().topic.wrapping_add(draw as u32 >> 2 & 7) & (WORDS - 1)) as usize];
             at = put(page, at, state, 12);
@@ -293,7 +293,7 @@ impl Maker {
         }
     }
 
-    /// A page hardly in use: short stretches of data, and zeros.
+    /// An almost unused page: short stretches of data, and zeros.
     fn sparse(&mut self, page: &mut [u8]) {
         for _ in 0..1 + self.random.below(8) {
             let draw = self.random.next();
@@ -316,7 +316,7 @@ impl Maker {
         }
     }
 
-    /// A page that was already somewhere else; the first ones have nothing to repeat.
+    /// A copy of an earlier page; the first pages have nothing to copy.
     fn duplicate(&mut self, page: &mut [u8]) {
         let kept = (self.kept.len() / PAGE_SIZE) as u32;
         if kept == 0 {
@@ -327,7 +327,7 @@ impl Maker {
         }
     }
 
-    /// Remembers a page now and then.
+    /// Keeps some pages to be duplicated.
     fn keep(&mut self, page: &[u8]) {
         if self.kept.len() < KEPT_PAGES * PAGE_SIZE {
             self.kept.extend_from_slice(page);
@@ -338,15 +338,15 @@ impl Maker {
     }
 }
 
-/// A style like no other. What decides how well its pages compress follows from its number, so that
-/// guests of different seeds compress alike.
+/// A random style. How well its pages compress follows from its number, so that guests of different
+/// seeds compress alike.
 fn style(random: &mut Random, number: u32) -> Style {
     let even = u64::from(number * 64 / STYLES);
     let unused = 25 + u64::from(number * 13 % STYLES * 50 / STYLES);
     let fields = 24 + random.below(MOST_FIELDS - 24);
     Style {
         topic: random.below(WORDS),
-        // Few files repeat themselves much.
+        // Few files have many repetitions.
         sameness: 25 + ((even * even * even) >> 11),
         unused,
         object: 24 + 8 * (number as usize & 1),
@@ -369,11 +369,11 @@ fn field(random: &mut Random, unused: u64) -> Field {
     }
 }
 
-/// Copies the first `len` of `bytes` to `page` as far as there is room, and gives where they end.
+/// Copies the first `len` of `bytes` to `page` as far as there is room; gives the end.
 fn put(page: &mut [u8], at: usize, bytes: &[u8], len: usize) -> usize {
     let room = page.get_mut(at..).unwrap_or_default();
     match room.get_mut(..bytes.len()) {
-        // Copying all of a fixed length is one move; what is too much is overwritten by the next.
+        // Copying a fixed length is one move; the excess is overwritten by the next copy.
         Some(room) => room.copy_from_slice(bytes),
         None => {
             let fits = room.len().min(len);
@@ -383,11 +383,11 @@ fn put(page: &mut [u8], at: usize, bytes: &[u8], len: usize) -> usize {
     at + len
 }
 
-/// Repeats 8 to 39 bytes from anywhere before `at`, and gives where they end.
+/// Repeats 8 to 39 bytes from anywhere before `at`; gives the end.
 fn repeat(page: &mut [u8], at: usize, draw: u64) -> usize {
     let len = 8 + (draw & 31) as usize;
     let len = len.min(at).min(page.len() - at);
-    // At the page's beginning there is nothing to repeat: a blank then.
+    // At the beginning of a page there is nothing to repeat: write a blank.
     if len == 0 {
         page[at] = b' ';
         return at + 1;
@@ -397,7 +397,7 @@ fn repeat(page: &mut [u8], at: usize, draw: u64) -> usize {
     at + len
 }
 
-/// A word of 2 to 12 letters and the blank behind it.
+/// A word of 2 to 12 letters and the blank after it.
 fn word(random: &mut Random) -> ([u8; 16], usize) {
     const COMMON: &[u8; 32] = b"etaoinshrdlucmfwypvbgketaoinsret";
     let mut letters = [b' '; 16];
@@ -418,7 +418,7 @@ fn instruction(random: &mut Random) -> Snippet {
         _ => 0xffff << 16,
     };
     Snippet {
-        // Bits are more often 0 than 1, as numbers in programs are more often small.
+        // Bits are more often 0 than 1, because numbers in programs are mostly small.
         bytes: random.next() & random.next(),
         varies,
         len,

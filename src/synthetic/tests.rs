@@ -128,7 +128,7 @@ fn an_existing_file_is_never_overwritten() {
 }
 
 #[test]
-fn a_size_that_no_image_can_have_is_refused_and_leaves_no_file() {
+fn an_invalid_size_is_refused_and_leaves_no_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     // The last is whole pages, but more than any file can have.
     let largest = u64::MAX - (PAGE_SIZE as u64 - 1);

@@ -1,5 +1,5 @@
-//! `ramferry bench --peer`: a QEMU beside our own settings, and whatever may be wrong with it. The
-//! peers here are scripts that say that they are a QEMU; our own rows come out in any case.
+//! `ramferry bench --peer`: a QEMU beside our own settings, and everything that may be wrong with it.
+//! The peers here are scripts that claim to be a QEMU; our own rows are printed in any case.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -24,7 +24,7 @@ fn script(folder: &Folder, lines: &str) -> String {
     path.display().to_string()
 }
 
-/// What a script begins with that says that it is a QEMU with four ways.
+/// The beginning of a script that claims to be a QEMU with four modes.
 const SAYS_SO: &str = "[ \"$1\" = --version ] && echo 'QEMU emulator version 10.0.2' && exit";
 
 /// A comparison with a peer, all exports, and no progress.
@@ -62,8 +62,8 @@ fn ours_are_there(folder: &Folder, ended: &Ended) -> serde_json::Value {
     document
 }
 
-/// Asserts that each way of the peer failed for this reason, wherever that is reported.
-fn all_ways_failed(folder: &Folder, ended: &Ended, reason: &str) {
+/// Asserts that each mode of the peer failed for this reason, wherever that is reported.
+fn all_modes_failed(folder: &Folder, ended: &Ended, reason: &str) {
     ended.failed_with(1, &["the peer could not be measured", reason]);
     let document = ours_are_there(folder, ended);
     let peers = document["peers"].as_array().unwrap();
@@ -74,8 +74,8 @@ fn all_ways_failed(folder: &Folder, ended: &Ended, reason: &str) {
         assert!(peer["time"].is_null() && peer["runs"].as_array().unwrap().is_empty());
     }
     assert!(ended.out.contains("warning: QEMU 10.0.2 plain failed: "));
-    let told = ended.err.lines().filter(|line| line.contains("left out"));
-    assert_eq!(told.count(), 4, "each way is tried once: {ended:?}");
+    let lines = ended.err.lines().filter(|line| line.contains("left out"));
+    assert_eq!(lines.count(), 4, "each mode is tried once: {ended:?}");
     for name in ["r.csv", "r.md", "r.html"] {
         let text = std::fs::read_to_string(folder.path(name)).unwrap();
         assert!(text.contains("QEMU 10.0.2 plain"), "{name}");
@@ -87,12 +87,9 @@ fn a_peer_that_is_missing_or_is_none_is_refused_before_the_first_run() {
     watchdog!();
     let folder = Folder::new();
     for (lines, words) in [
-        ("echo nothing of the kind", "does not say that it is a QEMU"),
-        (
-            "while :; do echo garbage; done",
-            "does not say that it is a QEMU",
-        ),
-        ("exit 1", "does not say that it is a QEMU"),
+        ("echo nothing of the kind", "is not a QEMU"),
+        ("while :; do echo garbage; done", "is not a QEMU"),
+        ("exit 1", "is not a QEMU"),
     ] {
         let peer = script(&folder, lines);
         bench(&folder, &peer, &TINY).failed_with(2, &[&peer, words]);
@@ -109,7 +106,7 @@ fn a_peer_that_ends_at_once_leaves_our_rows_alone() {
     let folder = Folder::new();
     let lines = format!("{SAYS_SO}\necho 'one | two' >&2\necho 'no <such> machine' >&2\nexit 1");
     let ended = bench(&folder, &script(&folder, &lines), &TINY);
-    all_ways_failed(&folder, &ended, "exit status: 1: no <such> machine");
+    all_modes_failed(&folder, &ended, "exit status: 1: no <such> machine");
 }
 
 /// A monitor for a script that has none of its own: whenever the script says with which arguments
@@ -121,22 +118,22 @@ fn monitor(folder: &Folder, words: &'static [u8]) -> (String, JoinHandle<()>) {
         assert!(made.success());
         path
     };
-    let (started, told) = (fifo("started"), fifo("told"));
+    let (started, resume) = (fifo("started"), fifo("resume"));
     let lines = format!(
         "{SAYS_SO}\necho \"$*\" > '{}'\nread -r line < '{}'\nkill -9 $$",
         started.display(),
-        told.display()
+        resume.display()
     );
     let answering = thread::spawn(move || {
-        // One for each way.
+        // One for each mode.
         for _ in 0..4 {
-            answer(&started, &told, words);
+            answer(&started, &resume, words);
         }
     });
     (script(folder, &lines), answering)
 }
 
-fn answer(started: &Path, told: &Path, words: &[u8]) {
+fn answer(started: &Path, resume: &Path, words: &[u8]) {
     let mut arguments = String::new();
     let mut reader = BufReader::new(std::fs::File::open(started).unwrap());
     reader.read_line(&mut arguments).unwrap();
@@ -146,7 +143,10 @@ fn answer(started: &Path, told: &Path, words: &[u8]) {
     let (mut link, _) = listener.accept().unwrap();
     // Only a script that has come to where it waits hears this; and it is ended as soon as the words
     // are known to be none.
-    let mut script = std::fs::OpenOptions::new().write(true).open(told).unwrap();
+    let mut script = std::fs::OpenOptions::new()
+        .write(true)
+        .open(resume)
+        .unwrap();
     // It may hang up before it has read everything.
     let _ = link.write_all(words);
     let _ = script.write_all(b"go on\n");
@@ -163,7 +163,7 @@ fn a_peer_that_dies_after_its_greeting_leaves_our_rows_alone() {
     let folder = Folder::new();
     let (peer, answering) = monitor(&folder, GREETING);
     let ended = bench(&folder, &peer, &TINY);
-    all_ways_failed(&folder, &ended, "QEMU's monitor failed: ");
+    all_modes_failed(&folder, &ended, "QEMU's monitor failed: ");
     answering.join().unwrap();
 }
 
@@ -173,7 +173,7 @@ fn a_peer_whose_monitor_talks_nonsense_leaves_our_rows_alone() {
     let folder = Folder::new();
     let (peer, answering) = monitor(&folder, b"\x1b[31mwhat?\n");
     let ended = bench(&folder, &peer, &TINY);
-    all_ways_failed(&folder, &ended, "what?");
+    all_modes_failed(&folder, &ended, "what?");
     answering.join().unwrap();
 }
 

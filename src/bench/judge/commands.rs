@@ -1,6 +1,6 @@
 //! The commands that choose a setting: ramferry's own, virsh's, and QMP's for a QEMU.
 //!
-//! QEMU has two ways of compressing, and a setting is translated into each that has its method:
+//! QEMU has two ways to compress, and a setting is translated into each that supports its method:
 //!
 //! | | multifd | `compress` |
 //! |---|---|---|
@@ -16,10 +16,10 @@ use crate::bench::report::{ImageReport, QemuCommands};
 use crate::codec::{Method, ZlibEngine};
 use crate::wire::Format;
 
-/// The highest level that QEMU's multifd has for zstd.
+/// The highest level of zstd in QEMU's multifd.
 const QEMU_ZSTD: u8 = 20;
 
-/// A word that a shell takes as it is.
+/// A word quoted for a shell, if necessary.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+:,@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) && !word.starts_with('-') {
@@ -72,7 +72,7 @@ pub fn send(setting: &Setting, image: &ImageReport, rounds: bool) -> String {
     }
     if rounds {
         option(match setting.xbzrle {
-            Some(bytes) => format!("xbzrle-cache-size {bytes}"),
+            Some(bytes) => format!("xbzrle-cache-size {}", size(bytes)),
             None => "capability xbzrle=off".to_owned(),
         });
     }
@@ -87,7 +87,16 @@ pub fn send(setting: &Setting, image: &ImageReport, rounds: bool) -> String {
     line
 }
 
-/// Whether any QEMU has the method, at this level.
+/// A size as the options take it: as MiB where that is exact.
+fn size(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    match bytes % MIB {
+        0 => format!("{}MiB", bytes / MIB),
+        _ => bytes.to_string(),
+    }
+}
+
+/// Whether any QEMU supports the method at this level.
 pub fn has_qemu(setting: &Setting) -> bool {
     match setting.compression.method {
         Method::None | Method::Zlib => true,
@@ -96,7 +105,7 @@ pub fn has_qemu(setting: &Setting) -> bool {
     }
 }
 
-/// Multifd compresses in its channels: as many as there are threads.
+/// Multifd compresses in its channels, so that there must be as many as threads.
 fn channels(setting: &Setting) -> u8 {
     match setting.compression.method {
         Method::None => setting.connections,
@@ -106,8 +115,8 @@ fn channels(setting: &Setting) -> u8 {
 
 const MIGRATE: &str = "virsh migrate --live DOMAIN DESTURI";
 
-/// How today's QEMU and libvirt are told: multifd where something is compressed or goes over
-/// several connections; else deltas, if `rounds` of them were measured; else nothing at all.
+/// The commands for today's QEMU and libvirt: multifd with compression or several connections; else
+/// deltas, if later `rounds` were measured; else nothing.
 pub fn qemu(setting: &Setting, rounds: bool) -> QemuCommands {
     let method = setting.compression.method;
     let deltas = setting.xbzrle.filter(|_| rounds);
@@ -143,8 +152,8 @@ pub fn qemu(setting: &Setting, rounds: bool) -> QemuCommands {
     }
 }
 
-/// How a QEMU is told that still has `compress`, and deltas beside it if `rounds` of them were
-/// measured. `None` unless the method is zlib.
+/// The commands for a QEMU that still has `compress`, with deltas if later `rounds` were measured.
+/// `None` unless the method is zlib.
 pub fn qemu_compress(setting: &Setting, rounds: bool) -> Option<QemuCommands> {
     if setting.compression.method != Method::Zlib {
         return None;
@@ -185,7 +194,7 @@ fn parameters(arguments: &Value) -> Value {
     json!({"execute": "migrate-set-parameters", "arguments": arguments})
 }
 
-/// A QMP command as people write it: what is done first, and then with what.
+/// A QMP command on one line, with `execute` first as in QEMU's documentation.
 pub fn line(command: &Value) -> String {
     format!(
         r#"{{"execute": {}, "arguments": {}}}"#,
@@ -231,7 +240,7 @@ mod tests {
             send(&setting, &image, true),
             "ramferry send guest.ram tcp:HOST:4444 --then 'later 1.ram' --compress-method zlib \
              --compress-level 6 --compress-threads 3 --connections 2 --batch-pages 16 \
-             --xbzrle-cache-size 268435456"
+             --xbzrle-cache-size 256MiB"
         );
         setting.wire = Format::Qemu;
         image.seed = Some(1);
@@ -242,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn zlib_is_told_to_multifd_and_to_compress() {
+    fn zlib_is_a_method_of_multifd_and_of_compress() {
         let setting = setting(Method::Zlib, 6);
         assert_eq!(
             lines(&qemu(&setting, false)),
@@ -300,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn qemu_has_two_methods_and_not_every_level() {
+    fn qemu_supports_two_methods_and_not_every_level() {
         for (method, level, has) in [
             (Method::Zlib, 9, true),
             (Method::Zstd, 20, true),
@@ -320,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_quoted_where_a_shell_would_take_it_apart() {
+    fn a_path_is_quoted_where_a_shell_would_split_it() {
         assert_eq!(quoted("/a/b-c.ram"), "/a/b-c.ram");
         assert_eq!(quoted("a b"), "'a b'");
         assert_eq!(quoted("it's"), r"'it'\''s'");

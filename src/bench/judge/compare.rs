@@ -1,9 +1,8 @@
-//! Two exported documents against each other: which settings got faster or slower beyond the noise.
+//! Compares two exported reports: which settings became faster or slower beyond the noise.
 //!
-//! Settings belong together when all their parameters are equal, a peer's ways when they have the
-//! same name. A difference counts when the
-//! one-sided rank-sum test of their runs would be as clear by chance in one of twenty cases at
-//! most; three runs a side suffice for that only if none of the new ones lies among the old.
+//! Settings match if all their parameters are equal, a peer's modes if they have the same name. A
+//! difference counts if the one-sided rank-sum test of their runs gives a chance of at most 5 %. Three
+//! runs on each side suffice for that only if all new ones are beyond all old ones.
 
 use std::fmt::Write as _;
 use std::io::Read;
@@ -17,119 +16,119 @@ use crate::bench::statistics::{chance_of_greater, median};
 use crate::error::{Error, Kind, Result};
 use crate::text::printable;
 
-/// A difference that is less likely than this by chance is one.
+/// The p-value up to which a difference counts.
 const CHANCE: f64 = 0.05;
-/// Far more than the largest matrix makes.
+/// Far more than the report of the largest matrix.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// What of a document is compared.
+/// The part of a report that is compared.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Document {
+struct ExportedReport {
     schema: String,
     schema_version: u32,
     version: String,
-    conditions: Conditions,
-    image: Image,
-    settings: Vec<Setting>,
+    conditions: ExportedConditions,
+    image: ExportedImage,
+    settings: Vec<ExportedSetting>,
     #[serde(default)]
-    peers: Vec<Peer>,
+    peers: Vec<ExportedPeer>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Conditions {
+struct ExportedConditions {
     cpu_model: Option<String>,
     cores: u64,
     kernel: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Image {
+struct ExportedImage {
     digest: String,
 }
 
 #[derive(Debug, Deserialize)]
-struct Setting {
+struct ExportedSetting {
     name: String,
     parameters: Value,
-    runs: Vec<Run>,
+    runs: Vec<ExportedRun>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Peer {
+struct ExportedPeer {
     name: String,
-    runs: Vec<Run>,
+    runs: Vec<ExportedRun>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Run {
+struct ExportedRun {
     time: f64,
 }
 
-/// Two documents, compared.
+/// The comparison of two reports.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// Settings that both have, in the order of the new one, and then ways of peers.
-    pub rows: Vec<Row>,
-    /// Names of settings and ways that only one of them has runs of.
+    /// Settings in both, in the order of the new report, and then peers' modes.
+    pub rows: Vec<ComparedRow>,
+    /// Names of settings and modes with runs in only one of them.
     pub unmatched: Vec<String>,
-    /// What differs besides, a line each.
+    /// Other differences, a line each.
     pub notes: Vec<String>,
 }
 
-/// A setting, or a peer's way, in both documents.
+/// A setting, or a peer's mode, in both reports.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
-    /// Its name in the new one.
+pub struct ComparedRow {
+    /// Its name in the new report.
     pub name: String,
     /// The old median in milliseconds.
     pub old: f64,
     /// The new median in milliseconds.
     pub new: f64,
-    /// Whether they differ beyond the noise.
+    /// Whether the times differ beyond the noise.
     pub differs: bool,
-    /// Whether it is a peer's.
+    /// Whether it is a peer's mode.
     pub peer: bool,
 }
 
-impl Row {
-    /// How much longer the new one takes, in percent of the old one; less than 0 if it is faster.
+impl ComparedRow {
+    /// How much longer the new one takes, in percent of the old one; negative if it is faster.
     pub fn percent_slower(&self) -> f64 {
         (self.new / self.old.max(1e-9) - 1.0) * 100.0
     }
 }
 
-/// A file is no document that can be compared.
+/// Files that cannot be compared.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
     #[error("cannot read '{0}'")]
     Io(String, #[source] std::io::Error),
-    #[error("'{0}' is not what --export-json writes")]
+    #[error("'{0}' is not a file of --export-json")]
     Malformed(String, #[source] serde_json::Error),
-    #[error("'{0}' has the schema {1} version {2}: known is {SCHEMA} version {SCHEMA_VERSION}")]
+    #[error("'{0}' has schema {1} version {2}; supported is {SCHEMA} version {SCHEMA_VERSION}")]
     Schema(String, String, u32),
-    #[error("they were measured on different images: {0} and {1}")]
+    #[error("the reports are of different images: {0} and {1}")]
     Images(String, String),
 }
 
 /// Reads and compares two files.
 ///
 /// # Errors
-/// Of kind [`Kind::Failed`] for a file that cannot be read, of kind [`Kind::Usage`] for one that is
-/// no such document, and for two of different images.
+/// Of kind [`Kind::Failed`] for a file that cannot be read, of kind [`Kind::Usage`] for one that is not
+/// a report, and for reports of different images.
 pub fn files(old: &Path, new: &Path) -> Result<Comparison> {
     compare(&read(old)?, &read(new)?)
 }
 
-fn read(path: &Path) -> Result<Document> {
+fn read(path: &Path) -> Result<ExportedReport> {
     let name = path.display().to_string();
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text))
         .map_err(|error| Error::new(Kind::Failed, Unusable::Io(name.clone(), error)))?;
     let usage = |what| Error::new(Kind::Usage, what);
-    let document: Document = serde_json::from_str(&text)
+    let document: ExportedReport = serde_json::from_str(&text)
         .map_err(|error| usage(Unusable::Malformed(name.clone(), error)))?;
     if document.schema != SCHEMA || document.schema_version != SCHEMA_VERSION {
         return Err(usage(Unusable::Schema(
@@ -141,7 +140,7 @@ fn read(path: &Path) -> Result<Document> {
     Ok(document)
 }
 
-fn compare(old: &Document, new: &Document) -> Result<Comparison> {
+fn compare(old: &ExportedReport, new: &ExportedReport) -> Result<Comparison> {
     if old.image.digest != new.image.digest {
         let (old, new) = (old.image.digest.clone(), new.image.digest.clone());
         return Err(Error::new(Kind::Usage, Unusable::Images(old, new)));
@@ -157,7 +156,7 @@ fn compare(old: &Document, new: &Document) -> Result<Comparison> {
     let notes = notes
         .into_iter()
         .filter(|(_, old, new)| old != new)
-        .map(|(what, old, new)| printable(&format!("{what}: {old} was, {new} is")))
+        .map(|(what, old, new)| printable(&format!("{what} differs: {old}, now {new}")))
         .collect();
     let mut pairs = Pairs::default();
     pairs.pair(&old.settings, &new.settings, |old, new| {
@@ -172,14 +171,14 @@ fn compare(old: &Document, new: &Document) -> Result<Comparison> {
     })
 }
 
-/// What has runs.
+/// What has a name and runs.
 trait Measured {
     const PEER: bool;
     fn name(&self) -> String;
     fn times(&self) -> Vec<f64>;
 }
 
-impl Measured for Setting {
+impl Measured for ExportedSetting {
     const PEER: bool = false;
 
     fn name(&self) -> String {
@@ -191,7 +190,7 @@ impl Measured for Setting {
     }
 }
 
-impl Measured for Peer {
+impl Measured for ExportedPeer {
     const PEER: bool = true;
 
     fn name(&self) -> String {
@@ -203,10 +202,10 @@ impl Measured for Peer {
     }
 }
 
-/// What belongs together, and what does not.
+/// What matches, and what does not.
 #[derive(Default)]
 struct Pairs {
-    rows: Vec<Row>,
+    rows: Vec<ComparedRow>,
     unmatched: Vec<String>,
 }
 
@@ -224,11 +223,11 @@ impl Pairs {
                 (Some(old), Some(new)) => {
                     let chance =
                         chance_of_greater(&before, &after).min(chance_of_greater(&after, &before));
-                    self.rows.push(Row {
+                    self.rows.push(ComparedRow {
                         name: row.name(),
                         old,
                         new,
-                        // Three against three give this chance exactly.
+                        // Three runs against three give this chance exactly.
                         differs: chance <= CHANCE * 1.000_001,
                         peer: T::PEER,
                     });
@@ -243,16 +242,16 @@ impl Pairs {
 }
 
 impl Comparison {
-    /// The settings that got slower by more than so many percent, beyond the noise. What a peer
-    /// does is shown beside, and no fault of ours.
-    pub fn slower(&self, percent: f64) -> Vec<&Row> {
+    /// The settings that became slower by more than this many percent, beyond the noise. A slower peer
+    /// is not our regression.
+    pub fn slower(&self, percent: f64) -> Vec<&ComparedRow> {
         self.rows
             .iter()
             .filter(|row| !row.peer && row.differs && row.percent_slower() > percent)
             .collect()
     }
 
-    /// For people.
+    /// The comparison as text.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for note in &self.notes {
@@ -262,7 +261,7 @@ impl Comparison {
         let width = width.unwrap_or(0);
         for row in &self.rows {
             let verdict = match (row.differs, row.new < row.old) {
-                (false, _) => "no difference beyond the noise",
+                (false, _) => "no measurable difference",
                 (true, true) => "faster",
                 (true, false) => "slower",
             };
@@ -282,16 +281,16 @@ impl Comparison {
     }
 }
 
-/// Reads `5%` or `5`.
+/// Parses `5%` or `5`.
 ///
 /// # Errors
-/// What is allowed.
+/// Names what is allowed.
 pub fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).trim();
     match number.parse::<f64>() {
         Ok(percent) if percent.is_finite() && percent >= 0.0 => Ok(percent),
         _ => Err(format!(
-            "'{}' is no percentage: allowed is a number no less than 0, such as 5%",
+            "invalid percentage '{}': allowed is a number of at least 0, such as 5%",
             printable(text)
         )),
     }
@@ -302,7 +301,7 @@ mod tests {
     use super::*;
     use crate::bench::report::tests::{peer, report_of, report_with, run};
 
-    fn document(name: &str, times: &[f64]) -> Document {
+    fn document(name: &str, times: &[f64]) -> ExportedReport {
         let setting = report_with(&[(name, 1.0, 1)]).settings[0].setting;
         let runs = times.iter().map(|time| run(*time, 1000)).collect();
         let text = serde_json::to_string(&report_of(vec![(setting, runs)])).expect("JSON");
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn ways_of_a_peer_are_compared_by_name_and_are_no_reason_to_fail() {
+    fn modes_of_a_peer_are_compared_by_name_and_are_not_a_reason_to_fail() {
         let with_peer = |way: &str, times: [f64; 3]| {
             let mut report = report_with(&[("lz4", 1.0, 1)]);
             report.peers = vec![
@@ -339,7 +338,7 @@ mod tests {
                 peer("multifd zlib:1", &[]),
             ];
             let text = serde_json::to_string(&report).expect("JSON");
-            serde_json::from_str::<Document>(&text).expect("what we write")
+            serde_json::from_str::<ExportedReport>(&text).expect("what we write")
         };
         let old = with_peer("plain", [100.0, 101.0, 102.0]);
         let slower = compare(&old, &with_peer("plain", [150.0, 151.0, 152.0])).expect("rows");
@@ -359,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_belong_together_by_their_parameters() {
+    fn settings_match_by_their_parameters() {
         let old = document("zstd:1", &[1.0]);
         let other = compare(&old, &document("zstd:3", &[1.0])).expect("no rows");
         assert!(other.rows.is_empty());
@@ -371,7 +370,7 @@ mod tests {
         let (old, mut new) = (document("lz4", &[1.0]), document("lz4", &[1.0]));
         new.conditions.cores = 64;
         let noted = compare(&old, &new).expect("rows");
-        assert_eq!(noted.notes, ["cores: 2 was, 64 is"]);
+        assert_eq!(noted.notes, ["cores differs: 2, now 64"]);
         new.image.digest = "0".to_owned();
         assert_eq!(
             compare(&old, &new).expect_err("refused").kind(),
@@ -391,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn percentages_are_numbers_no_less_than_nothing() {
+    fn percentages_are_numbers_of_at_least_zero() {
         assert_eq!(parse_percent("5%"), Ok(5.0));
         assert_eq!(parse_percent("0.5"), Ok(0.5));
         for text in ["", "%", "-1%", "NaN", "inf", "five"] {

@@ -14,31 +14,31 @@ use crate::wire::Format;
 /// The most values of an axis, and the most settings of a matrix.
 pub const MOST: usize = 10_000;
 
-/// The values of each axis; every one has one at least, unless nothing is to be measured.
+/// The values of each axis, at least one each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Axes {
-    /// Methods with levels.
+    /// Methods with their levels.
     pub compressions: Vec<Compression>,
-    /// Compressing threads.
+    /// Compression threads.
     pub compress_threads: Vec<u8>,
-    /// Decompressing threads.
+    /// Decompression threads.
     pub decompress_threads: Vec<u8>,
     /// Pages in a batch.
     pub batch_pages: Vec<Option<u16>>,
-    /// Connections.
+    /// Numbers of connections.
     pub connections: Vec<u8>,
-    /// Delta caches.
+    /// Sizes of the delta cache; `None` without deltas.
     pub xbzrle: Vec<Option<u64>>,
-    /// Engines of zlib and gzip.
+    /// Libraries for zlib and gzip.
     pub zlib_engines: Vec<ZlibEngine>,
-    /// Links.
+    /// Emulated links.
     pub links: Vec<Option<LinkSpec>>,
-    /// Formats.
+    /// Formats of the stream.
     pub wires: Vec<Format>,
 }
 
 impl Axes {
-    /// One value on each axis, that of `params` and `caps`, and these methods.
+    /// These methods, and one value on every other axis: that of `params` and `caps`.
     pub fn of(compressions: Vec<Compression>, params: &Params, caps: &Caps) -> Axes {
         let cache = caps
             .has(Capability::Xbzrle)
@@ -60,7 +60,7 @@ impl Axes {
     /// ranges `A-B`, an `xbzrle` may be `off`, a link `unlimited`.
     ///
     /// # Errors
-    /// The first value that the axis cannot have.
+    /// Names the first invalid value.
     pub fn set(&mut self, name: &'static str, list: &str) -> Result<(), AxisError> {
         match name {
             "compress-threads" => {
@@ -98,7 +98,7 @@ impl Axes {
     }
 
     /// Every combination that can be measured, in the order of the lists, the links outermost.
-    /// `later_rounds` says whether deltas are of any use.
+    /// Without `later_rounds`, deltas make no difference.
     ///
     /// # Errors
     /// More than [`MOST`] combinations, or none.
@@ -190,7 +190,7 @@ fn impossible(setting: &Setting) -> Option<&'static str> {
     if setting.wire != Format::Qemu {
         None
     } else if !matches!(method, Method::None | Method::Zlib) {
-        Some("the qemu wire has zlib and none")
+        Some("the qemu wire supports zlib and none")
     } else if setting.connections > 1 {
         Some("the qemu wire has one connection")
     } else {
@@ -198,42 +198,42 @@ fn impossible(setting: &Setting) -> Option<&'static str> {
     }
 }
 
-/// What is measured.
+/// The settings to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matrix {
-    /// The settings, each once.
+    /// Every setting once.
     pub settings: Vec<Setting>,
-    /// What somebody should know who gave the axes, a line each.
+    /// Notes for the user, a line each.
     pub notes: Vec<String>,
 }
 
-/// What is wrong with an axis or with all of them together.
+/// An invalid axis, or an invalid combination of axes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AxisError {
-    /// A value that the parameter cannot have.
+    /// An invalid value of a parameter.
     #[error(transparent)]
     Value(#[from] ParamError),
-    /// A range that is none.
-    #[error("{axis} '{given}' is no range: allowed is A-B with A no more than B")]
+    /// An invalid range.
+    #[error("invalid range '{given}' for {axis}: allowed is A-B with A not greater than B")]
     Range {
         /// The axis.
         axis: &'static str,
-        /// What was given.
+        /// The invalid text.
         given: String,
     },
-    /// No such format.
-    #[error("wire '{0}' is not native or qemu")]
+    /// An unknown format of the stream.
+    #[error("invalid wire '{0}': allowed are native and qemu")]
     Wire(String),
     /// Nothing can be measured.
     #[error("there is nothing to measure{0}")]
     Empty(String),
     /// Too many combinations.
-    #[error("there are more than {MOST} settings to measure: give fewer values")]
+    #[error("more than {MOST} settings to measure: use fewer values")]
     TooMany,
 }
 
-/// What `get` finds after a parameter was set to `value`.
+/// The value that `get` reads after a parameter was set to the text `value`.
 fn one<T>(name: &str, value: &str, get: impl Fn(&Params) -> T) -> Result<T, AxisError> {
     let mut params = Params::default();
     params.set_text(name, value)?;
@@ -264,12 +264,12 @@ fn values<T: PartialEq>(
     distinct(words.iter().map(|word| one(name, word, &get)))
 }
 
-/// `A-B`, if that is what it is.
+/// The numbers of `A-B`, if the word has this form.
 fn range(word: &str) -> Option<std::ops::RangeInclusive<u32>> {
     let (first, last) = word.split_once('-')?;
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if digits(first) && digits(last) {
-        // What does not fit is out of every parameter's range.
+        // A number that does not fit is out of every parameter's range.
         let number = |text: &str| text.parse().unwrap_or(u32::MAX);
         Some(number(first)..=number(last))
     } else {
@@ -277,7 +277,7 @@ fn range(word: &str) -> Option<std::ops::RangeInclusive<u32>> {
     }
 }
 
-/// Each value once.
+/// The values without repetitions.
 fn distinct<T: PartialEq>(
     values: impl Iterator<Item = Result<T, AxisError>>,
 ) -> Result<Vec<T>, AxisError> {

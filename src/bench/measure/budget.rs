@@ -1,48 +1,48 @@
-//! How long a comparison will take, and what is dropped when that is too long.
+//! How long a benchmark will take, and what to leave out if that is too long.
 //!
-//! The expectation comes from the codec alone and from the link; it is there to be told to people
-//! and to choose what to leave out, and it is off by as much as the machine is.
+//! The forecast follows from the codec alone and from the link. It is good enough to be printed and to
+//! decide what to leave out, and as wrong as the machine is busy.
 
 use std::time::Duration;
 
 use crate::bench::measure::codec_speed::CodecRun;
 use crate::bench::statistics::median;
 
-/// Every setting has so many counted runs at least, unless it was asked for fewer.
+/// The number of runs below which a setting is left out rather than measured less often.
 pub const LEAST_RUNS: u32 = 3;
 
-/// What all stages but the codec do to a byte of data, in bytes for each CPU second: reading,
-/// hashing, sockets, placing, proof. Measured on the machine in README's table.
+/// The speed of all stages but the codec, in bytes per CPU second: reading, hashing, sockets, placing,
+/// proof. Measured on 2 cores of an EPYC virtual machine.
 const REST: f64 = 600e6;
-/// What a migration takes that has nothing to do. Seconds.
+/// Seconds of a migration that has nothing to send.
 const SET_UP: f64 = 0.02;
 
-/// What the expectation depends on.
+/// What the duration of a run depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Work {
     /// Bytes of pages that are not zero, in all rounds.
     pub data_bytes: f64,
-    /// What the codec does alone; `None` without one.
+    /// The codec alone; `None` without one.
     pub alone: Option<CodecRun>,
-    /// The link's bits a second.
+    /// The link's bits per second.
     pub bits_per_second: Option<f64>,
-    /// How long a byte is under way, in seconds.
+    /// The link's delay, in seconds.
     pub delay: f64,
-    /// Compressing threads.
+    /// Compression threads.
     pub compress_threads: usize,
-    /// Decompressing threads.
+    /// Decompression threads.
     pub decompress_threads: usize,
     /// Cores that both ends share.
     pub cores: usize,
 }
 
-/// How long one run will take.
+/// The expected duration of one run.
 pub fn expected(work: &Work) -> Duration {
     let cores = work.cores.max(1) as f64;
     let per = |rate: f64| work.data_bytes / rate.max(1.0);
     let (pack, unpack, ratio) = work.alone.map_or((0.0, 0.0, 1.0), |alone| {
         let unpack = match alone.decompress_bytes_per_second {
-            // Nothing of the sample could be compressed.
+            // No page of the sample could be compressed.
             0.0 => 0.0,
             rate => per(rate),
         };
@@ -60,22 +60,22 @@ pub fn expected(work: &Work) -> Duration {
     ]
     .into_iter()
     .fold(0.0, f64::max);
-    // Hello and its answer, the last round, the proof and the commit.
+    // Six delays: hello and its answer, the last round, the proof, and the commit and its answer.
     Duration::try_from_secs_f64(seconds + SET_UP + 6.0 * work.delay).unwrap_or(Duration::MAX)
 }
 
 /// What is measured, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {
-    /// Whether each setting is measured.
+    /// Whether each setting is measured, in the order given.
     pub kept: Vec<bool>,
-    /// Runs of each.
+    /// Runs of each setting.
     pub runs: u32,
-    /// How long all of it takes: the warm-up and every run, more where `min_time` asks for it.
+    /// The whole duration: the warm-up and every run, more where `min_time` requires it.
     pub expected: Duration,
 }
 
-/// What a budget has to keep to.
+/// The limits of a budget.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Runs of each setting.
@@ -119,7 +119,7 @@ impl Limits {
 /// worth nothing without a setting of ours.
 ///
 /// # Errors
-/// [`TooLong`] when not even one setting fits.
+/// [`TooLong`] if not even one setting fits.
 pub fn fit(each: &[Duration], plain: &[bool], limits: &Limits) -> Result<Budget, TooLong> {
     let kept = vec![true; each.len()];
     let mut budget = Budget {
@@ -161,13 +161,13 @@ pub fn fit(each: &[Duration], plain: &[bool], limits: &Limits) -> Result<Budget,
     })
 }
 
-/// Whether a setting needs another run: until it has `runs`, and `min_time` in all.
+/// Whether a setting needs another run: until it has `runs`, and `min_time` in total.
 pub fn wants_more(times: &[f64], runs: u32, min_time: Duration) -> bool {
     if times.len() < runs as usize {
         return true;
     }
     let sum: f64 = times.iter().sum();
-    // A setting that takes no time would never be done.
+    // Runs that take no time would go on forever.
     times.len() < 10_000 && sum < min_time.as_secs_f64() * 1e3 && median(times) > Some(0.0)
 }
 
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_peer_is_dropped_when_it_takes_longest_and_before_the_last_setting_of_ours() {
-        // One setting, and two ways of a peer.
+        // One setting, and two modes of a peer.
         let each = seconds(&[4, 1, 9]);
         let kept =
             |limit| fit(&each, &[false], &limits(3, NO_TIME, Some(limit))).map(|plan| plan.kept);

@@ -10,23 +10,23 @@ use crate::error::Result;
 use crate::image::{Guest, ImageError, ImageFormat};
 use crate::page::PAGE_SIZE;
 
-/// The threads that [`memcpy`] uses: one a core.
+/// The number of threads for [`memcpy`]: one per core.
 pub fn copy_threads() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Copies all data of an image out of a fresh map, with `threads` threads, and gives how long it
-/// took, opening and mapping included. It is the least that a source has to do: what lies
-/// between it and a migration without compression is what moving and proving cost.
+/// Copies all data of an image out of a new memory map, with `threads` threads; gives how long it took,
+/// opening and mapping included. A source has to do at least this: the difference to a migration without
+/// compression is the cost of moving and verifying.
 ///
 /// # Errors
-/// When the image cannot be read.
+/// The image cannot be read.
 ///
 /// # Panics
-/// When `threads` is 0.
+/// If `threads` is 0.
 pub fn memcpy(image: &Path, threads: usize) -> Result<Duration> {
     assert!(threads > 0);
-    // A source's usual batch: what is copied stays in the cache, for whoever is next.
+    // A source's usual batch, which stays in the cache.
     const STEP: u64 = 64;
     let start = Instant::now();
     let guest = Guest::open_as(image, ImageFormat::Raw)?;
@@ -58,7 +58,7 @@ mod tests {
     use crate::synthetic;
 
     #[test]
-    fn a_copy_reads_whatever_the_number_of_threads_and_names_what_it_cannot_read() {
+    fn a_copy_works_with_any_number_of_threads_and_reports_a_missing_image() {
         let scratch = Scratch::new_in(&std::env::temp_dir()).expect("a folder");
         let image = scratch.path().join("ram");
         synthetic::write(&image, 2 << 20, 1).expect("an image");

@@ -21,61 +21,60 @@ use crate::sys::{process_cpu_time, trim_memory};
 use crate::transport::{Address, TransportError};
 use crate::wire::Format;
 
-/// How often it is looked whether a migration is over. What is reported as its time does not
-/// depend on it.
+/// The interval at which the end of a migration is polled. The reported time does not depend on it.
 const POLL: Duration = Duration::from_millis(5);
-/// How often memory is looked at.
+/// The interval at which memory is sampled.
 const SAMPLE: Duration = Duration::from_millis(10);
-/// How often a watcher hears how far it is.
+/// The interval at which progress is reported.
 const WATCH: Duration = Duration::from_millis(100);
 
-/// How one migration differs from the others of its comparison.
+/// What distinguishes one migration from the others of its benchmark.
 #[derive(Debug, Clone)]
 pub struct Variant {
-    /// Every parameter, of both ends.
+    /// The parameters of both ends.
     pub params: Params,
-    /// What may be used.
+    /// The capabilities of the source.
     pub caps: Caps,
-    /// In which format.
+    /// The format of the stream.
     pub wire: Format,
 }
 
-/// One migration, measured.
+/// The measurements of one migration.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Run {
-    /// Milliseconds from the source's start until the destination has confirmed that it took over.
+    /// Milliseconds from the source's start until the destination has confirmed the takeover.
     pub time: f64,
-    /// Milliseconds from the last round's beginning to the proof, if there are rounds after the
-    /// bulk stage: without them it is all but the set-up.
+    /// Milliseconds from the beginning of the last round to the proof, if there are rounds after the
+    /// bulk stage. Without them it is everything but the set-up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub downtime: Option<f64>,
-    /// Bytes of RAM that were handled, in all rounds together, holes included.
+    /// Bytes of RAM handled in all rounds together, holes included.
     pub ram_bytes: u64,
-    /// Every byte from source to destination, on all connections.
+    /// Bytes from source to destination, on all connections.
     pub wire_bytes: u64,
-    /// Every byte from destination to source.
+    /// Bytes from destination to source.
     pub return_bytes: u64,
-    /// Bytes of guest RAM for each byte on the wire.
+    /// Bytes of guest RAM per byte on the wire.
     pub ratio: f64,
-    /// Bytes that went into compressed bodies.
+    /// Bytes before compression of everything that was sent compressed.
     pub codec_bytes: u64,
     /// The source's CPU seconds by stage, and their `total`.
     pub source_cpu_seconds: BTreeMap<&'static str, f64>,
     /// The destination's CPU seconds by stage, and their `total`.
     pub destination_cpu_seconds: BTreeMap<&'static str, f64>,
-    /// CPU seconds of this process meanwhile: both ends, and what belongs to no stage.
+    /// CPU seconds of this process during that time: both ends, and what belongs to no stage.
     pub process_cpu_seconds: f64,
-    /// CPU seconds of the whole machine meanwhile: this process, and whatever else ran. To 10 ms;
-    /// null where the system does not tell.
+    /// CPU seconds of all programs on the machine during that time, in steps of 10 ms; null if the
+    /// system does not report them.
     pub machine_cpu_seconds: Option<f64>,
-    /// What both ends took of anonymous memory at the most, sampled every 10 ms; null where the
-    /// system does not tell.
+    /// Peak of anonymous memory of both ends, sampled every 10 ms; null if the system does not report
+    /// it.
     pub peak_anonymous_bytes: Option<u64>,
     /// The rounds, if there are more than the bulk stage.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rounds: Vec<RoundReport>,
-    /// What both ends say arrived.
+    /// The digest of the received RAM, on which both ends agree.
     pub digest: Digest,
 }
 
@@ -90,7 +89,7 @@ impl Run {
         total(&self.destination_cpu_seconds)
     }
 
-    /// How long it took.
+    /// `time` as a duration.
     pub fn duration(&self) -> Duration {
         Duration::from_secs_f64(self.time.max(0.0) / 1e3)
     }
@@ -105,13 +104,12 @@ fn total(seconds: &BTreeMap<&'static str, f64>) -> f64 {
     seconds.get("total").copied().unwrap_or(0.0)
 }
 
-/// Migrates once. `watch` hears now and then how far the source is. What has arrived is removed
-/// again, which is not part of the time.
+/// Migrates once. `watch` receives the source's progress. The received RAM is removed afterwards, which
+/// is not part of the time.
 ///
 /// # Errors
-/// Of kind [`Kind::Differs`] when the ends do not agree with each other and with `expected` on
-/// what arrived, of kind [`Kind::Interrupted`] when `interrupted` became true, and whatever ends
-/// a migration before its time.
+/// Of kind [`Kind::Differs`] if the digests of the ends and `expected` are not equal, of kind
+/// [`Kind::Interrupted`] if `interrupted` became true, and every error of a migration.
 pub fn migrate(
     workload: &Workload,
     variant: &Variant,
@@ -119,7 +117,7 @@ pub fn migrate(
     interrupted: &AtomicBool,
     watch: &mut dyn FnMut(&Snapshot),
 ) -> Result<Run> {
-    // What earlier runs have freed is not this one's.
+    // Memory that earlier runs have freed must not count as this one's.
     trim_memory();
     let memory_before = anonymous_bytes();
     let mut memory = memory_before;
@@ -130,7 +128,7 @@ pub fn migrate(
     let machine_cpu = machine_cpu_seconds()
         .zip(machine_before)
         .map(|(after, before)| (after - before).max(0.0));
-    // Each run gets fresh memory for its output, as a migration in earnest does.
+    // Each run gets new memory for its output, as a real migration does.
     let _ = std::fs::remove_file(&workload.output)
         .or_else(|_| std::fs::remove_dir_all(&workload.output));
     let (source, destination) = outcome?;
@@ -166,7 +164,7 @@ pub fn migrate(
     })
 }
 
-/// The digest that all agree on.
+/// The digest, if all agree on it.
 fn verified(
     expected: Digest,
     source: Option<Digest>,
@@ -179,14 +177,14 @@ fn verified(
     Err(Error::new(
         Kind::Differs,
         format!(
-            "the digest of the image is {expected}, the source says {}, the destination {}",
+            "the digest of the image is {expected}, of the source {}, of the destination {}",
             word(source),
             word(destination)
         ),
     ))
 }
 
-/// Starts both ends and waits for their ends.
+/// Runs both ends.
 fn both_ends(
     workload: &Workload,
     variant: &Variant,
@@ -211,7 +209,7 @@ fn both_ends(
     let address = listening_at(&address, &mut destination, interrupted)?;
     let source = Migration::send(workload.image())
         .to(address)
-        // What it begins with was looked at before the first run.
+        // The format was checked before the first run.
         .image_format(ImageFormat::Raw)
         .settings(Settings::new(variant.params.clone(), variant.caps))
         .then(workload.then())
@@ -231,13 +229,13 @@ fn both_ends(
     }
     let sent = source.join();
     if sent.is_err() {
-        // It may never have reached the destination, which would wait for it for ever.
+        // The source may never have connected, and the destination would wait forever.
         destination.cancel();
     }
     let received = destination.join();
     match (sent, received) {
         (Ok(()), Ok(())) => Ok((source, destination)),
-        // A source that only says that the link broke knows less than the other end.
+        // If the source reports only a broken link, the destination knows more.
         (Err(sent), Err(received))
             if matches!(sent.cause(), Some(TransportError::Closed))
                 && received.kind() != Kind::Interrupted =>
@@ -248,7 +246,7 @@ fn both_ends(
     }
 }
 
-/// Where the destination listens, as soon as it does.
+/// Waits for the address on which the destination listens.
 fn listening_at(
     address: &Receiver<Address>,
     destination: &mut Migration,
@@ -262,7 +260,7 @@ fn listening_at(
                     destination.cancel();
                 }
             }
-            // It ended without ever having listened.
+            // It ended without listening.
             Err(RecvTimeoutError::Disconnected) => {
                 destination.join()?;
                 return Err(Error::new(Kind::Failed, "the destination did not listen"));

@@ -1,18 +1,18 @@
-//! Ready-made choices of settings.
+//! Presets: ready-made choices of settings.
 
 use super::axes::Axes;
 use super::methods;
 
-/// What to compare, for people who do not want to say it in numbers.
+/// A ready-made choice of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Preset {
-    /// A useful level or two of each method, as fast as the machine goes: under a minute for the
-    /// synthesised guest on two cores.
+    /// A useful level or two of each method, without a limit on the link: under a minute for the
+    /// synthetic guest on two cores.
     #[default]
     Quick,
-    /// Every level that could be of use.
+    /// Every useful level.
     Levels,
-    /// From one compressing thread to twice the cores.
+    /// From one compression thread to twice the cores.
     Threads,
     /// From no limit down to 200 Mbit/s with a delay.
     Links,
@@ -32,7 +32,7 @@ names!(
 );
 
 impl Preset {
-    /// The methods that it compares, as [`methods::parse`] takes them.
+    /// The methods of the preset, for [`methods::parse`].
     pub fn methods(self) -> &'static str {
         match self {
             Preset::Quick => methods::QUICK,
@@ -43,7 +43,7 @@ impl Preset {
         }
     }
 
-    /// Sets the axes that it is about; `cores` is what the machine has.
+    /// Sets the axes of the preset on a machine of `cores` cores.
     pub fn apply(self, axes: &mut Axes, cores: usize) {
         match self {
             Preset::Quick | Preset::Levels => {}
@@ -54,7 +54,7 @@ impl Preset {
                 axes.compress_threads.push(most);
             }
             Preset::Links => {
-                // All of these can be read, which a test says.
+                // All of these are valid, which a test asserts.
                 let _ = axes.set("links", "unlimited,10Gbit,1Gbit,200Mbit/20ms");
             }
             Preset::Delta => {

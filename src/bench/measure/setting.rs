@@ -1,4 +1,4 @@
-//! One setting to measure, and how settings are named among each other.
+//! One setting to measure, and the names that distinguish settings from each other.
 
 use super::methods::Compression;
 use crate::caps::{Capability, Caps};
@@ -7,31 +7,31 @@ use crate::params::{LinkSpec, Params};
 use crate::units::format_bytes;
 use crate::wire::Format;
 
-/// One combination: everything in which settings may differ.
+/// One combination of everything in which settings may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Setting {
     /// The method and its level.
     pub compression: Compression,
-    /// Compressing threads.
+    /// Compression threads.
     pub compress_threads: u8,
-    /// Decompressing threads.
+    /// Decompression threads.
     pub decompress_threads: u8,
-    /// Pages in a batch; `None` for what suits the method.
+    /// Pages in a batch; `None` for the method's default.
     pub batch_pages: Option<u16>,
-    /// Connections.
+    /// Number of connections.
     pub connections: u8,
     /// The delta cache in bytes; `None` without deltas.
     pub xbzrle: Option<u64>,
-    /// What compresses for zlib and gzip.
+    /// The library that compresses for zlib and gzip.
     pub zlib_engine: ZlibEngine,
-    /// The link that is emulated.
+    /// The emulated link.
     pub link: Option<LinkSpec>,
     /// The format of the stream.
     pub wire: Format,
 }
 
 impl Setting {
-    /// `params` with this setting's values in place of theirs.
+    /// `params` with this setting's values.
     pub fn apply(&self, params: &Params) -> Params {
         Params {
             compress_threads: self.compress_threads,
@@ -45,12 +45,12 @@ impl Setting {
         }
     }
 
-    /// `caps` with deltas as this setting has them; on the qemu wire also compression, which is
-    /// not a matter of the method alone there.
+    /// `caps` with deltas on or off as in this setting. On the qemu wire also compression, which the
+    /// method alone does not turn on there.
     pub fn caps(&self, caps: &Caps) -> Caps {
         let mut caps = *caps;
         let mut switch = |capability: Capability, on| {
-            // The name comes from the capability itself.
+            // The name is the capability's own, so it is known.
             let _ = caps.set(capability.name(), on);
         };
         switch(Capability::Xbzrle, self.xbzrle.is_some());
@@ -63,7 +63,7 @@ impl Setting {
         caps
     }
 
-    /// What it has on each axis but the method's, in words.
+    /// The value on each axis but the method's, in words.
     fn words(&self) -> [String; 8] {
         [
             counted(self.compress_threads, "thread"),
@@ -83,14 +83,14 @@ impl Setting {
         ]
     }
 
-    /// The same over another link.
+    /// The same setting over another link.
     #[must_use]
     pub fn over(self, link: Option<LinkSpec>) -> Setting {
         Setting { link, ..self }
     }
 }
 
-/// A number of things.
+/// A count with its noun.
 fn counted(count: impl Into<u16>, what: &str) -> String {
     match count.into() {
         1 => format!("1 {what}"),
@@ -98,8 +98,8 @@ fn counted(count: impl Into<u16>, what: &str) -> String {
     }
 }
 
-/// The names of settings among each other: the method, and whatever else not all of them have in
-/// common.
+/// The names that distinguish settings from each other: the method, and every value in which they
+/// differ.
 pub fn names(settings: &[Setting]) -> Vec<String> {
     let words: Vec<[String; 8]> = settings.iter().map(Setting::words).collect();
     let Some(first) = words.first() else {

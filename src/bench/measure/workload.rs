@@ -1,4 +1,4 @@
-//! What all migrations of a comparison have in common.
+//! What all migrations of a benchmark have in common.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use crate::error::Result;
 use crate::image::RAW_BLOCK_NAME;
 use crate::transport::Address;
 
-/// What joins the two ends. A slower link can be emulated on top, by the parameter `link`.
+/// The connection between the two ends. A slower link can be emulated on top, by the parameter `link`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
-    /// A unix socket: the cheapest link there is.
+    /// A unix socket, the cheapest connection.
     #[default]
     Unix,
-    /// TCP over the loopback interface, with what TCP costs.
+    /// TCP over the loopback interface, with the cost of TCP.
     Tcp,
 }
 
@@ -28,26 +28,26 @@ names!(
     }
 );
 
-/// What all migrations of a comparison have in common.
+/// What all migrations of a benchmark have in common.
 #[derive(Debug)]
 pub struct Workload {
     image: PathBuf,
     then: Vec<PathBuf>,
     pub(super) address: Address,
     pub(super) output: PathBuf,
-    /// The one block of a raw image, which stays a raw image on the qemu wire too.
+    /// The only block of a raw image, so that the output on the qemu wire is a raw image too.
     pub(super) block: Option<String>,
-    /// Holds the socket until all is over: the folder of the output may be on a file system
-    /// without sockets, or its name may be too long for one.
+    /// The folder of the socket. The folder of the output may be on a file system without sockets, or
+    /// its name may be too long for one.
     _socket: Option<Scratch>,
 }
 
 impl Workload {
-    /// Migrations of `image`, and of its later states `then` as delta rounds, over `transport`. What
-    /// arrives is written to `scratch`.
+    /// Migrations of `image`, and of the later images `then` as delta rounds, over `transport`. Received
+    /// RAM is written to `scratch`.
     ///
     /// # Errors
-    /// When there is no place for a socket.
+    /// The folder for a socket cannot be made.
     pub fn new(
         image: PathBuf,
         then: Vec<PathBuf>,
@@ -74,12 +74,12 @@ impl Workload {
         })
     }
 
-    /// The image that is sent first.
+    /// The first image.
     pub fn image(&self) -> &Path {
         &self.image
     }
 
-    /// Its later states.
+    /// The later images.
     pub fn then(&self) -> &[PathBuf] {
         &self.then
     }

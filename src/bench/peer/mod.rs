@@ -1,7 +1,7 @@
-//! A real QEMU as something to compare with: its own ways of migrating, between two stopped guests
-//! whose RAM is the image and a fresh file, CPU of both processes counted.
+//! A real QEMU to compare with: its own modes of migration, between two stopped guests whose RAM is the
+//! image and a new file, with the CPU time of both processes.
 //!
-//! What QEMU does not tell is unknown and not guessed: up to 9 it counts the bytes of multifd
+//! What QEMU does not report is unknown, not guessed: up to 9 it counts the bytes of multifd
 //! before they are compressed. Its levels are 1, for 7.2 takes no other through QMP. A way that
 //! fails is not runs again: its row says why, and everything else goes on.
 
@@ -34,14 +34,14 @@ use qemu::{PATIENCE, Qemu};
 pub use process::kill_all;
 pub use report::{BULK_ONLY, PeerMode, PeerReport, PeerRun};
 
-/// The program that is taken unless another one is named.
+/// The default program.
 pub const BINARY: &str = "qemu-system-x86_64";
-/// How often QEMU is asked whether it is done, as a supervisor would.
+/// The interval at which QEMU's progress is polled, as a supervisor would.
 const POLL: Duration = Duration::from_millis(5);
-/// A migration in which nothing happens for so long hangs.
+/// A migration without progress for this long hangs.
 const SILENCE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
-/// What statfs says of files that are memory.
+/// The type that statfs reports for tmpfs.
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 /// Which QEMU: `qemu[:BINARY[,DATADIR]]`.
@@ -49,7 +49,7 @@ const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 pub struct PeerSpec {
     /// The program.
     pub binary: PathBuf,
-    /// Where its firmware lies, if it is not installed.
+    /// The folder of its firmware, if that is not installed.
     pub data: Option<PathBuf>,
 }
 
@@ -67,7 +67,7 @@ impl FromStr for PeerSpec {
             Some(("qemu", rest)) if !rest.is_empty() => rest,
             _ => {
                 return Err(format!(
-                    "'{}' is no peer: allowed is qemu[:BINARY[,DATADIR]]",
+                    "invalid peer '{}': allowed is qemu[:BINARY[,DATADIR]]",
                     printable(text)
                 ));
             }
@@ -83,22 +83,22 @@ impl FromStr for PeerSpec {
     }
 }
 
-/// What a peer is compared with.
+/// What a peer has to migrate.
 #[derive(Debug, Clone, Copy)]
 pub struct PeerWorkload<'a> {
     /// The image, a file of whole MiB.
     pub image: &'a Path,
-    /// What has to arrive.
+    /// What must arrive.
     pub digest: Digest,
-    /// Whether our settings go on with later images.
+    /// Whether our settings have later images.
     pub later_rounds: bool,
-    /// The numbers of compressing threads that there are, each once: channels for multifd.
+    /// The numbers of compression threads, each once: channels for multifd.
     pub threads: &'a [u8],
-    /// Decompressing threads.
+    /// Decompression threads.
     pub decompress_threads: u8,
 }
 
-/// A QEMU that can be run, and what it has done.
+/// A QEMU that can be run, and its results so far.
 #[derive(Debug)]
 pub struct Peer {
     spec: PeerSpec,
@@ -113,7 +113,7 @@ pub struct Peer {
     sockets: Scratch,
 }
 
-/// A way, and what came of it.
+/// A mode and its results.
 #[derive(Debug)]
 struct ModeRuns {
     mode: Mode,
@@ -122,11 +122,11 @@ struct ModeRuns {
 }
 
 impl Peer {
-    /// Asks the program for its version. What arrives will be written to `scratch`.
+    /// Asks the program for its version. Received RAM will be written to `scratch`.
     ///
     /// # Errors
-    /// Of kind [`Kind::Usage`] for a program that is missing or no QEMU, and for an image that
-    /// QEMU cannot have as its RAM: a guest folder, or no whole MiB.
+    /// Of kind [`Kind::Usage`] if the program is missing or not a QEMU, and for an image that QEMU
+    /// cannot use as its RAM: a guest folder, or a size that is not whole MiB.
     pub fn new(spec: PeerSpec, workload: &PeerWorkload<'_>, scratch: &Scratch) -> Result<Peer> {
         let usage = |what: String| Error::new(Kind::Usage, what);
         let shown = printable(&spec.binary.display().to_string());
@@ -138,12 +138,16 @@ impl Peer {
             .output(PATIENCE);
         let version = said
             .and_then(|words| modes::version(&words))
-            .ok_or_else(|| usage(format!("the peer '{shown}' does not say that it is a QEMU")))?;
+            .ok_or_else(|| {
+                usage(format!(
+                    "the peer '{shown}' is not a QEMU, by its --version"
+                ))
+            })?;
         let failed = |error| Error::new(Kind::Failed, error).in_stage("peer");
         let about = std::fs::metadata(workload.image).map_err(failed)?;
         let ram_bytes = if about.is_file() { about.len() } else { 0 };
         if ram_bytes == 0 || !ram_bytes.is_multiple_of(MIB) {
-            let what = "with --peer the image has to be a file of whole MiB: a guest's whole RAM";
+            let what = "with --peer the image must be a file of whole MiB, as QEMU's RAM is";
             return Err(usage(what.to_owned()));
         }
         let image = if loses_its_holes(workload.image, about.blocks(), ram_bytes) {
@@ -167,7 +171,7 @@ impl Peer {
         })
     }
 
-    /// The names of its ways.
+    /// The names of its modes.
     pub fn names(&self) -> Vec<String> {
         self.reports()
             .into_iter()
@@ -175,7 +179,7 @@ impl Peer {
             .collect()
     }
 
-    /// How long a run of each way takes: by those that there were, or else about.
+    /// How long a run of each mode takes: the median so far, or an estimate.
     pub fn expected(&self, data_bytes: f64, cores: usize) -> Vec<Duration> {
         let of = |runs: &ModeRuns| {
             let times: Vec<f64> = runs.runs.iter().map(|run| run.time / 1e3).collect();
@@ -185,27 +189,26 @@ impl Peer {
         self.modes.iter().map(of).collect()
     }
 
-    /// Goes without the ways for which `kept` is not true.
+    /// Drops the modes for which `kept` is not true.
     pub fn keep(&mut self, kept: &[bool]) {
         let mut kept = kept.iter();
         self.modes.retain(|_| kept.next().copied().unwrap_or(false));
     }
 
-    /// Whether the way of this number has never failed.
+    /// Whether the mode of this index has never failed.
     pub fn works(&self, mode: usize) -> bool {
         self.modes
             .get(mode)
             .is_some_and(|runs| runs.failed.is_none())
     }
 
-    /// Runs the way of this number once more, and gives how long it took; or why it failed, after
-    /// which it is not worth another try.
+    /// Runs the mode of this index once more; gives how long it took.
     ///
     /// # Errors
-    /// Why it failed, in a line.
+    /// Why it failed, on one line. Then [`Peer::works`] is false for it.
     pub fn run(&mut self, mode: usize) -> Result<Duration, String> {
         let Some(runs) = self.modes.get(mode) else {
-            return Err("the peer has no such way".to_owned());
+            return Err("the peer has no such mode".to_owned());
         };
         let outcome = self.migrate(&runs.mode).map_err(|error| error.one_line());
         let runs = &mut self.modes[mode];
@@ -222,7 +225,7 @@ impl Peer {
         }
     }
 
-    /// What is known of each way.
+    /// The results of each mode.
     pub fn reports(&self) -> Vec<PeerReport> {
         let (major, minor, micro) = self.version;
         let report = |runs: &ModeRuns| {
@@ -239,15 +242,15 @@ impl Peer {
         self.modes.iter().map(report).collect()
     }
 
-    /// Migrates once, and compares what arrived. Of kind [`Kind::Differs`] when the destination's
-    /// RAM is not the image; of kind [`Kind::Failed`] when a QEMU ends, refuses or fails.
+    /// Migrates once, and compares what arrived. Of kind [`Kind::Differs`] if the destination's RAM is
+    /// not the image; of kind [`Kind::Failed`] if a QEMU ends, refuses or fails.
     fn migrate(&self, mode: &Mode) -> Result<PeerRun> {
         let output = self.folder.join("peer.ram");
         let outcome = self.between(mode, &output);
         let digest = outcome
             .is_ok()
             .then(|| Guest::open_as(&output, ImageFormat::Raw)?.digest());
-        // Each run gets fresh memory for its output.
+        // Each run gets new memory for its output.
         let _ = std::fs::remove_file(&output);
         let run = outcome?;
         match digest {
@@ -289,14 +292,14 @@ impl Peer {
         let before = (source.cpu_seconds()?, destination.cpu_seconds()?);
         let begin = Instant::now();
         source.execute("migrate", &uri)?;
-        // One that has ended knows better why than the one that it left alone.
-        let told = wait(&mut source).map_err(|error| destination.end_of().unwrap_or(error))?;
+        // If the destination has ended, it knows the reason better than the source.
+        let state = wait(&mut source).map_err(|error| destination.end_of().unwrap_or(error))?;
         wait(&mut destination)?;
         let time = begin.elapsed();
         let rounded = |seconds: f64| (seconds * 1e6).round() / 1e6;
         let run = PeerRun {
             time: (time.as_secs_f64() * 1e6).round() / 1e3,
-            wire_bytes: told["ram"]["transferred"]
+            wire_bytes: state["ram"]["transferred"]
                 .as_u64()
                 .filter(|_| mode.counts_bytes),
             source_cpu_seconds: rounded(source.cpu_seconds()? - before.0),
@@ -313,7 +316,7 @@ impl Peer {
         if let Some(data) = &self.spec.data {
             command.arg("-L").arg(data);
         }
-        // A comma in a path is written twice there.
+        // QEMU wants a comma in a path doubled.
         let path = |path: &Path| path.display().to_string().replace(',', ",,");
         command
             .args([
@@ -343,7 +346,7 @@ impl Peer {
     }
 }
 
-/// Waits until one end is done, and gives what it says then.
+/// Waits until one end has completed; gives its last state.
 fn wait(end: &mut Qemu) -> Result<Value> {
     let mut heard = (Value::Null, Instant::now());
     loop {
@@ -357,7 +360,7 @@ fn wait(end: &mut Qemu) -> Result<Value> {
             }
             _ => {}
         }
-        // Its clock goes on, whatever else does.
+        // Without the clock, which advances even if the migration hangs.
         let now = json!([
             state["status"],
             state["ram"]["transferred"],
@@ -366,20 +369,23 @@ fn wait(end: &mut Qemu) -> Result<Value> {
         if now != heard.0 {
             heard = (now, Instant::now());
         } else if heard.1.elapsed() > SILENCE {
-            return Err(Error::new(Kind::Failed, "QEMU's migration does not go on"));
+            return Err(Error::new(
+                Kind::Failed,
+                "QEMU's migration makes no progress",
+            ));
         }
         thread::sleep(POLL);
     }
 }
 
-/// Whether QEMU's look at its RAM would fill an image's holes: where files are memory, a hole that
-/// is read through a map becomes a page of the file.
+/// Whether QEMU would fill an image's holes by reading its RAM: on tmpfs, a hole that is read through
+/// a memory map becomes a page of the file.
 fn loses_its_holes(image: &Path, blocks: u64, bytes: u64) -> bool {
     blocks.saturating_mul(512) < bytes
         && rustix::fs::statfs(image).is_ok_and(|about| about.f_type == TMPFS)
 }
 
-/// Copies a file with its holes filled, as they would be soon anyway. Reading fills none.
+/// Copies a file with its holes filled, as they soon would be anyway. Reading fills none.
 fn copy_whole(from: &Path, to: &Path) -> io::Result<()> {
     let (mut from, mut to) = (File::open(from)?, File::create(to)?);
     io::copy(&mut from, &mut to).map(|_| ())

@@ -1,48 +1,48 @@
-//! The ways of migrating that a QEMU of some version has, and what has to be set for them.
+//! The modes of migration that a QEMU of some version has, and the parameters for them.
 
 use serde_json::{Value, json};
 
 /// No limit, in QEMU's bytes a second.
 const NO_LIMIT: u64 = 1 << 40;
-/// What QEMU's compressors do, about, in bytes a second for each thread: it compresses page by
+/// The approximate speed of QEMU's compressors, in bytes per second and thread: it compresses page by
 /// page, or in packets, with stock zlib.
 const ZLIB_RATE: f64 = 50e6;
 const ZSTD_RATE: f64 = 200e6;
-/// What it moves without one, whatever the number of threads.
+/// The approximate speed without compression, for any number of threads.
 const PLAIN_RATE: f64 = 500e6;
-/// Until two QEMUs have started and ended again.
+/// Seconds for starting and ending two QEMUs.
 const AROUND: f64 = 0.7;
 
 /// A QEMU's version: major, minor, micro.
 pub(super) type Version = (u32, u32, u32);
 
-/// One way.
+/// A mode.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Mode {
-    /// What tells it from the others, in words.
+    /// A name that distinguishes it from the others.
     pub(super) name: String,
-    /// What has to be on, at both ends.
+    /// The capability to turn on at both ends.
     pub(super) capability: Option<&'static str>,
     /// Parameters of the source.
     pub(super) source: Value,
     /// Parameters of the destination.
     pub(super) destination: Value,
-    /// Whether it counts the bytes that it writes.
+    /// Whether QEMU counts the bytes that it writes.
     pub(super) counts_bytes: bool,
-    /// Bytes a second, about, for each of `threads`.
+    /// Approximate bytes per second of each of `threads`.
     rate: f64,
     threads: u8,
 }
 
 impl Mode {
-    /// How long a run takes, about, in seconds.
+    /// The approximate seconds of a run.
     pub(super) fn expected(&self, data_bytes: f64, cores: usize) -> f64 {
         let threads = usize::from(self.threads).min(cores).max(1) as f64;
         AROUND + data_bytes / (self.rate * threads).min(PLAIN_RATE)
     }
 }
 
-/// What `--version` says: `QEMU emulator version 7.2.22 (Debian ...)`.
+/// Parses the output of `--version`: `QEMU emulator version 7.2.22 (Debian ...)`.
 pub(super) fn version(text: &str) -> Option<Version> {
     let rest = text.split_once("QEMU emulator version ")?.1;
     let digits = rest
@@ -54,8 +54,8 @@ pub(super) fn version(text: &str) -> Option<Version> {
     Some((major, minor, numbers.next().flatten().unwrap_or(0)))
 }
 
-/// The ways that this version has, those with threads once for each number of them. Levels are 1,
-/// QEMU's default: 7.2 takes no other for multifd through QMP.
+/// The modes of this version, those with threads once for each number of threads. Levels are 1, QEMU's
+/// default: 7.2 takes no other for multifd through QMP.
 pub(super) fn modes(
     (major, minor, _): Version,
     threads: &[u8],
@@ -104,7 +104,7 @@ pub(super) fn modes(
                 "multifd-compression": method,
             }),
             destination: json!({"multifd-channels": count, "multifd-compression": method}),
-            // Older ones count the bytes of pages before they are compressed.
+            // Older versions count the bytes of pages before compression.
             counts_bytes: method == "none" || major >= 10,
             rate,
             threads: count,

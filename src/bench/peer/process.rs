@@ -1,5 +1,5 @@
-//! A program of somebody else's as a child: whatever it does, it ends when it is told to, and
-//! nothing here waits for it without a limit.
+//! A foreign program as a child process: it ends when it is killed, whatever it does, and nothing here
+//! waits for it without a limit.
 
 use std::io::Read;
 use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
@@ -14,33 +14,32 @@ use crate::sync;
 use crate::text::printable;
 use crate::transport::child_group::ChildGroup;
 
-/// The most of what it prints that is looked at.
+/// The most of its output that is read.
 const MOST_BYTES: u64 = 1 << 16;
 
-/// Those that run, for [`kill_all`].
+/// The running processes, for [`kill_all`].
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 fn running() -> MutexGuard<'static, Vec<Pid>> {
     sync::lock(&RUNNING)
 }
 
-/// Ends every peer that was started here: for a process that is about to end without dropping
-/// them.
+/// Kills every peer, for a process that is about to end without dropping them.
 pub fn kill_all() {
     for pid in running().iter() {
         let _ = kill_process_group(*pid, Signal::KILL);
     }
 }
 
-/// A child with a process group of its own: a Ctrl-C on the terminal is not for it, and what a
-/// wrapper script starts ends with it. Dropping it ends it.
+/// A child in its own process group: a Ctrl-C on the terminal does not reach it, and the children of a
+/// wrapper script end with it. Dropping it kills it.
 #[derive(Debug)]
 pub(super) struct Process {
     group: ChildGroup,
 }
 
 impl Process {
-    /// Starts it.
+    /// Starts the command, without standard input.
     pub(super) fn start(command: &mut Command) -> std::io::Result<Process> {
         let group = ChildGroup::start(command.stdin(Stdio::null()))?;
         running().push(group.pid());
@@ -52,15 +51,15 @@ impl Process {
         self.group.ends_within(Duration::ZERO)
     }
 
-    /// Ends it with all that it has started, if it has not ended.
+    /// Kills it and its children, if it has not ended.
     pub(super) fn end(&mut self) -> Option<ExitStatus> {
         let pid = self.group.pid();
-        // First, for after this the PID may be another process's.
+        // First, because afterwards the PID may be another process's.
         running().retain(|other| *other != pid);
         self.group.kill()
     }
 
-    /// Ends it, and gives the last line that it wrote on standard error, to follow other words.
+    /// Kills it, and gives the last line of its standard error, as the end of a message.
     pub(super) fn last_words(&mut self) -> String {
         self.end();
         let text = self
@@ -76,7 +75,7 @@ impl Process {
         }
     }
 
-    /// What it prints on standard output until it ends, or in so long.
+    /// Its standard output until it ends; `None` if that takes longer than `patience`.
     pub(super) fn output(&mut self, patience: Duration) -> Option<String> {
         let stdout: ChildStdout = self.group.child().stdout.take()?;
         let (done, read) = mpsc::channel();
@@ -86,7 +85,7 @@ impl Process {
             let _ = done.send(text);
         });
         let text = read.recv_timeout(patience);
-        // Which also ends the thread, if it still reads.
+        // This also ends the thread, if it still reads.
         self.end();
         match text {
             Ok(text) => Some(String::from_utf8_lossy(&text).into_owned()),
@@ -95,15 +94,15 @@ impl Process {
     }
 }
 
-/// What a process that has ended has written: not more, for something that it started and that
-/// got away may still hold the pipe open.
+/// The output of a process that has ended. It does not wait for more: a child that escaped may still
+/// hold the pipe open.
 fn written(stderr: ChildStderr) -> Vec<u8> {
     let mut text = Vec::new();
     let flags = rustix::fs::fcntl_getfl(&stderr);
     let set = flags
         .and_then(|flags| rustix::fs::fcntl_setfl(&stderr, flags | rustix::fs::OFlags::NONBLOCK));
     if set.is_ok() {
-        // It ends with an error where there is nothing more.
+        // It ends with an error where there is no more.
         let _ = stderr.take(MOST_BYTES).read_to_end(&mut text);
     }
     text
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn its_last_words_are_told_though_what_it_started_lives_on() {
+    fn its_last_words_are_known_though_its_child_lives_on() {
         let script = "tail -f /dev/null & echo first >&2; printf 'no such\\tthing\\n' >&2; exit 3";
         let mut process = shell(script);
         while !process.has_ended() {
@@ -150,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn dropping_it_ends_it_with_all_that_it_started() {
+    fn dropping_it_kills_it_with_its_children() {
         let mut process = shell("tail -f /dev/null & exec tail -f /dev/null");
         let pid = process.group.pid();
         assert!(!process.has_ended() && running().contains(&pid));
         let mut held = process.group.child().stdout.take().expect("a pipe");
         drop(process);
         assert!(!running().contains(&pid));
-        // Whoever holds the other end has ended.
+        // Everything that held the other end has ended.
         let mut nothing = Vec::new();
         held.read_to_end(&mut nothing).expect("the end");
     }

@@ -1,37 +1,37 @@
-//! What is known of a peer's migrations, as part of the document.
+//! A peer's migrations, as part of the report.
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::bench::statistics::{Summary, Suspicion};
 
-/// What is said of rows that lack the later rounds that others have.
+/// The mark of rows without the later rounds that others have.
 pub const BULK_ONLY: &str = ", bulk only";
 
 /// One migration between two QEMUs.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PeerRun {
-    /// Milliseconds from the command to migrate until both ends say that they are done.
+    /// Milliseconds from the command `migrate` until both ends have completed.
     pub time: f64,
-    /// Bytes of RAM's stream; null where QEMU does not count them.
+    /// Bytes of the RAM stream; null if QEMU does not count them.
     pub wire_bytes: Option<u64>,
-    /// The source process's CPU seconds meanwhile.
+    /// The source process's CPU seconds during that time.
     pub source_cpu_seconds: f64,
-    /// The destination process's CPU seconds meanwhile.
+    /// The destination process's CPU seconds during that time.
     pub destination_cpu_seconds: f64,
 }
 
-/// What a peer was told to do.
+/// A peer's mode of migration, and how it was set.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PeerMode {
-    /// What the peer is: QEMU, and its version.
+    /// QEMU and its version.
     pub peer: String,
-    /// The way, in words.
+    /// The mode's name.
     #[serde(rename = "way")]
     pub name: String,
-    /// Whether our settings had later images as well, which no peer has.
+    /// Whether our settings had later images, which no peer has.
     pub bulk_only: bool,
     /// The capability that was on at both ends.
     pub capability: Option<&'static str>,
@@ -41,42 +41,42 @@ pub struct PeerMode {
     pub destination_parameters: Value,
 }
 
-/// The migrations of one of QEMU's ways. Summaries are null where nothing is known.
+/// The migrations of one of QEMU's modes. Summaries are null where nothing is known.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PeerReport {
-    /// The peer and its way.
+    /// The peer and its mode.
     pub name: String,
-    /// The same apart, and what was set.
+    /// The same as separate members, and the parameters.
     #[serde(flatten)]
     pub mode: PeerMode,
-    /// Why it was not measured any further.
+    /// Why it failed and was not measured any further.
     pub error_desc: Option<String>,
     /// Each run.
     pub runs: Vec<PeerRun>,
-    /// How long it took.
+    /// The time of all runs.
     pub time: Option<Summary>,
-    /// RAM, holes included, by the time.
+    /// RAM, holes included, divided by the time.
     pub ram_bytes_per_second: Option<Summary>,
-    /// Bytes of RAM's stream by the time, where QEMU counts them.
+    /// Bytes of the RAM stream divided by the time, if QEMU counts them.
     pub wire_bytes_per_second: Option<Summary>,
-    /// Bytes of RAM's stream, where QEMU counts them.
+    /// Bytes of the RAM stream, if QEMU counts them.
     pub wire_bytes: Option<Summary>,
-    /// Bytes of guest RAM for each of those.
+    /// Bytes of guest RAM per byte of the stream.
     pub ratio: Option<Summary>,
     /// The source process's CPU seconds.
     pub source_cpu_seconds: Option<Summary>,
     /// The destination process's CPU seconds.
     pub destination_cpu_seconds: Option<Summary>,
-    /// CPU seconds of both for each GiB of RAM.
+    /// CPU seconds of both per GiB of RAM.
     pub cpu_seconds_per_gib: Option<Summary>,
-    /// What is suspicious about the times.
+    /// Outliers among the times.
     #[serde(flatten)]
     pub suspicion: Suspicion,
 }
 
 impl PeerReport {
-    /// Summarises the runs of one way with a guest of so many bytes of RAM.
+    /// Summarises the runs of one mode with a guest of `ram_bytes` bytes.
     pub fn new(
         mode: PeerMode,
         runs: &[PeerRun],

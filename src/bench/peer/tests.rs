@@ -22,8 +22,8 @@ fn workload(image: &Path, digest: Digest) -> PeerWorkload<'_> {
 fn script(scratch: &Scratch, lines: &str) -> PeerSpec {
     let (text, path) = (scratch.path().join("text"), scratch.path().join("script"));
     std::fs::write(&text, format!("#!/bin/sh\n{lines}\n")).expect("a script");
-    // Copied by another process: what a process has open for writing, nobody can execute, and what
-    // this one has open, each of its children has for a moment.
+    // Copied by another process: a file that is open for writing cannot be executed, and each child of
+    // this process has its open files for a moment.
     let copied = Command::new("cp").args([&text, &path]).status();
     assert!(copied.expect("cp").success());
     std::fs::remove_file(text).expect("it is there");
@@ -34,7 +34,7 @@ fn script(scratch: &Scratch, lines: &str) -> PeerSpec {
     }
 }
 
-/// A program that says that it is a QEMU, and then does this.
+/// A program that claims to be a QEMU, and then does this.
 fn fake(scratch: &Scratch, then: &str) -> PeerSpec {
     let says_so = "[ \"$1\" = --version ] && echo 'QEMU emulator version 10.0.2' && exit";
     script(scratch, &format!("{says_so}\n{then}"))
@@ -48,7 +48,7 @@ fn image(scratch: &Scratch, bytes: u64) -> (PathBuf, Digest) {
 }
 
 #[test]
-fn peers_are_read_and_what_is_none_is_refused() {
+fn peers_are_parsed_and_invalid_ones_refused() {
     let spec = |binary: &str, data: Option<&str>| PeerSpec {
         binary: binary.into(),
         data: data.map(Into::into),
@@ -62,7 +62,7 @@ fn peers_are_read_and_what_is_none_is_refused() {
 }
 
 #[test]
-fn a_version_decides_what_there_is() {
+fn the_version_decides_which_modes_there_are() {
     let version = modes::version;
     assert_eq!(
         version("QEMU emulator version 7.2.22 (Debian 1:7.2)\n"),
@@ -101,7 +101,7 @@ fn a_version_decides_what_there_is() {
 }
 
 #[test]
-fn a_peer_that_is_missing_or_no_qemu_or_an_image_that_is_no_ram_is_refused() {
+fn a_missing_peer_a_peer_that_is_not_qemu_and_an_unsuitable_image_are_refused() {
     let scratch = scratch();
     let (image, digest) = image(&scratch, 1 << 16);
     let error = |spec: PeerSpec| {
@@ -111,12 +111,12 @@ fn a_peer_that_is_missing_or_no_qemu_or_an_image_that_is_no_ram_is_refused() {
     };
     let named = |text: &str| text.parse().expect("a peer");
     assert!(error(named("qemu:/no/such/qemu")).contains("cannot be run"));
-    assert!(error(named("qemu:/bin/true")).contains("does not say that it is a QEMU"));
+    assert!(error(named("qemu:/bin/true")).contains("is not a QEMU"));
     assert!(error(fake(&scratch, "")).contains("whole MiB"));
 }
 
 #[test]
-fn a_peer_that_dies_or_talks_nonsense_is_left_out_with_the_reason() {
+fn a_peer_that_ends_or_answers_nonsense_is_left_out_with_the_reason() {
     let scratch = scratch();
     let (image, digest) = image(&scratch, 1 << 20);
     for (script, reason) in [
@@ -168,11 +168,11 @@ fn a_real_qemu_is_measured_and_what_arrives_is_the_image() {
     }
     let scratch = scratch();
     let (image, digest) = image(&scratch, 16 << 20);
-    // Of a program that somebody wraps, what counts is the program's CPU time, and not the shell's.
+    // With a wrapper script, the CPU time of the program counts, not that of the shell.
     let spec = script(&scratch, &format!("{BINARY} \"$@\"\nexit $?"));
     let mut peer = Peer::new(spec, &workload(&image, digest), &scratch).expect("it is there");
-    for way in 0..peer.names().len() {
-        peer.run(way).expect("it arrives");
+    for mode in 0..peer.names().len() {
+        peer.run(mode).expect("it arrives");
     }
     let reports = peer.reports();
     let runs: Vec<&PeerRun> = reports.iter().map(|report| &report.runs[0]).collect();

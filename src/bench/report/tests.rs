@@ -11,7 +11,7 @@ use crate::round::Round;
 use crate::stats::{RoundReport, RoundStats, Tally};
 use std::time::Duration;
 
-/// A run of so many milliseconds and bytes of a guest of 1 GiB.
+/// A run of `time` milliseconds and `wire_bytes` bytes, of a guest of 1 GiB.
 pub(in crate::bench) fn run(time: f64, wire_bytes: u64) -> Run {
     Run {
         time,
@@ -31,7 +31,7 @@ pub(in crate::bench) fn run(time: f64, wire_bytes: u64) -> Run {
     }
 }
 
-/// A way of a QEMU: milliseconds, bytes if it counts them.
+/// A mode of a QEMU: milliseconds, and bytes if it counts them.
 pub(in crate::bench) fn peer(way: &str, runs: &[(f64, Option<u64>)]) -> PeerReport {
     let mode = PeerMode {
         peer: "QEMU 7.2.22".to_owned(),
@@ -152,7 +152,7 @@ pub(in crate::bench) fn report_with(rows: &[(&str, f64, u64)]) -> BenchReport {
 }
 
 #[test]
-fn the_document_has_every_run_and_what_is_made_of_them_under_stable_names() {
+fn the_document_has_every_run_and_its_summaries_under_stable_names() {
     let json = serde_json::to_value(report()).expect("plain values");
     let names = |value: &serde_json::Value| -> Vec<String> {
         let members = value.as_object().expect("an object");
@@ -233,7 +233,7 @@ fn settings_are_dominated_only_by_those_over_the_same_link() {
 }
 
 #[test]
-fn the_codec_alone_stands_beside_the_codec_in_the_pipeline() {
+fn the_codec_alone_is_reported_beside_the_codec_in_the_pipeline() {
     let report = report();
     let zstd = &report.settings[0];
     assert_eq!(zstd.codec_alone_cpu_seconds, Some(0.25), "the median rate");
@@ -248,7 +248,7 @@ fn the_codec_alone_stands_beside_the_codec_in_the_pipeline() {
 }
 
 #[test]
-fn a_peer_says_nothing_of_what_it_does_not_count() {
+fn what_a_peer_does_not_count_is_unknown() {
     let known = peer("plain", &[(500.0, Some(1 << 29)), (1000.0, Some(1 << 29))]);
     assert_eq!(known.name, "QEMU 7.2.22 plain");
     assert_eq!(known.ratio.map(|ratio| ratio.median), Some(2.0));
@@ -327,7 +327,7 @@ fn whole_document() -> BenchReport {
 /// name, its place or its meaning fails here, and needs another [`SCHEMA_VERSION`]. One that is
 /// added, or other words, do not: `RAMFERRY_BLESS=1 cargo test --lib bench::report` writes it anew.
 #[test]
-fn the_document_is_as_it_is_stored() {
+fn the_document_equals_the_stored_one() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/bench/report.json");
     let mut made = serde_json::to_string_pretty(&whole_document()).expect("plain values");
     made.push('\n');

@@ -153,8 +153,7 @@ pub fn groups(report: &BenchReport, sort: Sort) -> Vec<RowGroup<'_>> {
     groups
 }
 
-/// The link, if there is more than one, and what was measured over it: names without the link, and
-/// settings.
+/// A link, if there is more than one, and its settings with their names without the link.
 pub type LinkRows<'a> = (Option<String>, Vec<(String, &'a SettingReport)>);
 
 /// The settings over each link, sorted.
@@ -181,7 +180,7 @@ pub fn by_link(report: &BenchReport, sort: Sort) -> Vec<LinkRows<'_>> {
         .collect()
 }
 
-/// The links that were measured, in the order in which they were.
+/// The measured links, in order.
 pub fn links(report: &BenchReport) -> Vec<String> {
     let mut links: Vec<String> = Vec::new();
     for row in &report.settings {
@@ -192,8 +191,7 @@ pub fn links(report: &BenchReport) -> Vec<String> {
     links
 }
 
-/// The settings in this order, those over the same link together. Rows that are equal stay as they
-/// were given.
+/// The settings in this order, grouped by link. Equal rows keep the order in which they were given.
 pub fn sorted(report: &BenchReport, sort: Sort) -> Vec<&SettingReport> {
     by_link(report, sort)
         .into_iter()
@@ -263,10 +261,10 @@ fn nothing() -> String {
     NOTHING.to_owned()
 }
 
-/// The codec alone beside the codec in the pipeline.
+/// The codec alone and in the pipeline.
 #[derive(Debug, Clone)]
 pub struct CodecRow<'a> {
-    /// The setting's name, without the link; the plain copy's.
+    /// The setting's name without the link, or the plain copy's.
     pub name: String,
     /// The setting; `None` for the plain copy.
     pub setting: Option<&'a SettingReport>,
@@ -282,7 +280,7 @@ impl CodecRow<'_> {
         (alone > 0.0).then(|| (here / alone - 1.0) * 100.0)
     }
 
-    /// In the order of [`CODEC_HEADINGS`].
+    /// The cells, in the order of [`CODEC_HEADINGS`].
     pub fn cells(&self) -> [String; 7] {
         // The codec alone is known earlier than the pipeline to compare it with.
         let here = self.setting.filter(|row| row.codec_cpu_seconds.is_some());
@@ -304,8 +302,8 @@ impl CodecRow<'_> {
     }
 }
 
-/// The rows of the codecs' table: the plain copy, and the settings over the link that limits least.
-/// Nothing if nothing compresses.
+/// The rows of the codecs' table: the plain copy, and the settings over the fastest link. Empty if no
+/// setting compresses.
 pub fn codec_rows(report: &BenchReport, sort: Sort) -> Vec<CodecRow<'_>> {
     let compared = |row: &SettingReport| row.codec_alone_cpu_seconds.is_some();
     if !report.settings.iter().any(compared) {

@@ -31,7 +31,7 @@ fn chosen(words: &[&str]) -> String {
 }
 
 #[test]
-fn what_is_compared_comes_from_the_list_or_the_parameters_or_is_the_quick_choice() {
+fn the_methods_come_from_the_list_the_parameters_or_the_preset() {
     assert_eq!(chosen(&[]), "none,lz4,zstd:1,zstd:3,zlib:1,zlib:6");
     assert_eq!(
         chosen(&["--methods", "gzip,zstd:2-3"]),

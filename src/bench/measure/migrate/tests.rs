@@ -37,7 +37,7 @@ fn variant(method: Method) -> Variant {
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
 #[test]
-fn a_migration_is_measured_and_what_arrived_is_removed_again() {
+fn a_migration_is_measured_and_the_received_ram_removed() {
     let scratch = scratch();
     let image = image(&scratch, "ram", 1);
     let expected = digest(&image);
@@ -61,7 +61,7 @@ fn a_migration_is_measured_and_what_arrived_is_removed_again() {
 }
 
 #[test]
-fn the_qemu_wire_is_measured_and_proven_as_well() {
+fn the_qemu_wire_is_measured_and_verified_too() {
     let scratch = scratch();
     let image = image(&scratch, "ram", 1);
     let expected = digest(&image);
@@ -100,7 +100,7 @@ fn later_states_are_delta_rounds_and_the_last_one_is_what_arrives() {
 }
 
 #[test]
-fn another_digest_than_expected_is_an_error_of_its_own_kind() {
+fn an_unexpected_digest_is_an_error_of_its_own_kind() {
     let (one, other) = (Digest(1), Digest(2));
     assert_eq!(verified(one, Some(one), Some(one)).ok(), Some(one));
     for (source, destination) in [
@@ -138,7 +138,7 @@ fn an_interrupted_migration_ends_and_leaves_nothing() {
 }
 
 #[test]
-fn an_end_that_cannot_start_leaves_the_other_not_waiting() {
+fn if_one_end_cannot_start_the_other_does_not_wait() {
     let scratch = scratch();
     let missing = scratch.path().join("missing");
     let workload =

@@ -100,7 +100,7 @@ fn link(link: &LinkReport) -> Value {
         downtime => chosen.downtime.map(milliseconds),
         speed => other.map(speed),
         bytes => other.map(|other| format!("{:.0} %", other.bytes_percent)),
-        limit => chosen.limit.words().unwrap_or("waiting"),
+        limit => chosen.limit.words().unwrap_or("neither link nor CPU"),
         pays => chosen.pays_below.map(|rate| format!("below {}", bit_rate(rate))),
         reason => chosen.reason.clone(),
     }
@@ -239,7 +239,7 @@ mod tests {
             chart.unwrap_or_else(|| panic!("{title}"))
         };
         // Twelve settings, six over each link; codec and read at the source, place at the other end.
-        // Two of the peer's ways have run, and one of them counts its bytes.
+        // Two of the peer's modes have run, and one of them counts its bytes.
         for (title, points, rows) in [
             ("Time against bytes, link unlimited", 7, 7),
             ("Time against bytes, link 1Gbit", 6, 6),

@@ -29,7 +29,7 @@ fn the_table_shows_medians_with_units_and_a_dash_for_what_was_not_measured() {
 }
 
 #[test]
-fn no_line_is_wider_than_it_may_be_whatever_there_is() {
+fn no_line_is_wider_than_the_terminal_whatever_the_report() {
     let mut rows = Vec::new();
     for setting in report_with(&[("none", 1.0, 1), ("zstd:19", 1.0, 1)]).settings {
         for link in ["unlimited", "1Gbit/20ms"] {

@@ -1,5 +1,5 @@
-//! The few shapes that charts are made of, as SVG. Colours are classes of the page's style sheet,
-//! so that a chart is at home in light and in dark.
+//! The shapes of charts, as SVG. Colours are classes of the page's style sheet, so that a chart fits a
+//! light and a dark page.
 
 mod labels;
 mod scale;
@@ -18,7 +18,7 @@ pub(super) const RIGHT: f64 = 24.0;
 pub(super) const BOTTOM: f64 = 46.0;
 pub(super) const LEFT: f64 = 72.0;
 
-/// Text as it stands between tags and in attributes.
+/// Text escaped for use between tags and in attributes.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -34,7 +34,7 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
-/// A number for people, with no more digits than they need.
+/// A number without useless digits.
 pub(super) fn short(number: f64) -> String {
     let text = match number.abs() {
         size if size >= 100.0 => format!("{number:.0}"),
@@ -48,7 +48,7 @@ pub(super) fn short(number: f64) -> String {
     }
 }
 
-/// An SVG that grows.
+/// An SVG under construction.
 #[derive(Debug)]
 pub(super) struct Svg {
     text: String,
@@ -57,7 +57,7 @@ pub(super) struct Svg {
 }
 
 impl Svg {
-    /// An empty one of this height. `title` is for those who do not see it.
+    /// An empty picture of this height. `title` is for screen readers.
     pub(super) fn new(title: &str, height: f64) -> Svg {
         let mut text = String::new();
         let _ = write!(
@@ -72,7 +72,7 @@ impl Svg {
         }
     }
 
-    /// The plotting area's height ends here.
+    /// The lower edge of the plotting area.
     pub(super) fn floor(&self) -> f64 {
         self.height - BOTTOM
     }
@@ -108,7 +108,7 @@ impl Svg {
         );
     }
 
-    /// The names of the axis at the bottom once more, above a tall picture.
+    /// The labels of the bottom axis again, above a tall picture.
     pub(super) fn x_names_on_top(&mut self, scale: &Scale, name: impl Fn(f64) -> String) {
         for tick in scale.ticks() {
             self.words(scale.at(tick), TOP - 3.0, "middle", "tick", &name(tick));
@@ -153,8 +153,7 @@ impl Svg {
         );
     }
 
-    /// The name of what is at a place, beside it, or a little farther off with a line to it; nothing
-    /// where there is no room.
+    /// Names a point, beside it, or a little farther off with a line to it; nothing if there is no room.
     pub(super) fn name(&mut self, class: &str, point: (f64, f64), name: &str) {
         let Some(place) = self.taken.place(point, name, self.floor()) else {
             return;
@@ -176,7 +175,7 @@ impl Svg {
         self.taken.line(points);
     }
 
-    /// A thin line from what is named to its name.
+    /// A thin line from a point to its name.
     fn lead(&mut self, (x, y): (f64, f64), (to_x, to_y): (f64, f64)) {
         let _ = write!(
             self.text,
@@ -184,8 +183,8 @@ impl Svg {
         );
     }
 
-    /// Names of what ends at these heights, in a column at `x`: moved apart where they would stand
-    /// on each other, each with a line to what it names. Those that find no room are left out.
+    /// Names of lines that end at these heights, in a column at `x`: moved apart where they would overlap,
+    /// each with a thin line to its end. Names without room are left out.
     pub(super) fn names_beside(&mut self, x: f64, ends: &[(f64, &str)]) {
         const REACH: f64 = 12.0;
         let room = lines_between(TOP, self.floor());
@@ -229,7 +228,7 @@ impl Svg {
         );
     }
 
-    /// A data point of a sort of its own.
+    /// A data point of another kind.
     pub(super) fn diamond(&mut self, class: &str, (x, y): (f64, f64), hover: &str) {
         self.taken.point((x, y));
         let _ = write!(
@@ -250,7 +249,7 @@ impl Svg {
         );
     }
 
-    /// All of it.
+    /// The finished picture.
     pub(super) fn end(mut self) -> String {
         self.text.push_str("</svg>");
         self.text

@@ -13,7 +13,7 @@ pub(in super::super) struct Scale {
 }
 
 impl Scale {
-    /// From 0 to a round number no less than `most`, at `from` to `to`.
+    /// From 0 to a round number of at least `most`, at `from` to `to`.
     pub(in super::super) fn linear(most: f64, from: f64, to: f64) -> Scale {
         let most = if most > 0.0 { most } else { 1.0 };
         let step = step(most);
@@ -48,8 +48,8 @@ impl Scale {
         }
     }
 
-    /// From just below `first` to just above `last`: for values that have to be told apart rather than
-    /// compared with 0. Logarithmic if they differ much.
+    /// From just below `first` to just above `last`: for values that have to be distinguished
+    /// rather than compared with 0. Logarithmic if they differ much.
     pub(in super::super) fn zoomed(first: f64, last: f64, from: f64, to: f64) -> Scale {
         let first = first.max(1e-9);
         let last = last.max(first * 1.001);
