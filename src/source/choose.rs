@@ -1,4 +1,4 @@
-//! The policy: how the pages of a batch travel. Mechanism is elsewhere.
+//! The policy: how the pages of a batch travel. The mechanism is in each wire's encoder.
 
 use crate::caps::{Capability, Caps};
 use crate::params::Params;
@@ -6,7 +6,7 @@ use crate::round::RoundMark;
 
 use super::job::{Job, SendState};
 
-/// How the pages of a batch travel, those that are not zero.
+/// How the pages of a batch travel that are not zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Whether pages are looked up in the cache and go as deltas.
@@ -24,9 +24,9 @@ pub(super) struct Conditions {
     pub(super) caps: Caps,
     /// Parameter `delta-compress`.
     pub(super) delta_compress: bool,
-    /// Whether rounds may follow the first: a cache for nothing is a waste of memory.
+    /// Whether rounds may follow the first. If not, filling the cache would be a waste of memory.
     pub(super) later_rounds: bool,
-    /// Whether no compressor was free, and it was asked not to wait for one.
+    /// Whether no compressor was free and `compress-wait-thread` is off.
     pub(super) busy: bool,
 }
 
@@ -41,18 +41,18 @@ impl Conditions {
         }
     }
 
-    /// Only pages that the destination has already can go as deltas.
+    /// Only pages that the destination already has can be sent as deltas.
     fn delta(self) -> bool {
         self.caps.has(Capability::Xbzrle) && self.mark.baseline.is_known()
     }
 
-    /// With no compressor free, only compression is left out: deltas cost next to nothing.
+    /// If no compressor is free only compression is left out, because deltas cost next to nothing.
     fn compress(self) -> bool {
         self.caps.has(Capability::Compress) && !self.busy
     }
 }
 
-/// Where a batch has one body, which is compressed after its deltas are made.
+/// For a wire whose batches have one body, which is compressed after the deltas are made.
 ///
 /// Compression alone works in the bulk stage; then deltas take over, and their batches are
 /// compressed as well unless that is switched off. Without XBZRLE every round is compressed.
@@ -65,8 +65,8 @@ pub(super) fn plan_batch(now: Conditions) -> Plan {
     }
 }
 
-/// Where each page is a record, by QEMU's rule: it is compressed or a delta but never both, the bulk
-/// stage leaves the cache empty, and the last round adds nothing to it.
+/// For a wire on which each page is a record. QEMU's rule: a page is compressed or a delta but
+/// never both, the bulk stage leaves the cache empty, and the last round adds nothing to it.
 pub(super) fn plan_records(now: Conditions) -> Plan {
     let delta = now.delta();
     Plan {

@@ -1,9 +1,9 @@
-//! Whether to go on sending what changes, to stop the writer for the last round, or to give up; and
-//! how much to slow the writer down. Decisions alone: numbers in, an answer out.
+//! Decides whether to send another round, to stop the writer for the last one, or to give up; and
+//! how much to slow the writer down. Pure functions: numbers in, a decision out.
 //!
-//! The downtime that is expected is that of a last round over what is dirty now: one scan, the pages
-//! on the wire, and the proof. It is compared with the limit after each round. That it is too
-//! long is no reason to give up as long as rounds and time are left: guests calm down.
+//! The expected downtime is that of a last round over what is dirty now: one scan, the pages on the
+//! wire, and the proof. It is compared with the limit after each round. While rounds and time are
+//! left, a downtime that is too long does not end the attempt: guests calm down.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use std::time::Duration;
 use crate::page::PAGE_SIZE;
 use crate::units::{format_duration, format_rate};
 
-/// Rounds after which a scan that is too long by itself ends the attempt: the first may have been
-/// slow by chance.
+/// After how many rounds a scan that alone exceeds the limit ends the attempt. One slow scan may be
+/// chance.
 const HOPELESS_AFTER: u32 = 3;
 
 /// What the user allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// How long the writer may stand still: QEMU's `downtime-limit`.
+    /// How long the writer may be stopped: QEMU's `downtime-limit`.
     pub(super) downtime: Duration,
-    /// The most rounds before the last, the bulk stage among them.
+    /// The most rounds before the last, including the bulk stage.
     pub(super) max_rounds: u32,
     /// The most time before the last round. `None`: no limit.
     pub(super) max_time: Option<Duration>,
@@ -35,13 +35,13 @@ pub(super) struct Measured {
     pub(super) elapsed: Duration,
     /// Pages that are dirty now.
     pub(super) dirty_pages: u64,
-    /// Pages a second that the writer dirties.
+    /// Pages per second that the writer dirties.
     pub(super) dirty_rate: f64,
-    /// Bytes a second that the link carried while it was busy; 0: not known yet.
+    /// Bytes per second that the link carried while it was busy; 0 while unknown.
     pub(super) link_rate: f64,
     /// Bytes on the wire for each dirty page of the last round.
     pub(super) wire_bytes_per_page: f64,
-    /// How long it took last time to find out what is dirty.
+    /// How long the last scan took.
     pub(super) scan: Duration,
     /// How long the proof will take.
     pub(super) proof: Duration,
@@ -54,10 +54,10 @@ pub(super) enum Decision {
     Continue,
     /// Stop the writer and send the last round.
     SwitchOver {
-        /// How long it will stand still.
+        /// How long it will be stopped.
         expected_downtime: Duration,
     },
-    /// Neither fits the limits.
+    /// Both would exceed the limits.
     NotConverging {
         /// Why, and what would help, in a line.
         reason: String,
@@ -68,7 +68,7 @@ pub(super) enum Decision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Downtime {
     scan: Duration,
-    /// `None`: nothing is known about the link.
+    /// `None` while nothing is known about the link.
     send: Option<Duration>,
     proof: Duration,
 }
@@ -86,9 +86,9 @@ impl Downtime {
         }
     }
 
-    /// Whether more rounds are of no use: a scan does not become shorter by them.
+    /// Whether more rounds cannot help, because they do not make a scan shorter.
     fn is_hopeless(&self, limits: &Limits) -> bool {
-        // No downtime at all is a way to ask for every round that is allowed.
+        // A limit of 0 is a way to ask for all allowed rounds.
         !limits.downtime.is_zero()
             && self.scan.saturating_add(self.proof) > limits.downtime
             && self.send.is_some_and(|send| send <= self.scan)
@@ -99,12 +99,12 @@ impl Downtime {
     }
 }
 
-/// A time, if the number is one.
+/// A time, unless the number is negative, too large or NaN.
 fn seconds(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// How long the writer would stand still now, if that can be told.
+/// How long the writer would be stopped now, if enough is known to say.
 pub(super) fn expected_downtime(now: &Measured) -> Option<Duration> {
     Downtime::of(now).total()
 }
@@ -130,8 +130,9 @@ pub(super) fn decide(limits: &Limits, now: &Measured) -> Decision {
     }
 }
 
-/// From which part of the link's rate on a guest is said to be as fast as the link. One that writes all
-/// of its pages again in each round is seen to dirty just what the link carries, however fast it is.
+/// The share of the link's rate from which a guest counts as faster than the link. A guest that
+/// rewrites all of its pages in each round appears to dirty exactly what the link carries, however
+/// fast it is.
 const KEEPS_UP: f64 = 0.9;
 
 fn reason(limits: &Limits, now: &Measured, downtime: Downtime, end: &str) -> String {
@@ -180,9 +181,9 @@ fn reason(limits: &Limits, now: &Measured, downtime: Downtime, end: &str) -> Str
     text
 }
 
-/// How much the writer is slowed down, by QEMU's rule for auto-converge: looked at no more than once a
-/// second; whenever more than `trigger_threshold` percent as many bytes were dirtied as were
-/// sent, for the second time since the last step, the next step is taken.
+/// How much the writer is slowed down, by QEMU's rule for auto-converge. At most once per second it
+/// compares the bytes dirtied with the bytes sent; the second time since the last step that they
+/// exceed `trigger_threshold` percent, it takes the next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AutoConverge {
     /// QEMU's `throttle-trigger-threshold`, percent.
@@ -193,15 +194,15 @@ pub(super) struct AutoConverge {
     pub(super) increment: u8,
     /// QEMU's `max-cpu-throttle`, percent.
     pub(super) max: u8,
-    /// How much it is slowed down, percent; 0: not at all.
+    /// How much it is slowed down now, percent.
     pub(super) percent: u8,
-    /// How often too much was dirtied since the last step.
+    /// How many times too much was dirtied since the last step.
     high: u8,
-    /// When was looked last, and how much had been dirtied and sent then.
+    /// The totals at the last comparison.
     last: Totals,
 }
 
-/// What has happened since the first page was sent.
+/// Totals since the first page was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Totals {
     pub(super) elapsed: Duration,
@@ -209,11 +210,10 @@ pub(super) struct Totals {
     pub(super) sent_bytes: u64,
 }
 
-/// Between two looks, as in QEMU.
+/// The time between two comparisons, as in QEMU.
 const PERIOD: Duration = Duration::from_secs(1);
 
 impl Default for AutoConverge {
-    /// QEMU's defaults.
     fn default() -> AutoConverge {
         AutoConverge {
             trigger_threshold: 50,
@@ -228,7 +228,7 @@ impl Default for AutoConverge {
 }
 
 impl AutoConverge {
-    /// To be called after each scan. The new percentage, if it is another.
+    /// Call after each scan. Returns the new percentage if it changes.
     pub(super) fn after_scan(&mut self, now: Totals) -> Option<u8> {
         if now.elapsed.saturating_sub(self.last.elapsed) <= PERIOD {
             return None;
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn each_situation_has_its_answer() {
+    fn each_situation_has_its_decision() {
         const MS: fn(u64) -> Duration = Duration::from_millis;
         const MANY: u64 = 4096;
         let go_on = Decision::Continue;
@@ -305,7 +305,7 @@ mod tests {
             ("the scan alone takes too long", Measured { round: 2, scan: MS(400), dirty_pages: 0, ..NOW }, go_on.clone()),
             ("the proof alone takes too long", Measured { round: 2, proof: MS(400), dirty_pages: 0, ..NOW }, go_on.clone()),
             ("the link is not known yet", Measured { link_rate: 0.0, ..NOW }, go_on.clone()),
-            ("the link is no number", Measured { link_rate: f64::NAN, ..NOW }, go_on.clone()),
+            ("the link is not a number", Measured { link_rate: f64::NAN, ..NOW }, go_on.clone()),
             ("the link is nearly dead", Measured { link_rate: f64::MIN_POSITIVE, ..NOW }, go_on),
         ];
         for (what, now, expected) in table {
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn giving_up_tells_the_numbers_and_what_would_help() {
+    fn giving_up_reports_the_numbers_and_what_would_help() {
         let many = Measured {
             dirty_pages: 10_240,
             ..NOW
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_that_follow_too_soon_are_added_up() {
+    fn comparisons_that_follow_too_soon_are_added_up() {
         walk(
             &mut AutoConverge::default(),
             &[
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_is_never_slower_than_the_most_that_is_allowed() {
+    fn the_guest_is_never_slowed_beyond_the_maximum() {
         let mut converge = AutoConverge {
             initial: 60,
             increment: 30,

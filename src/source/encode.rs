@@ -1,7 +1,7 @@
-//! One batch: from ranges of pages to a packet. What an encoder thread does all day.
+//! One batch: from ranges of pages to a packet.
 //!
-//! Here is what every wire needs: pages are copied out of the image, zero pages found, the others
-//! hashed. What becomes of them is for the wire's [`Encode`].
+//! What every wire needs: pages are copied out of the image, zero pages found, the others hashed.
+//! How they are written is up to the wire's [`Encode`].
 
 use crate::codec::{self, CodecSettings, Encoded, Encoder};
 use crate::error::{Error, Kind, Result};

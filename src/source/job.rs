@@ -29,7 +29,7 @@ pub(super) struct Job {
     pub(super) mark: RoundMark,
     /// The pages lie in a hole: they are zero, and reading them might allocate them.
     pub(super) hole: bool,
-    /// Ascending; together no more than a batch, unless they are holes.
+    /// Ascending; together at most a batch, unless they are a hole.
     pub(super) ranges: Vec<PageRange>,
 }
 
@@ -62,7 +62,7 @@ impl Packet {
     }
 }
 
-/// What all threads of the sending pipeline read.
+/// What all threads of the sending pipeline share.
 #[derive(Debug)]
 pub(super) struct SendState<'a> {
     pub(super) context: &'a Context,
@@ -70,10 +70,10 @@ pub(super) struct SendState<'a> {
     pub(super) wire: &'a dyn Wire,
     /// The capabilities in use: those of the request, without what the destination lacks.
     pub(super) caps: Caps,
-    /// Whether rounds may follow the first. If not, nothing is kept for them.
+    /// Whether rounds may follow the first. If not, no hashes and no cache are kept.
     pub(super) later_rounds: bool,
-    /// What the destination holds of the pages that may be sent again. Workers look pages up
-    /// together; locked against them only while its size changes.
+    /// Copies of pages as they were sent. Read locks are for looking pages up, from many threads at
+    /// once; the write lock is for a change of its size.
     cache: Option<RwLock<Cache>>,
     /// The hash of each page as it was sent, if later rounds may come.
     pub(super) sent: Option<PageHashes>,
@@ -107,7 +107,8 @@ impl<'a> SendState<'a> {
             later_rounds,
             cache,
             sent: later_rounds.then(|| PageHashes::new(pages)),
-            // All pages as deltas as long as a page, and their lengths; or plain, and their headers.
+            // Room for the worst case: every page a delta as long as a page, with its length; or
+            // plain, with its header.
             buffers: Buffers::new(batch_pages * (PAGE_SIZE + 12), spare),
             batch_pages,
             throttle: Throttle::new(),
@@ -118,7 +119,7 @@ impl<'a> SendState<'a> {
     /// The cache, which does not change its size while this is held.
     pub(super) fn cache(&self) -> Option<RwLockReadGuard<'_, Cache>> {
         let cache = self.cache.as_ref()?;
-        // A panic under the lock left an entry that is at worst a miss.
+        // After a panic under the lock, the entry is at worst a miss.
         Some(sync::ignore_poison(cache.read()))
     }
 
@@ -137,7 +138,7 @@ impl<'a> SendState<'a> {
             .map_err(|error| Error::new(Kind::Usage, error))
     }
 
-    /// Has the counters show the bytes on the links.
+    /// Updates the counters of bytes on the links.
     pub(super) fn count_bytes(&self) {
         let (sent, received) = (self.links.sent(), self.links.received());
         self.context.stats.bytes(sent, received);

@@ -1,4 +1,4 @@
-//! The connections of a migration, whatever is said on them: opened, given up, or closed.
+//! The connections of a migration, on any wire: opened, given up, or closed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +35,7 @@ impl Links {
         })
     }
 
-    /// One connection more. Silence on it does not count as long as the first one is heard.
+    /// Opens another connection. The time limit for silence applies to the first one only.
     pub(super) fn add(&mut self, opener: &Opener<'_>) -> Result<(), TransportError> {
         let mut stream = opener.connect()?.stream;
         stream.hear_through(self.main());
@@ -77,7 +77,7 @@ impl Links {
         Ok(())
     }
 
-    /// Says `farewell` to a destination that does not know yet that the migration failed with
+    /// Sends `farewell` to a destination that does not know yet that the migration failed with
     /// `error`, if the first stream can still carry a message.
     pub(super) fn give_up(&self, error: &Error, farewell: &[u8]) {
         let knows = error.cause::<PeerFailure>().is_some()
@@ -88,7 +88,7 @@ impl Links {
         }
     }
 
-    /// A command that ended early says more than the pipe that broke.
+    /// If an `exec:` command ended early, its exit status explains more than the broken pipe.
     pub(super) fn explain(&mut self, error: Error) -> Error {
         if matches!(error.cause(), Some(TransportError::Closed))
             && let Some(why) = self.streams[0].why_closed()

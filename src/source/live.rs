@@ -1,9 +1,9 @@
-//! Rounds while somebody writes the guest's RAM, until what is left fits into the downtime that is
-//! allowed; then the writer is stopped for the last one.
+//! Rounds of a guest whose RAM is being written, until what is left fits into the allowed downtime;
+//! then the writer is stopped for the last one.
 //!
 //! ```text
 //! bulk                       everything
-//! scan, decide (converge.rs) what has changed; go on, switch over, or say that it does not converge
+//! scan, decide (converge.rs) what has changed; go on, switch over, or report that it does not converge
 //! round 2, 3, ...            what the scan found; and scan again
 //! stop the writer            from here to the proof is the downtime
 //! last round                 what a last scan finds
@@ -30,15 +30,14 @@ use super::pipeline::Pipeline;
 use super::request::Live;
 use super::rounds;
 
-/// What a destination reads back in a second, as an estimate until it has said anything: a third
-/// of what it was measured to do.
+/// Bytes per second that a destination reads back, as an estimate: a third of what was measured.
 const PROOF_RATE: f64 = 1e9;
-/// What stopping, the last message and its answer take besides, as an estimate.
+/// What stopping the writer, the last message and its answer add, as an estimate.
 const PROOF_OVERHEAD: Duration = Duration::from_millis(5);
-/// Bytes on the wire from which a round says something about the link: less is lost in buffers.
+/// The fewest bytes of a round from which the link's rate is estimated: less disappears in buffers.
 const TELLING: u64 = 1 << 20;
 
-/// It will not converge, and is not to be forced to.
+/// It does not converge, and `timeout-action` is not to force it.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason} (timeout-action is abort)")]
 struct NotConverging {
@@ -87,7 +86,7 @@ pub(super) fn send_live<'w>(
     Ok(stopped)
 }
 
-/// A tracker at work, which is ended on every way out.
+/// A tracker that has begun, and ends when this is dropped.
 struct Tracking<'a>(&'a dyn Tracker);
 
 impl<'a> Tracking<'a> {
@@ -112,12 +111,12 @@ struct LiveRounds<'a, 'scope, 'env> {
     started: Instant,
     /// When the last scan began.
     scanned: Instant,
-    /// From the beginning of the scan before, or of the bulk stage, to that of the last one.
+    /// The time between the start of the previous scan, or of the bulk stage, and of the last one.
     between: Duration,
-    /// How long the last one took.
+    /// How long the last scan took.
     scan: Duration,
     auto_converge: Option<AutoConverge>,
-    /// Bytes a second, as the last round measured that had enough of them.
+    /// Bytes per second, as measured by the last round that had enough of them.
     link_rate: f64,
     /// Bytes on the wire for a page of the last round.
     bytes_per_page: f64,
@@ -154,7 +153,7 @@ impl<'a> LiveRounds<'a, '_, '_> {
             }
             match decision {
                 Decision::Continue => {}
-                // What is claimed is given back: the last scan finds it again.
+                // Dropping the claim marks its pages dirty again: the last scan finds them.
                 Decision::SwitchOver { .. } => return Ok(mark.next(true)),
                 Decision::NotConverging { reason } => match params.timeout_action {
                     TimeoutAction::Abort => {
@@ -175,7 +174,7 @@ impl<'a> LiveRounds<'a, '_, '_> {
         }
     }
 
-    /// Sends what was claimed, or what is found now.
+    /// Sends the claimed pages, or scans now if there is no claim.
     fn round(&mut self, mark: RoundMark, claim: Option<Claim<'a>>) -> Result<()> {
         self.pipeline.begin_round(mark)?;
         let claim = match claim {
@@ -224,8 +223,8 @@ impl<'a> LiveRounds<'a, '_, '_> {
     }
 
     fn measure(&mut self, round: Round, dirty_pages: u64) -> Measured {
-        // The round in between may have taken next to no time; what the scan before missed while it
-        // was under way is found by this one.
+        // Measured from scan to scan, because the round itself may have taken almost no time, and a
+        // scan also finds what changed during the previous scan.
         let dirty_rate = match self.between.as_secs_f64() {
             0.0 => 0.0,
             seconds => dirty_pages as f64 / seconds,

@@ -3,7 +3,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `request.rs` | what to send, and where to |
-//! | `rounds.rs`, `live.rs`, `converge.rs` | which pages each round is about, and when the last one comes |
+//! | `rounds.rs`, `live.rs`, `converge.rs` | which pages each round sends, and when the last one comes |
 //! | `pipeline.rs`, `job.rs`, `encode.rs`, `choose.rs` | batches on their way from the image to a connection |
 //! | `wire/` | what is said on the connections; the only place that knows that there is more than one format |
 //! | `links.rs`, `throttle.rs` | the connections, whatever is said on them |
@@ -43,12 +43,12 @@ pub(crate) use request::Request;
 pub use wire::DEFAULT_MACHINE;
 
 /// Sends a guest's RAM, and returns when it has arrived and is proven; on a link without a way
-/// back, when all is written.
+/// back, when everything is written.
 ///
 /// # Errors
-/// With [`Kind::OutcomeUnknown`](crate::Kind::OutcomeUnknown) the destination may have taken over; with any other kind it has
-/// not, and the source is as it was; save that the writer of a live guest is still stopped if the
-/// destination gave up after Commit, which a notice says.
+/// With [`Kind::OutcomeUnknown`](crate::Kind::OutcomeUnknown) the destination may have taken over.
+/// With any other kind it has not, and the source is unchanged, except that the writer of a live
+/// guest is still stopped if the destination gave up after Commit; a notice says so.
 pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
     let guest = request.open_guest()?;
     let mut writer = match &request.live {
@@ -85,8 +85,8 @@ pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
             if let Some(stopped) = stopped {
                 stopped.release();
             }
-            // Ends here and not when the caller returns: unmapping a large image takes a while, and
-            // is no part of the migration.
+            // The clock stops here, because unmapping a large image takes a while and is not part
+            // of the migration.
             context.end(&Ok(()));
             Ok(())
         }
@@ -123,7 +123,7 @@ fn send<'w>(
         let outcome = pipeline::run(state, &errors, rounds)
             .and_then(|all| Error::catch("while committing", || wire.finish(all, links, context)))
             .map_err(|error| wire.explain(error));
-        // The listener waits for messages that may not come any more.
+        // Without this, the listener would wait for messages that no longer come.
         context.abort_on_error(&outcome);
         outcome
     })
@@ -155,15 +155,15 @@ fn send_rounds<'w>(
     })
 }
 
-/// The migration failed: says so to the destination, and what is left to do to the owner of a writer
-/// that stays stopped. Returns the error with everything that is known about it.
+/// The migration failed: tries to tell the destination, and leaves a notice if the writer stays
+/// stopped. Returns the error with everything that is known about it.
 fn give_up(error: Error, links: &mut Links, wire: &dyn Wire, context: &Context) -> Error {
     let error = context.name_canceller(error);
     links.give_up(&error, &wire.farewell(&error));
     let error = wire.conclude(links.explain(error));
     if context.stats.snapshot().let_go {
-        // A destination that says that it failed can be believed as before Commit; but the guard that
-        // would have resumed the writer is gone.
+        // A destination that reports a failure did not take over, even after Commit; but the guard
+        // that would have resumed the writer is gone.
         let declined = error.cause::<PeerFailure>().is_some();
         let what = if declined {
             "the writer stays stopped, though the destination did not take over: resume it"

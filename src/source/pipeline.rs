@@ -6,16 +6,16 @@
 //! send      x K   Packet -> link              throttle, write; one thread a connection
 //! ```
 //!
-//! Stages are joined by bounded channels and a buffer's ownership moves with the message. Every
-//! job is answered once, by an [`Answer`] or by an error, also if a worker panics; wherever the
-//! producer waits, it waits for errors too, so it can wait for nothing that does not come.
-//! Closing a channel is the cancellation: when the producer goes, jobs end, the
-//! encoders go, packets end, the senders go. A thread that is inside a system call is woken by the
-//! session's [`Abort`](crate::transport::Abort).
+//! Stages are joined by bounded channels and a buffer's ownership moves with the message. Every job
+//! gets exactly one answer, an [`Answer`] or an error, even if a worker panics. Wherever the
+//! producer waits it waits for errors, too, so it never waits for something that cannot come.
+//! Closing a channel is the cancellation: the producer drops the jobs' sender, the encoders end and
+//! drop the packets' sender, the connections' senders end. A thread that is inside a system call is
+//! woken by the session's [`Abort`](crate::transport::Abort).
 //!
-//! Within a round each page occurs once, so packets may overtake each other. Rounds may not mix:
-//! the producer waits until everything of a round is on the links, and then has every sender
-//! mark the round's end on its connection, as the [`Wire`](super::wire::Wire) wants it marked.
+//! Within a round each page occurs once, so packets may overtake each other. Rounds must not mix:
+//! the producer waits until everything of a round is on the links, and then has every sender mark
+//! the end of the round on its connection, in the way of the [`Wire`](super::wire::Wire).
 //!
 //! Memory: a job in the channel is only page numbers. A packet holds one buffer of a batch, and a
 //! worker another while it compresses: (packets in the channel + K + 2 N) buffers, whatever the
@@ -42,7 +42,7 @@ use super::encode::encode;
 use super::job::{Job, Packet, SendState};
 use super::wire::{Batches, Channel, Encode};
 
-/// How long a connection is idle on which nothing has to be kept alive.
+/// The timeout of a connection that needs no keep-alive.
 const FOR_EVER: Duration = Duration::from_secs(3600);
 
 /// What a sender reports to the producer.
@@ -54,7 +54,7 @@ enum Answer {
     Marked,
 }
 
-/// What is to be marked on every connection.
+/// What every sender marks on its connection.
 #[derive(Debug, Clone, Copy)]
 enum Mark {
     Begin(RoundMark),
@@ -80,8 +80,8 @@ pub(super) struct Pipeline<'scope, 'env> {
     spare: Box<dyn Encode + 'scope>,
 }
 
-/// Starts the threads, lets `produce` feed them, and joins them. `errors` may hold one from outside
-/// the pipeline, too: it ends what `produce` waits for.
+/// Starts the threads, lets `produce` feed them, and joins them. An error that something outside
+/// the pipeline reports to `errors` also ends what `produce` waits for.
 pub(super) fn run<T>(
     state: &SendState<'_>,
     errors: &FirstError,
@@ -90,7 +90,8 @@ pub(super) fn run<T>(
     let failed = |error| errors.report(error);
     thread::scope(|scope| {
         let params = state.context.tuning.get();
-        // Without waiting, "no encoder is free" must mean just that: a channel without room.
+        // With `compress-wait-thread` off, "no encoder is free" must mean exactly that, so the
+        // channel must not buffer anything.
         let depth = if params.compress_wait_thread {
             usize::from(params.compress_threads) + QUEUE
         } else {
@@ -98,7 +99,7 @@ pub(super) fn run<T>(
         };
         let (jobs, job_queue) = bounded(depth);
         let (packets, packet_queue) = bounded(QUEUE + state.links.streams.len());
-        // Emptied with every job, so it holds no more than what is under way.
+        // Drained with every job, so it never holds more than what is under way.
         let (answer, answers) = unbounded();
         let mut pipeline = Pipeline {
             crew: Crew::new(scope, &failed),
@@ -143,7 +144,7 @@ impl<'scope> Pipeline<'scope, '_> {
         }
     }
 
-    /// Starts encoders up to the number that is wanted now.
+    /// Starts encoders up to `compress-threads`, which may have changed.
     fn grow(&mut self) {
         let wanted = usize::from(self.params().compress_threads);
         self.state.encoders.grow_to(wanted, || {
@@ -156,7 +157,7 @@ impl<'scope> Pipeline<'scope, '_> {
         });
     }
 
-    /// Hands a batch to the next free encoder; returns early with whatever went wrong elsewhere.
+    /// Hands a batch to the next free encoder. Returns early with an error of any other thread.
     pub(super) fn push(&mut self, job: Job) -> Result<()> {
         let context = self.state.context;
         context.faults.check(Site::Scan)?;
@@ -207,14 +208,14 @@ impl<'scope> Pipeline<'scope, '_> {
         }
     }
 
-    /// A round begins. How many pages it is about may not be known yet.
+    /// Begins a round. Its number of pages may not be known yet.
     pub(super) fn begin_round(&mut self, mark: RoundMark) -> Result<()> {
         let sent = self.state.links.sent();
         self.state.context.begin_round(mark.round, sent)?;
         self.mark(Mark::Begin(mark))
     }
 
-    /// How many pages the round is about.
+    /// Sets the number of pages of the round.
     pub(super) fn round_pages(&mut self, pages: u64) {
         self.state.context.stats.round_pages(pages);
     }
@@ -230,7 +231,7 @@ impl<'scope> Pipeline<'scope, '_> {
         Ok(())
     }
 
-    /// Has every sender mark its connection. No batch is under way.
+    /// Has every sender mark its connection. No batch may be under way.
     fn mark(&mut self, mark: Mark) -> Result<()> {
         for marks in &self.marks {
             marks.send(mark).map_err(|_| gone("while sending"))?;
@@ -257,7 +258,7 @@ impl<'scope> Pipeline<'scope, '_> {
         context.enter(Phase::Switchover)
     }
 
-    /// The digest of what the destination must hold now.
+    /// The digest of the RAM that the destination must hold now.
     pub(super) fn digest(&self) -> Digest {
         self.digest
     }
@@ -291,7 +292,7 @@ impl<'scope> Pipeline<'scope, '_> {
     }
 }
 
-/// What an encoder thread does, until there are no more jobs or it is one too many.
+/// The work of an encoder thread, until the jobs end or `compress-threads` was lowered.
 fn encode_all(state: &SendState<'_>, jobs: &Receiver<Job>, packets: &Sender<Packet>) -> Result<()> {
     let mut encoder = state.wire.encoder(state);
     for job in jobs {
@@ -304,7 +305,7 @@ fn encode_all(state: &SendState<'_>, jobs: &Receiver<Job>, packets: &Sender<Pack
     Ok(())
 }
 
-/// What a sender thread does: it owns its connection until the rounds are over.
+/// The work of a sender thread, which owns its connection until the rounds are over.
 fn send(
     link: &mut LinkWriter<'_>,
     packets: &Receiver<Packet>,
@@ -314,7 +315,7 @@ fn send(
     let keep_alive = link.channel.keep_alive();
     let silence = keep_alive.as_ref().map_or(FOR_EVER, |one| one.after);
     loop {
-        // The producer may be gone; then nothing waits for an answer any more.
+        // A failed send of an answer means that the producer is gone, which ends this thread next.
         select! {
             recv(packets) -> packet => {
                 let Ok(packet) = packet else { return Ok(()) };
@@ -380,7 +381,7 @@ impl LinkWriter<'_> {
     }
 }
 
-/// A stage has ended without saying why, which it never should.
+/// A stage has ended without reporting why, which is a bug.
 fn gone(stage: &'static str) -> Error {
     Error::new(Kind::Failed, "a stage of the pipeline has ended").in_stage(stage)
 }

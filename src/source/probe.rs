@@ -1,4 +1,4 @@
-//! Asking a listening destination what it can, without moving a guest.
+//! Asking a listening destination what it supports, without moving a guest.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,7 +13,7 @@ use crate::transport::{Address, Stream, TransportError, Woken};
 use crate::wire::WireError;
 use crate::wire::native::{Answer, HELLO_HEAD_LEN, HelloHead, VERSIONS, Verdict};
 
-/// What a destination said of itself.
+/// What a destination reported about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Peer {
@@ -21,15 +21,15 @@ pub struct Peer {
     pub versions: (u16, u16),
     /// The version that it and this program would use; `None` if they have none in common.
     pub version: Option<u16>,
-    /// After how much silence it gives up.
+    /// How long it waits in silence before it gives up.
     pub silence: Duration,
-    /// What it would agree to, by the names of the native wire; or why it does not say.
+    /// What it supports, by the names of the native wire; or why it does not say.
     pub capabilities: Result<BTreeSet<String>, String>,
 }
 
 impl Peer {
-    /// What this program can and the destination lacks, or has switched off; `None` if it does not
-    /// say.
+    /// What this program supports and the destination lacks or has switched off; `None` if it does
+    /// not say.
     pub fn lacks(&self) -> Option<Vec<&'static str>> {
         let able = self.capabilities.as_ref().ok()?;
         let all = Caps::default();
@@ -38,16 +38,17 @@ impl Peer {
     }
 }
 
-/// Asks whoever listens at `address` what it can. It goes on listening for its source; one from
-/// before there was probing says no more than which versions it speaks, and counts as refused.
+/// Asks the destination that listens at `address` what it supports. It keeps listening for its
+/// source. A destination that is older than probing reports only its protocol versions, and why it
+/// refused.
 ///
-/// The parameters `connect-timeout` and `timeout` bound how long it takes.
+/// The parameters `connect-timeout` and `timeout` limit how long it takes.
 ///
 /// # Errors
-/// An address that nobody can listen on, nobody there, and somebody who is no ramferry.
+/// An address that cannot be listened on, no listener there, or one that is not ramferry.
 pub fn probe(address: &Address, params: &Params) -> Result<Peer> {
     if !address.is_listening() {
-        let what = format!("nobody listens at {address}: allowed are tcp:HOST:PORT and unix:PATH");
+        let what = format!("cannot probe {address}: use tcp:HOST:PORT or unix:PATH");
         return Err(Error::new(Kind::Usage, what));
     }
     let context = Context::new(params.clone())
@@ -74,7 +75,7 @@ pub fn probe(address: &Address, params: &Params) -> Result<Peer> {
     })
 }
 
-/// What the answer says of capabilities.
+/// The capabilities in an answer.
 fn able(answer: Answer) -> Result<BTreeSet<String>, String> {
     if let Verdict::Refused(why) = answer.verdict {
         return Err(why);
@@ -83,11 +84,11 @@ fn able(answer: Answer) -> Result<BTreeSet<String>, String> {
     if able.remove(session::CAPABILITY_PROBE) {
         Ok(able)
     } else {
-        Err("it took the question for a migration".to_owned())
+        Err("it is older than probing and took this for a migration".to_owned())
     }
 }
 
-/// Reads the answer, all of it within the time limit.
+/// Reads the whole answer within the time limit.
 fn hear(stream: &Stream, limit: Duration, context: &Context) -> Result<Answer> {
     let deadline = Instant::now() + limit;
     let read = |out: &mut [u8]| {
@@ -118,7 +119,7 @@ fn hear(stream: &Stream, limit: Duration, context: &Context) -> Result<Answer> {
     Ok(Answer::read(&head, &rest)?)
 }
 
-/// Says who it is that did not answer as a destination does.
+/// Names a listener that did not answer as a destination does.
 fn explain(error: Error, address: &Address) -> Error {
     #[derive(Debug, thiserror::Error)]
     #[error("{address} {what}")]
@@ -138,16 +139,17 @@ fn explain(error: Error, address: &Address) -> Error {
         (Some(TransportError::Silent { .. }), _) => "does not answer as a ramferry would",
         (Some(TransportError::Closed), _) => HUNG_UP,
         (Some(TransportError::Link(error)), _) if reset(error) => HUNG_UP,
-        (_, Some(_)) => "is no ramferry that receives",
+        (_, Some(_)) => "is not a ramferry that receives",
         _ => return error,
     };
     let no_answer = NoAnswer {
         address: address.to_string(),
         what,
-        // What is said of a link that breaks is said of migrations.
+        // The text of a broken link speaks of a migration, and there is none.
         source: (what != HUNG_UP).then_some(error),
     };
     Error::new(Kind::Failed, no_answer).in_stage("while probing")
 }
 
-const HUNG_UP: &str = "hung up without an answer: it is no ramferry, or its source has just come";
+const HUNG_UP: &str =
+    "hung up without an answer: it is not ramferry, or its source has just connected";

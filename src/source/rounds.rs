@@ -1,4 +1,4 @@
-//! Which pages each round is about.
+//! Which pages each round sends.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ pub(super) fn check_sizes(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-/// The bulk stage: every page. Holes go as holes.
+/// The bulk stage: every page. Holes are sent as holes.
 pub(super) fn send_everything(
     pipeline: &mut Pipeline<'_, '_>,
     guest: &Arc<Guest>,
@@ -71,7 +71,7 @@ pub(super) fn send_everything(
     Ok(())
 }
 
-/// A later round: what is not as it was sent.
+/// A later round: the pages whose hashes differ from what was sent.
 fn send_changes(
     pipeline: &mut Pipeline<'_, '_>,
     guest: &Arc<Guest>,
@@ -107,7 +107,7 @@ pub(super) fn send_changed(
     Ok(())
 }
 
-/// Gathers ranges of pages into batches: neighbouring ones in the bulk stage, scattered ones later.
+/// Gathers ranges of pages into batches. In the bulk stage they are contiguous, later scattered.
 struct Batch<'a, 'scope, 'env> {
     pipeline: &'a mut Pipeline<'scope, 'env>,
     guest: Arc<Guest>,

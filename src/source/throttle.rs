@@ -1,4 +1,4 @@
-//! Keeps all connections together within `max-bandwidth`.
+//! Keeps all connections together below `max-bandwidth`.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -7,8 +7,8 @@ use crate::session::Tuning;
 use crate::sync;
 use crate::transport::{Abort, Stream, TransportError};
 
-/// Writes are cut to what the link may carry in this time, so that a change of the rate and an
-/// abort take effect at once and the peer is never left without a byte for long.
+/// Writes are cut into slices of this length, so that a change of the rate and an abort take effect
+/// at once and the peer is never without data for long.
 const SLICE: Duration = Duration::from_millis(10);
 
 /// A token bucket for all connections of a session.
@@ -25,7 +25,7 @@ impl Throttle {
         }
     }
 
-    /// Writes `head` and `body`, no faster than allowed, and says after each slice that it did: a
+    /// Writes `head` and `body`, no faster than allowed, and calls `written` after each slice: a
     /// whole frame may take long.
     pub(super) fn write(
         &self,
@@ -57,8 +57,8 @@ impl Throttle {
         Ok(())
     }
 
-    /// Takes the link for `bytes` and returns how long to wait for it. An idle link saves up one
-    /// slice and no more.
+    /// Reserves the link for `bytes` and returns how long to wait for it. An idle link saves up one
+    /// slice at most.
     fn reserve(&self, bytes: usize, rate: u64) -> Duration {
         let now = Instant::now();
         let mut free_at = sync::lock(&self.free_at);
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reservations_add_up_to_the_rate_whoever_makes_them() {
+    fn reservations_of_all_connections_add_up_to_the_rate() {
         let throttle = Throttle::new();
         let rate = 1_000_000;
         // 100 slices of 10 000 bytes are one second at this rate.

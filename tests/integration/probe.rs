@@ -92,7 +92,7 @@ fn what_is_switched_off_is_reported_as_missing_and_refused_or_left_out() {
     sent.succeeded();
     for line in [
         "note: the destination lacks the capability 'zstd': nothing is compressed\n",
-        "note: the destination lacks the capability 'xbzrle': pages that change go whole\n",
+        "note: the destination lacks the capability 'xbzrle': changed pages are sent whole\n",
         "\ndropped     zstd, xbzrle: the destination lacks it\n",
     ] {
         assert!(sent.err.contains(line), "no {line:?} in {sent:?}");
@@ -246,13 +246,13 @@ fn what_is_not_a_destination_is_named_in_one_line() {
     for (says, why) in [
         (
             &b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"[..],
-            "is no ramferry that receives: this is not a ramferry stream",
+            "is not a ramferry that receives: this is not a ramferry stream",
         ),
-        (b"", "hung up without an answer: it is no ramferry"),
-        (b"\x91ram", "hung up without an answer: it is no ramferry"),
+        (b"", "hung up without an answer: it is not ramferry"),
+        (b"\x91ram", "hung up without an answer: it is not ramferry"),
         (
             b"\x91ramans\n\x01\0\x01\0\xff\xff\xff\xff",
-            "is no ramferry that receives: the hello's length is 4294967295",
+            "is not a ramferry that receives: the hello's length is 4294967295",
         ),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

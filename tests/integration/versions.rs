@@ -324,7 +324,7 @@ fn with_fallback_an_older_destination_gets_what_it_has() {
         report.notices,
         [
             "the destination lacks the capability 'zstd': zlib is used instead",
-            "the destination lacks the capability 'xbzrle': pages that change go whole",
+            "the destination lacks the capability 'xbzrle': changed pages are sent whole",
         ]
     );
     let document = serde_json::to_value(&report).unwrap();
@@ -401,7 +401,7 @@ fn without_a_peer_to_ask_fallback_has_no_effect_and_a_notice_says_so() {
         (
             "ours",
             ramferry::wire::Format::Native,
-            "there is nobody to ask",
+            "the destination cannot be asked",
         ),
         ("qemu's", ramferry::wire::Format::Qemu, "on the qemu wire"),
     ] {

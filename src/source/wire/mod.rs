@@ -1,14 +1,14 @@
 //! What is said on the links: one value for each wire format.
 //!
-//! The pipeline knows batches, rounds and connections. What becomes of them on the link is a
-//! [`Wire`]'s: how a batch is encoded, which bytes mark a round on each connection, how a migration
-//! ends. A wire is asked once a batch or a mark, never once a page, so the calls through trait
-//! objects cost nothing beside a compressor.
+//! The pipeline knows batches, rounds and connections. A [`Wire`] knows how they look on the link:
+//! how a batch is encoded, which bytes mark a round on each connection, how a migration ends. It is
+//! called once per batch or mark, never once per page, so dynamic dispatch costs nothing next to a
+//! compressor.
 //!
-//! State that lasts as long as a connection is in its [`Channel`]. A format whose connections each
-//! carry one long compressed stream compresses there ([`Channel::seal`]), in the order in which
-//! the connection is written to; one whose batches stand alone compresses in its [`Encode`], on
-//! any free thread.
+//! State that lasts as long as a connection belongs in its [`Channel`]. A format whose connections
+//! each carry one long compressed stream compresses there ([`Channel::seal`]), in the order in
+//! which the connection is written. A format whose batches are independent compresses in its
+//! [`Encode`], on any free thread.
 //!
 //! This file alone knows which wires there are.
 
@@ -36,11 +36,11 @@ use super::request::Request;
 
 pub use qemu::DEFAULT_MACHINE;
 
-/// A wire with its connections open, agreed with the destination where there is one that answers.
+/// A wire whose connections are open, and negotiated if there is a destination that answers.
 pub(super) struct Opened {
     pub(super) links: Links,
     pub(super) wire: Box<dyn Wire>,
-    /// What is used of the request's capabilities.
+    /// The request's capabilities, without those that the destination lacks.
     pub(super) caps: Caps,
 }
 
@@ -54,8 +54,8 @@ pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Resul
 
 /// One wire format, in one migration.
 pub(super) trait Wire: Debug + Send + Sync {
-    /// Reads what the destination says while rounds are under way; a thread of its own runs it.
-    /// `None` if the destination says nothing before the end.
+    /// Reads the destination's messages while rounds are under way, in a thread of its own. `None`
+    /// if the destination sends nothing before the end.
     fn listener(&mut self) -> Option<Listener> {
         None
     }
@@ -69,8 +69,8 @@ pub(super) trait Wire: Debug + Send + Sync {
     /// What one connection writes; its state lasts as long as the connection.
     fn channel(&self, connection: usize) -> Box<dyn Channel + '_>;
 
-    /// All rounds are on the links: has the destination take over. Returns the writer if it may
-    /// be released only when the links are closed; a stored stream does not run yet.
+    /// All rounds are on the links: ends the migration. Returns the writer if it may only be
+    /// released once the links are closed, because a stored stream does not run yet.
     fn finish<'w>(
         &self,
         all: AllSent<'w>,
@@ -78,22 +78,22 @@ pub(super) trait Wire: Debug + Send + Sync {
         context: &Context,
     ) -> Result<Option<Stopped<'w>>>;
 
-    /// An error of the pipeline or of [`Wire::finish`], with what the destination said about it.
+    /// Replaces an error of the pipeline or of [`Wire::finish`] by the destination's reason, if
+    /// that says more.
     fn explain(&self, error: Error) -> Error {
         error
     }
 
-    /// What the final error means on this wire, once the links have explained it.
+    /// Adds to the final error what it means on this wire.
     fn conclude(&self, error: Error) -> Error {
         error
     }
 
-    /// The message that tells the destination why the migration failed; empty if the format has
-    /// none.
+    /// The message that reports a failure to the destination; empty if the format has none.
     fn farewell(&self, error: &Error) -> Vec<u8>;
 }
 
-/// What runs beside the rounds and reads the main connection; see [`Wire::listener`].
+/// Reads the main connection in a thread of its own; see [`Wire::listener`].
 pub(super) type Listener = Box<dyn FnOnce(&Stream, &FirstError) + Send>;
 
 /// How batches are handed to encoders.
@@ -111,22 +111,23 @@ pub(super) trait Encode {
     fn encode(&mut self, job: &Job, busy: bool) -> Result<Packet>;
 }
 
-/// What one connection writes, besides what the encoders made.
+/// The bytes of one connection besides encoded batches.
 pub(super) trait Channel {
     /// What opens a round.
     fn begin_round(&mut self, _mark: RoundMark) -> Vec<u8> {
         Vec::new()
     }
 
-    /// A packet is the next to be written on this connection.
+    /// Called with each packet right before it is written on this connection.
     fn seal(&mut self, packet: Packet) -> Result<Packet> {
         Ok(packet)
     }
 
-    /// What closes a round, of which everything is on the links.
+    /// What closes a round, once all of its batches are on the links.
     fn end_round(&mut self, mark: RoundMark) -> Vec<u8>;
 
-    /// What is written when nothing else was for a while, so that the destination goes on waiting.
+    /// What to write when the connection was idle for a while, so that the destination keeps
+    /// waiting.
     fn keep_alive(&self) -> Option<KeepAlive> {
         None
     }
@@ -143,14 +144,14 @@ pub(super) struct KeepAlive {
 pub(super) struct AllSent<'w> {
     /// What the destination must hold now.
     pub(super) digest: Digest,
-    /// The guest as it was last.
+    /// The guest as of the last round.
     pub(super) guest: Arc<Guest>,
     /// The writer, if one was stopped.
     pub(super) stopped: Option<Stopped<'w>>,
 }
 
-/// The destination is about to take over: whatever happens from now on, the writer is not resumed
-/// here, for it might then run in two places.
+/// The destination is about to take over. From now on the writer is never resumed here, because the
+/// guest might then run in two places.
 ///
 /// # Errors
 /// When the writer was resumed by something else: the source then stays in charge.

@@ -286,15 +286,15 @@ fn whatever_a_destination_answers_the_source_ends() {
             &pongs,
             false,
             Kind::Failed,
-            "Pong(1), which nobody asked for",
+            "unexpected message Pong(1)",
         ),
-        (&[], &acks, false, Kind::Failed, "which nobody asked for"),
+        (&[], &acks, false, Kind::Failed, "unexpected message"),
         (
             &pong(2),
             &[],
             false,
             Kind::Failed,
-            "Pong(2), which nobody asked for",
+            "unexpected message Pong(2)",
         ),
         (&[0xff; 64], &[], false, Kind::Failed, "return path"),
         // REQ_PAGES and REQ_PAGES_ID.

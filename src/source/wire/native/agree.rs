@@ -1,4 +1,4 @@
-//! What a migration uses of what was asked for, once the destination has said what it supports.
+//! What is left of a request once the destination has said what it supports.
 
 use crate::caps::{Capability, Caps};
 use crate::codec::Method;
@@ -9,8 +9,8 @@ use crate::wire::native::Offer;
 
 use crate::source::request::Request;
 
-/// What is used instead of a method that the destination lacks: the first of these that it has,
-/// and no method if it has none. Every version of this program has the first.
+/// Used instead of a method that the destination lacks: the first of these that it has, or none.
+/// Every version of this program has the first.
 const INSTEAD: [Method; 4] = [Method::Zlib, Method::Gzip, Method::Zstd, Method::Lz4];
 
 /// What of a request is negotiable.
@@ -36,8 +36,8 @@ impl Terms {
         self.caps.has(Capability::Xbzrle) && self.later_rounds
     }
 
-    /// Leaves out what the destination lacks, if that is allowed, with a notice. From here on no
-    /// method can be chosen that it does not have.
+    /// Leaves out what the destination lacks, if that is allowed, with a notice. From here on, no
+    /// other method that it lacks can be chosen.
     pub(super) fn settle(&mut self, context: &Context, agreed: &Agreed) -> Result<()> {
         let has = |name: &str| agreed.capabilities.contains(name);
         context.tuning.update(|params| {
@@ -60,7 +60,7 @@ impl Terms {
         })?;
         if self.deltas() && !has(session::CAPABILITY_XBZRLE) {
             self.leave_out(context, session::CAPABILITY_XBZRLE, || {
-                "pages that change go whole".to_owned()
+                "changed pages are sent whole".to_owned()
             })?;
             self.caps.switch(Capability::Xbzrle, false);
         }
@@ -91,7 +91,8 @@ pub(super) fn offers(terms: &Terms, params: &Params) -> Vec<Offer> {
     session::offers(method, terms.deltas())
 }
 
-/// Requires no more than the guest itself does: what is missing then can be left out.
+/// Requires only what the guest itself needs, so that a destination that lacks something else still
+/// answers.
 pub(super) fn ask_only(offers: &mut [Offer]) {
     for offer in offers {
         offer.required &= offer.name == session::CAPABILITY_GUEST_FOLDER;

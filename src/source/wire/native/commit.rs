@@ -12,8 +12,8 @@ use super::replies::Replies;
 
 /// Everything is sent: lets the destination prove it, then lets go.
 ///
-/// Until Commit is written, any failure leaves the source in charge. From then on only the
-/// destination knows who is.
+/// Until Commit is written, any failure leaves the source in charge. After that, only the
+/// destination knows which end is.
 pub(super) fn commit(
     all: AllSent<'_>,
     main: &Stream,
@@ -46,7 +46,7 @@ pub(super) fn commit(
             &other,
             "the end was expected",
         ))),
-        // The destination itself says that it did not take over.
+        // The destination itself reports that it did not take over.
         Err(error) if error.cause::<PeerFailure>().is_some() => Err(error),
         Err(error) => Err(unknown(error)),
     }
@@ -71,8 +71,8 @@ pub(super) fn finish<'w>(
 fn unknown(error: impl Into<Error>) -> Error {
     #[derive(Debug, thiserror::Error)]
     #[error(
-        "outcome unknown: the destination proved its copy and was told to take over, but did not \
-         confirm; if OUTPUT exists there under its final name and not as OUTPUT.partial, it has"
+        "outcome unknown: the destination proved its copy and may have taken over, but did not confirm; \
+         if OUTPUT exists there under its final name and not as OUTPUT.partial, it has"
     )]
     struct Unknown(#[source] Error);
     Error::new(Kind::OutcomeUnknown, Unknown(error.into()))

@@ -77,7 +77,7 @@ impl<'a> FrameEncoder<'a> {
         Ok(Packet { tally, ..packet })
     }
 
-    /// Pages in holes: their numbers are all there is to say.
+    /// Pages in holes, of which only the numbers are sent.
     fn zeros(&mut self, job: &Job) -> Packet {
         let mut tally = Tally::default();
         self.set.clear();
@@ -102,7 +102,7 @@ impl<'a> FrameEncoder<'a> {
         }
     }
 
-    /// Looks pages up in the cache, which is kept equal to what the destination will hold. The body
+    /// Looks pages up in the cache and keeps it equal to what the destination will hold. The body
     /// becomes the lengths of deltas, the deltas, and the pages that stay whole.
     fn look_up(&mut self, job: &Job, plan: Plan, body: &mut Body, tally: &mut Tally) {
         let Some(cache) = self.state.cache() else {
@@ -146,8 +146,8 @@ impl<'a> FrameEncoder<'a> {
                 Lookup::Miss => {
                     tally.cache_miss += u64::from(plan.delta);
                     if plan.remember {
-                        // Refused means that another page holds the slot, so that no older copy
-                        // of this one can be left either.
+                        // If refused, another page holds the slot, so no older copy of this one is
+                        // left.
                         cache.remember(key, page, generation);
                     }
                 }
@@ -192,7 +192,7 @@ impl<'a> FrameEncoder<'a> {
             return Ok(());
         }
         let mut out = self.state.buffers.take();
-        // A byte less than plain: what does not shrink goes as it is.
+        // One byte less than plain: a body that does not shrink is sent as it is.
         let outcome = self
             .codec
             .encode(settings, &body.bytes[..len], &mut out[..len - 1])?;

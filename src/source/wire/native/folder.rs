@@ -1,4 +1,4 @@
-//! What a guest folder has besides RAM: sent when RAM is, before the end.
+//! What a guest folder has besides RAM, sent after RAM.
 
 use crate::error::{Error, Result};
 use crate::image::Guest;
@@ -7,7 +7,7 @@ use crate::wire::native::Message;
 
 use crate::source::links::Links;
 
-/// Sends description and device state of a guest that has them.
+/// Sends the description and device state of a guest that has them.
 pub(super) fn send(guest: &Guest, links: &Links) -> Result<()> {
     let (Some(description), Some(state)) = (guest.description(), guest.device_state()) else {
         return Ok(());

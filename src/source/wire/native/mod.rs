@@ -30,7 +30,7 @@ use replies::Replies;
 #[derive(Debug)]
 struct NativeWire {
     agreed: Agreed,
-    /// What the destination says; `None` without a way back.
+    /// The destination's messages; `None` without a way back.
     replies: Option<Replies>,
 }
 
@@ -60,7 +60,10 @@ pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Resul
             }
             .into());
         }
-        let why = format!("at {} there is nobody to ask what it can", request.address);
+        let why = format!(
+            "{} has no way back, so the destination cannot be asked what it supports",
+            request.address
+        );
         no_fallback(request, context, &why);
         return announce(links, &hello, context.caps);
     }
@@ -92,7 +95,7 @@ fn announce(mut links: Links, hello: &Hello, caps: Caps) -> Result<Opened> {
     })
 }
 
-/// Says hello on every connection. What is used is decided on the first; the others require it.
+/// Says hello on every connection. The first decides what is used; the others require it.
 fn greet(
     mut links: Links,
     opener: &Opener<'_>,
@@ -133,7 +136,8 @@ impl Wire for NativeWire {
         self.replies.as_mut()?.listener()
     }
 
-    /// Frames stand alone, so any order will do; and a hole of any size is one frame of numbers.
+    /// Frames are independent, so any order will do. A hole of any size is one frame that lists
+    /// page numbers.
     fn batches(&self) -> Batches {
         Batches {
             hole_pages: u64::MAX,

@@ -1,5 +1,5 @@
-//! What a destination says: heard by a thread of its own, because it may say that it gave up
-//! while the source is still writing.
+//! The destination's messages, read by a thread of its own, because a destination may report a
+//! failure while the source is still writing.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -35,7 +35,7 @@ impl Default for Replies {
 }
 
 impl Replies {
-    /// What hears the destination, the first time that it is asked for.
+    /// The listener, the first time; a second one would steal its messages.
     pub(super) fn listener(&mut self) -> Option<Listener> {
         let report = self.report.take()?;
         Some(Box::new(move |stream: &Stream, errors: &FirstError| {
@@ -51,15 +51,15 @@ impl Replies {
             .map_err(|error| error.in_stage("while waiting for the proof"))
     }
 
-    /// A link that breaks while it is written to is mostly a destination that gave up: its reason
-    /// says more than ours.
+    /// When a link breaks during a write, the destination has usually given up: its reason says
+    /// more than ours.
     pub(super) fn explain(&self, error: Error) -> Error {
         if !is_broken_link(&error) {
             return error;
         }
         while let Ok(reply) = self.reported.recv_timeout(LAST_WORDS) {
             if let Err(reason) = reply {
-                // "Closed" is also what the listener makes of silence and of nonsense.
+                // The listener also reports a hang-up, which says no more than `error`.
                 let says_less = is_broken_link(&reason)
                     || matches!(reason.cause(), Some(TransportError::Aborted));
                 return if says_less { error } else { reason };
@@ -76,8 +76,8 @@ fn is_broken_link(error: &Error) -> bool {
     )
 }
 
-/// Reads messages up to the last one. What goes wrong is reported twice: to the pipeline, which may
-/// still be sending, and after the messages, for the commit protocol.
+/// Reads messages up to the last one. An error is reported twice: to the pipeline, which may still
+/// be sending, and after the messages, to the commit protocol.
 fn hear(stream: &Stream, report: &Sender<Result<Message>>, errors: &FirstError) {
     let mut messages = 0;
     loop {
@@ -92,7 +92,7 @@ fn hear(stream: &Stream, report: &Sender<Result<Message>>, errors: &FirstError) 
                 }
                 continue;
             }
-            Ok(message) => session::out_of_place(&message, "nothing of the kind was asked for"),
+            Ok(message) => session::out_of_place(&message, "no such message was expected"),
             Err(error) => error,
         };
         errors.report(same(&error));
@@ -101,7 +101,7 @@ fn hear(stream: &Stream, report: &Sender<Result<Message>>, errors: &FirstError) 
     }
 }
 
-/// The part of an error that the pipeline needs; errors cannot be cloned.
+/// A copy with the parts that the pipeline needs; errors cannot be cloned.
 fn same(error: &Error) -> Error {
     if let Some(PeerFailure(text)) = error.cause() {
         Error::new(error.kind(), PeerFailure(text.clone()))

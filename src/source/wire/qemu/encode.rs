@@ -1,7 +1,7 @@
 //! A batch as records of QEMU's stream: each page zero, plain, one zlib stream, or a delta.
 //!
 //! The first record names the block and the rest refer to it, so that batches may go out in any
-//! order. Unlike QEMU's own compression, a page that does not shrink goes plain.
+//! order. Unlike with QEMU's own compression, a page that does not shrink is sent plain.
 
 use bytes::BytesMut;
 
@@ -92,7 +92,7 @@ impl<'a> RecordEncoder<'a> {
         Ok(())
     }
 
-    /// Pages in holes: a record each.
+    /// Pages in holes, a record each.
     fn zeros(&mut self, records: &mut Records<'_>) {
         let mut clock = StageClock::start();
         encode::hash_holes(self.state, records.job, &mut records.tally);
@@ -102,11 +102,11 @@ impl<'a> RecordEncoder<'a> {
         clock.cut(&mut records.tally.cpu, Stage::Read);
     }
 
-    /// A zero page: once deltas are made, the cache takes it in as well.
+    /// A zero page. In rounds with deltas, the cache remembers it as well.
     fn zero(&self, page: PageIndex, records: &mut Records<'_>) {
         if let (Some(cache), true) = (self.state.cache(), records.plan.delta) {
             let (key, round) = (records.job.block().key(page), records.job.mark.round);
-            // Refused means that the slot holds another page, and no older copy of this one.
+            // If refused, another page holds the slot, so no older copy of this one is left.
             cache.remember(key, &ZERO_PAGE, round.0);
         }
         records.writer.zero(&mut records.out, page);
@@ -145,7 +145,7 @@ impl<'a> RecordEncoder<'a> {
         Ok(())
     }
 
-    /// Looks a page up in the cache, which is kept equal to what the destination will hold. A delta
+    /// Looks a page up in the cache and keeps it equal to what the destination will hold. A delta
     /// is left in `self.delta`.
     fn look_up(&mut self, page: PageIndex, bytes: &[u8], records: &mut Records<'_>) -> Lookup {
         let Some(cache) = self.state.cache() else {
@@ -185,7 +185,7 @@ impl Encode for RecordEncoder<'_> {
         let params = self.state.context.tuning.get();
         let settings = params.codec_settings();
         let mut plan = choose::plan_records(Conditions::of(job, self.state, &params, busy));
-        // The only method that QEMU knows here.
+        // QEMU's stream supports no other method.
         plan.compress &= settings.method == Method::Zlib;
         let mut out = self.state.buffers.take();
         out.clear();

@@ -32,10 +32,11 @@ pub const DEFAULT_MACHINE: &str = "pc-i440fx-7.2";
 /// The number that the destination is to repeat on the return path.
 const PING: u32 = 1;
 
-/// RAM's section, where a guest does not say: as QEMU has it on a PC.
+/// RAM's section number if the guest does not have one: QEMU's on a PC.
 const SECTION_ID: u32 = 2;
 
-/// Pages of a hole in a batch: each is a record of its own, so a batch is a buffer of records.
+/// The most pages of a hole in a batch. Each is a record, so a larger batch would need a larger
+/// buffer.
 const HOLE_PAGES: u64 = 16_384;
 
 /// QEMU's stream, to a QEMU or to a file or pipe.
@@ -57,7 +58,11 @@ struct QemuWire {
 /// Opens the one connection and writes the preamble; there is nothing to agree about.
 pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Result<Opened> {
     check(request, context)?;
-    no_fallback(request, context, "on the qemu wire nobody says what it can");
+    no_fallback(
+        request,
+        context,
+        "on the qemu wire, the destination cannot be asked what it supports",
+    );
     let mut links = Links::open(&Opener::new(request, context))?;
     let return_path = links.is_two_way() && context.caps.has(Capability::ReturnPath);
     let wire = QemuWire::new(request, guest, return_path)?;
@@ -71,7 +76,7 @@ pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Resul
     })
 }
 
-/// Refuses what QEMU's stream has no means for.
+/// Refuses what QEMU's stream cannot express.
 fn check(request: &Request, context: &Context) -> Result<()> {
     let params = context.tuning.get();
     let usage = |what: String| Err(Error::new(Kind::Usage, what));
@@ -79,7 +84,7 @@ fn check(request: &Request, context: &Context) -> Result<()> {
         && machine.len() > qemu::MAX_MACHINE
     {
         return usage(format!(
-            "the machine type's name has {} bytes, but at most {} are allowed",
+            "invalid machine type: its name has {} bytes, but at most {} are allowed",
             machine.len(),
             qemu::MAX_MACHINE
         ));
@@ -87,12 +92,12 @@ fn check(request: &Request, context: &Context) -> Result<()> {
     let method = params.codec_settings().method;
     if context.caps.has(Capability::Compress) && method != Method::Zlib {
         return usage(format!(
-            "compress-method {method} is not for the qemu wire: allowed there is zlib"
+            "invalid compress-method {method}: the qemu wire supports only zlib"
         ));
     }
     if params.connections > 1 {
         return usage(format!(
-            "the qemu wire has one connection, not {}",
+            "invalid connections {}: the qemu wire supports only one",
             params.connections
         ));
     }
@@ -112,14 +117,17 @@ impl QemuWire {
             Some(own) if request.machine.is_some() => {
                 return Err(Error::new(
                     Kind::Usage,
-                    format!("a guest folder has a machine of its own: {}", own.machine),
+                    format!(
+                        "cannot set the machine type: the guest folder has its own, {}",
+                        own.machine
+                    ),
                 ));
             }
             Some(own) => own.clone(),
         };
         let commands = given.commands.iter().map(|(number, payload)| {
             Command::from_parts(*number, payload).ok_or_else(|| {
-                let what = format!("the guest folder has a command {number} that is unknown");
+                let what = format!("the guest folder contains an unknown command {number}");
                 Error::new(Kind::Failed, what)
             })
         });
@@ -207,7 +215,7 @@ impl Wire for QemuWire {
         context.faults.check(Site::Finish)?;
         let stream = links.main();
         let devices = self.device_state(&all.guest)?;
-        // Without its last byte no QEMU takes the stream: until then the source is in charge.
+        // No QEMU accepts the stream without its last byte, so until then the source is in charge.
         let (rest, last) = devices.split_at(devices.len().saturating_sub(1));
         stream.write(rest, &[])?;
         if context.abort.is_raised() {
@@ -220,7 +228,7 @@ impl Wire for QemuWire {
         self.hand_over(stream, last)
             .map_err(|error| match error.kind() {
                 Kind::Refused | Kind::OutcomeUnknown => error,
-                // The last byte may be under way: cancelling comes too late.
+                // The last byte may have been sent: it is too late to cancel.
                 Kind::Interrupted if two_way => unknown(error),
                 // The writer stays stopped, so its owner must look at the destination, too.
                 _ if context.stats.snapshot().let_go => unknown(error),
@@ -230,7 +238,7 @@ impl Wire for QemuWire {
         Ok(stopped)
     }
 
-    /// A QEMU that cannot load what it is sent hangs up; why, it says elsewhere.
+    /// A QEMU that cannot load the guest hangs up, and prints the reason on its standard error.
     fn conclude(&self, error: Error) -> Error {
         #[derive(Debug, thiserror::Error)]
         #[error(
@@ -278,11 +286,11 @@ impl Channel for Sections<'_> {
     }
 }
 
-/// The destination has the whole stream, or may have, and did not say what became of it.
+/// The destination may have the whole stream, and did not confirm that it loaded the guest.
 fn unknown(error: impl Into<Error>) -> Error {
     #[derive(Debug, thiserror::Error)]
     #[error(
-        "outcome unknown: the destination has the whole stream, but did not say that it loaded the guest; \
+        "outcome unknown: the destination has the whole stream, but did not confirm that it loaded the guest; \
          a QEMU that could not has said so on its standard error and ended"
     )]
     struct Unknown(#[source] Error);

@@ -1,4 +1,4 @@
-//! What a QEMU says on its return path.
+//! QEMU's messages on the return path.
 
 use crate::error::{Error, Kind, Result};
 use crate::transport::{Stream, TransportError};
@@ -6,16 +6,17 @@ use crate::wire::qemu::return_path::{self, Reply};
 
 use super::unknown;
 
-/// Waits for the destination to say that it has loaded the guest.
+/// Waits until the destination confirms that it has loaded the guest.
 pub(super) fn wait_for_the_end(stream: &Stream, ping: u32) -> Result<()> {
-    // It may say each once: a destination that goes on talking must not keep us for ever.
+    // Each is allowed once, so that a destination that keeps talking does not keep us waiting for
+    // ever.
     let (mut pong, mut ready) = (false, false);
     loop {
         match read(stream)? {
             Reply::Pong(value) if value == ping && !pong => pong = true,
             Reply::SwitchoverAck if !ready => ready = true,
             other @ (Reply::Pong(_) | Reply::SwitchoverAck) => {
-                let what = format!("the destination says {other:?}, which nobody asked for");
+                let what = format!("unexpected message {other:?} from the destination");
                 return Err(Error::new(Kind::Failed, what));
             }
             Reply::Shut(0) => return Ok(()),
@@ -40,7 +41,7 @@ fn read(stream: &Stream) -> Result<Reply> {
     Ok(return_path::read(head, &payload[..len])?)
 }
 
-/// A link that breaks says nothing of the outcome; a local abort is not even about the link.
+/// A broken link leaves the outcome unknown. A local abort is reported as such.
 fn lost(error: TransportError) -> Error {
     match error {
         TransportError::Aborted => error.into(),
