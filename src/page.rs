@@ -6,7 +6,7 @@
 //! ([`BlockSeed`]). A zero page adds nothing. So neither order, threads, holes nor runs of zero
 //! pages matter, and one page's change is one subtraction and one addition.
 //!
-//! It guards against accident and our own bugs. It is no protection against malice.
+//! It guards against accidents and our own bugs, not against malice.
 
 use std::fmt;
 use std::ops::Range;
@@ -33,17 +33,17 @@ impl fmt::Display for PageIndex {
     }
 }
 
-/// Neighbouring pages of one block. Never empty where one is handed around.
+/// Consecutive pages of one block. Never empty when passed to a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PageRange {
     /// The first page.
     pub start: PageIndex,
-    /// How many pages.
+    /// The number of pages.
     pub count: u64,
 }
 
 impl PageRange {
-    /// The pages from `start` up to and without `end`.
+    /// The pages from `start` up to but not including `end`.
     pub fn between(start: u64, end: u64) -> PageRange {
         PageRange {
             start: PageIndex(start),
@@ -51,7 +51,7 @@ impl PageRange {
         }
     }
 
-    /// The number of the first page behind the range.
+    /// The number of the first page after the range.
     pub fn end(self) -> u64 {
         self.start.0 + self.count
     }
@@ -74,7 +74,7 @@ impl PageRange {
     }
 }
 
-/// Whether every byte is zero. Mostly answered by the first few words of a page.
+/// Whether every byte is zero. The first few words of a page usually decide.
 pub fn is_zero(bytes: &[u8]) -> bool {
     let mut chunks = bytes.chunks_exact(128);
     chunks
@@ -94,8 +94,8 @@ impl BlockSeed {
         BlockSeed(xxh3_64(block_name.as_bytes()))
     }
 
-    /// The hash of a page that is not zero. That of a zero page is 0 by definition, which is the
-    /// caller's to know: it has looked already.
+    /// The hash of a page that is not zero. The hash of a zero page is 0 by definition; callers
+    /// have already checked for that.
     pub fn hash(self, index: PageIndex, page: &[u8]) -> u128 {
         // An odd multiplier spreads neighbouring indices over all bits of the seed.
         let seed = self.0 ^ index.0.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -117,7 +117,7 @@ impl BlockSeed {
 pub struct Digest(pub u128);
 
 impl Digest {
-    /// Takes in the hash of one page, or the sum of many.
+    /// Adds the hash of one page, or the sum of many.
     pub fn add(&mut self, hashes: u128) {
         self.0 = self.0.wrapping_add(hashes);
     }

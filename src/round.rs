@@ -62,7 +62,7 @@ impl Baseline {
 /// A round in its place among the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RoundMark {
-    /// Its number.
+    /// The round's number.
     pub round: Round,
     /// What the destination holds before it.
     pub baseline: Baseline,

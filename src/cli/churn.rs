@@ -1,4 +1,4 @@
-//! `ramferry churn`: words to a [`churn::Request`], what was done or found to words.
+//! `ramferry churn`: arguments to a [`churn::Request`], results to text.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,9 +21,9 @@ Examples:
   ramferry churn --verify scratch.ram
   ramferry churn --verify out.ram --records scratch.ram.churn
 Prints 'writing' on standard output (with --json: on standard error) when the first write is done; \
-writes until --duration is over or SIGINT, SIGTERM or SIGHUP comes, and says what it did.
-The records in IMAGE.churn hold what the working set held before, so they are as large; those of \
-an earlier churn are replaced.")]
+writes until --duration is over or SIGINT, SIGTERM or SIGHUP comes, and reports what it did.
+The records in IMAGE.churn keep what the working set held before, so they are as large. They \
+replace those of an earlier churn.")]
 pub(super) struct ChurnArgs {
     /// A raw RAM image
     image: PathBuf,
@@ -31,7 +31,7 @@ pub(super) struct ChurnArgs {
     /// counter (a number at each page's beginning)
     #[arg(long, default_value_t = Pattern::Random, value_parser = Checked(str::parse::<Pattern>))]
     pattern: Pattern,
-    /// Writes a second, each within one page; 0: as many as possible
+    /// Writes per second, each within one page; 0: as many as possible
     #[arg(
         long,
         value_name = "PAGES/S",
@@ -39,13 +39,13 @@ pub(super) struct ChurnArgs {
         value_parser = clap::value_parser!(u64).range(0..=churn::MOST_RATE)
     )]
     rate: u64,
-    /// How much of the image is written, from its beginning on [default: all]
+    /// How much of the image is written, from its beginning [default: all]
     #[arg(long, value_name = "SIZE", value_parser = Checked(parse_size))]
     working_set: Option<u64>,
-    /// Bytes in each write, 1 to 4096 [default: 64; counter: 8, which is also its most]
+    /// Bytes in each write, 1 to 4096 [default: 64; counter: 8, also its maximum]
     #[arg(long, value_name = "N")]
     bytes_per_write: Option<u32>,
-    /// Threads that write
+    /// Number of threads that write
     #[arg(
         long,
         value_name = "N",
@@ -56,16 +56,16 @@ pub(super) struct ChurnArgs {
     /// When to end [default: at a signal]
     #[arg(long, value_name = "TIME", value_parser = Checked(parse_duration))]
     duration: Option<Duration>,
-    /// What decides on places and bytes: equal seeds, equal writes [default: another each time]
+    /// Random seed; the same seed repeats the same writes [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Where the records are [default: IMAGE.churn]
     #[arg(long, value_name = "FILE")]
     records: Option<PathBuf>,
-    /// Overwrite IMAGE, of which no earlier churn keeps records
+    /// Overwrite IMAGE even though no earlier churn keeps records of it
     #[arg(long)]
     in_place: bool,
-    /// Write nothing: check that the image holds exactly what the writer that kept the records left
+    /// Write nothing; check that the image holds exactly what the writer of the records left
     #[arg(
         long,
         conflicts_with_all = [
@@ -122,7 +122,7 @@ pub(super) fn run(args: ChurnArgs) -> Result<()> {
 
 fn text(summary: &Summary) -> String {
     format!(
-        "wrote {} times {} to {} pages in {}: {:.0} writes a second{}",
+        "wrote {} times {} to {} pages in {}: {:.0} writes per second{}",
         summary.writes,
         format_bytes(summary.bytes_per_write.into()),
         summary.pages,
@@ -150,7 +150,7 @@ fn verify(image: &Path, records: &Path, json: bool) -> Result<()> {
     verified.into_result(image)
 }
 
-/// The clock's word: two writers of one image are not to write the same.
+/// Taken from the clock, so that two runs write different bytes.
 fn another_seed() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

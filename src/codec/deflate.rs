@@ -3,14 +3,14 @@
 //! Two engines compress: libdeflate, which takes whole buffers and is the faster one, and zlib-rs
 //! by way of flate2. Decoding is always libdeflate's, for what either has written.
 //!
-//! # Bytes behind the stream
-//! libdeflate's safe interface does not tell how much of a body it read, and stops at the end of
+//! # Bytes after the stream
+//! libdeflate's safe interface does not report how much of a body it read, and stops at the end of
 //! the stream. But both formats end in a check value of the output (Adler-32; CRC-32 and length),
-//! which libdeflate has found right behind the DEFLATE data. So the decoder also wants it to be
-//! the *last* bytes of the body. A body with anything appended by accident fails that, save for
-//! one in 2^32 (zlib) or 2^64 (gzip). Who builds a body on purpose can append bytes that end in
-//! the check value again, and gains nothing: the output is complete and as long as announced, and
-//! nothing else of the body is ever used.
+//! which libdeflate has found right after the DEFLATE data. So the decoder also requires it to be
+//! the *last* bytes of the body. A body with bytes appended by accident fails that check, except
+//! for one in 2^32 (zlib) or 2^64 (gzip). A malicious peer can append bytes that end in the check
+//! value again, but gains nothing: the output is complete and as long as announced, and no other
+//! byte of the body is used.
 
 use std::fmt;
 
@@ -24,9 +24,9 @@ use super::{CodecError, Decoder, Encoded, Encoder, Method};
 /// What DEFLATE data is wrapped in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// RFC 1950: 2 bytes before, the Adler-32 of the output behind.
+    /// RFC 1950: 2 bytes before, the Adler-32 of the output after.
     Zlib,
-    /// RFC 1952: 10 bytes before, the CRC-32 of the output and its length behind.
+    /// RFC 1952: 10 bytes before, the CRC-32 of the output and its length after.
     Gzip,
 }
 
@@ -124,12 +124,12 @@ impl ZlibRsEncoder {
 }
 
 impl ZlibRsEncoder {
-    /// Feeds the rest of a batch that did not fit, and drops what comes of it.
+    /// Feeds the rest of a batch that did not fit, and drops the output.
     ///
-    /// A reset in the middle of a stream is not enough: zlib-rs 0.6.8 at level 1 then takes the
-    /// block that was open for the next stream's, whose first bytes are missing. A stream that
-    /// was ended leaves nothing behind. The rest is short where `out` is nearly as long as
-    /// the batch, as callers have it.
+    /// A reset in the middle of a stream is not enough: zlib-rs 0.6.8 at level 1 then mistakes the
+    /// open block for the next stream's, whose first bytes are missing. A stream that has ended
+    /// leaves no such block. The rest is short, because callers make `out` nearly as long as the
+    /// batch.
     fn drain(&mut self, plain: &[u8]) -> Result<(), flate2::CompressError> {
         let mut dropped = [0; 4096];
         loop {
@@ -140,7 +140,7 @@ impl ZlibRsEncoder {
                 .state
                 .compress(rest, &mut dropped, FlushCompress::Finish)?;
             let after = (self.state.total_in(), self.state.total_out());
-            // Without progress it would never end. It is not known to happen.
+            // Guards against an endless loop, which is not known to happen.
             if status == Status::StreamEnd || before == after {
                 return Ok(());
             }

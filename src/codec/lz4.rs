@@ -1,9 +1,8 @@
-//! The method `lz4`: one LZ4 block a batch, without a frame.
+//! The method `lz4`: one LZ4 block per batch, without a frame.
 //!
-//! A block says neither how long it is nor what it makes, and has no check value: the announced
-//! length and the wire's own hash do that. A body with bytes appended cannot pass. A block ends
-//! in literals; whatever follows them is read as a match, which is cut short or makes at least 4
-//! more bytes than announced.
+//! A block holds neither its length nor a check value: the announced length and the wire's own hash
+//! take their place. Appended bytes cannot pass: a block ends in literals, so they are read as a
+//! match, which is truncated or decodes to at least 4 bytes more than announced.
 
 use std::fmt;
 
@@ -17,17 +16,17 @@ use super::{CodecError, Decoder, Encoded, Encoder, Method};
 /// Compresses with lz4_flex. The hash table (16 KiB) is made once.
 pub struct Lz4Encoder {
     table: CompressTable,
-    /// lz4_flex wants room for the worst case, which callers do not give. So it writes here: as
-    /// large as the largest batch so far has made necessary, some 110 % of it.
+    /// lz4_flex needs room for the worst case, which callers do not provide, so it writes here.
+    /// About 110 % of the largest batch so far.
     worst_case: Vec<u8>,
 }
 
 impl Lz4Encoder {
-    /// An encoder. There are no levels.
+    /// An encoder. LZ4 has no levels here.
     pub fn new() -> Lz4Encoder {
         Lz4Encoder {
-            // The large table takes inputs of every size; the small one would be replaced by it
-            // with the first batch of 16 pages.
+            // The large table is for inputs of every size; the small one would be replaced by it at
+            // the first batch of 16 pages.
             table: CompressTable::large(),
             worst_case: Vec::new(),
         }
@@ -65,7 +64,7 @@ impl Encoder for Lz4Encoder {
         }
         let length = compress_into_with_table(plain, &mut self.worst_case, &mut self.table)
             .map_err(failed)?;
-        // The copy costs one part in fifty of the compression.
+        // The copy costs 2 % of the compression time.
         let (Some(payload), Some(room)) = (self.worst_case.get(..length), out.get_mut(..length))
         else {
             return Ok(Encoded::WouldGrow);
@@ -75,7 +74,7 @@ impl Encoder for Lz4Encoder {
     }
 }
 
-/// Decompresses with lz4_flex. It needs no state.
+/// Decompresses with lz4_flex, which needs no state.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Lz4Decoder;
 

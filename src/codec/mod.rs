@@ -1,4 +1,4 @@
-//! Page bytes to payload bytes and back. No I/O and no threads.
+//! Compresses page bytes to payload bytes and back. No I/O and no threads.
 //!
 //! One file per codec, encoder beside decoder:
 //! [`deflate`] (the methods `zlib` and `gzip`, two engines), [`lz4`], [`zstd`].
@@ -23,20 +23,20 @@ pub(crate) use worth::{looks_random, sets_aside};
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// What compresses. XBZRLE is not a method but an encoding of its own, see [`crate::delta`].
+/// A compression method. XBZRLE is not one but an encoding of its own, see [`crate::delta`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[non_exhaustive]
 pub enum Method {
-    /// Pages go as they are.
+    /// Pages are sent as they are.
     None = 0,
     /// RFC 1950, what QEMU's `compress` capability used.
     Zlib = 1,
-    /// RFC 1952.
+    /// RFC 1952, zlib's data in another frame.
     Gzip = 2,
     /// The LZ4 block format, without a frame.
     Lz4 = 3,
-    /// RFC 8878, one frame a batch.
+    /// RFC 8878, one frame per batch.
     Zstd = 4,
 }
 
@@ -57,7 +57,7 @@ impl Method {
         Method::ALL.get(usize::from(number)).copied()
     }
 
-    /// Levels that may be asked for. 0 is the method's own default level.
+    /// The levels that the method supports. 0 is its default level.
     pub fn levels(self) -> RangeInclusive<u8> {
         match self {
             Method::None => 0..=1,
@@ -67,7 +67,7 @@ impl Method {
         }
     }
 
-    /// What level 0 stands for: zlib 6 and zstd 3, as these libraries have it.
+    /// The level that 0 means: zlib's and zstd's own defaults, 6 and 3.
     pub fn default_level(self) -> u8 {
         match self {
             Method::None => 0,
@@ -97,23 +97,23 @@ names!(
     }
 );
 
-/// How batches are compressed: read anew for each batch, so it can change during a migration.
+/// How batches are compressed. Read for each batch, so it can change during a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CodecSettings {
-    /// What compresses.
+    /// The method, or `none`.
     pub method: Method,
     /// 0 for the method's own default, else within [`Method::levels`].
     pub level: u8,
-    /// Which library serves `zlib` and `gzip`.
+    /// The library for `zlib` and `gzip`.
     pub zlib_engine: ZlibEngine,
 }
 
-/// What became of a batch.
+/// The outcome of compressing a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoded {
-    /// So many bytes of `out` hold the payload.
+    /// The payload is this many bytes of `out`.
     Done(usize),
-    /// The payload would not be shorter than `out` allows; `out` holds nothing of use.
+    /// The payload does not fit into `out`, which then holds nothing useful.
     WouldGrow,
 }
 
@@ -134,17 +134,19 @@ pub trait Decoder: Send + fmt::Debug {
     /// Fills `plain` exactly from all of `body`.
     ///
     /// # Errors
-    /// Whatever the bytes: a body that is damaged, that makes less or more than `plain` holds,
-    /// or that has bytes left over. `plain` is then of no use.
+    /// A body that is damaged, that decodes to less or more than `plain` holds, or that has bytes
+    /// left over. `plain` then holds nothing useful.
     fn decode(&mut self, body: &[u8], plain: &mut [u8]) -> Result<(), CodecError>;
 }
 
-/// Why a codec could not be made or a batch not be coded.
+/// Why a codec could not be created, or a batch not be encoded or decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
-    /// The level asked for is none of the method's, see [`Method::levels`].
-    #[error("{method} has no level {given}: allowed are {lowest} to {highest}, 0 is its default")]
+    /// The method does not have this level, see [`Method::levels`].
+    #[error(
+        "invalid level {given}: {method} supports levels {lowest} to {highest}; 0 is its default"
+    )]
     Level {
         /// The method asked for.
         method: Method,
@@ -156,73 +158,75 @@ pub enum CodecError {
         highest: u8,
     },
     /// The library found no memory for its context.
-    #[error("{method}: no memory for a context")]
+    #[error("{method}: out of memory")]
     NoMemory {
         /// The method asked for.
         method: Method,
     },
-    /// The library failed to compress, which no input should make it do.
+    /// The library failed to compress, which no input should cause.
     #[error("{method}: compressing {given} bytes failed: {reason}")]
     Compress {
-        /// The method.
+        /// The method of the body.
         method: Method,
-        /// Bytes that were to be compressed.
+        /// The number of bytes to compress.
         given: usize,
         /// What the library says.
         reason: String,
     },
-    /// The body is cut short or is no stream of this method.
-    #[error("{method}: a body of {given} bytes for {expected} bytes is damaged: {reason}")]
+    /// The body is truncated or not a stream of this method.
+    #[error(
+        "{method}: a body of {given} bytes, which should decode to {expected} bytes, is damaged: {reason}"
+    )]
     Damaged {
-        /// The method.
+        /// The method of the body.
         method: Method,
-        /// Bytes of body.
+        /// The size of the body in bytes.
         given: usize,
-        /// Bytes that it was to make.
+        /// The announced number of decoded bytes.
         expected: usize,
         /// What the library says.
         reason: String,
     },
-    /// The body makes fewer bytes than were announced.
-    #[error("{method}: a body of {given} bytes makes {made} bytes, expected are {expected}")]
+    /// The body decodes to fewer bytes than announced.
+    #[error("{method}: a body of {given} bytes decodes to {made} bytes, not {expected}")]
     TooShort {
-        /// The method.
+        /// The method of the body.
         method: Method,
-        /// Bytes of body.
+        /// The size of the body in bytes.
         given: usize,
-        /// Bytes that it makes.
+        /// The number of decoded bytes.
         made: usize,
-        /// Bytes that it was to make.
+        /// The announced number of decoded bytes.
         expected: usize,
     },
-    /// The body makes more bytes than were announced; how many is not known.
-    #[error("{method}: a body of {given} bytes makes more than the {expected} bytes expected")]
+    /// The body decodes to more bytes than announced; how many is unknown.
+    #[error("{method}: a body of {given} bytes decodes to more than {expected} bytes")]
     TooLong {
-        /// The method.
+        /// The method of the body.
         method: Method,
-        /// Bytes of body.
+        /// The size of the body in bytes.
         given: usize,
-        /// Bytes that it was to make.
+        /// The announced number of decoded bytes.
         expected: usize,
     },
     /// The stream ends before the body does.
     #[error(
-        "{method}: a body of {given} bytes goes on behind the stream that makes its {expected} bytes"
+        "{method}: a body of {given} bytes has extra bytes after the stream that decodes to {expected} bytes"
     )]
     Trailing {
-        /// The method.
+        /// The method of the body.
         method: Method,
-        /// Bytes of body.
+        /// The size of the body in bytes.
         given: usize,
-        /// Bytes that it was to make.
+        /// The announced number of decoded bytes.
         expected: usize,
     },
 }
 
 /// Makes the encoder for these settings.
 ///
-/// That of [`Method::None`] answers every batch with [`Encoded::WouldGrow`]: its pages go as
-/// they are.
+/// That of [`Method::None`] answers every batch with [`Encoded::WouldGrow`], so its pages are sent
+/// as they are.
 ///
 /// # Errors
 /// [`CodecError::Level`] for a level outside of [`Method::levels`], [`CodecError::NoMemory`] or
@@ -270,8 +274,8 @@ pub fn encoder(settings: CodecSettings) -> Result<Box<dyn Encoder>, CodecError> 
 /// Makes the decoder of a method. It reads every level and what either engine writes; that of
 /// [`Method::None`] copies.
 ///
-/// The library's context is made here, except for zstd's, which is made with the first batch:
-/// that is when a lack of memory can be told.
+/// The library's context is made here, except for zstd's, which is made with the first batch: only
+/// then can a lack of memory be reported.
 pub fn decoder(method: Method) -> Box<dyn Decoder> {
     match method {
         Method::None => Box::new(Store),
@@ -282,7 +286,7 @@ pub fn decoder(method: Method) -> Box<dyn Decoder> {
     }
 }
 
-/// The decoders that a thread has had use for so far, when what comes decides.
+/// The decoders that a thread has needed so far: the frames decide which.
 #[derive(Debug, Default)]
 pub struct Decoders(Vec<(Method, Box<dyn Decoder>)>);
 

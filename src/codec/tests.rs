@@ -21,7 +21,7 @@ fn random_bytes(seed: u64, length: usize) -> Vec<u8> {
         .collect()
 }
 
-/// So many pages of each class that guest memory has, by name.
+/// `pages` pages of each class that guest memory has, by name.
 fn classes(pages: usize) -> Vec<(&'static str, Vec<u8>)> {
     let length = pages * PAGE_SIZE;
     let words = [

@@ -4,18 +4,18 @@ use crate::page::PAGE_SIZE;
 
 use super::Method;
 
-/// Whether pages that no compressor can shrink are looked for beforehand: where the method is slow
-/// on them. zstd and lz4 find out by themselves in no time; deflate spends a fifth of its time on
-/// the seventh of a real guest's pages that are encrypted, or compressed already.
+/// Whether to look for incompressible pages before compressing with this method. zstd and lz4
+/// notice them quickly by themselves. Deflate spends a fifth of its time on the seventh of a real
+/// guest's pages that are encrypted or already compressed.
 pub(crate) fn sets_aside(method: Method) -> bool {
     matches!(method, Method::Zlib | Method::Gzip)
 }
 
-/// Whether a page's bytes are spread like random ones, judged by a sample of 128 of them.
+/// Whether a page looks like random bytes, judged by a sample of 128 of them.
 ///
-/// It counts pairs of equal bytes: 128 random ones have 32 on average, give or take 6; text and
-/// machine code have hundreds. On real guest RAM fewer than 1 page in 1000 is judged wrongly,
-/// which costs its compression, and nothing else.
+/// It counts pairs of equal bytes: 128 random ones have 32 on average, plus or minus 6; text and
+/// machine code have hundreds. On real guest RAM fewer than 1 page in 1000 is misjudged, and that
+/// page is merely sent uncompressed.
 pub(crate) fn looks_random(page: &[u8]) -> bool {
     const STRETCH: usize = 16;
     const MOST_PAIRS: u32 = 54;

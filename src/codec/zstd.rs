@@ -1,15 +1,14 @@
-//! The method `zstd` (RFC 8878): one frame a batch.
+//! The method `zstd` (RFC 8878): one frame per batch.
 //!
 //! The frame carries no content size, no checksum and no dictionary number: the frame of the wire
 //! around it announces the length and has a hash of its own.
 //!
-//! zstd reads any number of frames in a row, and skips frames that are marked to be skipped. A
-//! body is to be exactly one frame with content, so the decoder measures the first frame before
-//! it decodes.
+//! zstd decodes any number of frames in a row, and skips skippable frames. A body must be exactly
+//! one frame with content, so the decoder measures the first frame before it decodes.
 //!
 //! # Memory
-//! Of one encoder, for batches of 64 to 256 pages: 0.6 MiB at level 1, 1 to 1.3 MiB at level 3,
-//! 3 MiB at level 6, 3 to 11 MiB at level 9, 5 to 17 MiB at level 19.
+//! One encoder, for batches of 64 to 256 pages: 0.6 MiB at level 1, 1 to 1.3 MiB at level 3, 3 MiB
+//! at level 6, 3 to 11 MiB at level 9, 5 to 17 MiB at level 19.
 
 use std::fmt;
 
@@ -20,7 +19,7 @@ use zstd::zstd_safe::{
 
 use super::{CodecError, Decoder, Encoded, Encoder, Method};
 
-/// The first bytes of a frame with content; those to be skipped begin otherwise.
+/// The first bytes of a frame with content; skippable frames begin with others.
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Compresses with a context that is made once. zstd sizes it with the first batch, and anew only
@@ -34,8 +33,8 @@ impl ZstdEncoder {
     /// An encoder of this level, 1 to 19.
     ///
     /// # Errors
-    /// [`CodecError::NoMemory`] if zstd gives no context, [`CodecError::Compress`] if it refuses
-    /// a parameter.
+    /// [`CodecError::NoMemory`] if zstd cannot allocate a context, [`CodecError::Compress`] if it
+    /// refuses a parameter.
     pub fn new(level: u8) -> Result<ZstdEncoder, CodecError> {
         let method = Method::Zstd;
         let mut context = CCtx::try_create().ok_or(CodecError::NoMemory { method })?;
@@ -52,8 +51,7 @@ impl ZstdEncoder {
         Ok(ZstdEncoder { level, context })
     }
 
-    /// Bytes of memory that the context takes now. It grows with the first batches, see
-    /// [`ZstdEncoder`].
+    /// The size of the context in bytes. It grows with the first batches, see [`ZstdEncoder`].
     pub fn memory(&self) -> usize {
         self.context.sizeof()
     }

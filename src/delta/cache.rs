@@ -1,11 +1,11 @@
 //! Copies of what the destination holds: the bases of deltas.
 //!
 //! # The invariant
-//! An entry equals what the destination holds for its page once everything sent so far has
-//! arrived. Whoever sends a page in any other way than as the delta from [`Cache::delta`], be it
-//! as zero or in full, must [`Cache::remember`] or [`Cache::forget`] it. A page of which nothing
-//! is sent is left alone. Each page is sent by one thread in a round, so lookups of one key do not
-//! race; different keys may come from any number of threads.
+//! An entry equals what the destination holds for its page once everything sent so far has arrived.
+//! A caller that sends a page other than as the delta from [`Cache::delta`], as zero or in full,
+//! must [`Cache::remember`] or [`Cache::forget`] it. The entry of a page that is not sent is left
+//! alone. In a round each page is sent by one thread, so lookups of one key do not race; different
+//! keys may come from any number of threads.
 //!
 //! # Shape
 //! Direct-mapped, like QEMU's: the slot is the key's low bits, the key is the tag. A page's
@@ -22,34 +22,35 @@ use crate::page::PAGE_SIZE;
 use crate::round::Round;
 use crate::sync;
 
-/// Locks, unless there are fewer slots.
+/// The number of shards, unless there are fewer slots.
 const MAX_SHARDS: u64 = 64;
 
-/// Rounds, counted from the last use, in which an entry is safe from other keys.
+/// For how many rounds after its last use an entry is safe from other keys.
 const PROTECTED: u64 = 2;
 
-/// Why there is no cache of this size.
+/// Why a cache cannot have this size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
-    /// The size is none that a cache can have.
-    #[error("a cache of {given} bytes: it must be a power of two of at least {PAGE_SIZE} bytes")]
+    /// The size is not valid for a cache.
+    #[error("invalid cache size {given}: it must be a power of two of at least {PAGE_SIZE} bytes")]
     Size {
         /// The size asked for, in bytes.
         given: u64,
     },
 }
 
-/// What the cache has for a page.
+/// The outcome of looking a page up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lookup {
-    /// The page is not cached, and the cache is as before.
+    /// The page is not cached, and the cache is unchanged.
     Miss,
-    /// The destination holds just this page; there is nothing to send.
+    /// The destination already holds this page; there is nothing to send.
     Unchanged,
-    /// So many bytes were appended. The cache holds the new page: the delta must be sent.
+    /// This many bytes were appended. The cache holds the new page, so the delta must be sent.
     Delta(usize),
-    /// The delta would be longer than a page. The cache holds the new page: it must be sent.
+    /// The delta would be longer than a page. The cache holds the new page, so it must be sent in
+    /// full.
     Overflow,
 }
 
@@ -65,14 +66,14 @@ struct Entry {
 
 #[derive(Default)]
 struct Shard {
-    /// As long as the highest slot used so far needs: an empty cache of any size costs nothing.
+    /// Only as long as the highest used slot needs, so an empty cache of any size costs nothing.
     entries: Vec<Entry>,
-    /// Where deltas are made before it is known how long they are.
+    /// Scratch space for a delta whose length is not known yet.
     scratch: Vec<u8>,
 }
 
 impl Shard {
-    /// Makes sure that there is this slot; `false` if there is no memory for it.
+    /// Makes the slot exist. Returns `false` if there is no memory for it.
     fn reach(&mut self, slot: usize) -> bool {
         if slot >= self.entries.len() {
             let missing = slot + 1 - self.entries.len();
@@ -85,8 +86,8 @@ impl Shard {
     }
 }
 
-/// A direct-mapped cache of pages as they were sent. See the module's description for what its
-/// callers owe it.
+/// A direct-mapped cache of pages as they were sent. The module's documentation says what callers
+/// must do.
 pub struct Cache {
     shards: Box<[Mutex<Shard>]>,
     slots: u64,
@@ -95,7 +96,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// An empty cache that may hold so many bytes of pages.
+    /// An empty cache for at most `bytes` bytes of pages.
     ///
     /// # Errors
     /// [`CacheError::Size`] unless `bytes` is a power of two and at least [`PAGE_SIZE`].
@@ -113,12 +114,12 @@ impl Cache {
         })
     }
 
-    /// Takes in a page that is sent in full, or as zero. `generation` is the number of the round.
+    /// Remembers a page that is sent in full, or as zero. `generation` is the number of the round.
     ///
-    /// The answer is `false` if the cache does not hold the page afterwards: its slot holds
-    /// another one that was used in this round or the one before, where use in the bulk stage
-    /// does not count, as then every page is used; or there is no memory for it. It is also
-    /// `false`, and the page forgotten, if `page` is not one page long.
+    /// Returns `false` if the cache does not hold the page afterwards: because its slot holds
+    /// another one that was used in this round or the one before (not counting the bulk stage, in
+    /// which every page is used), or because there is no memory for it. Also returns `false`, and
+    /// forgets the page, if `page` is not one page long.
     pub fn remember(&self, key: u64, page: &[u8], generation: u32) -> bool {
         let Ok(page) = <&[u8; PAGE_SIZE]>::try_from(page) else {
             self.forget(key);
@@ -132,12 +133,12 @@ impl Cache {
         if entry.valid && entry.key != key && entry.is_protected_in(generation) {
             return false;
         }
-        // Not valid while it is neither the one page nor the other: see `shard`.
+        // Not valid while it is half one page and half the other: see `shard`.
         entry.valid = false;
         match &mut entry.page {
             Some(held) => held.copy_from_slice(page),
             none => {
-                // By way of a vector: a boxed array would be built on the stack and copied.
+                // From a vector, because a boxed array would be built on the stack and copied.
                 *none = page.to_vec().try_into().ok();
                 self.used.fetch_add(PAGE_SIZE as u64, Ordering::Relaxed);
             }
@@ -148,8 +149,9 @@ impl Cache {
         true
     }
 
-    /// Appends to `out` what turns the page that the destination holds into `page`, and takes in
-    /// `page`: unless the answer is [`Lookup::Miss`], it has to be sent as the answer says.
+    /// Appends to `out` the delta that turns the page that the destination holds into `page`, and
+    /// remembers `page`. Unless it returns [`Lookup::Miss`], the page must be sent as the
+    /// [`Lookup`] says.
     ///
     /// A `page` that is not one page long is always a miss.
     pub fn delta(&self, key: u64, page: &[u8], generation: u32, out: &mut Vec<u8>) -> Lookup {
@@ -183,7 +185,7 @@ impl Cache {
         lookup
     }
 
-    /// Empties the slot of a page that is sent, but not remembered.
+    /// Empties the slot of a page that is sent but not remembered.
     pub fn forget(&self, key: u64) {
         let (mut shard, slot) = self.shard(key);
         if let Some(entry) = shard.entries.get_mut(slot)
@@ -193,11 +195,11 @@ impl Cache {
         }
     }
 
-    /// Makes it hold so many bytes, and keeps what finds room: of two pages that now share a slot the
-    /// one that was used last.
+    /// Changes the size to `bytes` and keeps what fits: of two pages that now share a slot, the one
+    /// used last.
     ///
     /// # Errors
-    /// As [`Cache::new`]; nothing is changed then.
+    /// Those of [`Cache::new`]; the cache is then unchanged.
     pub fn resize(&mut self, bytes: u64) -> Result<(), CacheError> {
         let mut resized = Cache::new(bytes)?;
         for shard in &mut self.shards {
@@ -210,7 +212,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Takes over another cache's entry, unless a younger one is in its place.
+    /// Takes over another cache's entry, unless a newer one is in its place.
     fn take_in(&mut self, entry: Entry) {
         if !entry.valid {
             return;
@@ -234,23 +236,23 @@ impl Cache {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes of pages that the cache may hold, as it was made.
+    /// The size of the cache: the most bytes of pages that it may hold.
     pub fn capacity(&self) -> u64 {
         self.slots * PAGE_SIZE as u64
     }
 
     /// The shard of a key, locked, and the slot within it.
     ///
-    /// A lock that is poisoned, because a thread panicked while it held it, is taken all the same.
-    /// That is sound: an entry is marked not valid before its page is overwritten and valid only
-    /// afterwards, so whatever was interrupted is at worst a miss.
+    /// A poisoned lock is taken like any other. That is sound: an entry is marked invalid before
+    /// its page is overwritten and valid only afterwards, so an interrupted change is at worst a
+    /// miss.
     fn shard(&self, key: u64) -> (MutexGuard<'_, Shard>, usize) {
         let slot = key & (self.slots - 1);
         // Lossless: there are at most MAX_SHARDS shards.
         let shard = (slot % self.shards.len() as u64) as usize;
         let guard = sync::lock(&self.shards[shard]);
-        // Only a cache larger than the address space has slots that do not fit; `remember` finds
-        // no memory for them.
+        // Only in a cache larger than the address space a slot does not fit; `remember` finds no
+        // memory for it.
         let slot = usize::try_from(slot >> self.shard_bits).unwrap_or(usize::MAX - 1);
         (guard, slot)
     }
@@ -282,12 +284,12 @@ mod tests {
         vec![fill; PAGE_SIZE]
     }
 
-    /// A cache of so many slots.
+    /// A cache with `slots` slots.
     fn cache(slots: usize) -> Cache {
         Cache::new((slots * PAGE_SIZE) as u64).expect("a power of two")
     }
 
-    /// Whether the cache holds just this page for the key. Asks with a page that it would hold.
+    /// Whether the cache holds exactly this page for the key.
     fn holds(cache: &Cache, key: u64, fill: u8, generation: u32) -> bool {
         cache.delta(key, &page(fill), generation, &mut Vec::new()) == Lookup::Unchanged
     }

@@ -1,11 +1,11 @@
-//! XBZRLE: a page as runs of bytes that are as before and of bytes that are new.
+//! XBZRLE: a page as runs of unchanged and of new bytes.
 //!
 //! # The encoding
-//! Pairs of runs, from the page's start: the length of a run of equal bytes, the length of a run
-//! of different bytes, and those bytes as they are now. Lengths are ULEB128: one byte below 128,
-//! else the low 7 bits with bit 7 set and then the rest. Runs are maximal, so a single equal byte
-//! ends a run of different ones. A page that begins with a difference begins with a run of 0 equal
-//! bytes. Equal bytes at the end are not sent.
+//! Pairs of runs, from the page's start: the length of a run of equal bytes, the length of a run of
+//! different bytes, and those bytes' new values. Lengths are ULEB128: one byte below 128, else the
+//! low 7 bits with bit 7 set and then the rest. Runs are maximal, so a single equal byte ends a run
+//! of different ones. A page that begins with a difference begins with a run of 0 equal bytes.
+//! Equal bytes at the end are not sent.
 //!
 //! [`encode`] writes exactly what QEMU's scalar encoder writes and gives up exactly where it gives
 //! up; [`decode`] refuses what QEMU's decoder refuses.
@@ -20,7 +20,7 @@ use crate::page::PAGE_SIZE;
 /// Bytes compared at once while looking for a difference.
 const CHUNK: usize = 128;
 
-/// Bytes compared at once in a run of different bytes: shorter, as such runs mostly are.
+/// Bytes compared at once in a run of different bytes: shorter, because most such runs are short.
 const NEW_CHUNK: usize = 64;
 
 /// Bytes in the words that chunks are searched by.
@@ -34,9 +34,9 @@ const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 pub enum Delta {
     /// Both pages are equal; there is nothing to send.
     Unchanged,
-    /// So many bytes of the output hold the delta.
+    /// The delta is this many bytes of the output.
     Encoded(usize),
-    /// The delta does not fit; the output holds nothing of use.
+    /// The delta does not fit; the output holds nothing useful.
     Overflow,
 }
 
@@ -45,20 +45,20 @@ pub enum Delta {
 #[non_exhaustive]
 pub enum DeltaError {
     /// The delta is longer than a page.
-    #[error("delta of {given} bytes: at most {PAGE_SIZE} are allowed")]
+    #[error("invalid delta of {given} bytes: at most {PAGE_SIZE} are allowed")]
     TooLong {
         /// Bytes of the delta.
         given: usize,
     },
-    /// Fewer than the 2 bytes remain that a run's length and what follows it take.
+    /// Fewer bytes remain than the 2 that the shortest run takes.
     #[error("delta byte {at}: {left} bytes are left, a run takes at least 2")]
     Truncated {
         /// Where the run's length would be.
         at: usize,
-        /// Bytes left.
+        /// How many bytes are left.
         left: usize,
     },
-    /// A run's length goes on behind its second byte.
+    /// A run's length has more than 2 bytes.
     #[error("delta byte {at}: a run's length takes more than 2 bytes")]
     BadLength {
         /// Where the run's length begins.
@@ -85,12 +85,12 @@ pub enum DeltaError {
         at: usize,
         /// Bytes in the run.
         run: usize,
-        /// Bytes left behind the length.
+        /// Bytes left after the length.
         left: usize,
     },
 }
 
-/// Writes to `out` what turns `old` into `new`.
+/// Writes to `out` the delta that turns `old` into `new`.
 ///
 /// The delta may take as many bytes as `out` has, and never more than a page. It is
 /// [`Delta::Overflow`] as soon as fewer than 2 bytes remain before any run, even before one that
@@ -132,8 +132,8 @@ pub fn encode(old: &[u8; PAGE_SIZE], new: &[u8; PAGE_SIZE], out: &mut [u8]) -> D
 /// A delta need not reach the page's end, and an empty one changes nothing.
 ///
 /// # Errors
-/// Everything that QEMU's decoder refuses, with its place. Runs before that place are then
-/// applied: the page is of no use any more.
+/// Everything that QEMU's decoder refuses, with its place. Runs before that place have been
+/// applied, so the page is no longer valid.
 pub fn decode(delta: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), DeltaError> {
     if delta.len() > PAGE_SIZE {
         return Err(DeltaError::TooLong { given: delta.len() });
@@ -141,7 +141,7 @@ pub fn decode(delta: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), DeltaError
     let mut read = 0;
     let mut at = 0;
     while read < delta.len() {
-        let (equal, behind) = length(delta, read)?;
+        let (equal, after) = length(delta, read)?;
         if equal == 0 && read != 0 {
             return Err(DeltaError::EmptyRun { at: read });
         }
@@ -152,24 +152,24 @@ pub fn decode(delta: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), DeltaError
                 end: start,
             });
         }
-        read = behind;
+        read = after;
 
-        let (changed, behind) = length(delta, read)?;
+        let (changed, after) = length(delta, read)?;
         if changed == 0 {
             return Err(DeltaError::EmptyRun { at: read });
         }
         let end = start + changed;
         let run = delta
-            .get(behind..behind + changed)
+            .get(after..after + changed)
             .ok_or(DeltaError::PastDelta {
                 at: read,
                 run: changed,
-                left: delta.len() - behind,
+                left: delta.len() - after,
             })?;
         page.get_mut(start..end)
             .ok_or(DeltaError::PastPage { at: read, end })?
             .copy_from_slice(run);
-        read = behind + changed;
+        read = after + changed;
         at = end;
     }
     Ok(())
@@ -207,8 +207,8 @@ fn put_length(out: &mut [u8], used: usize, length: usize) -> usize {
     }
 }
 
-/// Copies `length` bytes of `new` at `start` to the front of `out`. Bytes of `out` behind them may
-/// be overwritten: whatever comes next goes there anyway.
+/// Copies `length` bytes of `new` at `start` to the front of `out`. Bytes of `out` after them may
+/// be overwritten: the next run goes there anyway.
 #[inline]
 fn copy_run(out: &mut [u8], new: &[u8; PAGE_SIZE], start: usize, length: usize) {
     // A copy of unknown length is a call; most runs are short enough for one word.
@@ -230,11 +230,11 @@ fn xor_word(old: &[u8; PAGE_SIZE], new: &[u8; PAGE_SIZE], at: usize) -> Option<u
     Some(u64::from_le_bytes(*old) ^ u64::from_le_bytes(*new))
 }
 
-/// Where the first byte that differs is, from `at` on; the page's size if there is none.
+/// The position of the first byte from `at` that differs; the page's size if there is none.
 #[inline]
 fn first_difference(old: &[u8; PAGE_SIZE], new: &[u8; PAGE_SIZE], at: usize) -> usize {
     let mut at = at;
-    // The next difference is mostly near, so begin with a few words, unless at the very start.
+    // The next difference is usually near, so begin with a few words, unless at the very start.
     let chunked = if at == 0 {
         0
     } else {
@@ -272,7 +272,7 @@ fn first_difference(old: &[u8; PAGE_SIZE], new: &[u8; PAGE_SIZE], at: usize) -> 
         .unwrap_or(PAGE_SIZE)
 }
 
-/// Where the first byte that is equal is, from `at` on; the page's size if there is none.
+/// The position of the first byte from `at` that is equal; the page's size if there is none.
 #[inline]
 fn first_equal(old: &[u8; PAGE_SIZE], new: &[u8; PAGE_SIZE], at: usize) -> usize {
     // The lowest byte that is zero: the borrow disturbs only the bytes above it.

@@ -21,21 +21,21 @@ use super::Phase;
 /// What a migration's threads and its owner share.
 #[derive(Debug)]
 pub(crate) struct Context {
-    /// Ends it.
+    /// Raised, it ends every wait.
     pub(crate) abort: Arc<Abort>,
-    /// How it is done; may change meanwhile.
+    /// The parameters, which may change meanwhile.
     pub(crate) tuning: Tuning,
-    /// What may be used; what is used then both ends agree on.
+    /// The capabilities that may be used; what is used is then negotiated.
     pub(crate) caps: Caps,
-    /// How far it is.
+    /// The counters, and the status that they show.
     pub(crate) stats: Stats,
     phase: Mutex<Phase>,
     cancelled_by: OnceLock<CancelledBy>,
-    /// What all its connections share, if a link is emulated.
+    /// The emulated link that all connections share, if there is one.
     pub(crate) link: Option<Arc<EmulatedLink>>,
-    /// What both ends can do, once a destination was asked.
+    /// What both ends support, once that is negotiated.
     pub(crate) agreed: OnceLock<BTreeSet<String>>,
-    /// Where it waits for leave to switch over.
+    /// Where it waits for `migrate-continue`.
     pub(crate) gate: Gate,
     /// Faults that tests inject.
     pub(crate) faults: crate::fault::Faults,
@@ -64,7 +64,7 @@ impl Context {
 }
 
 impl Context {
-    /// The next phase begins.
+    /// Enters the next phase.
     pub(crate) fn enter(&self, next: Phase) -> Result<()> {
         let mut phase = sync::lock(&self.phase);
         *phase = phase
@@ -74,8 +74,8 @@ impl Context {
         Ok(())
     }
 
-    /// A round begins, and with the first one the phase that they are. `wire_bytes` are on the links
-    /// so far.
+    /// Begins a round; the first also begins [`Phase::Rounds`]. `wire_bytes` are on the links so
+    /// far.
     pub(crate) fn begin_round(&self, round: Round, wire_bytes: u64) -> Result<()> {
         self.stats.begin_round(round, wire_bytes);
         if round.is_first() {
@@ -84,7 +84,7 @@ impl Context {
         Ok(())
     }
 
-    /// The migration is over. Only the first outcome counts.
+    /// Ends the migration. Only the first outcome counts.
     pub(crate) fn end(&self, outcome: &Result<()>) {
         let mut phase = sync::lock(&self.phase);
         if phase.is_over() {
@@ -96,7 +96,7 @@ impl Context {
         self.stats.end(last.status());
     }
 
-    /// Ends it as soon as possible, unless it is over.
+    /// Ends the migration as soon as possible, unless it is over.
     pub(crate) fn cancel(&self, by: CancelledBy) {
         let _ = self.cancelled_by.set(by);
         self.stats.cancelling();
@@ -105,7 +105,7 @@ impl Context {
         self.gate.open();
     }
 
-    /// Names who cancelled it in the error that this ended in.
+    /// Says in `error` who cancelled the migration, if that is what ended it.
     pub(crate) fn name_canceller(&self, error: Error) -> Error {
         match self.cancelled_by.get() {
             Some(CancelledBy::Monitor) if error.kind() == Kind::Interrupted => {
@@ -115,10 +115,10 @@ impl Context {
         }
     }
 
-    /// Refuses a method that the destination is known not to have.
+    /// Refuses a method that the destination is known to lack.
     ///
     /// # Errors
-    /// [`ParamError::BadValue`], with those that it has.
+    /// [`ParamError::BadValue`], which lists those that it has.
     pub(crate) fn check_method(&self, method: Method) -> Result<(), ParamError> {
         let has = |method: Method| {
             let agreed = self.agreed.get();
@@ -132,11 +132,11 @@ impl Context {
         Err(ParamError::BadValue {
             name: "compress-method",
             value: method.name().to_owned(),
-            allowed: format!("what the destination has: {}", names.join(", ")),
+            allowed: format!("what the destination supports: {}", names.join(", ")),
         })
     }
 
-    /// Has a connection emulate the link, if one is to be.
+    /// Makes a connection share the emulated link, if there is one.
     pub(crate) fn emulate_link(&self, stream: &mut Stream) -> Result<(), TransportError> {
         match &self.link {
             Some(link) => stream.emulate(link),
@@ -144,7 +144,7 @@ impl Context {
         }
     }
 
-    /// Ends every wait if it did not work.
+    /// Ends every wait if `outcome` is an error.
     pub(crate) fn abort_on_error<T>(&self, outcome: &Result<T>) {
         if outcome.is_err() {
             self.abort.raise();
@@ -161,7 +161,7 @@ pub(crate) enum CancelledBy {
     Monitor,
 }
 
-/// Where a migration waits until somebody lets it through.
+/// Where a migration waits until it is let through.
 #[derive(Debug)]
 pub(crate) struct Gate {
     open: Sender<()>,
@@ -176,13 +176,13 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// Lets it through, now or when it comes.
+    /// Lets the migration through, now or when it gets here.
     pub(crate) fn open(&self) {
-        // Full is open already.
+        // A full channel means that it is open already.
         let _ = self.open.try_send(());
     }
 
-    /// Hears when it is opened.
+    /// Receives a message once it is open.
     pub(crate) fn opened(&self) -> &Receiver<()> {
         &self.opened
     }
@@ -193,8 +193,8 @@ impl Gate {
 pub(crate) struct Tuning(RwLock<Arc<Params>>);
 
 impl Tuning {
-    /// The parameters as they are now. (A poisoned lock holds a whole value all the same: it is
-    /// only ever replaced as one.)
+    /// The parameters as they are now. They are only ever replaced as a whole, so a poisoned lock
+    /// does no harm.
     pub(crate) fn get(&self) -> Arc<Params> {
         Arc::clone(&*sync::ignore_poison(self.0.read()))
     }
@@ -202,7 +202,7 @@ impl Tuning {
     /// Changes a copy of the parameters and puts it in force, unless `change` fails.
     ///
     /// # Errors
-    /// What `change` says; the parameters are then as they were.
+    /// Those of `change`; the parameters are then unchanged.
     pub(crate) fn update<E>(
         &self,
         change: impl FnOnce(&mut Params) -> Result<(), E>,

@@ -1,4 +1,4 @@
-//! Records of the native wire on a [`Stream`], and what a peer's last one means.
+//! Reading and writing records of the native wire on a [`Stream`], and errors as messages.
 
 use crate::error::{Error, Kind};
 use crate::transport::{Stream, TransportError};
@@ -10,7 +10,7 @@ use crate::wire::native::{
 /// Takes the rest of a hello off a stream.
 ///
 /// # Errors
-/// The stream's, and bytes that are no hello of ours.
+/// Those of the stream, and bytes that are not a hello of ours.
 pub(crate) fn receive_hello(stream: &Stream, head: [u8; HELLO_HEAD_LEN]) -> Result<Hello, Error> {
     let head = HelloHead::of_hello(head)?;
     let mut rest = vec![0; head.rest_len()];
@@ -18,7 +18,7 @@ pub(crate) fn receive_hello(stream: &Stream, head: [u8; HELLO_HEAD_LEN]) -> Resu
     Ok(Hello::read(&head, &rest)?)
 }
 
-/// The destination hung up on a hello. A QEMU does, for which the first bytes are not a stream's.
+/// The destination hung up on a hello, as a QEMU does.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the destination closed the connection without an answer; if it is a QEMU, use --wire qemu"
@@ -28,7 +28,7 @@ struct HungUpOnHello(#[source] TransportError);
 /// Takes an answer off a stream.
 ///
 /// # Errors
-/// The stream's, and bytes that are not an answer of ours.
+/// Those of the stream, and bytes that are not an answer of ours.
 pub(crate) fn receive_answer(stream: &Stream) -> Result<Answer, Error> {
     let mut head = [0; HELLO_HEAD_LEN];
     stream.read(&mut head).map_err(|error| match error {
@@ -44,7 +44,7 @@ pub(crate) fn receive_answer(stream: &Stream) -> Result<Answer, Error> {
 /// Takes a frame's header off a stream.
 ///
 /// # Errors
-/// The stream's, its end, and a header that is out of bounds.
+/// Those of the stream, its end, and a header that is out of bounds.
 pub(crate) fn receive_header(stream: &Stream) -> Result<Header, Error> {
     let mut bytes = [0; HEADER_LEN];
     stream.read(&mut bytes)?;
@@ -55,7 +55,7 @@ pub(crate) fn receive_header(stream: &Stream) -> Result<Header, Error> {
 /// that may be skipped.
 ///
 /// # Errors
-/// The stream's, and a frame that is damaged or has pages.
+/// Those of the stream, and a frame that is damaged or has pages.
 pub(crate) fn receive_rest(stream: &Stream, header: &Header) -> Result<Option<Message>, Error> {
     let mut rest = vec![0; header.rest_len()];
     stream.read(&mut rest)?;
@@ -65,7 +65,7 @@ pub(crate) fn receive_rest(stream: &Stream, header: &Header) -> Result<Option<Me
     }
 }
 
-/// Takes a message off a stream; what may be skipped is.
+/// Takes a message off a stream, skipping what may be skipped.
 ///
 /// # Errors
 /// As [`receive_header`] and [`receive_rest`].
@@ -81,17 +81,17 @@ pub(crate) fn receive_message(stream: &Stream) -> Result<Message, Error> {
 /// Puts a message on a stream.
 ///
 /// # Errors
-/// The stream's.
+/// Those of the stream.
 pub(crate) fn send_message(stream: &Stream, message: &Message) -> Result<(), TransportError> {
     stream.write(&message.to_bytes(), &[])
 }
 
-/// What a peer said when it gave up, as an error of our own.
+/// A peer's failure message as an error.
 pub(crate) fn peer_failure(reason: Reason, text: &str) -> Error {
     let kind = match reason {
         Reason::Differs => Kind::Differs,
         Reason::Refused => Kind::Refused,
-        // What ended the peer has not ended this side; it is left with a migration that failed.
+        // What ended the peer did not end this side, which is left with a failed migration.
         Reason::Failed | Reason::Usage | Reason::OutcomeUnknown | Reason::Interrupted => {
             Kind::Failed
         }

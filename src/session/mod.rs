@@ -1,8 +1,8 @@
-//! What both ends of a migration share: its phases, what they agree on, and how they speak.
+//! What both ends of a migration share: its phases, negotiation, and messages.
 //!
-//! [`negotiate`] and [`check_answer`] are pure functions of what was said; `messages.rs` puts
-//! records on a stream and takes them off; [`Phase`] says how far a migration is and which end may
-//! run the guest.
+//! [`negotiate`] and [`check_answer`] are pure functions of the messages; `messages.rs` writes
+//! records to a stream and reads them; [`Phase`] says how far a migration has come and which end
+//! may run the guest.
 
 mod context;
 mod messages;

@@ -27,20 +27,20 @@ pub(crate) const CAPABILITY_GUEST_FOLDER: &str = "guest-folder";
 pub struct Agreed {
     /// The wire format's version.
     pub version: u16,
-    /// What both can do.
+    /// What both ends support.
     pub capabilities: BTreeSet<String>,
-    /// After how much silence the other side gives up.
+    /// How long the other side waits in silence before it gives up.
     pub peer_silence: Duration,
 }
 
 impl Agreed {
-    /// How often the peer has to hear something: three chances before it gives up.
+    /// How often to send the peer something: three chances before it gives up.
     pub(crate) fn keepalive_interval(&self) -> Duration {
         (self.peer_silence / 3).max(Duration::from_millis(10))
     }
 }
 
-/// Everything that this program can do on the native wire, as far as `caps` lets it.
+/// Everything that this program supports on the native wire and `caps` allows.
 pub fn known_capabilities(caps: &Caps) -> impl Iterator<Item = &'static str> {
     let compress = caps.has(Capability::Compress);
     let xbzrle = caps.has(Capability::Xbzrle);
@@ -52,7 +52,8 @@ pub fn known_capabilities(caps: &Caps) -> impl Iterator<Item = &'static str> {
         .chain([CAPABILITY_GUEST_FOLDER])
 }
 
-/// What a source of a raw image offers: all it can, and what it will surely use is required.
+/// What a source of a raw image offers: everything it supports. What it will certainly use is
+/// required.
 pub fn offers(method: Option<Method>, xbzrle: bool) -> Vec<Offer> {
     known_capabilities(&Caps::default())
         .filter(|name| *name != CAPABILITY_GUEST_FOLDER)
@@ -64,7 +65,7 @@ pub fn offers(method: Option<Method>, xbzrle: bool) -> Vec<Offer> {
         .collect()
 }
 
-/// What a source of a guest folder requires besides.
+/// What a source of a guest folder requires in addition.
 pub fn folder_offer() -> Offer {
     Offer {
         name: CAPABILITY_GUEST_FOLDER.to_owned(),
@@ -88,10 +89,10 @@ fn versions_apart(ours: RangeInclusive<u16>, theirs: (u16, u16)) -> String {
     )
 }
 
-/// What a destination makes of a hello: an agreement, or the sentence that refuses it.
+/// A destination's reaction to a hello: what is agreed, or why it is refused.
 ///
 /// # Errors
-/// The sentence.
+/// The reason for the refusal, for a user.
 pub fn negotiate(hello: &Hello, caps: &Caps) -> Result<Agreed, String> {
     let version = common_version(VERSIONS, hello.versions)
         .ok_or_else(|| versions_apart(VERSIONS, hello.versions))?;
@@ -120,13 +121,13 @@ pub fn negotiate(hello: &Hello, caps: &Caps) -> Result<Agreed, String> {
     }
     if hello.connections == 0 || hello.connection >= hello.connections {
         return Err(format!(
-            "connection {} of {} makes no sense",
+            "invalid connection number: {} of {}",
             hello.connection, hello.connections
         ));
     }
     let mut total = 0_u64;
     for block in &hello.blocks {
-        // Page numbers and offsets then fit every type that they meet.
+        // Below this limit, page numbers and offsets fit every type that they are converted to.
         total = total.saturating_add(block.bytes);
         if block.bytes == 0 || block.bytes % PAGE_SIZE as u64 != 0 || total > 1 << 50 {
             return Err(format!(
@@ -150,7 +151,7 @@ pub fn negotiate(hello: &Hello, caps: &Caps) -> Result<Agreed, String> {
     })
 }
 
-/// What a destination answers.
+/// A destination's answer to a hello.
 pub fn answer(outcome: &Result<Agreed, String>, silence: Duration) -> Answer {
     let (verdict, version, capabilities) = match outcome {
         Ok(agreed) => (
@@ -169,12 +170,12 @@ pub fn answer(outcome: &Result<Agreed, String>, silence: Duration) -> Answer {
     }
 }
 
-/// The sentence that says what is missing.
+/// The reason for ending a migration whose destination lacks something.
 pub(crate) fn lacking(name: &str) -> String {
     format!("the destination lacks the capability '{name}'")
 }
 
-/// What a source makes of the answer to its hello.
+/// A source's reaction to the answer to its hello.
 ///
 /// # Errors
 /// [`Kind::Refused`] with the destination's reason, or with the name of what it lacks.
@@ -203,12 +204,12 @@ pub fn check_answer(hello: &Hello, answer: &Answer) -> Result<Agreed, Error> {
     })
 }
 
-/// A time limit as hellos carry it.
+/// A time limit as it is written in hellos.
 pub(crate) fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1)
 }
 
-/// The hello of one connection; that the blocks fit is for [`check_hello`] to say.
+/// The hello of one connection. Whether the blocks fit is checked by [`check_hello`].
 pub fn hello(
     session: [u8; 16],
     (connection, connections): (u16, u16),
@@ -231,7 +232,7 @@ pub fn hello(
 /// Whether a hello is one that a destination can read.
 ///
 /// # Errors
-/// Blocks that are too many, or whose names are too long together.
+/// Too many blocks, or names that are too long together.
 pub(crate) fn check_hello(hello: &Hello) -> Result<(), Error> {
     let too_long = hello.blocks.iter().find(|block| block.name.len() > 255);
     let len = hello.to_bytes().len().saturating_sub(HELLO_HEAD_LEN + 8);

@@ -8,14 +8,14 @@ use crate::wire::native::{Answer, Hello, Offer, VERSIONS, Verdict};
 
 use super::negotiate::{common_version, hello, known_capabilities, milliseconds, session_id};
 
-/// The name of the capability that a hello requires which moves no guest, but asks what the
-/// destination can.
+/// The capability that a hello requires which moves no guest, but asks what the destination
+/// supports.
 pub(crate) const CAPABILITY_PROBE: &str = "probe";
 
-/// The hello that asks a destination what it can. It speaks of no guest.
+/// The hello that asks a destination what it supports. It announces no guest.
 ///
 /// # Errors
-/// When the system has no random bytes.
+/// When the system provides no random bytes.
 pub fn probe_hello(silence: Duration) -> io::Result<Hello> {
     let asks = Offer {
         name: CAPABILITY_PROBE.to_owned(),
@@ -25,13 +25,13 @@ pub fn probe_hello(silence: Duration) -> io::Result<Hello> {
     Ok(hello(session, (0, 1), silence, Vec::new(), vec![asks]))
 }
 
-/// Whether a hello only asks.
+/// Whether a hello is only a question.
 pub(crate) fn is_probe(hello: &Hello) -> bool {
     let mut offers = hello.capabilities.iter();
     offers.any(|offer| offer.required && offer.name == CAPABILITY_PROBE)
 }
 
-/// What a destination answers that was only asked: all that it would agree to.
+/// A destination's answer to such a hello: everything that it supports.
 pub(crate) fn answer_probe(hello: &Hello, caps: &Caps, silence: Duration) -> Answer {
     let able = known_capabilities(caps).chain([CAPABILITY_PROBE]);
     Answer {

@@ -1,4 +1,4 @@
-//! A writer that is stopped and resumed by commands of the user's.
+//! A writer that is stopped and resumed by shell commands.
 
 use std::io;
 use std::process::Stdio;
@@ -10,11 +10,11 @@ use crate::error::{Error, Result};
 use crate::transport::child_group::ChildGroup;
 use crate::transport::{Abort, Woken};
 
-/// Two shell commands: one returns when the writer stands still, the other lets it write again.
+/// Two shell commands: one returns once the writer has stopped, the other resumes it.
 ///
 /// Each runs by `/bin/sh -c` in a process group of its own, with nothing on standard input and our
 /// standard error as its standard output. One that does not end in time is killed with its group.
-/// Nobody runs the second command if this process is killed.
+/// If this process is killed, nothing runs the second command.
 #[derive(Debug)]
 pub struct Commands {
     stop: String,
@@ -50,7 +50,7 @@ impl Commands {
 
     fn run_resume(&mut self) -> Result<()> {
         self.state = State::Running;
-        // An abort is a reason to resume, and none to stop doing so.
+        // An abort is a reason to resume, so it must not end the resume command.
         let never = Abort::new().map_err(|error| failed(&self.resume, error))?;
         run(("resume", &self.resume), self.resume_limit, &never)
     }
@@ -63,7 +63,8 @@ impl Writer for Commands {
         }
         self.state = State::Stopped;
         run(("stop", &self.stop), limit, &self.abort).inspect_err(|_| {
-            // It may have stopped half of it. The error that led here says more than another.
+            // It may have stopped half of the writer. The error that led here says more than
+            // another one.
             let _ = self.run_resume();
         })
     }
@@ -95,7 +96,7 @@ impl Writer for Commands {
 impl Drop for Commands {
     fn drop(&mut self) {
         if self.state == State::Stopped {
-            // Nobody to tell.
+            // A destructor cannot report an error.
             let _ = self.run_resume();
         }
     }
@@ -220,7 +221,7 @@ mod tests {
         )
         .unwrap();
         let mut options = std::fs::File::options();
-        // Open for both, so that opening it for reading waits for nobody.
+        // Open for both, so that opening it for reading does not wait.
         let both = options.read(true).write(true).open(&fifo).unwrap();
         let reading = std::fs::File::open(&fifo).unwrap();
         drop(both);
@@ -232,7 +233,7 @@ mod tests {
             "{error}"
         );
         assert!(scene.log().ends_with("resume "));
-        // Its end comes when nobody who inherited the other end lives.
+        // Its end comes once no process holds the other end.
         assert_eq!(io::read_to_string(reading).unwrap(), "");
     }
 

@@ -1,14 +1,14 @@
 //! A process that resumes the writer if this one is killed.
 //!
 //! It is the ramferry program with the hidden subcommand [`COMMAND`] and one argument for each
-//! process, `PID:STARTED`, where STARTED is field 22 of `/proc/PID/stat`. It opens a pidfd of each, writes
-//! [`READY`] on standard output, and reads standard input, the other end of which only we have. At
-//! its end it sends SIGCONT to each process, but only once it has been armed by one byte, which its
-//! parent writes before it stops them: a process that its user stopped is none of its business. After
-//! any other byte it exits at once.
+//! process, `PID:STARTED`, where STARTED is field 22 of `/proc/PID/stat`. It opens a pidfd of each,
+//! writes [`READY`] on standard output, and reads standard input, the other end of which only we
+//! have. At its end it sends SIGCONT to each process, but only once it has been armed by one byte,
+//! which its parent writes before it stops them: a process that its user stopped has to stay
+//! stopped. After any other byte it exits at once.
 //!
-//! Whoever uses the library from a program of their own names the ramferry program, or makes
-//! theirs call [`serve`] for that subcommand.
+//! A program that uses the library passes the path of the ramferry program, or calls [`serve`]
+//! itself for that subcommand.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -39,9 +39,9 @@ pub const READY: &[u8; 9] = b"guarding\n";
 /// How long it may take to start, and to end.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// This program, to be its own guard: for the ramferry program alone.
+/// This program as its own guard. Only for programs that call [`serve`] for [`COMMAND`].
 pub fn this_program() -> PathBuf {
-    // Unlike its name, this still works when the file was replaced meanwhile.
+    // Unlike its path, this still works after the file was replaced.
     PathBuf::from("/proc/self/exe")
 }
 
@@ -93,7 +93,7 @@ impl Guard {
             }
         }
         if said != *READY {
-            return Err(no("it is no guard", None).into());
+            return Err(no("it is not a guard", None).into());
         }
         Ok(guard)
     }
@@ -109,12 +109,12 @@ impl Guard {
         stdin.is_some_and(|stdin| stdin.write_all(&[ARM]).is_ok())
     }
 
-    /// Sends it away: when this returns, it is gone and resumes nobody.
+    /// Ends the guard: when this returns, it is gone and resumes nothing.
     pub(super) fn release(mut self) {
         if let Some(mut stdin) = self.child.stdin.take() {
-            let told = stdin.write_all(b"R");
-            // Its end of the pipe must not come before it has ended otherwise.
-            if told.is_err() || !self.ends() {
+            let asked = stdin.write_all(b"R");
+            // It must not see the end of its input before it has ended.
+            if asked.is_err() || !self.ends() {
                 self.kill();
             }
         }
@@ -134,7 +134,7 @@ impl Guard {
     }
 
     fn kill(&mut self) {
-        // It may have ended by itself, and that is fine.
+        // It may have ended by itself, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -151,10 +151,10 @@ impl Drop for Guard {
     }
 }
 
-/// Is the guard: waits for the end of standard input, then resumes the processes.
+/// The guard: waits for the end of standard input, then resumes the processes.
 ///
 /// # Errors
-/// Arguments that are none of [`COMMAND`]'s, processes that have ended or cannot be signalled.
+/// Invalid arguments, and processes that have ended or cannot be signalled.
 pub fn serve(targets: &[String]) -> Result<()> {
     let failed = |error: io::Error| Error::new(Kind::Failed, error).in_stage("in the guard");
     let mut processes = Vec::new();
@@ -162,7 +162,7 @@ pub fn serve(targets: &[String]) -> Result<()> {
         let target = parse(text).ok_or_else(|| {
             Error::new(
                 Kind::Usage,
-                format!("'{text}' is not of the form PID:STARTED"),
+                format!("invalid argument '{text}': use PID:STARTED"),
             )
         })?;
         let process = HeldProcess::open(target.pid)?;
@@ -171,7 +171,7 @@ pub fn serve(targets: &[String]) -> Result<()> {
         }
         processes.push(process);
     }
-    // Who is asked to end has a parent that is asked to end, too; that decides.
+    // A signal to the whole group also reaches the parent, and its end decides.
     let ignored = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&ignored)).map_err(failed)?;
@@ -190,7 +190,7 @@ pub fn serve(targets: &[String]) -> Result<()> {
         }
     }
     for process in processes.iter().filter(|_| armed) {
-        // One that has ended needs nothing, and the others are to be resumed all the same.
+        // One of them may have ended; the others must be resumed all the same.
         let _ = process.signal(Signal::CONT);
     }
     Ok(())

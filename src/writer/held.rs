@@ -1,4 +1,4 @@
-//! A process that is signalled and examined without mistaking a later one for it.
+//! A process that is signalled and examined without mistaking a later one with its PID for it.
 //!
 //! It is held by a pidfd, so that a signal never reaches another process that got the PID later.
 //! What is read from `/proc/PID` is believed only if the pidfd says afterwards that the process is
@@ -17,14 +17,14 @@ use rustix::process::{
 
 use super::WriterError;
 
-/// What tells a process from a later one with its PID.
+/// A PID, and what distinguishes the process from a later one with that PID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) pid: u32,
     pub(super) started: u64,
 }
 
-/// A process that is still the one that it was when it was opened.
+/// A process, held by a pidfd.
 #[derive(Debug)]
 pub(super) struct HeldProcess {
     pub(super) pid: u32,
@@ -37,14 +37,16 @@ impl HeldProcess {
         let raw = i32::try_from(pid)
             .ok()
             .and_then(Pid::from_raw)
-            .ok_or_else(|| no("no PID is 0 or as large"))?;
+            .ok_or_else(|| no("0 and numbers as large are not PIDs"))?;
         if raw == getpid() {
             return Err(no("it is this process itself"));
         }
         let fd = match pidfd_open(raw, PidfdFlags::empty()) {
             Ok(fd) => fd,
-            Err(Errno::SRCH) => return Err(no("there is none with this PID")),
-            Err(Errno::INVAL | Errno::NOENT) => return Err(no("it is a thread of another")),
+            Err(Errno::SRCH) => return Err(no("there is no process with this PID")),
+            Err(Errno::INVAL | Errno::NOENT) => {
+                return Err(no("it is a thread of another process"));
+            }
             Err(error) => return Err(failed(format!("open process {pid}"), error)),
         };
         let process = HeldProcess { pid, fd };
@@ -58,7 +60,7 @@ impl HeldProcess {
         }
     }
 
-    /// What tells the process from a later one with its PID.
+    /// Its PID and start time.
     pub(super) fn target(&self) -> Result<Target, WriterError> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid));
         if self.has_ended() {
@@ -89,7 +91,7 @@ impl HeldProcess {
         }
     }
 
-    /// Whether it has ended, be it waited for by its parent or not.
+    /// Whether it has ended, even if its parent has not waited for it yet.
     pub(super) fn has_ended(&self) -> bool {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
         let at_once = Timespec {
@@ -99,17 +101,18 @@ impl HeldProcess {
         matches!(poll(&mut fds, Some(&at_once)), Ok(1..))
     }
 
-    /// A thread that has not stopped, and its state. `None`: all have.
+    /// A thread that has not stopped, and its state. `None` if all have.
     pub(super) fn running(&self) -> Result<Option<(u32, char)>, WriterError> {
         let before = self.threads()?;
         if let Some(running) = first_running(&before) {
             return Ok(Some(running));
         }
-        // The pidfd tells of its end a moment later.
+        // The pidfd reports its end a moment later.
         if before.iter().all(|(_, state)| matches!(state, 'Z' | 'X')) {
             return Err(WriterError::Gone { pid: self.pid });
         }
-        // A thread that was made after the list was read is made by one that had not stopped then.
+        // A thread that was started after the list was read was started by one that had not
+        // stopped.
         let after = self.threads()?;
         Ok(first_running(&after).or_else(|| {
             after
@@ -146,7 +149,7 @@ fn read_threads(pid: u32) -> io::Result<Vec<(u32, char)>> {
         let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
         let stat = match std::fs::read_to_string(entry.path().join("stat")) {
             Ok(stat) => stat,
-            // It ended in between: ENOENT before the file is open, ESRCH after.
+            // It has ended: ENOENT before the file is open, ESRCH after.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => continue,
             Err(error) => return Err(error),
@@ -169,22 +172,21 @@ fn first_running(threads: &[(u32, char)]) -> Option<(u32, char)> {
 }
 
 /// What follows the name in `/proc/PID/stat`. The name may hold anything, brackets included.
-fn behind_name(stat: &str) -> Option<&str> {
+fn after_name(stat: &str) -> Option<&str> {
     stat.rsplit_once(')').map(|(_, rest)| rest.trim_start())
 }
 
 /// Field 3 of `/proc/PID/stat`, proc_pid_stat(5).
 fn state(stat: &str) -> Option<char> {
-    behind_name(stat)?.chars().next()
+    after_name(stat)?.chars().next()
 }
 
 /// Field 22 of `/proc/PID/stat`: when the process started, in clock ticks since boot.
 fn start_time(stat: &str) -> Option<u64> {
-    behind_name(stat)?.split(' ').nth(22 - 3)?.parse().ok()
+    after_name(stat)?.split(' ').nth(22 - 3)?.parse().ok()
 }
 
-/// Whether the process maps the file or has it open: only then can it write it. `None` if that
-/// cannot be told.
+/// Whether the process maps the file or has it open, so that it can write it. `None` if unknown.
 pub fn uses(pid: u32, file: &Path) -> Option<bool> {
     let wanted = std::fs::metadata(file).ok()?;
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
@@ -202,11 +204,11 @@ pub fn uses(pid: u32, file: &Path) -> Option<bool> {
     );
     let inode = wanted.ino().to_string();
     let path = file.canonicalize().ok()?;
-    // Names in there may be any bytes.
+    // The names may contain any bytes.
     let maps = std::fs::read(format!("/proc/{pid}/maps")).ok()?;
     let maps = String::from_utf8_lossy(&maps);
     // Address, permissions, offset, device, inode, path. Some file systems show another device
-    // there than they tell elsewhere.
+    // number there than in stat(2).
     Some(maps.lines().any(|line| {
         let mut fields = line.split_whitespace().skip(3);
         let found = (fields.next(), fields.next());
@@ -219,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fields_of_stat_are_found_behind_any_name() {
+    fn the_fields_of_stat_are_found_after_any_name() {
         let fields: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
         for name in ["sleep", "a b", "x) T (y", ")", ""] {
             let stat = format!("42 ({name}) S {}\n", fields.join(" "));
@@ -241,12 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_process_of_somebody_else_is_refused() {
+    fn what_is_not_another_process_is_refused() {
         for (pid, why) in [
-            (0, "no PID is 0"),
-            (u32::MAX, "no PID is 0"),
+            (0, "not PIDs"),
+            (u32::MAX, "not PIDs"),
             (std::process::id(), "this process itself"),
-            (i32::MAX as u32, "none with this PID"),
+            (i32::MAX as u32, "no process with this PID"),
         ] {
             let error = HeldProcess::open(pid).expect_err("refused").to_string();
             assert!(error.contains(why), "{error}");

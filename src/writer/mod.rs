@@ -1,9 +1,9 @@
-//! Who writes the guest's RAM, and how to make it stand still.
+//! What writes the guest's RAM, and how to stop it.
 //!
-//! A migration takes the last changes while nobody writes. [`Writer`] is what it needs for that:
-//! [`Processes`] stops processes by their PIDs, [`Commands`] runs a command of the user's. A writer
-//! runs until it is stopped, and is resumed whatever goes wrong: [`Stopped`] sees to it on every
-//! way out, and a [`guard`] process if this one is killed. Only [`Writer::release`] ends that.
+//! A migration sends the last changes while nothing writes. [`Writer`] is how it gets there:
+//! [`Processes`] stops processes by their PIDs, [`Commands`] runs commands of the user's. A stopped
+//! writer is resumed whatever goes wrong: by [`Stopped`] on every way out, and by a [`guard`]
+//! process if this one is killed. Only [`Writer::release`] ends that.
 //!
 //! [`churn`] is a writer of our own, for tests and measurements.
 
@@ -30,15 +30,15 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result};
 use crate::units::format_duration;
 
-/// Somebody who writes the guest's RAM.
+/// Something that writes the guest's RAM and can be stopped.
 pub trait Writer: Send {
-    /// Makes it stand still; returns only when nothing writes any more.
+    /// Stops it. Returns only when nothing writes any more.
     ///
     /// # Errors
     /// When it cannot be stopped within `limit`. It is then resumed already.
     fn stop(&mut self, limit: Duration) -> Result<()>;
 
-    /// Lets it write again, at full speed. Harmless if it does already.
+    /// Resumes it at full speed. Harmless if it is running already.
     ///
     /// # Errors
     /// When it is gone, cannot be resumed, or was released.
@@ -54,24 +54,25 @@ pub trait Writer: Send {
         Ok(())
     }
 
-    /// Leaves it stopped for good: somebody else takes the guest over. From now on nothing in this
-    /// process, and no guard, resumes it.
+    /// Leaves it stopped for good, because the destination takes the guest over. From now on
+    /// nothing in this process, and no guard, resumes it.
     ///
     /// To be called right before Commit is written and not after it: if this process were killed
     /// between the two, a guard that is still there would let the guest run in two places.
     fn release(&mut self);
 
-    /// Slows it down by so many percent, 1 to 99; 0 is full speed. `false`: that is not possible.
+    /// Slows it down by `percent`, 1 to 99; 0 is full speed. Returns `false` if that is not
+    /// possible.
     ///
     /// # Errors
     /// When it is gone.
     fn throttle(&mut self, percent: u8) -> Result<bool>;
 
-    /// Who it is, for messages.
+    /// A name for messages.
     fn describe(&self) -> String;
 }
 
-/// A writer that stands still, and is resumed when this is dropped.
+/// A writer that is stopped, and is resumed when this is dropped.
 pub struct Stopped<'a> {
     /// `None` once it was resumed or released.
     writer: Option<&'a mut dyn Writer>,
@@ -122,7 +123,7 @@ impl<'a> Stopped<'a> {
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
         if let Some(writer) = self.writer.take() {
-            // There is an error already that led here, and nobody to tell of another.
+            // The error that led here says more than another one.
             let _ = writer.resume();
         }
     }
@@ -139,16 +140,16 @@ impl fmt::Debug for Stopped<'_> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriterError {
-    /// The PID is nobody's, or nobody's who can be stopped.
-    #[error("{pid} is no process that can be stopped: {why}")]
+    /// The PID is not that of a process that can be stopped.
+    #[error("cannot stop process {pid}: {why}")]
     NoProcess {
-        /// What was given.
+        /// The PID as given.
         pid: u32,
-        /// Why not.
+        /// What is wrong with it.
         why: &'static str,
     },
-    /// It belongs to somebody else.
-    #[error("process {pid} is not ours to stop: it needs the same user, or root")]
+    /// It belongs to another user.
+    #[error("cannot stop process {pid}: not permitted; run as its user or as root")]
     Denied {
         /// Its PID.
         pid: u32,
@@ -188,7 +189,7 @@ pub enum WriterError {
         /// The thread's state as in `/proc/PID/stat`.
         state: char,
     },
-    /// It is still doing something.
+    /// It did not stop in time.
     #[error(
         "process {pid} did not stop within {}: its thread {thread} is in state {state}{}",
         format_duration(*limit), explain(*state)
@@ -200,16 +201,16 @@ pub enum WriterError {
         thread: u32,
         /// The thread's state as in `/proc/PID/stat`.
         state: char,
-        /// How long was waited.
+        /// How long it had.
         limit: Duration,
     },
     /// It stays stopped: the destination has the guest.
-    #[error("{who} was let go and is not resumed: the destination may run the guest")]
+    #[error("{who} was handed over and is not resumed: the destination may run the guest")]
     Released {
-        /// Who.
+        /// The writer's description.
         who: String,
     },
-    /// The process that would resume it cannot be had.
+    /// The guard process cannot be started.
     #[error("cannot start '{}' as the guard that resumes the writer if this process is killed: {why}", program.display())]
     Guard {
         /// The program.
@@ -220,35 +221,35 @@ pub enum WriterError {
         #[source]
         source: Option<io::Error>,
     },
-    /// The guard is not there any more.
+    /// The guard process has ended.
     #[error("the guard that would resume the writer if this process were killed has ended")]
     GuardGone,
-    /// A command of the user's failed.
+    /// A stop or resume command failed.
     #[error("the {what} command '{command}' failed: {status}")]
     Command {
-        /// Which of them.
+        /// `stop` or `resume`.
         what: &'static str,
-        /// Its text.
+        /// Its command line.
         command: String,
         /// How it ended.
         status: ExitStatus,
     },
-    /// A command of the user's did not end.
+    /// A stop or resume command did not end in time.
     #[error("the {what} command '{command}' did not end within {}", format_duration(*limit))]
     CommandTimeout {
-        /// Which of them.
+        /// `stop` or `resume`.
         what: &'static str,
         /// Its text.
         command: String,
         /// How long was waited.
         limit: Duration,
     },
-    /// The system declined.
+    /// A system call failed.
     #[error("cannot {what}")]
     Io {
         /// What was tried.
         what: String,
-        /// Why not.
+        /// The system's reason.
         #[source]
         source: io::Error,
     },

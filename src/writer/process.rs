@@ -14,18 +14,19 @@ use super::{Writer, WriterError};
 use crate::error::{Error, Kind, Result};
 use crate::transport::{Abort, Woken};
 
-/// Between the first two looks at whether all threads have stopped; doubled each time. Nothing tells
-/// of it: a pidfd tells only of a process's end, and waiting for a stop is for parents and tracers. A
-/// thread mostly stops within microseconds, and the downtime has begun.
+/// The time between the first two looks at whether all threads have stopped; doubled each time. It
+/// has to be polled: a pidfd reports only the end of a process, and only parents and tracers can
+/// wait for a stop. Most threads stop within microseconds, and the downtime has begun.
 const LOOK: Duration = Duration::from_micros(100);
 
-/// Between two looks at most: one that takes longer to stop is waiting for something slow.
+/// The most time between two looks. A thread that takes longer to stop is waiting for something
+/// slow.
 const LONGEST_LOOK: Duration = Duration::from_millis(5);
 
 /// How long a throttled process runs between two pauses, as QEMU's vCPUs do.
 const SLICE: Duration = Duration::from_millis(10);
 
-/// The most by which a process can be slowed down: it must get somewhere.
+/// The most by which a process can be slowed down, so that it still makes progress.
 const MOST_PERCENT: u8 = 99;
 
 /// One or several processes, stopped with SIGSTOP and resumed with SIGCONT.
@@ -80,7 +81,7 @@ impl Processes {
         for process in &all {
             locks.push(Lock::process(process.target()?)?);
         }
-        // Only now: another migration may stop a process for a moment, but not while this has it.
+        // Only with the lock: another migration may stop a process for a moment.
         let (mut running, mut paused) = (Vec::new(), Vec::new());
         for process in all {
             if process.running()?.is_some() {
@@ -208,7 +209,8 @@ impl Writer for Processes {
         }
         if self.state == State::Running {
             for process in self.all.iter() {
-                // Whoever takes the guest over must be alone, and one that has ended is no rival.
+                // The destination must run the guest alone. An error means that the process has
+                // ended.
                 let _ = process.signal(Signal::STOP);
             }
         }
@@ -250,7 +252,7 @@ impl Drop for Processes {
     fn drop(&mut self) {
         self.throttle = None;
         if self.state == State::Stopped {
-            // Nobody to tell.
+            // A destructor cannot report an error.
             let _ = self.continue_all();
         }
     }
@@ -267,7 +269,7 @@ fn first_continued(processes: &[HeldProcess]) -> Result<(), WriterError> {
     Ok(())
 }
 
-/// A thread that stops processes again and again for a part of the time.
+/// A thread that stops processes for a part of the time, again and again.
 #[derive(Debug)]
 struct Throttle {
     end: Arc<Abort>,
@@ -284,7 +286,7 @@ impl Throttle {
         let thread = thread::Builder::new()
             .name("throttle".into())
             .spawn(move || {
-                // One that has ended is noticed by whoever stops or resumes it next.
+                // A process that has ended is noticed at the next stop or resume.
                 let signal = |signal| all.iter().for_each(|one| drop(one.signal(signal)));
                 for (sent, time) in [(Signal::STOP, pause), (Signal::CONT, SLICE)]
                     .into_iter()
@@ -309,13 +311,13 @@ impl Drop for Throttle {
     fn drop(&mut self) {
         self.end.raise();
         if let Some(thread) = self.thread.take() {
-            // It does not panic, and if it did there would be nobody to tell.
+            // It does not panic, and a destructor could not report it.
             let _ = thread.join();
         }
     }
 }
 
-/// How long to pause after each slice: the pause is so many percent of both together.
+/// How long to pause after each slice: `percent` of the slice and the pause together.
 fn pause(percent: u8) -> Duration {
     let percent = u32::from(percent.min(MOST_PERCENT));
     SLICE * percent / (100 - percent)

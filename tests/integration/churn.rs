@@ -191,7 +191,7 @@ fn what_cannot_be_is_refused_in_a_line() {
         (
             vec!["--verify", "--records", image],
             1,
-            "holds no records of a churn",
+            "does not hold records of a churn",
         ),
     ] {
         let in_place = if args[0] == "--verify" {

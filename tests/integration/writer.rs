@@ -186,7 +186,7 @@ fn without_a_guard_nothing_begins() {
     let scene = Scene::new();
     for (program, why) in [
         ("/nonexistent/ramferry", "cannot be run"),
-        ("/bin/true", "it is no guard"),
+        ("/bin/true", "it is not a guard"),
     ] {
         let abort = Arc::new(Abort::new().unwrap());
         let error = Processes::open(&[scene.writer.pid()], Some(program.as_ref()), false, abort)
@@ -355,7 +355,7 @@ fn a_process_of_another_user_is_not_stopped() {
     } else {
         open(&[1]).expect_err("init is root's").one_line()
     };
-    assert!(error.contains("is not ours to stop"), "{error}");
+    assert!(error.contains("not permitted"), "{error}");
 }
 
 #[test]
@@ -364,7 +364,7 @@ fn a_guard_of_nothing_or_of_a_later_process_is_refused() {
     let scene = Scene::new();
     let pid = scene.writer.pid();
     for (target, code, words) in [
-        ("x", 2, "not of the form PID:STARTED"),
+        ("x", 2, "use PID:STARTED"),
         (&format!("{pid}:1"), 1, "has ended"),
     ] {
         run(&["__resume-guard", target]).failed_with(code, &[words]);

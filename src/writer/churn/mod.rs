@@ -40,15 +40,14 @@ use crate::transport::Abort;
 use ending::StopWatch;
 use records::Records;
 
-/// Writes that are due come in bunches of at least this long: shorter waits cost more than they
-/// smooth.
+/// The shortest wait between bunches of writes. A shorter one would cost more than it smooths.
 const SLICE: Duration = Duration::from_millis(1);
-/// What a thread may make up for after it was kept from writing. A guest that was stopped does not
-/// hurry afterwards either.
+/// How much a thread catches up after it could not write. A guest that was stopped does not hurry
+/// afterwards either.
 const BACKLOG: Duration = Duration::from_millis(100);
-/// Writes between two looks at the clock and at whether to end.
+/// Writes between two looks at the clock.
 const BUNCH: u64 = 256;
-/// The highest rate that can be asked for, in writes a second. Beyond it is 0, no limit.
+/// The highest rate, in writes per second. 0 means no limit.
 pub const MOST_RATE: u64 = 1_000_000_000;
 
 /// What can be wrong with a churn.
@@ -56,43 +55,41 @@ pub const MOST_RATE: u64 = 1_000_000_000;
 #[non_exhaustive]
 pub enum ChurnError {
     /// The working set does not fit.
-    #[error("a working set of {given} pages is not possible: the image allows 1 to {pages}")]
+    #[error("invalid working set of {given} pages: the image allows 1 to {pages}")]
     WorkingSet {
-        /// What was asked for, in pages.
+        /// The working set as given, in pages.
         given: u64,
         /// The pages of the image.
         pages: u64,
     },
-    /// The working set is not of whole pages.
-    #[error("a working set of {given} bytes is not of whole pages of {PAGE_SIZE}")]
+    /// The working set is not a multiple of the page size.
+    #[error("invalid working set of {given} bytes: it must be a multiple of {PAGE_SIZE}")]
     NotWholePages {
-        /// What was asked for, in bytes.
+        /// The working set as given, in bytes.
         given: u64,
     },
     /// A write has too many or no bytes.
-    #[error("{given} bytes per write are not possible: {pattern} allows 1 to {most}")]
+    #[error("invalid --bytes-per-write {given}: {pattern} allows 1 to {most}")]
     BytesPerWrite {
-        /// What was asked for.
+        /// The number as given.
         given: u32,
-        /// The pattern.
+        /// The pattern, which decides what is allowed.
         pattern: Pattern,
         /// The most that it allows.
         most: u32,
     },
     /// Too many threads or none.
-    #[error("{given} threads are not possible: the working set allows 1 to {most}")]
+    #[error("invalid number of threads {given}: the working set allows 1 to {most}")]
     Threads {
-        /// What was asked for.
+        /// The number as given.
         given: u32,
-        /// The most there can be.
+        /// The most that is allowed.
         most: u64,
     },
-    /// Too fast.
-    #[error(
-        "a rate of {given} is not possible: allowed are 1 to {MOST_RATE} pages a second, and 0 for no limit"
-    )]
+    /// The rate is too high.
+    #[error("invalid rate {given}: use 1 to {MOST_RATE} pages per second, or 0 for no limit")]
     Rate {
-        /// What was asked for.
+        /// The rate as given.
         given: u64,
     },
     /// The image is not known to be a churn's own.
@@ -103,34 +100,34 @@ pub enum ChurnError {
         /// The image.
         path: PathBuf,
     },
-    /// Another churn is at it.
+    /// Another churn is writing the image.
     #[error("'{}' is in use by another churn", path.display())]
     Busy {
         /// The image or its records.
         path: PathBuf,
     },
-    /// Something else lies where the records belong.
-    #[error("'{}' exists and holds no records of a churn: it is not replaced", path.display())]
+    /// Another file is where the records belong.
+    #[error("'{}' exists and is not a churn's records: choose another file with --records", path.display())]
     InTheWay {
         /// Where the records belong.
         path: PathBuf,
     },
-    /// What should be records is none.
-    #[error("'{}' holds no records of a churn: {why}", path.display())]
+    /// The file is not a churn's records.
+    #[error("'{}' does not hold records of a churn: {why}", path.display())]
     NoRecords {
-        /// What was given.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         why: &'static str,
     },
-    /// The writer went on while the image was compared.
-    #[error("the writer that keeps '{}' is running: stop it before the image is verified", path.display())]
+    /// The writer was running while the image was compared.
+    #[error("the writer that keeps '{}' is running: stop it first", path.display())]
     StillWriting {
         /// The records.
         path: PathBuf,
     },
-    /// The image is not what the writer left.
-    #[error("'{}' is not what the writer left: {pages} pages differ, the first is page {first}", path.display())]
+    /// The image differs from what the writer left.
+    #[error("'{}' differs from what the writer left: {pages} pages differ, the first is page {first}", path.display())]
     Differs {
         /// The image.
         path: PathBuf,
@@ -164,26 +161,27 @@ pub struct Request {
     pub image: PathBuf,
     /// Where to keep the records; see [`records_of`].
     pub records: PathBuf,
-    /// Whether an image may be overwritten for which there are no records of an earlier churn.
+    /// Whether to overwrite an image that no earlier churn keeps records of.
     pub in_place: bool,
     /// Where to write.
     pub pattern: Pattern,
-    /// The bytes that are written, from the image's beginning on; whole pages. `None`: all.
+    /// How many bytes of the image are written, from its beginning; a multiple of the page size.
+    /// `None`: all.
     pub working_set: Option<u64>,
     /// How many bytes each write has; see [`Pattern::most_bytes_per_write`].
     pub bytes_per_write: u32,
     /// How many threads write, 1 to [`MOST_THREADS`] and no more than there are pages.
     pub threads: u32,
-    /// What decides on places and bytes.
+    /// The random seed: the same seed repeats the same writes.
     pub seed: u64,
-    /// Writes a second, of all threads together, each within one page. 0: as fast as possible. At
-    /// most [`MOST_RATE`].
+    /// Writes per second of all threads together, each within one page; at most [`MOST_RATE`]. 0:
+    /// as fast as possible.
     pub rate: u64,
-    /// When to end, counted from the first write. `None`: when told to.
+    /// When to end, counted from the first write. `None`: when [`Ending`] is raised.
     pub duration: Option<Duration>,
 }
 
-/// Where an image's records lie unless something else is asked for: `IMAGE.churn`.
+/// The default place of an image's records: `IMAGE.churn`.
 pub fn records_of(image: &Path) -> PathBuf {
     let mut name = image.as_os_str().to_owned();
     name.push(".churn");
@@ -210,7 +208,7 @@ pub struct Summary {
     pub writes: u64,
     /// Different pages that were written.
     pub pages: u64,
-    /// How long it took by the clock on the wall, including any time that the process was stopped.
+    /// The wall time, including any time during which the process was stopped.
     pub seconds: f64,
     /// Writes a second that were achieved.
     pub rate: f64,
@@ -219,8 +217,8 @@ pub struct Summary {
 /// Writes until the time is up or `end` is raised. `first` is called when the first write is done.
 ///
 /// # Errors
-/// What makes no sense, files that cannot be used, a [`ChurnError::Busy`] image, and an
-/// image that shrinks or cannot grow.
+/// Invalid values, files that cannot be used, [`ChurnError::NotOurs`], a [`ChurnError::Busy`]
+/// image, and an image that shrinks or cannot grow.
 pub fn run(request: &Request, end: &Ending, first: impl FnOnce()) -> Result<Summary> {
     let image = Block::open(&request.image, ImageFormat::Raw)?;
     let plan = plan(request, image.pages())?;
@@ -240,12 +238,12 @@ pub fn run(request: &Request, end: &Ending, first: impl FnOnce()) -> Result<Summ
         .write(true)
         .open(&request.image)
         .map_err(open("open for writing"))?;
-    // Root may write what nobody is meant to write.
+    // Root can open a read-only file for writing.
     let examined = file.metadata().map_err(open("examine"))?;
     if examined.permissions().readonly() {
         return Err(open("write")(io::ErrorKind::PermissionDenied.into()).into());
     }
-    // Writes of two would be proven by neither.
+    // Neither of two churns could prove its writes.
     records::lock(&file, &request.image)?;
     let records = Records::create(&request.records, &plan, &image)?;
     drop(image);
@@ -308,7 +306,7 @@ fn write_all(
     first: impl FnOnce(),
 ) -> Result<Done> {
     let failed = |error| Error::new(Kind::Failed, error).in_stage("while starting a thread");
-    // Raised for those that are still at work when one has failed.
+    // Ends the other threads when one has failed.
     let give_up = Abort::new().map_err(failed)?;
     let (wrote, written) = bounded(1);
     let (mut sum, mut failure) = (Done::default(), None);
@@ -368,7 +366,7 @@ struct Worker<'a> {
     records: &'a Records,
     bytes: Vec<u8>,
     done: Done,
-    /// A bit for each page of the lane that was written.
+    /// A bit for each page of the lane, set once it was written.
     written: Vec<u64>,
 }
 
@@ -408,7 +406,7 @@ impl<'a> Worker<'a> {
                 }
             }
             if due > 0 && self.done.writes == due {
-                // Another thread may have been the first.
+                // A full channel means that another thread was first.
                 let _ = wrote.try_send(());
             }
             let wait = pace.wait(now);
@@ -445,14 +443,14 @@ impl<'a> Worker<'a> {
 /// When writes are due.
 #[derive(Debug)]
 struct Pace {
-    /// Seconds between two; 0: they are always due.
+    /// Seconds between two writes; 0 if they are always due.
     interval: f64,
     /// When the next one is due.
     next: Instant,
 }
 
 impl Pace {
-    /// `rate` in writes a second; 0: no limit.
+    /// `rate` in writes per second; 0: no limit.
     fn new(rate: f64, now: Instant) -> Pace {
         Pace {
             interval: if rate > 0.0 { rate.recip() } else { 0.0 },
@@ -460,7 +458,7 @@ impl Pace {
         }
     }
 
-    /// How many writes are to be done now, [`BUNCH`] at most.
+    /// How many writes are due now, at most [`BUNCH`].
     fn take(&mut self, now: Instant) -> u64 {
         if self.interval == 0.0 {
             return BUNCH;
@@ -477,7 +475,7 @@ impl Pace {
         count
     }
 
-    /// How long to wait for more. Zero if more is due already.
+    /// How long to wait until more are due. Zero if they are due already.
     fn wait(&self, now: Instant) -> Duration {
         match self.next.checked_duration_since(now) {
             Some(wait) if self.interval > 0.0 && !wait.is_zero() => wait.max(SLICE),

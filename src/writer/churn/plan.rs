@@ -1,5 +1,5 @@
 //! Which bytes a churn writes where: a pure function of the plan, the thread and the number of the
-//! write, so that whoever knows how many were done knows what an image must hold.
+//! write. So the number of writes says what an image must hold.
 
 use super::ChurnError;
 use crate::page::PAGE_SIZE;
@@ -32,7 +32,7 @@ names!(
 );
 
 impl Pattern {
-    /// How many bytes a write has unless something else is asked for.
+    /// The default number of bytes of a write.
     pub fn default_bytes_per_write(self) -> u32 {
         match self {
             Pattern::Counter => 8,
@@ -65,7 +65,7 @@ impl Pattern {
 /// What a churn writes: equal plans write equal bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// Where.
+    /// Which pages are written how often.
     pub pattern: Pattern,
     /// The pages that are written, from the image's beginning on.
     pub working_set: u64,
@@ -74,7 +74,7 @@ pub struct Plan {
     /// How many threads write, 1 to [`MOST_THREADS`]. Thread T owns the pages of the working set
     /// whose index leaves T when divided by the number of threads.
     pub threads: u32,
-    /// What decides on places and bytes.
+    /// The random seed: the same seed repeats the same writes.
     pub seed: u64,
 }
 
@@ -86,10 +86,10 @@ pub(super) struct Spot {
 }
 
 impl Plan {
-    /// Whether it makes sense for an image of so many pages.
+    /// Whether it is valid for an image of `pages` pages.
     ///
     /// # Errors
-    /// Of the first value that does not.
+    /// Names the first invalid value.
     pub fn check(&self, pages: u64) -> Result<(), ChurnError> {
         let most = self.pattern.most_bytes_per_write();
         if self.working_set == 0 || self.working_set > pages {

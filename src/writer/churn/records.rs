@@ -7,7 +7,7 @@
 //! | header | 1 | see below |
 //! | progress | 64 bytes a thread, rounded up | u64 the number of the write that was begun last, u64 that of the write that was done last, 48 bytes of zeroes |
 //! | base | those of the working set | what the image held there before |
-//! | hashes | 16 bytes a page behind the working set, rounded up | what [`BlockSeed::hash_or_zero`] says of what the image held there, in a block named [`RAW_BLOCK_NAME`] |
+//! | hashes | 16 bytes a page after the working set, rounded up | [`BlockSeed::hash_or_zero`] of what the image held there, in a block named [`RAW_BLOCK_NAME`] |
 //!
 //! | at | header |
 //! |---|---|
@@ -48,8 +48,8 @@ const PROGRESS_LEN: usize = 64;
 pub(super) const HASH_LEN: usize = 16;
 /// Pages that are read or written at once.
 pub(super) const CHUNK: u64 = 64;
-/// More than any machine writes in the time it is given; what a damaged file says beyond that
-/// would be replayed for years.
+/// More writes than any run performs. Replaying what a damaged file claims beyond that would take
+/// years.
 const MOST_WRITES: u64 = 1 << 40;
 
 /// Where the parts lie, in pages.
@@ -61,7 +61,7 @@ struct Layout {
 }
 
 impl Layout {
-    /// `None`: no file is as large.
+    /// `None` if no file can be that large.
     fn of(plan: &Plan, pages: u64) -> Option<Layout> {
         let progress = (plan.threads as usize * PROGRESS_LEN).div_ceil(PAGE_SIZE) as u64;
         let base = 1 + progress;
@@ -99,7 +99,7 @@ impl Records {
         let file = create(path)?;
         let made = fill(&file, path, plan, image);
         if made.is_err() && same_file(&file, path) {
-            // Useless, and in the way of nobody if it stays.
+            // An unfinished file is useless; the next churn replaces it if it stays.
             let _ = std::fs::remove_file(path);
         }
         Ok(Records {
@@ -188,7 +188,7 @@ fn fill(file: &File, path: &Path, plan: &Plan, image: &Block) -> Result<MappedWo
             .map_err(failed("write", path))
             .map_err(Error::from)
     };
-    // First of all what makes the file ours to replace, should this process end here.
+    // The header comes first, so that the file can be replaced if this process ends here.
     write(&header(plan, image.pages()), 0)?;
     let layout = Layout::of(plan, image.pages())
         .ok_or_else(|| failed("make", path)(io::Error::from(io::ErrorKind::FileTooLarge)))?;
@@ -244,7 +244,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Opens records and checks all that they say of themselves.
+    /// Opens records and checks everything in their header.
     pub(super) fn open(path: &Path) -> Result<Kept> {
         let bad = |why| ChurnError::NoRecords {
             path: path.into(),
@@ -252,7 +252,7 @@ impl Kept {
         };
         let file = match Block::open(path, ImageFormat::Raw) {
             Err(ImageError::Empty { .. } | ImageError::NotWholePages { .. }) => {
-                return Err(bad("its size is not that of any").into());
+                return Err(bad("its size is not valid").into());
             }
             other => other?,
         };
@@ -262,10 +262,10 @@ impl Kept {
             |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         if head[..8] != MAGIC {
-            return Err(bad("it does not begin as such").into());
+            return Err(bad("it does not begin with the header of one").into());
         }
         if u32_at(8) != VERSION {
-            return Err(bad("it is of a version that is not known here").into());
+            return Err(bad("its version is unknown").into());
         }
         if u64_at(48) != xxh3_64(&head[..48]) {
             return Err(bad("its header is damaged").into());
@@ -273,7 +273,8 @@ impl Kept {
         if u32_at(56) != 1 {
             return Err(bad("it was never finished").into());
         }
-        let pattern = Pattern::from_code(u32_at(12)).ok_or_else(|| bad("its pattern is none"))?;
+        let pattern =
+            Pattern::from_code(u32_at(12)).ok_or_else(|| bad("its pattern is invalid"))?;
         let plan = Plan {
             pattern,
             working_set: u64_at(24),
@@ -348,10 +349,10 @@ impl Kept {
         self.file.read_some(shifted, out, |_, _| true).map(drop)
     }
 
-    /// The hashes of all pages behind the working set.
+    /// The hashes of all pages after the working set.
     pub(super) fn hashes(&self) -> Result<Vec<u8>, ImageError> {
         let range = PageRange::between(self.layout.hashes, self.layout.end);
-        // As large as a 256th of the file that it is read from.
+        // A 256th of the size of the file.
         let mut out = vec![0; range.count as usize * PAGE_SIZE];
         self.file.read_some(range, &mut out, |_, _| true)?;
         Ok(out)

@@ -44,8 +44,8 @@ impl Scene {
         }
     }
 
-    /// Writes so many times with each thread, one thread after the other. The last write of each
-    /// is begun and no more if `in_flight`.
+    /// Has each thread write `writes` times, one thread after the other. With `in_flight`, each
+    /// also begins one more.
     fn write(&self, plan: &Plan, writes: u64, in_flight: bool) {
         let raw = Block::open(&self.image, ImageFormat::Raw).unwrap();
         let records = Records::create(&self.records, plan, &raw).unwrap();
@@ -238,7 +238,7 @@ fn request(scene: &Scene, pattern: Pattern, threads: u32) -> Request {
 }
 
 #[test]
-fn threads_write_until_they_are_told_to_end_and_all_of_it_is_proven() {
+fn threads_write_until_they_are_ended_and_all_of_it_is_proven() {
     let scene = Scene::new();
     for pattern in Pattern::ALL {
         let end = Ending::new().unwrap();
@@ -269,7 +269,7 @@ fn a_churn_ends_when_its_time_is_up_even_if_no_write_is_due() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_by_name_and_leaves_no_records() {
+fn invalid_values_are_refused_by_name_and_leave_no_records() {
     let scene = Scene::new();
     let good = || request(&scene, Pattern::Random, 1);
     let page = PAGE_SIZE as u64;
@@ -279,28 +279,28 @@ fn what_makes_no_sense_is_refused_by_name_and_leaves_no_records() {
                 working_set: Some(41 * page),
                 ..good()
             },
-            "a working set of 41 pages is not possible: the image allows 1 to 40",
+            "invalid working set of 41 pages: the image allows 1 to 40",
         ),
         (
             Request {
                 working_set: Some(0),
                 ..good()
             },
-            "a working set of 0 pages is not possible",
+            "invalid working set of 0 pages",
         ),
         (
             Request {
                 working_set: Some(5000),
                 ..good()
             },
-            "a working set of 5000 bytes is not of whole pages of 4096",
+            "invalid working set of 5000 bytes: it must be a multiple of 4096",
         ),
         (
             Request {
                 bytes_per_write: 4097,
                 ..good()
             },
-            "4097 bytes per write are not possible: random allows 1 to 4096",
+            "invalid --bytes-per-write 4097: random allows 1 to 4096",
         ),
         (
             Request {
@@ -308,21 +308,21 @@ fn what_makes_no_sense_is_refused_by_name_and_leaves_no_records() {
                 pattern: Pattern::Counter,
                 ..good()
             },
-            "9 bytes per write are not possible: counter allows 1 to 8",
+            "invalid --bytes-per-write 9: counter allows 1 to 8",
         ),
         (
             Request {
                 threads: 31,
                 ..good()
             },
-            "31 threads are not possible: the working set allows 1 to 30",
+            "invalid number of threads 31: the working set allows 1 to 30",
         ),
         (
             Request {
                 rate: MOST_RATE + 1,
                 ..good()
             },
-            "allowed are 1 to 1000000000 pages a second, and 0 for no limit",
+            "use 1 to 1000000000 pages per second, or 0 for no limit",
         ),
     ] {
         let error = run(&request, &Ending::new().unwrap(), || {}).unwrap_err();
@@ -354,7 +354,7 @@ fn only_older_records_are_replaced_and_two_churns_exclude_each_other() {
         "{error}"
     );
     assert_eq!(std::fs::read(&other).unwrap(), b"dear reader");
-    // The image itself is none either.
+    // Nor is the image itself.
     again(&scene.image).unwrap_err();
 
     let running = Ending::new().unwrap();

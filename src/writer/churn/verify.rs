@@ -21,7 +21,7 @@ pub struct Verified {
     pub pages: u64,
     /// The writes that must be there.
     pub writes: u64,
-    /// The writes of which any part may be there, at most one a thread.
+    /// The writes of which any part may be there, at most one per thread.
     pub in_flight: u64,
     /// The pages that are not as they must be.
     pub differing: u64,
@@ -49,7 +49,7 @@ impl Verified {
 
 /// What a thread's pages must hold.
 struct Expected {
-    /// Its pages, one behind the other.
+    /// Its pages, one after the other.
     pages: Vec<u8>,
     /// The write of which each byte may be there or not.
     in_flight: Option<(Spot, Vec<u8>)>,
@@ -59,8 +59,8 @@ struct Expected {
 /// set and a 256th of the rest.
 ///
 /// # Errors
-/// When a file cannot be read, is not what it should be, or is written meanwhile. That
-/// the image differs is a result.
+/// When a file cannot be read, is not what it should be, or is written meanwhile. A difference is a
+/// result, not an error.
 pub fn verify(image: &Path, records: &Path) -> Result<Verified> {
     let kept = Kept::open(records)?;
     let before = kept.progress()?;
@@ -99,7 +99,7 @@ pub fn verify(image: &Path, records: &Path) -> Result<Verified> {
     })
 }
 
-/// What was compared belongs together only if no write came between.
+/// The comparison is only valid if nothing was written meanwhile.
 pub(super) fn unmoved(kept: &Kept, before: &[Progress]) -> Result<()> {
     if kept.progress()? == before {
         Ok(())
@@ -110,7 +110,7 @@ pub(super) fn unmoved(kept: &Kept, before: &[Progress]) -> Result<()> {
 
 fn replay(kept: &Kept, thread: u32, progress: Progress) -> Result<Expected> {
     let (plan, threads) = (&kept.plan, u64::from(kept.plan.threads));
-    // Zeroes that nobody writes to take no memory: a sparse working set stays sparse.
+    // Untouched zero pages take no memory: a sparse working set stays sparse.
     let mut pages = vec![0; plan.own_pages(thread) as usize * PAGE_SIZE];
     let mut buffer = vec![0; super::records::CHUNK as usize * PAGE_SIZE];
     for chunk in kept
@@ -158,8 +158,8 @@ fn compare(
                 let must = &lane.pages[at..at + PAGE_SIZE];
                 found == must || in_flight(found, must, slot, lane.in_flight.as_ref())
             }
-            Some(behind) => {
-                let at = behind as usize * HASH_LEN;
+            Some(after) => {
+                let at = after as usize * HASH_LEN;
                 hashes[at..at + HASH_LEN] == seed.hash_or_zero(page, found).to_le_bytes()
             }
         };

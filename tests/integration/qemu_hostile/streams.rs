@@ -37,7 +37,9 @@ fn expected(name: &str, first: &str, len: usize, way: Way) -> String {
             format!("in the middle of {what}")
         }
         // Its compressed page is none.
-        ("whole", _) => "zlib: a body of 3 bytes for 4096 bytes is damaged".to_owned(),
+        ("whole", _) => {
+            "zlib: a body of 3 bytes, which should decode to 4096 bytes, is damaged".to_owned()
+        }
         // They end where RAM does.
         _ if first.starts_with("whole") => "in the middle of the devices".to_owned(),
         _ => told.replace('\u{fffd}', ""),
