@@ -7,7 +7,7 @@ use crate::names::UnknownName;
 use crate::text::Quoted;
 use crate::units::parse_switch;
 
-/// Something that a migration may make use of.
+/// A feature that a migration may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Capability {
@@ -15,17 +15,17 @@ pub enum Capability {
     Compress,
     /// After the bulk stage, pages that changed travel as XBZRLE deltas.
     Xbzrle,
-    /// On the qemu wire, the destination says in the end that it has loaded the guest.
+    /// On the qemu wire, the destination confirms that it has loaded the guest.
     ReturnPath,
     /// A writer that outruns the link is slowed down.
     AutoConverge,
-    /// A monitor tells of a migration's states and rounds as they come.
+    /// A monitor reports a migration's states and rounds as events.
     Events,
-    /// Before the last round, with the writer standing still, a migration waits for leave.
+    /// Before the last round, with the writer stopped, a migration waits for `migrate-continue`.
     PauseBeforeSwitchover,
-    /// QEMU's, for storage, which is not moved here.
+    /// For QEMU compatibility: storage is not migrated here.
     ZeroBlocks,
-    /// QEMU's, for RDMA, which is not spoken here.
+    /// For QEMU compatibility: RDMA is not supported here.
     RdmaPinAll,
 }
 
@@ -52,23 +52,25 @@ impl Capability {
                 "After the bulk stage, send only what changed within a page, as XBZRLE deltas"
             }
             Capability::ReturnPath => {
-                "On the qemu wire, have the destination say in the end that it has loaded the guest"
+                "On the qemu wire, wait for the destination to confirm that it has loaded the guest"
             }
             Capability::AutoConverge => {
                 "In a live migration, slow down a writer that changes more than the link carries"
             }
-            Capability::Events => "Have a monitor tell of each state and each round as it comes",
+            Capability::Events => "Report each state and each round as an event on the monitor",
             Capability::PauseBeforeSwitchover => {
-                "Before the last round, with the writer standing still, wait for migrate-continue"
+                "Before the last round, with the writer stopped, wait for migrate-continue"
             }
             Capability::ZeroBlocks => {
-                "Storage's, in QEMU: taken as it is given, and without effect, as only RAM is moved"
+                "Accepted for QEMU compatibility; no effect, because storage is not migrated"
             }
-            Capability::RdmaPinAll => "RDMA's, in QEMU: never available here",
+            Capability::RdmaPinAll => {
+                "Known for QEMU compatibility; never available, because RDMA is not supported"
+            }
         }
     }
 
-    /// Whether it is on unless told otherwise.
+    /// Whether it is on by default.
     pub fn default_state(self) -> bool {
         match self {
             Capability::Compress | Capability::Xbzrle | Capability::ReturnPath => true,
@@ -91,7 +93,7 @@ impl Capability {
             | Capability::Events
             | Capability::PauseBeforeSwitchover
             | Capability::ZeroBlocks => None,
-            Capability::RdmaPinAll => Some("there is no RDMA to pin memory for"),
+            Capability::RdmaPinAll => Some("RDMA is not supported"),
         }
     }
 
@@ -129,8 +131,8 @@ impl Default for Caps {
 }
 
 impl Caps {
-    /// What is on unless told otherwise for a stream that a QEMU reads: `compress` is off, as it is
-    /// there, because a QEMU that has it off, or no longer has it, cannot load such a stream.
+    /// The defaults for a stream that a QEMU reads: `compress` is off, as it is there, because a QEMU
+    /// that has it off, or no longer has it, cannot load such a stream.
     pub fn for_qemu() -> Caps {
         let mut caps = Caps::default();
         caps.on[Capability::Compress as usize] = false;
@@ -169,12 +171,11 @@ impl Caps {
         self.set(capability.name(), on)
     }
 
-    /// Says in a sentence why this set of capabilities cannot be used; `None` if it can.
+    /// Why this set of capabilities cannot be used, in a sentence; `None` if it can.
     ///
-    /// The one place for rules between capabilities, whoever switched them. None of those that
-    /// there are excludes another: where one needs what only the request tells (a writer, a way
-    /// back, somebody who gives leave), it is without effect otherwise, or the command that was
-    /// given says so.
+    /// This is the one place for rules between capabilities. So far none excludes another: one that
+    /// needs something else (a writer, a way back, a monitor) has no effect without it, or the command
+    /// refuses it.
     pub fn conflicts(&self) -> Option<String> {
         let on = Capability::ALL.into_iter().filter(|&one| self.has(one));
         on.into_iter().find_map(|capability| {

@@ -12,17 +12,17 @@ use crate::text::printable;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// It did not work; trying again may help. The source is usable, the old output untouched.
+    /// It failed; trying again may help. The source is usable, the old output untouched.
     Failed,
-    /// What was asked for makes no sense; nothing was done.
+    /// The request is invalid; nothing was done.
     Usage,
-    /// What arrived is not what was sent, or two things that were compared differ.
+    /// What arrived is not what was sent, or what was compared differs.
     Differs,
-    /// The other side declined, and said why.
+    /// The peer refused, and said why.
     Refused,
     /// The link broke after Commit was sent: the destination may or may not have taken over.
     OutcomeUnknown,
-    /// A comparison of two measurements found something slower than was allowed.
+    /// A comparison of two measurements found something slower than allowed.
     Slower,
     /// A signal or the caller ended it.
     Interrupted,
@@ -83,7 +83,7 @@ impl Error {
         Error::new(Kind::Interrupted, "interrupted")
     }
 
-    /// Runs `work` and turns a panic into an error, so that nobody waits forever for an answer.
+    /// Runs `work` and turns a panic into an error, so that no other thread waits for it for ever.
     ///
     /// # Errors
     /// Those of `work`, and its panic.

@@ -29,7 +29,7 @@ pub(crate) struct Faults {
     pub(crate) mischief: std::sync::Mutex<Option<(Site, Mischief)>>,
 }
 
-/// Something that a test does behind the stages' back.
+/// Something that a test does unnoticed by the stages.
 #[cfg(test)]
 pub(crate) struct Mischief(pub(crate) Box<dyn FnOnce() + Send>);
 

@@ -1,11 +1,11 @@
-//! ramferry moves a virtual machine's RAM from one place to another, fast, and proves that it
-//! arrived.
+//! ramferry moves a virtual machine's RAM from one place to another, fast, and verifies it on
+//! arrival.
 //!
-//! Pages of a memory-mapped guest image go through a pool of N compressor threads and are streamed;
-//! after the bulk stage only what changed goes, as XBZRLE deltas; M threads decompress on the
-//! receiving side, which reads back what it wrote before anybody is told that it is there. It
-//! serves two jobs: **benchmarking compression settings** on real guest RAM, and **standalone
-//! migration of test VM images**.
+//! Pages of a memory-mapped guest image go through a pool of N compressor threads to the network; after
+//! the bulk stage only what changed is sent, as XBZRLE deltas. M threads decompress at the
+//! destination, which reads everything back and verifies it before reporting success. It serves two
+//! jobs: **benchmarking compression settings** on real guest RAM, and **standalone migration of test
+//! VM images**.
 //!
 //! ```
 //! use ramferry::{Migration, Settings};
@@ -22,60 +22,86 @@
 //! let sending = Migration::send(image).to(address).settings(settings).start()?;
 //! let (sent, received) = (sending.wait()?, receiving.wait()?);
 //! assert_eq!(sent.digest, received.digest);
-//! println!("{} bytes on the wire", sent.wire_bytes);
+//! println!("{} bytes on the wire in {:?}", sent.wire_bytes, sent.total_time);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! A VMM that sends its own guest while it runs says what changes ([`dirty::Tracker`]) and how to
-//! make it stand still ([`writer::Writer`]); `examples/live_memory.rs` is one in a single file.
+//! A VMM that sends its own guest while it runs implements two traits: [`dirty::Tracker`] says what
+//! changed, [`writer::Writer`] stops and resumes the guest. `examples/live_memory.rs` does it in one
+//! file.
 //!
-//! # Words
-//! | word | meaning |
+//! ```no_run
+//! use std::sync::{Arc, Mutex};
+//!
+//! use ramferry::Migration;
+//! use ramferry::dirty::Tracker;
+//! use ramferry::source::{Live, WriterChoice};
+//! use ramferry::writer::Writer;
+//!
+//! fn send(vcpus: impl Writer + 'static, log: Arc<dyn Tracker>) -> ramferry::error::Result<()> {
+//!     let writer = WriterChoice::Own(Arc::new(Mutex::new(vcpus)));
+//!     let migration = Migration::send("/dev/shm/guest.ram")
+//!         .to("tcp:10.0.0.2:4444".parse()?)
+//!         .live(Live::new(writer).tracked_by(log))
+//!         .on_event(|event| eprintln!("{event:?}"))
+//!         .start()?;
+//!     let report = migration.wait()?;
+//!     println!("downtime {:?}", report.downtime);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Cargo features
+//! `cli`, on by default, is the program: command line, tables, report page, completions, man pages.
+//! With `default-features = false` the library alone is built, with half of the dependencies.
+//!
+//! # Terms
+//! | term | meaning |
 //! |---|---|
 //! | page | 4096 bytes, the unit that is dirty or clean |
-//! | block | a named stretch of guest RAM (`pc.ram`); an image is one, a [guest folder](image::folder) holds any number |
-//! | batch | 1 to 256 pages of one block handled as one job |
-//! | round | one walk over the dirty pages. Round 1 is the bulk stage (every page), later ones are delta rounds |
-//! | method | `zlib`, `gzip`, `lz4`, `zstd`, `none`: what compresses. XBZRLE is the delta encoding, and no method |
+//! | block | a named range of guest RAM (`pc.ram`); an image is one, a [guest folder](image::folder) holds any number |
+//! | batch | 1 to 256 pages of one block that are handled as one job |
+//! | round | one pass over the dirty pages. Round 1 is the bulk stage (every page), later ones are delta rounds |
+//! | method | the compression method: `zlib`, `gzip`, `lz4`, `zstd` or `none`. XBZRLE is the delta encoding, not a method |
 //! | source, destination | the two ends; the commands are `send` and `receive` |
-//! | downtime | how long the writer of a live guest stands still: from stopping it to the proof |
+//! | downtime | how long the writer of a live guest is paused: from stopping it to the verification |
 //!
-//! # Where to read
-//! The way of a page is [`source`]'s `pipeline.rs` and then [`destination`]'s, its mirror. What goes
-//! over the wire is specified in [`wire::native`] and, where a QEMU is at the other end, in
-//! [`wire::qemu`]; the digest that proves it in [`page`]. The rounds of a guest that is being
-//! written meanwhile are in [`source`]'s `live.rs`.
+//! # Design
+//! A **migration has phases**, which both ends walk: connect and agree, rounds, proof, commit. Until
+//! Commit is sent the source is in charge; after it, it never claims to be again. Each end has **one
+//! pipeline that knows no wire**: at the source scan, encode, send; at the destination read, decode,
+//! place. What is said on the connections is a **wire**, of which there are two, ours and QEMU's; one
+//! place at each end knows that there is more than one. A page is followed from the image to the
+//! socket in [`source`]'s `pipeline.rs`, and back in [`destination`]'s. The formats are specified in
+//! [`wire::native`] and [`wire::qemu`], the digest that proves a guest's RAM in [`page`]. The rounds of
+//! a live guest are in [`source`]'s `live.rs` and `converge.rs`.
 //!
-//! | module | what lives there |
+//! | module | contents |
 //! |---|---|
-//! | [`page`], [`round`], [`error`] | page numbers, zero test, hashes, the digest; rounds; the error that leaves the crate |
-//! | [`image`] | guest images: the only home of `mmap`; the output that appears only when proven |
-//! | [`dirty`] | which pages must be sent again |
-//! | [`codec`], [`delta`] | page bytes to payload bytes and back; XBZRLE and its cache |
-//! | [`wire`] | bytes to typed records and back |
-//! | [`advice`] | which setting is best for what, by its costs; the model of a slower link |
+//! | [`error`], [`units`], [`page`], [`round`] | the error that leaves the crate; sizes and rates; page numbers, hashes, the digest; rounds |
+//! | [`codec`], [`delta`], [`description`] | page bytes to payload bytes and back; XBZRLE and its cache; what a guest is besides RAM |
+//! | [`wire`], [`sniff`] | bytes to typed records and back; telling by its first bytes what a file is |
 //! | [`params`], [`caps`], [`stats`] | the table of parameters, capabilities, counters and reports |
-//! | [`writer`] | who writes the guest's RAM, and a writer of our own |
-//! | [`transport`], [`session`] | addresses, connections, time limits; what both ends agree on |
-//! | [`source`], [`destination`] | the two ends, file by file each other's mirror |
-//! | [`control`], [`bench`](mod@bench) | start, watch, change, cancel a migration, also through a QMP monitor; compare settings |
-//! | [`synthetic`] | a guest's RAM for people who have none |
-//! | [`mod@inspect`] | what a file is and what it holds |
-//! | [`cli`] | words to requests, results to words |
+//! | [`image`], [`partial`], [`dirty`] | guest images, the only home of `mmap`; outputs that appear only when verified; which pages to send again |
+//! | [`transport`], [`writer`] | addresses, connections, time limits; what writes the guest's RAM, and how it is stopped |
+//! | [`source`], [`destination`] | the two ends |
+//! | [`control`] | start, watch, change and cancel a migration, also through a QMP monitor |
+//! | [`mod@inspect`], [`synthetic`] | what a file contains; a guest's RAM for those who have none at hand |
+//! | [`bench`](mod@bench), [`advice`] | compare settings; what they cost over a link |
 //!
-//! Imports go downwards only: `cli` > `bench`, `control`, `inspect` > `source`, `destination` > `writer`,
-//! `transport`, `session` > `params`, `caps`, `stats` > `wire`, `codec`, `delta`, `dirty`, `image` > `page`, `error`.
+//! Imports go downwards only: `cli` > `bench` > `control`, `inspect` > `source`, `destination` > `writer` >
+//! `session` > `transport` > `dirty` > `image` > `sniff`, `stats` > `wire`, `params`, `caps` > `codec`, `delta`,
+//! `description`, `partial`, `synthetic`, `advice` > `page`, `round`, `units`, `error`.
 //!
-//! # What can be relied on
-//! * Input is hostile: files, peers and arguments. No bytes make it panic, allocate without
-//!   bounds, or write outside the blocks.
-//! * Every batch carries a hash over its header, page set and decoded pages, checked before
+//! # Guarantees
+//! * Input is hostile: files, peers and arguments. No bytes make it panic, allocate without bounds, or
+//!   write outside the blocks.
+//! * Every batch carries a hash over its header, page set and decoded pages, which is checked before
 //!   anything is placed. Before the end the destination reads back and hashes what it really holds:
-//!   what earlier rounds left while later ones run, so that little of it is left for the downtime.
+//!   what earlier rounds wrote while later ones run, so that little of it is left for the downtime.
 //! * A failed migration leaves the source as it was and an older output untouched.
-//! * Before Commit is sent the source is in charge; after it, it never claims to be again. Where
-//!   the answer is lost, that is an outcome of its own, [`Kind::OutcomeUnknown`].
+//! * Where the answer to Commit is lost, that is an outcome of its own, [`Kind::OutcomeUnknown`].
 //!
 //! `tcp:` is neither encrypted nor authenticated.
 

@@ -29,7 +29,7 @@ use read::Given;
 pub use table::TABLE;
 pub use typed::{TypedParam, TypedValue};
 
-/// How many pages a batch has when `batch-pages` is `auto`.
+/// The number of pages in a batch when `batch-pages` is `auto`.
 ///
 /// Measured in the pipeline on real guest RAM. Larger batches wake fewer threads and give deflate
 /// more to look back at; lz4 and zstd are fastest on what stays in a core's second-level cache.
@@ -123,8 +123,8 @@ pub enum BenchUse {
     Unused,
 }
 
-/// A parameter's value on its way out: shown to people by `Display`, in a form that
-/// [`Params::set_text`] takes back, and to programs as a JSON number, boolean, string or null.
+/// The value of a parameter: shown to people by `Display`, in a form that [`Params::set_text`] reads
+/// back, and to programs as a JSON number, boolean, string or null.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Value {
@@ -175,24 +175,24 @@ pub struct Parameter {
     pub name: &'static str,
     /// The type of its value.
     pub kind: Kind,
-    /// The default, as text that [`Params::set_text`] takes.
+    /// The default, as text for [`Params::set_text`].
     pub default: &'static str,
-    /// What values there are, in words for people.
+    /// The allowed values, in words.
     pub range: &'static str,
-    /// What the number counts, if it counts something.
+    /// The unit of the number, if it has one.
     pub unit: Option<&'static str>,
-    /// What it does, in a sentence or two, without a full stop at the end.
+    /// What it does, in a sentence or two, without a final full stop.
     pub meaning: &'static str,
-    /// Which end it is for.
+    /// The end that it applies to.
     pub side: Side,
-    /// Whether it may change while a migration runs.
+    /// Whether it can be changed during a migration.
     pub runtime: bool,
     /// The version of this crate that first had it.
     pub since: &'static str,
     /// Whether it may be given several times, with a value each. Such a parameter stores nothing
     /// of its own, and its default lists several values.
     pub repeatable: bool,
-    /// The word that stands for no value at all: a typed value may be this word as a
+    /// The word for having no value at all: a typed value may be this word as a
     /// [`Kind::String`] whatever the parameter's type.
     pub unset: Option<&'static str>,
     /// What a comparison of settings does with it.
@@ -223,15 +223,15 @@ pub struct Params {
     pub compress_method: Method,
     /// 0 for the method's own default, else within [`Method::levels`].
     pub compress_level: u8,
-    /// Compressing threads, 1 to 255.
+    /// Compression threads, 1 to 255.
     pub compress_threads: u8,
-    /// Decompressing threads, 1 to 255.
+    /// Decompression threads, 1 to 255.
     pub decompress_threads: u8,
-    /// Whether a batch waits when every compressing thread is busy; if not, it goes plain.
+    /// Whether a batch waits when every compression thread is busy; if not, it is sent uncompressed.
     pub compress_wait_thread: bool,
     /// Bytes; a power of two no less than a page.
     pub xbzrle_cache_size: u64,
-    /// Bytes a second over all connections; 0 is no limit.
+    /// Bytes per second over all connections; 0 is unlimited.
     pub max_bandwidth: u64,
     /// Connections, 1 to 64.
     pub connections: u8,
@@ -241,7 +241,7 @@ pub struct Params {
     pub zlib_engine: ZlibEngine,
     /// Whether batches of deltas are compressed too.
     pub delta_compress: bool,
-    /// How long the writer of a live guest may stand still, up to 2000 s.
+    /// How long the writer of a live guest may be stopped, up to 2000 s.
     pub downtime_limit: Duration,
     /// Rounds of a live migration before the last, 1 to 65535.
     pub max_rounds: u32,

@@ -1,4 +1,4 @@
-//! The few things of the operating system that no safe crate offers.
+//! The few system calls that no safe crate offers.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -19,11 +19,11 @@ const MOST_STANDARD: RawFd = 2;
 /// Takes over a descriptor that the process inherited.
 ///
 /// What is taken of the standard streams is another descriptor of the same file; their own numbers
-/// are `/dev/null`'s from then on. Were they free, the next file or socket that is opened would have
-/// one of them, and hear what is printed.
+/// are `/dev/null`'s from then on. If they were closed, the next file or socket to be opened would get
+/// one of them, and with it what is printed.
 ///
 /// # Errors
-/// When there is no such descriptor, or it was taken already.
+/// When the descriptor is not open, or was taken already.
 pub(crate) fn take_fd(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: borrowed only to ask whether it is open; a wrong number is answered with EBADF.
     let flags = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) })?;
@@ -31,7 +31,7 @@ pub(crate) fn take_fd(fd: RawFd) -> io::Result<OwnedFd> {
     if flags.contains(rustix::io::FdFlags::CLOEXEC) {
         return Err(rustix::io::Errno::BADF.into());
     }
-    // SAFETY: it is open, and whoever names it on the command line gives it to us.
+    // SAFETY: it is open, and naming it on the command line gives it to this process.
     let inherited = unsafe { OwnedFd::from_raw_fd(fd) };
     if fd > MOST_STANDARD {
         return Ok(inherited);
@@ -81,10 +81,10 @@ pub(crate) fn process_cpu_time() -> Duration {
 /// included.
 ///
 /// # Errors
-/// When there is no such process.
+/// When the process does not exist.
 pub(crate) fn cpu_time_of(process: rustix::process::Pid) -> io::Result<Duration> {
     let mut clock: libc::clockid_t = 0;
-    // SAFETY: it writes one number to where it is told, and that lives.
+    // SAFETY: it writes one number to the pointer, which is valid.
     let error =
         unsafe { libc::clock_getcpuclockid(process.as_raw_nonzero().get(), &raw mut clock) };
     if error != 0 {
@@ -94,7 +94,7 @@ pub(crate) fn cpu_time_of(process: rustix::process::Pid) -> io::Result<Duration>
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: it writes one timespec to where it is told, and that lives.
+    // SAFETY: it writes one timespec to the pointer, which is valid.
     if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
         return Err(io::Error::last_os_error());
     }

@@ -1,14 +1,14 @@
 //! Sizes, rates and times as people write and read them.
 //!
 //! Reading is exact: decimal arithmetic on integers, no floating point, so `1.5GiB` is
-//! 1 610 612 736 bytes and nothing near it. Writing is for eyes and rounds to two decimals;
+//! exactly 1 610 612 736 bytes. Writing is for people and rounds to two decimals;
 //! documents for programs (`--json`) carry plain numbers instead.
 
 use std::time::Duration;
 
 use crate::text::Quoted;
 
-/// A text that is no size, rate or time. Its words say what the text was and what would do.
+/// A text that is not a size, rate or time. The message names it and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} is not {allowed}", Quoted(.value))]
 pub struct UnitError {
@@ -40,7 +40,7 @@ struct Unit {
     name: &'static str,
     multiply: u64,
     divide: u64,
-    /// Half a byte is no byte, but half a second is a time.
+    /// Half a byte is not allowed, but half a second is.
     fractions: bool,
 }
 

@@ -21,13 +21,13 @@ fn the_defaults_do_not_conflict() {
 fn what_is_not_available_is_refused_with_the_reason() {
     let mut caps = Caps::default();
     caps.switch(Capability::RdmaPinAll, true);
-    let words = "capability rdma-pin-all is not available here: there is no RDMA to pin memory for";
+    let words = "capability rdma-pin-all is not available here: RDMA is not supported";
     assert_eq!(caps.conflicts().as_deref(), Some(words));
     for capability in Capability::ALL {
         let mut caps = Caps::default();
         caps.switch(capability, true);
         assert_eq!(caps.conflicts().is_none(), capability.available());
-        // A default that cannot be used would be nobody's choice.
+        // A default that cannot be used makes no sense.
         assert!(capability.available() || !capability.default_state());
     }
     assert_eq!(Caps::for_qemu().conflicts(), None);

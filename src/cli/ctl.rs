@@ -1,5 +1,4 @@
-//! `ramferry ctl`: a monitor's commands, ours or a QEMU's, under the names that virsh and the
-//! original request gave them.
+//! `ramferry ctl`: the commands of a monitor, ours or a QEMU's, under virsh's names.
 
 mod capabilities;
 mod job;
@@ -36,12 +35,12 @@ Examples:
   ramferry ctl tcp:127.0.0.1:4445 qmp query-status
   ramferry ctl m.sock qmp '{\"execute\": \"migrate\", \"arguments\": {\"uri\": \"tcp:192.0.2.7:4444\"}}'
 The monitor is that of ramferry send, receive or monitor, or the QMP socket of a QEMU, which serves \
-one client at a time. What it declines is told in its own words, with exit code 1.")]
+one client at a time. If it declines a command, its own message is printed, with exit code 1.")]
 pub(super) struct CtlArgs {
     /// The monitor: the path of its socket, unix:PATH or tcp:HOST:PORT
     #[arg(value_parser = Checked(monitor))]
     socket: Address,
-    /// How long connecting and each answer may take
+    /// Time limit for connecting and for each answer
     #[arg(
         long,
         value_name = "TIME",
@@ -56,51 +55,51 @@ pub(super) struct CtlArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum CtlCommand {
-    /// Set parameters, all or none, also while a migration runs
+    /// Set parameters, all or none; also during a migration
     MigrateSetparameters(parameters::SetParameters),
     /// Print the parameters
     MigrateGetparameters(Show),
     /// Switch capabilities, all or none
     MigrateSetcapabilities {
-        /// Which, and how
+        /// The capabilities and their states
         #[arg(value_name = "NAME=on|off", required = true, value_parser = Checked(values::switch))]
         switches: Vec<(String, bool)>,
     },
     /// Print the capabilities
     MigrateGetcapabilities(Show),
-    /// Set how long the guest may stand still at the end
+    /// Set how long the guest may be paused at the end
     MigrateSetmaxdowntime {
         /// Milliseconds, or a time with its unit, such as 1.5s
         #[arg(value_name = "MS", allow_negative_numbers = true, value_parser = Checked(values::downtime))]
         downtime: u64,
     },
-    /// Print how many milliseconds the guest may stand still at the end
+    /// Print how many milliseconds the guest may be paused at the end
     MigrateGetmaxdowntime,
-    /// Set how fast a migration may be
+    /// Set the maximum bandwidth
     MigrateSetspeed {
         /// MiB/s, or a rate with its unit, such as 1.5Gbit; 0 or negative: no limit
         #[arg(value_name = "MIB/S", allow_negative_numbers = true, value_parser = Checked(speed))]
         speed: Speed,
     },
-    /// Print how many MiB/s a migration may send; 0: no limit
+    /// Print the maximum bandwidth in MiB/s; 0: no limit
     MigrateGetspeed,
-    /// Print the size of the cache for deltas, after setting it
+    /// Print the size of the cache for deltas, after setting it if --size is given
     MigrateCompcache {
         /// Bytes, or a size with its unit, such as 64MiB
         #[arg(long, value_name = "BYTES", value_parser = Checked(size))]
         size: Option<u64>,
     },
-    /// Tell about the migration that runs, or the last one of a monitor that goes on
+    /// Show the current migration, or the most recent one
     Domjobinfo(job::JobArgs),
-    /// Cancel the migration that runs
+    /// Cancel the current migration
     Domjobabort,
-    /// Have a migration go on that waits before its last round (pause-before-switchover)
+    /// Resume a migration that is paused before its last round (pause-before-switchover)
     MigrateContinue {
-        /// What it waits in
+        /// The state that it waits in
         #[arg(long, default_value = "pre-switchover")]
         state: String,
     },
-    /// Have any command executed, and print what it returns
+    /// Run any QMP command, and print what it returns
     Qmp {
         /// A command's name, or a whole request as JSON
         #[arg(value_name = "COMMAND|JSON", value_parser = Checked(request))]
@@ -115,12 +114,12 @@ struct Show {
     json: bool,
 }
 
-/// What `migrate-setspeed` takes.
+/// The value of `migrate-setspeed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Speed {
-    /// Bytes a second; 0 is no limit.
+    /// Bytes per second; 0 is unlimited.
     Limit(u64),
-    /// Below zero: as virsh has it, no limit worth the name.
+    /// Below zero: no limit, as in virsh.
     Unlimited,
 }
 
@@ -131,7 +130,7 @@ fn monitor(text: &str) -> Result<Address, String> {
         Some("tcp" | "unix") => text.parse(),
         Some("file" | "fd" | "exec") => {
             return Err(format!(
-                "no monitor can be at {}: it is at a path, unix:PATH or tcp:HOST:PORT",
+                "invalid monitor address {}: allowed are a path, unix:PATH and tcp:HOST:PORT",
                 Quoted(text)
             ));
         }
@@ -174,14 +173,14 @@ fn speed(text: &str) -> Result<Speed, String> {
     })
 }
 
-/// A whole request, or one made of a command's name.
+/// A whole request, or one made from a command's name.
 fn request(text: &str) -> Result<Map<String, Value>, String> {
     let trimmed = text.trim();
     if trimmed.starts_with('{') {
         match serde_json::from_str(trimmed) {
             Ok(Value::Object(request)) => Ok(request),
             Ok(_) => Err("a request is a JSON object".to_owned()),
-            Err(error) => Err(format!("the request is no JSON object: {error}")),
+            Err(error) => Err(format!("the request is not a JSON object: {error}")),
         }
     } else if !trimmed.is_empty()
         && trimmed
@@ -197,9 +196,8 @@ fn request(text: &str) -> Result<Map<String, Value>, String> {
     }
 }
 
-/// Does what was asked for.
 pub(super) fn run(args: CtlArgs) -> Result<()> {
-    // What is wrong by itself is told without a monitor.
+    // What is wrong by itself needs no monitor to be refused.
     if let CtlCommand::MigrateSetparameters(args) = &args.command {
         args.check()?;
     }
@@ -283,7 +281,7 @@ fn job_status(client: &mut Client) -> Result<String> {
     Ok(answer["status"].as_str().unwrap_or("none").to_owned())
 }
 
-/// What a monitor declines because it does not have it is told so.
+/// The error for what a monitor declined; by name if it does not have it.
 fn declined(client: &Client, what: &str, unknown: Option<&String>, desc: String) -> Error {
     let text = match unknown {
         Some(name) => {
@@ -295,12 +293,12 @@ fn declined(client: &Client, what: &str, unknown: Option<&String>, desc: String)
     Error::new(Kind::Failed, text)
 }
 
-/// An answer of a shape that the command does not have.
+/// The error for an answer of the wrong shape.
 fn senseless(client: &Client, command: &str) -> Error {
     let product = client.greeting().product();
     Error::new(
         Kind::Failed,
-        format!("the answer of {product} to {command} makes no sense"),
+        format!("{product} gave an invalid answer to {command}"),
     )
 }
 

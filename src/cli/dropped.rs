@@ -1,5 +1,5 @@
-//! What a destination tells of connections that it dropped: whoever can connect decides how many
-//! lines that would be, and must neither fill a log nor keep the destination from its source.
+//! Lines about dropped connections. Anyone who can connect decides how many there would be, and must
+//! neither fill a log nor keep the destination from its source.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -10,12 +10,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::sync;
 
-/// So many lines may come at once.
+/// How many lines may come at once.
 const AT_ONCE: u32 = 32;
-/// After which there is one in this time.
+/// After that, one line per interval.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Which of the lines are told.
+/// Prints as many of the lines as is good.
 #[derive(Debug)]
 pub(super) struct Dropped<W> {
     inner: Mutex<Inner<W>>,
@@ -24,10 +24,10 @@ pub(super) struct Dropped<W> {
 #[derive(Debug)]
 struct Inner<W> {
     out: W,
-    /// How many more may be told now.
+    /// How many more may be printed now.
     left: u32,
     last: Option<Instant>,
-    untold: u64,
+    left_out: u64,
 }
 
 impl<W: Write + AsFd> Dropped<W> {
@@ -37,7 +37,7 @@ impl<W: Write + AsFd> Dropped<W> {
             out,
             left: AT_ONCE,
             last: None,
-            untold: 0,
+            left_out: 0,
         };
         Dropped {
             inner: Mutex::new(inner),
@@ -45,14 +45,14 @@ impl<W: Write + AsFd> Dropped<W> {
     }
 
     /// Tells a line, or counts it.
-    pub(super) fn tell(&self, line: &str) {
+    pub(super) fn print(&self, line: &str) {
         let mut inner = sync::lock(&self.inner);
-        inner.tell(line, Instant::now());
+        inner.print(line, Instant::now());
     }
 }
 
 impl<W: Write + AsFd> Inner<W> {
-    fn tell(&mut self, line: &str, now: Instant) {
+    fn print(&mut self, line: &str, now: Instant) {
         if self
             .last
             .is_some_and(|last| now.duration_since(last) >= INTERVAL)
@@ -60,16 +60,16 @@ impl<W: Write + AsFd> Inner<W> {
             self.left = self.left.max(1);
         }
         if self.left == 0 || !takes_a_line(&self.out) {
-            self.untold += 1;
+            self.left_out += 1;
             return;
         }
         self.left -= 1;
         self.last = Some(now);
-        let text = match std::mem::take(&mut self.untold) {
+        let text = match std::mem::take(&mut self.left_out) {
             0 => format!("{line}\n"),
-            untold => format!("lines left out here: {untold}\n{line}\n"),
+            left_out => format!("lines left out here: {left_out}\n{line}\n"),
         };
-        // Whoever reads it may be gone: that is no reason not to listen.
+        // The reader may be gone: that is no reason to stop listening.
         let _ = self.out.write_all(text.as_bytes());
     }
 }
@@ -96,9 +96,9 @@ mod tests {
         let dropped = Dropped::new(writer);
         let mut inner = dropped.inner.into_inner().unwrap();
         let start = Instant::now();
-        (0..1000).for_each(|number| inner.tell(&format!("line {number}"), start));
-        inner.tell("later", start + INTERVAL);
-        inner.tell("at once", start + INTERVAL);
+        (0..1000).for_each(|number| inner.print(&format!("line {number}"), start));
+        inner.print("later", start + INTERVAL);
+        inner.print("at once", start + INTERVAL);
         drop(inner);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
@@ -115,9 +115,9 @@ mod tests {
         let room = rustix::pipe::fcntl_getpipe_size(&writer).unwrap();
         writer.write_all(&vec![b'x'; room]).unwrap();
         let dropped = Dropped::new(writer);
-        dropped.tell("nobody reads this");
+        dropped.print("this is not read");
         reader.read_exact(&mut vec![0; room]).unwrap();
-        dropped.tell("but this");
+        dropped.print("but this");
         drop(dropped);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();

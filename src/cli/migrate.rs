@@ -30,8 +30,8 @@ Examples:
   ramferry send guest.ram tcp:192.0.2.7:4444 --live --pid 1234 --downtime-limit 100
   ramferry send guest unix:qemu.sock --wire qemu
   ramferry send guest.ram 'exec:ssh host ramferry receive fd:0 guest.ram'
-On the qemu wire a guest folder goes with its devices, to a QEMU with the same machine and devices. A raw \
-image is RAM alone: a QEMU loads it and leaves its devices as they are after a reset.
+With --wire qemu, a guest folder is sent with its devices, to a QEMU with the same machine and devices. \
+A raw image is RAM alone: a QEMU loads it and leaves its devices as they are after a reset.
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct SendArgs {
     /// A raw RAM image or a guest folder
@@ -40,22 +40,22 @@ pub(super) struct SendArgs {
     /// Where to: tcp:HOST:PORT, unix:PATH, file:PATH, fd:N or exec:COMMAND
     #[arg(value_parser = Checked(str::parse::<Address>))]
     uri: Address,
-    /// The same guest's RAM at a later time: a delta round over what changed (may be repeated)
+    /// The same guest's RAM at a later time: adds a delta round for what changed (repeatable)
     #[arg(long, value_name = "IMAGE")]
     then: Vec<PathBuf>,
     #[command(flatten)]
     format: FormatArg,
-    /// What to speak: native, or qemu for a stream that a QEMU's -incoming loads
+    /// Wire format: native, or qemu for a stream that a QEMU's -incoming loads
     #[arg(long, value_name = "FORMAT", default_value = "native", value_parser = Checked(str::parse::<Format>))]
     wire: Format,
-    /// What to call a raw image's block [default: pc.ram]
+    /// Name of a raw image's block [default: pc.ram]
     #[arg(long, value_name = "NAME")]
     block: Option<String>,
-    /// The machine type that a raw image's stream names on the qemu wire [default: pc-i440fx-7.2]
+    /// With --wire qemu, the machine type to name for a raw image [default: pc-i440fx-7.2]
     #[arg(long, value_name = "NAME")]
     machine: Option<String>,
-    /// Go on without what the destination lacks: with another method (zlib if it has that), without
-    /// deltas; what was left out is told
+    /// Continue without what the destination lacks: with another method (zlib if it has that),
+    /// without deltas. What was left out is reported
     #[arg(long)]
     fallback: bool,
     /// Replace the file of a file: address if it exists
@@ -76,14 +76,14 @@ Examples:
   ramferry receive unix:r.sock guest.ram --force
   ramferry receive file:guest.stream guest.ram
   ramferry receive unix:r.sock pc.ram --block pc.ram
-A listening address is printed as 'listening on URI' on standard output; with --json only if the \
-port was picked here (tcp:HOST:0), else on standard error.
+The listening address is printed as 'listening on URI' on standard output; with --json it is printed \
+there only for tcp:HOST:0, where the port is picked here, and otherwise on standard error.
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct ReceiveArgs {
     /// From where: tcp:HOST:PORT (port 0: any), unix:PATH, file:PATH, fd:N or exec:COMMAND
     #[arg(value_parser = Checked(address_first))]
     uri: Address,
-    /// The raw RAM image to write, or the guest folder if that is what comes
+    /// The raw RAM image to write, or the guest folder if that is what arrives
     output: PathBuf,
     /// Keep only this block of the guest, as a raw image
     #[arg(long, value_name = "NAME")]
@@ -100,18 +100,18 @@ pub(super) struct ReceiveArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Live")]
 struct LiveArgs {
-    /// Somebody is writing the image: rounds over what changes, until the rest fits into the
-    /// downtime-limit; then the writer is stopped for the last one
+    /// The image is being written to: resend what changed until the rest fits into downtime-limit,
+    /// then stop the writer for the last round
     #[arg(long)]
     live: bool,
-    /// The process that writes the image: stopped for the last round, resumed unless the
-    /// destination takes over (may be repeated)
+    /// PID of the process that writes the image: stopped for the last round, resumed unless the
+    /// destination takes over (repeatable)
     #[arg(long, value_name = "PID", requires = "live")]
     pid: Vec<u32>,
     /// Accept a writer that is stopped already: it is migrated as a paused guest and stays stopped
     #[arg(long, requires = "pid")]
     paused_ok: bool,
-    /// What stops the writer, run by the shell; it must end only when nothing writes any more
+    /// Shell command that stops the writer; it must not return before all writing has stopped
     #[arg(
         long,
         value_name = "COMMAND",
@@ -119,10 +119,10 @@ struct LiveArgs {
         requires = "live"
     )]
     stop_command: Option<String>,
-    /// What resumes it if the destination does not take over
+    /// Shell command that resumes the writer if the destination does not take over
     #[arg(long, value_name = "COMMAND", requires = "stop_command")]
     resume_command: Option<String>,
-    /// Do not stop the writer: the destination gets what was sent, which is of no single instant
+    /// Do not stop the writer: the copy is not a point-in-time snapshot
     #[arg(long, requires = "live")]
     fuzzy: bool,
 }
@@ -145,18 +145,18 @@ impl LiveArgs {
 
 #[derive(Debug, clap::Args)]
 struct ShowArgs {
-    /// Print one JSON document on standard output, in the shape of QEMU's query-migrate
+    /// Print one JSON document on standard output, as QEMU's query-migrate returns it
     #[arg(long)]
     json: bool,
     /// Show neither progress nor summary
     #[arg(long, short)]
     quiet: bool,
-    /// Listen for clients that speak QMP, QEMU's protocol, and look at the migration, change or end it
+    /// Listen for QMP clients that watch the migration, change it or cancel it
     #[arg(long, value_name = "unix:PATH", value_parser = Checked(monitor::path))]
     monitor: Option<PathBuf>,
 }
 
-/// Reads the address of `receive`, which people give second as they do for `send`.
+/// Reads the address of `receive`, which is easily given second, as for `send`.
 fn address_first(text: &str) -> Result<Address, String> {
     text.parse::<Address>().map_err(|error| {
         let hint = match text.contains(':') {
@@ -181,18 +181,18 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
     if caps.has(Capability::PauseBeforeSwitchover) && args.show.monitor.is_none() {
         return Err(Error::new(
             Kind::Usage,
-            "with the capability pause-before-switchover, --monitor is needed: only migrate-continue, \
-             given there, lets the migration go on",
+            "the capability pause-before-switchover needs --monitor: only migrate-continue, given \
+             there, resumes the migration",
         ));
     }
     let waiting = format!("connecting to {}", args.uri);
     let mut end = match (args.wire, args.uri.is_listening()) {
         (Format::Native, true) => "arrived and proven",
         (Format::Qemu, true) if caps.has(Capability::ReturnPath) => {
-            "loaded, as the destination says"
+            "loaded (confirmed by the destination)"
         }
-        (Format::Qemu, true) => "written; whether it was loaded, the destination knows",
-        (_, false) => "written; whoever receives it checks it",
+        (Format::Qemu, true) => "written; only the destination knows whether it was loaded",
+        (_, false) => "written (verified when received)",
     }
     .to_owned();
     if fuzzy {
@@ -227,7 +227,7 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
         }
     };
     let dropped = Dropped::new(std::io::stderr());
-    let dropped = move |line: &str| dropped.tell(line);
+    let dropped = move |line: &str| dropped.print(line);
     let waiting = format!("waiting for a source at {}", args.uri);
     let receive = Migration::receive(args.output)
         .from(args.uri)
@@ -246,7 +246,7 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
     )
 }
 
-/// Shows the migration while it runs, and what became of it.
+/// Shows the migration while it runs, and how it ended.
 fn finish(
     attached: Attached,
     signals: Signals,

@@ -1,4 +1,4 @@
-//! The command line: words to requests, results to words. No policy.
+//! The command line: options to requests, results to text. No policy.
 
 mod bench;
 mod churn;
@@ -26,14 +26,14 @@ use crate::error::{Kind, Result};
 use crate::writer::guard;
 use output::report;
 
-/// Moves a virtual machine's RAM: compressed by a pool of threads, as deltas after the bulk stage,
-/// proven on arrival.
+/// Move a virtual machine's RAM: compressed by a pool of threads, sent as deltas after the bulk
+/// stage, verified on arrival.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, max_term_width = 100)]
 #[command(args_override_self = true)]
 #[command(after_help = "\
-Exit codes: 0 done, 1 failed, 2 usage, 3 what arrived differs, 4 refused by the peer, \
-5 outcome unknown, 6 slower than before, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 usage, 3 data differs, 4 refused by the peer, 5 outcome unknown, \
+6 slower than allowed, 130 interrupted.
 tcp: is neither encrypted nor authenticated: use it on a network that you trust, or through a tunnel.")]
 struct Cli {
     #[command(subcommand)]
@@ -46,19 +46,19 @@ enum Command {
     Send(migrate::SendArgs),
     /// Receive a guest's RAM into a raw image or a guest folder
     Receive(migrate::ReceiveArgs),
-    /// Ask a listening destination what it can
+    /// Query what a listening destination supports
     Probe(probe::ProbeArgs),
-    /// Compare compression settings by real migrations, both ends in one process
+    /// Compare compression settings with real migrations, both ends in one process
     Bench(Box<bench::BenchArgs>),
     /// Print the RAM digest of an image or a guest folder
     Digest(digest::DigestArgs),
-    /// Tell what a file is and what it holds: a stream, an image, a guest folder
+    /// Identify a stream, an image or a guest folder and summarise its contents
     Inspect(inspect::InspectArgs),
-    /// Write into an image at a steady rate, or prove what such a writer left
+    /// Write into an image at a steady rate, or verify what such a writer left
     Churn(churn::ChurnArgs),
-    /// Listen for clients that speak QMP, and migrate as they say
+    /// Listen for QMP clients, and migrate at their command
     Monitor(monitor::MonitorArgs),
-    /// Tell a running migration's monitor, or a QEMU's, what to do
+    /// Control a running migration, or a QEMU, through its monitor
     Ctl(ctl::CtlArgs),
     /// Resume a stopped writer when the program that stopped it is gone
     #[command(name = guard::COMMAND, hide = true)]

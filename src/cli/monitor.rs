@@ -1,4 +1,4 @@
-//! `ramferry monitor`, which starts idle and is told what to do, and `--monitor` of the commands that
+//! `ramferry monitor`, which starts idle and waits for commands, and `--monitor` of the commands that
 //! migrate.
 
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ arguments, migrate takes image, then, wire, force, fallback, block, machine, liv
 resume-command and fuzzy, as send has them; migrate-incoming takes output, block and force, as receive has them.
 Prints 'monitor at URI' on standard output when it can be connected to, by this user alone. \
 Ends upon the command quit or a signal; a migration that runs is cancelled first.
-Whoever can connect can run commands as this user, as exec: is an address.")]
+Anyone who can connect can run commands as this user (exec: addresses).")]
 pub(super) struct MonitorArgs {
     /// Where to listen: unix:PATH
     #[arg(value_name = "URI", value_parser = Checked(path))]
@@ -72,17 +72,19 @@ pub(super) fn run(args: MonitorArgs) -> Result<()> {
     announce(&format!("monitor at unix:{}", args.path.display()));
 
     let interrupted = Arc::new(AtomicBool::new(false));
-    let (told, tell) = (Arc::clone(&controller), Arc::clone(&interrupted));
+    let (controlled, flag) = (Arc::clone(&controller), Arc::clone(&interrupted));
     signals::end_on_each(signals, move || {
-        let status = told.report().map_or(Status::None, |report| report.status);
+        let status = controlled
+            .report()
+            .map_or(Status::None, |report| report.status);
         if status.is_running() {
-            tell.store(true, Ordering::Relaxed);
+            flag.store(true, Ordering::Relaxed);
         }
-        told.quit();
+        controlled.quit();
     })?;
     controller.wait_for_quit();
     if let Some(migration) = controller.migration() {
-        // What became of it, clients were told.
+        // Clients have been sent the outcome.
         let _ = migration.join();
     }
     monitor.close(Farewell::Flush, FAREWELL);
@@ -150,7 +152,7 @@ impl OnlyMigration {
     fn refuse(&self) -> Result<()> {
         Err(Error::new(
             Kind::Usage,
-            "this program is for the one migration that it was started with",
+            "this program only does the migration that it was started with",
         ))
     }
 }

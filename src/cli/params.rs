@@ -307,7 +307,7 @@ fn check_agreement(compression: &[TypedParam], chosen: Caps, caps: Caps) -> Resu
     Err(Error::new(Kind::Usage, what))
 }
 
-/// What stands for the value in the help text.
+/// The placeholder for the value in the help text.
 fn value_name(row: &Parameter) -> &'static str {
     match (row.kind, row.unit) {
         (params::Kind::Boolean, _) => "on|off",
@@ -321,13 +321,13 @@ fn value_name(row: &Parameter) -> &'static str {
     }
 }
 
-/// With `compared`, for a comparison: nothing else means anything there.
+/// With `compared`, only what has an effect in a comparison.
 fn capability_option(compared: bool) -> Arg {
     let of_comparisons = [Capability::Compress, Capability::Xbzrle];
-    let told = Capability::ALL
+    let shown = Capability::ALL
         .into_iter()
         .filter(|capability| !compared || of_comparisons.contains(capability));
-    let list: Vec<String> = told
+    let list: Vec<String> = shown
         .clone()
         .map(|capability| {
             let state = if capability.default_state() {
@@ -338,7 +338,7 @@ fn capability_option(compared: bool) -> Arg {
             format!("{capability}: {} [default: {state}]", capability.meaning())
         })
         .collect();
-    let names: Vec<&str> = told.map(Capability::name).collect();
+    let names: Vec<&str> = shown.map(Capability::name).collect();
     let names = names.join(", ");
     Arg::new(CAPABILITY)
         .long(CAPABILITY)

@@ -1,4 +1,4 @@
-//! `ramferry probe`: what a listening destination can.
+//! `ramferry probe`: what a listening destination supports.
 
 use crate::error::Result;
 use crate::source::{self, Peer};
@@ -12,11 +12,11 @@ use super::params::{Checked, LimitArgs};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The destination goes on listening for its source. Examples:
+The destination keeps listening for its source. Examples:
   ramferry probe tcp:192.0.2.7:4444
   ramferry probe unix:r.sock --json
-Only a ramferry that receives answers. Do not ask a QEMU: whoever connects first is its source, and
-what it is asked it takes for a stream that is broken.
+Only ramferry receive answers. Do not probe a QEMU that waits with -incoming: it takes the first
+connection for its source, and ends when that does not send a stream. Use send --wire qemu for it.
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct ProbeArgs {
     /// Where it listens: tcp:HOST:PORT or unix:PATH
@@ -37,15 +37,15 @@ struct Document<'a> {
     /// The oldest and the newest version that the destination speaks, and this program.
     protocol_versions: [u16; 2],
     own_protocol_versions: [u16; 2],
-    /// What both would use; null if they have none in common.
+    /// The version that both would use; null if they have none in common.
     protocol_version: Option<u16>,
     /// Seconds of silence after which the destination gives up.
     timeout: f64,
-    /// What it would agree to; null if it does not say.
+    /// What it would agree to; null if unknown.
     capabilities: Option<Vec<&'a str>>,
-    /// What this program can and the destination cannot; null if it does not say.
+    /// What this program supports and the destination does not; null if unknown.
     lacks: Option<Vec<&'static str>>,
-    /// Why it does not say.
+    /// Why that is unknown.
     refusal: Option<&'a str>,
 }
 
@@ -84,7 +84,7 @@ fn text(address: &Address, peer: &Peer) -> String {
     let version = match peer.version {
         Some(version) => format!("version {version} would be used"),
         None => format!(
-            "this program speaks {own_oldest} to {own_newest}, so a migration would be refused"
+            "this program supports {own_oldest} to {own_newest}, so a migration would be refused"
         ),
     };
     let mut lines = vec![
@@ -97,12 +97,10 @@ fn text(address: &Address, peer: &Peer) -> String {
             let able = able.iter().map(String::as_str).collect();
             lines.push(format!("capabilities {}", list(able)));
             let lacks = list(peer.lacks().unwrap_or_default());
-            lines.push(format!("lacks        {lacks}, next to this program"));
+            lines.push(format!("missing      {lacks} (this program has it)"));
         }
         Err(why) => {
-            lines.push(format!(
-                "capabilities not told; what it lacks, it refuses: {why}"
-            ));
+            lines.push(format!("capabilities unknown: {why}"));
         }
     }
     lines.iter().map(|line| printable(line) + "\n").collect()

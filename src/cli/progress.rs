@@ -21,7 +21,7 @@ const BAR: u64 = 20;
 
 /// Shows one migration.
 pub(super) struct Progress {
-    /// What to say while nobody is connected.
+    /// What to show before the peer is connected.
     waiting: String,
     view: Option<ProgressBar>,
     next_line: Instant,
@@ -73,10 +73,10 @@ impl Progress {
     fn history(&mut self, now: &Snapshot) {
         let mut lines: Vec<String> = Vec::new();
         if let Some(live) = &now.live {
-            // What a scan tells of a round comes after its end.
-            let told = live.round as usize;
+            // The scan that says more about a round comes after its end.
+            let scanned = live.round as usize;
             let last = if now.status == Status::Active && !now.let_go {
-                now.rounds.len().min(told)
+                now.rounds.len().min(scanned)
             } else {
                 now.rounds.len()
             };
@@ -89,9 +89,9 @@ impl Progress {
                     format_bytes(round.wire_bytes),
                     format_duration(round.time)
                 );
-                if let Some(time) = live.expected_downtime.filter(|_| number == told) {
+                if let Some(time) = live.expected_downtime.filter(|_| number == scanned) {
                     line.push_str(&format!(
-                        "; {} pages become dirty in a second, expected downtime {}",
+                        "; {} pages dirtied per second, expected downtime {}",
                         live.dirty_pages_rate,
                         format_duration(time)
                     ));
@@ -120,11 +120,10 @@ impl Progress {
         match now.status {
             Status::None | Status::Setup => return self.waiting.clone(),
             Status::PreSwitchover => {
-                return "everything is ready to switch over: waiting for migrate-continue"
-                    .to_owned();
+                return "ready to switch over: waiting for migrate-continue".to_owned();
             }
             Status::Device => {
-                return format!("proving what arrived ({})", format_bytes(now.ram_bytes));
+                return format!("verifying what arrived ({})", format_bytes(now.ram_bytes));
             }
             _ => {}
         }

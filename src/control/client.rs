@@ -1,7 +1,7 @@
 //! A client of a monitor that speaks QMP: ramferry's own, or a QEMU's.
 //!
-//! It blocks, and everything in it is bounded: how long an answer may take, how long a message may
-//! be and how many values it may hold, how many events are kept until somebody asks for them.
+//! It blocks, and everything in it is bounded: the time for an answer, the length of a message and
+//! the number of its values, and the number of events that are kept until they are taken.
 //! The format is QEMU's: one JSON object a line, a greeting, `qmp_capabilities`, then commands that
 //! are answered by their ids, with events in between.
 
@@ -22,21 +22,21 @@ use crate::units::format_duration;
 const MOST_BYTES: usize = 16 << 20;
 /// The most values in a message, as each takes far more memory than its text.
 const MOST_VALUES: usize = 1 << 20;
-/// Events that nobody asked for are kept up to so many and so many bytes, the latest ones.
+/// At most this many events, and this many bytes of them, are kept; the oldest are dropped.
 const MOST_EVENTS: usize = 1024;
 const MOST_EVENT_BYTES: usize = 1 << 20;
 /// How much is read at once.
 const CHUNK: usize = 64 << 10;
 /// How much of a message is quoted when it is refused.
 const MOST_QUOTED: usize = 80;
-/// How much of the words is kept that a command is declined with.
+/// How much of the reason is kept with which a command is declined.
 const MOST_WORDS: usize = 2000;
 
-/// Why a monitor could not be asked, or what it answered. Each is one line.
+/// Why a command got no answer, or the error that it got. Each is one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nothing listens there that could be reached.
+    /// The connection failed.
     #[error("cannot connect to the monitor at {address}")]
     Connect {
         /// Where.
@@ -44,15 +44,15 @@ pub enum ClientError {
         /// The system's reason.
         source: io::Error,
     },
-    /// The address is not of a kind that monitors have.
-    #[error("no monitor can be at {address}: it is at a path, unix:PATH or tcp:HOST:PORT")]
+    /// Monitors have no such address.
+    #[error("invalid monitor address {address}: allowed are a path, unix:PATH and tcp:HOST:PORT")]
     Address {
         /// The address.
         address: String,
     },
     /// No answer within the time limit.
     #[error(
-        "the monitor at {address} gives no {awaited} within {}{hint}", format_duration(*.limit)
+        "the monitor at {address} gave no {awaited} within {}{hint}", format_duration(*.limit)
     )]
     Silent {
         /// Who.
@@ -80,20 +80,20 @@ pub enum ClientError {
         /// The system's reason.
         source: io::Error,
     },
-    /// It says what no monitor says.
-    #[error("what is at {address} is no monitor that speaks QMP: {why}")]
+    /// What it sent is not QMP.
+    #[error("{address} does not speak QMP: {why}")]
     NotQmp {
         /// Who.
         address: String,
         /// What is wrong with what it said.
         why: String,
     },
-    /// It answered with an error. The words are its own.
+    /// It answered with an error, in its own words.
     #[error("{desc}")]
     Declined {
         /// QMP's class, such as `GenericError`.
         class: String,
-        /// What it said.
+        /// The error message.
         desc: String,
     },
 }
@@ -111,7 +111,7 @@ impl From<ClientError> for Error {
 /// Who greets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
-    /// Major, minor and micro of the QEMU version, as far as they are told.
+    /// Major, minor and micro of the QEMU version; 0 where it is missing.
     pub version: [u64; 3],
     /// What the greeting calls the package; often empty.
     pub package: String,
@@ -149,7 +149,7 @@ impl Greeting {
     }
 }
 
-/// Something that a monitor told without being asked.
+/// A message that a monitor sent without a request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MonitorEvent {
     /// Its name, such as `MIGRATION`.
@@ -161,7 +161,7 @@ pub struct MonitorEvent {
 }
 
 impl MonitorEvent {
-    /// The status that a `MIGRATION` event tells of.
+    /// The status in a `MIGRATION` event.
     pub fn migration_status(&self) -> Option<&str> {
         (self.name == "MIGRATION")
             .then(|| self.data["status"].as_str())
@@ -258,7 +258,7 @@ impl Client {
             return Err(client.silent("greeting", hint));
         };
         client.greeting = Greeting::read(&message)
-            .ok_or_else(|| client.not_qmp("its first message is no greeting"))?;
+            .ok_or_else(|| client.not_qmp("its first message is not a greeting"))?;
         let enable = match client.greeting.oob {
             true => json!({"enable": ["oob"]}),
             false => Value::Null,
@@ -366,7 +366,7 @@ impl Client {
         match self.message("next event", deadline)? {
             None => Ok(None),
             Some((mut message, _)) => match MonitorEvent::read(&mut message) {
-                None => Err(self.not_qmp("it answers what nobody asked")),
+                None => Err(self.not_qmp("it sent an answer without a request")),
                 event => Ok(event),
             },
         }
@@ -401,7 +401,7 @@ impl Client {
             match sent {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
                 Err(error) if again(&error) => {}
-                // What it said before it went may still be there to be read, and tells more.
+                // It may have said why before it closed the connection.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
                 Err(source) => return Err(self.broken(source)),
             }
@@ -463,7 +463,7 @@ impl Client {
             Ok(Value::Object(message)) => Ok((message, line.len())),
             _ => {
                 let text = String::from_utf8_lossy(line.get(..MOST_QUOTED).unwrap_or(line));
-                let why = format!("{:?} is no JSON object", text.trim_end());
+                let why = format!("{:?} is not a JSON object", text.trim_end());
                 Err(self.not_qmp(&why))
             }
         }
@@ -500,7 +500,7 @@ impl Client {
     }
 }
 
-/// What a monitor said, on its way into a message: one line of so many characters at most.
+/// Text from a monitor for a message: one line of at most `most` characters.
 fn short(text: &str, most: usize) -> String {
     let mut line: String = printable(text).chars().take(most + 1).collect();
     if line.chars().count() > most {

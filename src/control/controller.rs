@@ -15,12 +15,12 @@ use crate::wire::Format;
 
 use super::{Control, ControlError, Migration, ReceiveBuilder, RunState, SendBuilder};
 
-/// What a monitor drives in earnest.
+/// The [`Control`] of a program.
 #[derive(Debug, Default)]
 pub struct Controller {
     inner: Mutex<Inner>,
     hub: Arc<Hub>,
-    /// Whether somebody told the program to end.
+    /// Whether the program was asked to end.
     quitting: Mutex<bool>,
     told_to_quit: Condvar,
 }
@@ -28,10 +28,10 @@ pub struct Controller {
 #[derive(Debug, Default)]
 struct Inner {
     settings: Settings,
-    /// What was switched by somebody, whatever its default.
+    /// What was switched on or off explicitly.
     chosen: Vec<Capability>,
     started: Option<Started>,
-    /// Those before it whose threads have not ended yet, and are not waited for.
+    /// Earlier ones whose threads have not ended yet; they are not waited for.
     ending: Vec<Started>,
 }
 
@@ -48,11 +48,11 @@ enum Role {
     Destination,
 }
 
-/// Who hears of events, and what they told.
+/// The observers of events, and what follows from the events so far.
 #[derive(Default)]
 struct Hub {
     observers: Mutex<Vec<Observer>>,
-    /// Whether the writer stands still.
+    /// Whether the writer is stopped.
     stopped: Mutex<bool>,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Debug for Hub {
 }
 
 impl Hub {
-    fn tell(&self, event: Event) {
+    fn notify(&self, event: Event) {
         match event {
             Event::Stop => *sync::lock(&self.stopped) = true,
             Event::Resume | Event::Migration(Status::Setup) => *sync::lock(&self.stopped) = false,
@@ -76,8 +76,8 @@ impl Hub {
 }
 
 impl Started {
-    /// Whoever hears that it is over may start the next one at once, while it is still unmapping its
-    /// image.
+    /// A client that sees that it is over may start the next one at once, while this one still unmaps
+    /// its image.
     fn is_running(&self) -> bool {
         self.migration.query().status.is_running() && !self.has_ended()
     }
@@ -88,7 +88,7 @@ impl Started {
 }
 
 impl Inner {
-    /// Somebody chose how these are, whatever their default.
+    /// These were switched explicitly.
     fn choose(&mut self, capabilities: impl IntoIterator<Item = Capability>) {
         for capability in capabilities {
             if !self.chosen.contains(&capability) {
@@ -133,7 +133,7 @@ impl Controller {
         Some(Arc::clone(&inner.started.as_ref()?.migration))
     }
 
-    /// Waits until somebody says [`Control::quit`].
+    /// Waits for [`Control::quit`].
     pub fn wait_for_quit(&self) {
         let mut quitting = sync::lock(&self.quitting);
         while !*quitting {
@@ -143,7 +143,7 @@ impl Controller {
 
     fn observer(&self) -> impl Fn(Event) + Send + Sync + 'static {
         let hub = Arc::clone(&self.hub);
-        move |event| hub.tell(event)
+        move |event| hub.notify(event)
     }
 }
 
@@ -199,7 +199,7 @@ impl Control for Controller {
         inner.check_idle()?;
         let mut settings = inner.settings.clone();
         if send.request.format == Format::Qemu {
-            // What nobody chose is as suits who reads the stream.
+            // What was not switched explicitly has the defaults of a stream for a QEMU.
             let suits = Caps::for_qemu();
             for capability in Capability::ALL {
                 if !inner.chosen.contains(&capability) {

@@ -1,4 +1,4 @@
-//! What virsh's `domjobinfo` tells of a migration, made from a `query-migrate` reply of ours or of
+//! What virsh's `domjobinfo` shows of a migration, made from a `query-migrate` reply of ours or of
 //! a QEMU's.
 //!
 //! The lines, their order and layout are virsh's, and so are the keys of [`JobInfo::raw`], which
@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 pub enum JobType {
     /// Nothing was ever started.
     None = 0,
-    /// It runs, and nobody knows for how long.
+    /// It runs, for an unknown time.
     Unbounded = 2,
     /// Done.
     Completed = 3,
@@ -79,7 +79,7 @@ impl Operation {
     }
 }
 
-/// What is told of a migration.
+/// The state of a migration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobInfo {
     status: String,
@@ -91,7 +91,7 @@ pub struct JobInfo {
 }
 
 impl JobInfo {
-    /// From a reply of `query-migrate`. A QEMU's does not tell which side it is of; `run_state`,
+    /// From a reply of `query-migrate`. A QEMU's does not say which side it is; `run_state`,
     /// the status of its `query-status`, then helps.
     pub fn new(reply: &Value, run_state: Option<&str>) -> JobInfo {
         let reply = reply.as_object().cloned().unwrap_or_default();
@@ -118,7 +118,7 @@ impl JobInfo {
         reply.get("status").is_some() && reply.get("side").is_none()
     }
 
-    /// Also tells how fast it went since an earlier look at the same job.
+    /// Adds how fast it went since an earlier look at the same job.
     #[must_use]
     pub fn since(mut self, earlier: &JobInfo, time: Duration) -> JobInfo {
         let sent = |info: &JobInfo| info.number("ram/transferred");
@@ -206,7 +206,7 @@ impl JobInfo {
         list
     }
 
-    /// What stands at `part/part` of the reply.
+    /// The value at `part/part` of the reply.
     fn find(&self, path: &str) -> Option<&Value> {
         let (first, rest) = path.split_once('/').unwrap_or((path, ""));
         let value = self.reply.get(first)?;

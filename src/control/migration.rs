@@ -1,4 +1,4 @@
-//! A migration that runs in threads of its own, and what its owner can do with it.
+//! A running migration, and what its owner can do with it.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -137,7 +137,7 @@ impl Migration {
     /// Changes parameters, all or none; batches from the next on obey.
     ///
     /// # Errors
-    /// A parameter that is unknown or cannot change while a migration runs, a value that is not
+    /// A parameter that is unknown or cannot be changed during a migration, a value that is not
     /// allowed, and a method that the destination lacks.
     pub fn change(&self, values: &[(&str, &str)]) -> Result<()> {
         self.update(values.iter().map(|(name, _)| *name), |params| {

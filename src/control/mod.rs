@@ -1,4 +1,4 @@
-//! Control of a migration from outside: start it, look at it, change it, cancel it.
+//! Control of migrations: start, watch, change, cancel.
 //!
 //! [`Migration`] is one migration. A [`Controller`] holds the settings of the next one and at most one
 //! that is under way; a monitor drives it through [`Control`], and knows nothing else. [`client`] is
@@ -66,7 +66,7 @@ pub trait Control: Send + Sync {
     /// Ends the migration as soon as possible; harmless if none runs.
     fn cancel(&self);
 
-    /// Goes on from a state that waits for this: [`Status::PreSwitchover`].
+    /// Resumes from a state that waits for this: [`Status::PreSwitchover`].
     ///
     /// # Errors
     /// [`ControlError::NotInState`].
@@ -75,8 +75,8 @@ pub trait Control: Send + Sync {
     /// The migration that runs, or the last one; `None` if none ever ran.
     fn report(&self) -> Option<Report>;
 
-    /// Where the migration that is received, or was last, is listened for: the address that others
-    /// connect to, with the port that was picked if none was given. `None` before it is listened.
+    /// The address at which the current or most recent destination listens, with the port that was
+    /// picked if none was given. `None` before it listens.
     fn listening(&self) -> Option<Address>;
 
     /// What the guest does.
@@ -85,8 +85,8 @@ pub trait Control: Send + Sync {
     /// Ends the program, after a migration that runs is cancelled.
     fn quit(&self);
 
-    /// Has `observer` told of every event from now on, from whatever thread it happens in. It must
-    /// not wait, and not call back.
+    /// Calls `observer` at every event from now on, in the thread in which it happens. It must not
+    /// wait, nor call this control.
     fn observe(&self, observer: Box<dyn Fn(Event) + Send + Sync>);
 }
 
@@ -97,7 +97,7 @@ pub enum ControlError {
     /// One at a time. The words are QEMU's.
     #[error("There's a migration process in progress")]
     InProgress,
-    /// It waits for nothing, or for something else. The words are QEMU's.
+    /// It does not wait, or waits for something else. The words are QEMU's.
     #[error("Migration not in expected state: {}", .0.name())]
     NotInState(Status),
 }
@@ -110,9 +110,9 @@ pub enum RunState {
     Paused,
     /// Its writer runs.
     Running,
-    /// Its writer stands still for the last round.
+    /// Its writer is stopped for the last round.
     FinishMigrate,
-    /// It was sent, and is somebody else's now.
+    /// Migrated; the guest now belongs to the destination.
     PostMigrate,
     /// It is being received.
     InMigrate,

@@ -1,4 +1,4 @@
-//! What happens when a stage fails or panics: an error at both ends, and nothing left behind.
+//! What happens when a stage fails or panics: an error at both ends, and no leftovers.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::params::Params;
 use crate::session::{CancelledBy, Context};
 use crate::{destination, source};
 
-/// Longer than any of it takes, shorter than anybody's patience.
+/// Longer than any of it takes.
 const WATCHDOG: Duration = Duration::from_secs(20);
 const PAGES: usize = 512;
 
@@ -79,11 +79,11 @@ fn run(
     let [source_context, destination_context] = contexts;
     let (bound, listening) = mpsc::channel();
     std::thread::spawn(move || {
-        let tell = |_: &_| bound.send(()).unwrap();
-        let outcome = destination::run(&receiving, &destination_context, &tell, &|_| {});
+        let on_listening = |_: &_| bound.send(()).unwrap();
+        let outcome = destination::run(&receiving, &destination_context, &on_listening, &|_| {});
         destination_end.send((false, outcome)).unwrap();
     });
-    listening.recv_timeout(WATCHDOG).expect("nobody listens");
+    listening.recv_timeout(WATCHDOG).expect("it listens");
     std::thread::spawn(move || {
         let outcome = source::run(&sending, &source_context);
         source_end.send((true, outcome)).unwrap();
@@ -154,7 +154,7 @@ fn a_fault_in_any_stage_is_an_error_at_both_ends_and_leaves_nothing_behind() {
                     let now = in_use();
                     assert!(
                         started.elapsed() < WATCHDOG,
-                        "left behind: {now:?}, not {before:?}"
+                        "leftovers: {now:?}, not {before:?}"
                     );
                     std::thread::yield_now();
                 }
@@ -222,8 +222,8 @@ fn the_other_end_is_told_why() {
         panics: false,
     };
     let (source, _) = migrate(folder.path(), 4, fault, false);
-    let told: Error = source.unwrap_err();
-    assert!(told.one_line().contains("an injected error"), "{told}");
+    let error: Error = source.unwrap_err();
+    assert!(error.one_line().contains("an injected error"), "{error}");
 }
 
 /// The disk loses a bit of what the first of three rounds placed, before it is read back.

@@ -5,8 +5,8 @@ use crate::text::Quoted;
 
 use super::{Kind, TABLE};
 
-/// What can be wrong with a parameter. Each is told in one line that names the value given and
-/// what is allowed. The words are libvirt's where it has some.
+/// What can be wrong with a parameter: one line that names the given value and what is allowed, in
+/// libvirt's words where it has some.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParamError {
@@ -32,7 +32,7 @@ pub enum ParamError {
         /// What is allowed, as [`super::Parameter::range`] has it.
         range: &'static str,
     },
-    /// It was given more than once, and may be only once.
+    /// It was given more than once, but is not repeatable.
     #[error(
         "parameter '{name}' occurs multiple times: {} and {} were given, allowed is one value",
         Quoted(.first), Quoted(.second)
@@ -55,8 +55,8 @@ pub enum ParamError {
         /// What is allowed, to follow the words "is not".
         allowed: String,
     },
-    /// It is for migrations that have not begun.
-    #[error("{name} cannot change while a migration runs")]
+    /// It can only be changed before a migration.
+    #[error("{name} cannot be changed during a migration")]
     Fixed {
         /// The parameter's name.
         name: &'static str,
@@ -98,7 +98,7 @@ pub enum ParamError {
     },
 }
 
-/// A name from outside as libvirt shows it.
+/// A name from outside, quoted as libvirt does.
 fn libvirts(name: &str) -> String {
     let quoted = Quoted(name).to_string();
     if quoted == name {

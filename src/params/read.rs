@@ -1,5 +1,5 @@
-//! How a row's value is read: from text, as people write it, or from a typed value. Both meet the
-//! same bounds and are refused in the same words.
+//! How a row's value is read: from text, as people write it, or from a typed value. Both have the same
+//! bounds and the same errors.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,12 +14,12 @@ use crate::units::{RATE_ALLOWED, parse_duration, parse_rate, parse_size, parse_s
 const LONGEST_DOWNTIME: Duration = Duration::from_secs(2000);
 const CACHE_ALLOWED: &str = "a power of two no less than 4096 bytes, such as 64MiB";
 
-/// A value on its way in. That a typed one is of the parameter's type was checked before.
+/// A value to be read. That a typed one has the parameter's type was checked before.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Given<'a> {
     /// As people write it.
     Text(&'a str),
-    /// As programs have it. Nothing in it goes by way of text.
+    /// As programs have it; never converted to text.
     Typed(&'a TypedValue),
 }
 
@@ -129,7 +129,7 @@ pub(super) fn rate(given: Given<'_>) -> Result<u64, String> {
 pub(super) fn downtime(given: Given<'_>) -> Result<Duration, String> {
     let read = |text: &str| match text.parse() {
         Ok(number) => Some(number),
-        // Fractions need a unit, so that nobody takes them for seconds.
+        // Fractions need a unit: without one they look like seconds.
         Err(_) if text.parse::<f64>().is_ok() => None,
         Err(_) => u64::try_from(parse_duration(text).ok()?.as_millis()).ok(),
     };

@@ -3,7 +3,7 @@
 //! A [`TypedParam`] is a name with a value of one of libvirt's types. A list of them is set as a
 //! whole or not at all, and what is not in it stays as it is. As with libvirt:
 //! * a name that is unknown is an error;
-//! * a value is of exactly the type that the [table](super::TABLE) tells, and nothing is converted.
+//! * a value has exactly the type in the [table](super::TABLE), and nothing is converted.
 //!   The one exception: where a parameter can have no value at all, the word for that (`auto`,
 //!   `none`: [`unset`](super::Parameter::unset)) is a string, whatever the parameter's type;
 //! * a name occurs once, unless it is [repeatable](super::Parameter::repeatable);
@@ -86,8 +86,8 @@ impl TypedParam {
         }
     }
 
-    /// The same from text as people write it (`64MiB`, `1.5s`, `auto`), with the type that the
-    /// [table](super::TABLE) tells.
+    /// The same from text as people write it (`64MiB`, `1.5s`, `auto`), with the type in the
+    /// [table](super::TABLE).
     ///
     /// # Errors
     /// As [`Params::set_text`]; what a repeatable parameter may be is checked when it is set.

@@ -1,4 +1,4 @@
-//! What happens in a migration, for somebody who does not want to ask again and again.
+//! Events of a migration, for callers that do not want to poll.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -13,35 +13,35 @@ pub enum Event {
     Migration(Status),
     /// `MIGRATION_PASS`: a round begins, from 1.
     Pass(u32),
-    /// `STOP`: the writer stands still.
+    /// `STOP`: the writer is stopped.
     Stop,
-    /// `RESUME`: the writer goes on.
+    /// `RESUME`: the writer continues.
     Resume,
 }
 
-/// Who is told, from whatever thread it happens in: it must not wait, and not ask the counters.
+/// Called at an event, in the thread in which it happens: it must not wait, nor query the migration.
 pub type Observer = Box<dyn Fn(Event) + Send + Sync>;
 
-/// Tells whoever observes, if anybody does.
+/// Calls the observer, if there is one.
 #[derive(Clone, Default)]
-pub(crate) struct Teller(Arc<OnceLock<Observer>>);
+pub(crate) struct Notifier(Arc<OnceLock<Observer>>);
 
-impl Teller {
+impl Notifier {
     /// Only the first observer counts.
     pub(super) fn set(&self, observer: Observer) {
         let _ = self.0.set(observer);
     }
 
-    pub(crate) fn tell(&self, event: Event) {
+    pub(crate) fn notify(&self, event: Event) {
         if let Some(observer) = self.0.get() {
             observer(event);
         }
     }
 }
 
-impl fmt::Debug for Teller {
+impl fmt::Debug for Notifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let observed = self.0.get().is_some();
-        f.debug_tuple("Teller").field(&observed).finish()
+        f.debug_tuple("Notifier").field(&observed).finish()
     }
 }

@@ -1,8 +1,8 @@
-//! Counters: written by the data path, read by everyone else as a [`Snapshot`].
+//! Counters: written by the data path, read as a [`Snapshot`].
 //!
 //! A worker counts in a [`Tally`] of its own for the batch in hand; the batch carries it along, and
-//! it is added to the whole only when the batch is done. So counters are exact and nobody waits
-//! for a lock while there is work.
+//! it is added to the whole only when the batch is done. So counters are exact, and no worker waits for
+//! a lock while it compresses.
 
 mod event;
 mod rate;
@@ -12,7 +12,7 @@ mod stage;
 mod status;
 mod tally;
 
-pub(crate) use event::Teller;
+pub(crate) use event::Notifier;
 pub use event::{Event, Observer};
 pub use report::{Report, RoundReport};
 pub use snapshot::{LiveStats, RoundStats, Snapshot};
@@ -37,7 +37,7 @@ struct Counters {
     round_started: Instant,
     round_wire: u64,
     rate: WireRate,
-    /// When the writer was told to stop.
+    /// When the writer was asked to stop.
     stopping: Option<Instant>,
     ended: Option<Instant>,
 }
@@ -46,7 +46,7 @@ struct Counters {
 #[derive(Debug)]
 pub struct Stats {
     inner: Mutex<Counters>,
-    observed: Teller,
+    observed: Notifier,
 }
 
 impl Default for Stats {
@@ -62,7 +62,7 @@ impl Default for Stats {
                 stopping: None,
                 ended: None,
             }),
-            observed: Teller::default(),
+            observed: Notifier::default(),
         }
     }
 }
@@ -72,13 +72,13 @@ impl Stats {
         sync::lock(&self.inner)
     }
 
-    /// Has `observer` told of every event; to be called before the start, and once.
+    /// Calls `observer` at every event. To be called once, before the start.
     pub(crate) fn observe(&self, observer: Observer) {
         self.observed.set(observer);
     }
 
     /// For events that are not the counters' own.
-    pub(crate) fn teller(&self) -> Teller {
+    pub(crate) fn notifier(&self) -> Notifier {
         self.observed.clone()
     }
 
@@ -86,7 +86,7 @@ impl Stats {
     fn enter(&self, inner: &mut Counters, status: Status) {
         if inner.snapshot.status != status {
             inner.snapshot.status = status;
-            self.observed.tell(Event::Migration(status));
+            self.observed.notify(Event::Migration(status));
         }
     }
 
@@ -109,7 +109,7 @@ impl Stats {
     pub(crate) fn begin_round(&self, round: Round, wire_bytes: u64) {
         let mut inner = self.lock();
         let now = Instant::now();
-        self.observed.tell(Event::Pass(round.0));
+        self.observed.notify(Event::Pass(round.0));
         if round.is_first() {
             inner.snapshot.setup_time = now - inner.started;
         }
@@ -140,7 +140,7 @@ impl Stats {
     /// The bytes on the links so far.
     pub(crate) fn bytes(&self, wire: u64, back: u64) {
         let mut inner = self.lock();
-        // Told by several threads, of which one may have looked long before it tells.
+        // Several threads call this, and one may have read the number long before.
         let wire = wire.max(inner.snapshot.wire_bytes);
         inner.snapshot.wire_bytes = wire;
         inner.snapshot.return_bytes = back.max(inner.snapshot.return_bytes);
@@ -159,7 +159,7 @@ impl Stats {
         inner.snapshot.rounds.push(round);
     }
 
-    /// The writer is being told to stop: the downtime begins.
+    /// The writer is asked to stop: the downtime begins.
     pub(crate) fn stopping(&self) {
         self.lock().stopping = Some(Instant::now());
     }
@@ -169,12 +169,12 @@ impl Stats {
         self.lock().snapshot.let_go = true;
     }
 
-    /// What a scan told about the writer.
+    /// What a scan found out about the writer.
     pub(crate) fn live(&self, live: LiveStats) {
         self.lock().snapshot.live = Some(live);
     }
 
-    /// Something that whoever looks at the outcome should know.
+    /// Something that the user should know about the outcome.
     pub(crate) fn notice(&self, line: String) {
         self.lock().snapshot.notices.push(line);
     }
@@ -206,7 +206,7 @@ impl Stats {
     pub(crate) fn proven(&self, digest: Digest) {
         let mut inner = self.lock();
         inner.snapshot.digest = Some(digest);
-        // Without a writer to stop, a later snapshot stands for what the writer left.
+        // Without a writer to stop, a later snapshot is what the writer would have left.
         let later = (inner.snapshot.live.is_none() && inner.snapshot.round > 1)
             .then_some(inner.round_started);
         inner.snapshot.downtime = inner.stopping.or(later).map(|since| since.elapsed());

@@ -43,10 +43,10 @@ pub struct Report {
     /// How much the writer was slowed down in the end, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_throttle_percentage: Option<u8>,
-    /// What somebody should know who looks at the outcome, a line each.
+    /// What the user should know about the outcome, one line each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
-    /// What was asked for and left out, as the destination lacks it: methods and capabilities.
+    /// Methods and capabilities that were requested and left out, because the destination lacks them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<&'static str>,
     /// Why it failed.

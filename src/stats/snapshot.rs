@@ -20,13 +20,13 @@ pub struct RoundStats {
     pub time: Duration,
 }
 
-/// What a live migration's last scan told.
+/// What the last scan of a live migration found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LiveStats {
     /// The round before the scan.
     pub round: u32,
-    /// How long the writer would stand still if it were stopped now; unknown before the link is.
+    /// How long the writer would be paused if it were stopped now; unknown until the link's rate is.
     pub expected_downtime: Option<Duration>,
     /// Pages a second that become dirty.
     pub dirty_pages_rate: u64,
@@ -34,7 +34,7 @@ pub struct LiveStats {
     pub cpu_throttle_percentage: u8,
 }
 
-/// Everything that is known at one moment.
+/// A migration's counters at one moment.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -71,7 +71,7 @@ pub struct Snapshot {
     pub live: Option<LiveStats>,
     /// Whether a writer stays stopped because the destination has, or may have, taken over.
     pub let_go: bool,
-    /// What somebody should know who looks at the outcome, a line each.
+    /// What the user should know about the outcome, one line each.
     pub notices: Vec<String>,
     /// What was asked for and left out, as the destination lacks it: methods and capabilities.
     pub dropped: Vec<&'static str>,

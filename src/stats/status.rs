@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// How far a migration is, in QEMU's words.
+/// The state of a migration, in QEMU's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -14,7 +14,7 @@ pub enum Status {
     Setup,
     /// Rounds are under way.
     Active,
-    /// The writer stands still; what is left is sent when somebody says so.
+    /// The writer is stopped; the last round waits for `migrate-continue`.
     PreSwitchover,
     /// Everything is sent; the destination proves and commits.
     Device,

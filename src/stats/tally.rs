@@ -44,7 +44,7 @@ impl Tally {
         self.zero + self.compressed + self.delta + self.plain + self.unchanged
     }
 
-    /// Pages that stand in page sets.
+    /// Pages in page sets.
     pub fn pages_on_the_wire(&self) -> u64 {
         self.pages() - self.unchanged
     }

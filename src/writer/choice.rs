@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::session::Context;
-use crate::stats::{Event, Teller};
+use crate::stats::{Event, Notifier};
 use crate::sync;
 
 use super::{Commands, Processes, Writer, uses};
@@ -79,7 +79,7 @@ impl WriterChoice {
         };
         Ok(Some(Box::new(Announced {
             writer,
-            teller: context.stats.teller(),
+            notifier: context.stats.notifier(),
             stopped: false,
         })))
     }
@@ -106,7 +106,7 @@ fn check_use(pids: &[u32], guest: &Guest) -> Result<()> {
 /// A writer whose stops and resumptions are reported as events.
 struct Announced {
     writer: Box<dyn Writer>,
-    teller: Teller,
+    notifier: Notifier,
     stopped: bool,
 }
 
@@ -114,13 +114,13 @@ impl Writer for Announced {
     fn stop(&mut self, limit: Duration) -> Result<()> {
         self.writer.stop(limit)?;
         self.stopped = true;
-        self.teller.tell(Event::Stop);
+        self.notifier.notify(Event::Stop);
         Ok(())
     }
     fn resume(&mut self) -> Result<()> {
         self.writer.resume()?;
         if std::mem::take(&mut self.stopped) {
-            self.teller.tell(Event::Resume);
+            self.notifier.notify(Event::Resume);
         }
         Ok(())
     }

@@ -146,7 +146,7 @@ fn a_change_that_is_not_allowed_is_refused_by_name_and_changes_nothing() {
         assert_eq!(error.kind(), Kind::Usage);
         assert_eq!(
             error.to_string(),
-            format!("{} cannot change while a migration runs", row.name)
+            format!("{} cannot be changed during a migration", row.name)
         );
     }
     for (name, value, what) in [

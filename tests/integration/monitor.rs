@@ -185,7 +185,7 @@ fn parameters_change_in_flight_and_the_statistics_show_it_within_a_second() {
         "migrate-set-parameters",
         json!({"batch-pages": 8, "max-bandwidth": 0}),
     );
-    assert_eq!(words, "batch-pages cannot change while a migration runs");
+    assert_eq!(words, "batch-pages cannot be changed during a migration");
     let params = client.done("query-migrate-parameters", json!({}));
     assert_eq!(params["max-bandwidth"], 2_000_000);
     client.done("migrate-set-parameters", json!({"max-bandwidth": 0}));
@@ -325,7 +325,7 @@ fn send_waits_before_the_switchover_until_migrate_continue() {
     let mut client = scene.client();
     // It may have arrived already; a later client gets no event of it.
     until(|| client.query()["status"] == "pre-switchover");
-    let only = "this program is for the one migration that it was started with";
+    let only = "this program only does the migration that it was started with";
     let migrate = json!({"uri": scene.uri, "image": "x"});
     assert_eq!(client.declined("migrate", migrate), only);
     let incoming = json!({"uri": scene.uri, "output": "x"});

@@ -47,7 +47,7 @@ fn a_destination_says_what_it_can_and_goes_on_waiting_for_its_source() {
                  protocol     versions 1 to 1; version 1 would be used\n\
                  timeout      12.00 s of silence\n\
                  capabilities guest-folder, gzip, lz4, xbzrle, zlib, zstd\n\
-                 lacks        nothing, next to this program\n"
+                 missing      nothing (this program has it)\n"
             )
         );
         assert_eq!(shown.err, "");
@@ -179,7 +179,7 @@ fn an_older_destination_still_says_which_versions_it_speaks() {
     let uri = format!("unix:{}", socket.display());
     let shown = run(&["probe", &uri]);
     shown.succeeded();
-    let told = format!("capabilities not told; what it lacks, it refuses: {why}\n");
+    let told = format!("capabilities unknown: {why}\n");
     assert!(
         shown
             .out

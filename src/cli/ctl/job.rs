@@ -15,8 +15,8 @@ use crate::grid::terminal_size;
 
 use super::senseless;
 
-/// How long a job may be over before that is seen, if no event tells: the monitor of a program that
-/// does one migration stays a second longer.
+/// How long a job may be over before that is noticed without an event. The monitor of a program that
+/// does one migration stays for a second longer.
 const GLANCE: Duration = Duration::from_millis(250);
 
 #[derive(Debug, clap::Args)]
@@ -24,11 +24,11 @@ pub(super) struct JobArgs {
     /// Print libvirt's keys and plain numbers
     #[arg(long)]
     rawstats: bool,
-    /// Tell again and again until the job is over: in place on a terminal, else in blocks with an
-    /// empty line between. Exit code 0 if it completed, 1 if it failed or was cancelled
+    /// Repeat until the job is over: in place on a terminal, otherwise in blocks separated by empty
+    /// lines. Exit code 0 if it completed, 1 if it failed or was cancelled
     #[arg(long)]
     watch: bool,
-    /// How often to tell
+    /// Interval between reports
     #[arg(
         long,
         value_name = "TIME",
@@ -87,13 +87,13 @@ impl JobArgs {
 
     fn watch(&self, client: &mut Client) -> Result<()> {
         let mut screen = Screen::new(!self.json);
-        let mut told = Told::default();
+        let mut events = JobEvents::default();
         let mut before: Option<(JobInfo, Instant)> = None;
         loop {
-            let mut info = match told.look(client)? {
+            let mut info = match events.look(client)? {
                 Some(info) => info,
                 // It ended, and its monitor with it.
-                None => return told.conclude(),
+                None => return events.conclude(),
             };
             let now = Instant::now();
             let job = info.job_type();
@@ -102,7 +102,7 @@ impl JobArgs {
             {
                 let time = now.duration_since(*then);
                 if time < self.interval {
-                    told.wait(client, now + GLANCE.min(self.interval - time))?;
+                    events.wait(client, now + GLANCE.min(self.interval - time))?;
                     continue;
                 }
                 info = info.since(earlier, time);
@@ -120,7 +120,7 @@ impl JobArgs {
                 JobType::Unbounded => {}
             }
             before = Some((info, now));
-            told.wait(client, now + GLANCE.min(self.interval))?;
+            events.wait(client, now + GLANCE.min(self.interval))?;
         }
     }
 }
@@ -137,7 +137,7 @@ fn cancelled() -> Error {
     Error::new(Kind::Failed, "the migration was cancelled")
 }
 
-/// What there is to tell now.
+/// The job as it is now.
 fn look(client: &mut Client) -> Result<JobInfo> {
     let reply = query(client, "query-migrate")?;
     if !reply.is_object() {
@@ -146,7 +146,7 @@ fn look(client: &mut Client) -> Result<JobInfo> {
     if !JobInfo::lacks_side(&reply) {
         return Ok(JobInfo::new(&reply, None));
     }
-    // Whoever does not tell may also lack this, and is asked all the same.
+    // A monitor without events may lack this command too; it is worth a try.
     let state = match client.execute("query-status", &Value::Null) {
         Err(ClientError::Declined { .. }) => Value::Null,
         other => other?,
@@ -158,9 +158,9 @@ fn query(client: &mut Client, command: &str) -> Result<Value, ClientError> {
     client.execute(command, &Value::Null)
 }
 
-/// What events tell of the job, and how its monitor fares.
+/// What events said about the job, and whether its monitor is still there.
 #[derive(Default)]
-struct Told {
+struct JobEvents {
     /// How it ended, if it did.
     end: Option<JobType>,
     /// Whether waiting was cut short for that. Once is enough, whatever events come.
@@ -168,7 +168,7 @@ struct Told {
     gone: bool,
 }
 
-impl Told {
+impl JobEvents {
     fn hear(&mut self, status: Option<&str>) {
         let job = status.map(JobType::of_status);
         // Another one may have begun since.
@@ -193,7 +193,7 @@ impl Told {
         }
     }
 
-    /// Waits until `deadline`, or until an event tells that the job is over.
+    /// Waits until `deadline`, or until an event says that the job is over.
     fn wait(&mut self, client: &mut Client, deadline: Instant) -> Result<()> {
         loop {
             match client.wait_event(deadline) {
@@ -241,7 +241,7 @@ fn is_hang_up(error: Option<&ClientError>) -> bool {
 struct Screen {
     view: Option<ProgressBar>,
     first: bool,
-    /// Whether blocks are told apart by an empty line.
+    /// Whether blocks are separated by an empty line.
     blocks: bool,
 }
 
@@ -266,7 +266,7 @@ impl Screen {
         self.view.is_some()
     }
 
-    /// Shows a block, for the last time if nothing is to come. Whether there is anybody to see it.
+    /// Shows a block, which stays if it is the last one. Returns whether there is still a reader.
     fn show(&mut self, text: &str, last: bool) -> Result<bool> {
         if let Some(view) = &self.view {
             if !last {

@@ -14,25 +14,25 @@ use super::{Show, declined, senseless, word};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-NAME is one of `ramferry parameters`, or what else the monitor has, such as a QEMU's multifd-channels.
-VALUE is written as for ramferry's own options, so sizes, rates and times take units.")]
+NAME is one of `ramferry parameters`, or any other parameter of the monitor, such as a QEMU's
+multifd-channels. VALUE is written as for ramferry's own options: sizes, rates and times take units.")]
 pub(super) struct SetParameters {
-    /// compress-level; -1: as it is
+    /// compress-level; -1: unchanged
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = Checked(values::amount))]
     level: Option<Amount>,
-    /// compress-threads; -1: as it is
+    /// compress-threads; -1: unchanged
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = Checked(values::amount))]
     threads: Option<Amount>,
-    /// decompress-threads; -1: as it is
+    /// decompress-threads; -1: unchanged
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = Checked(values::amount))]
     dthreads: Option<Amount>,
-    /// Any parameter (may be repeated)
+    /// Any parameter (repeatable)
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = Checked(values::setting))]
     settings: Vec<Setting>,
 }
 
 impl SetParameters {
-    /// The three of the request's command, as settings.
+    /// The three options that have names of their own, as settings.
     pub(super) fn amounts(&self) -> impl Iterator<Item = (&'static str, Amount)> {
         [
             ("compress-level", self.level),
@@ -43,7 +43,7 @@ impl SetParameters {
         .filter_map(|(name, amount)| Some((name, amount?)))
     }
 
-    /// What can be told without knowing the monitor.
+    /// Checks what does not depend on the monitor.
     pub(super) fn check(&self) -> Result<()> {
         let usage = |what: String| Err(Error::new(Kind::Usage, what));
         let names = || {
@@ -52,9 +52,7 @@ impl SetParameters {
             amounts.map(|(name, _)| name).chain(given)
         };
         if self.amounts().next().is_none() && self.settings.is_empty() {
-            return usage(
-                "nothing is to be set: give --level, --threads, --dthreads or --set".into(),
-            );
+            return usage("nothing to set: give --level, --threads, --dthreads or --set".into());
         }
         for (at, name) in names().enumerate() {
             let repeatable = values::is_repeatable(name);
@@ -66,7 +64,7 @@ impl SetParameters {
     }
 
     pub(super) fn run(&self, client: &mut Client) -> Result<()> {
-        // Which type a parameter of somebody else's has is told by the value that it has now.
+        // The type of a parameter that is not ours shows in its current value.
         let foreign = self.settings.iter().any(|setting| setting.value.is_none());
         let now = if foreign {
             parameters(client)?
@@ -116,7 +114,7 @@ pub(super) fn set_one(client: &mut Client, name: &str, value: u64) -> Result<()>
     set_parameters(client, Map::from_iter([(name.to_owned(), value.into())]))
 }
 
-/// Everything that `query-migrate-parameters` tells.
+/// The answer to `query-migrate-parameters`.
 fn parameters(client: &mut Client) -> Result<Map<String, Value>> {
     match client.execute("query-migrate-parameters", &Value::Null)? {
         Value::Object(parameters) => Ok(parameters),

@@ -85,7 +85,7 @@ fn minus_one_leaves_alone_and_other_negatives_are_refused() {
 #[test]
 fn nothing_and_the_same_twice_are_refused() {
     for (args, why) in [
-        (&[][..], "nothing is to be set"),
+        (&[][..], "nothing to set"),
         (
             &["--level", "1", "--set", "compress-level=2"],
             "compress-level is given twice",
@@ -244,11 +244,11 @@ fn a_request_is_a_name_or_an_object() {
         ("[1]", "[1] is not a command's name"),
         (
             "{\"execute\": x}",
-            "the request is no JSON object: expected value",
+            "the request is not a JSON object: expected value",
         ),
         (
             "{} {}",
-            "the request is no JSON object: trailing characters",
+            "the request is not a JSON object: trailing characters",
         ),
     ] {
         let error = request(text).expect_err(text);

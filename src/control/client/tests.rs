@@ -81,8 +81,8 @@ fn end(thread: JoinHandle<()>) {
         .expect("the monitor's end had nothing to object");
 }
 
-/// In one line, as the program tells it.
-fn told(error: ClientError) -> String {
+/// In one line, as the program prints it.
+fn line_of(error: ClientError) -> String {
     let line = Error::from(error).one_line();
     assert!(
         line.chars().count() < 3000 && !line.contains('\n'),
@@ -210,9 +210,9 @@ fn an_error_is_told_in_the_monitors_words_and_the_client_goes_on() {
         other => panic!("{other}"),
     }
     let error = client.execute("x", &Value::Null).unwrap_err();
-    assert_eq!(told(error), "JSON parse error");
+    assert_eq!(line_of(error), "JSON parse error");
     let error = client.execute("x", &Value::Null).unwrap_err();
-    assert_eq!(told(error).len(), MOST_WORDS + 3);
+    assert_eq!(line_of(error).len(), MOST_WORDS + 3);
     assert_eq!(client.execute("x", &Value::Null).unwrap(), 2);
     end(far);
 }
@@ -227,7 +227,7 @@ fn answers_that_nobody_asked_for_are_refused() {
         (r#"{"return": {}}"#, "it answers with id none"),
         (r#"{"error": {}, "id": 7}"#, "it answers with id 7"),
         (r#"{"id": "ramferry-2"}"#, "neither return nor error"),
-        ("[]", "\"[]\" is no JSON object"),
+        ("[]", "\"[]\" is not a JSON object"),
         ("x\u{1b}[2J\r", "no JSON object"),
     ] {
         let (mut client, far) = greeted(LONG, move |far| {
@@ -235,18 +235,18 @@ fn answers_that_nobody_asked_for_are_refused() {
             far.say(&format!("{reply}\n"));
             far.wait();
         });
-        let line = told(client.execute("x", &Value::Null).unwrap_err());
-        assert!(
-            line.starts_with("what is at unix:m is no monitor that speaks QMP: "),
-            "{line}"
-        );
+        let line = line_of(client.execute("x", &Value::Null).unwrap_err());
+        assert!(line.starts_with("unix:m does not speak QMP: "), "{line}");
         assert!(line.contains(why) && !line.contains('\u{1b}'), "{line}");
         drop(client);
         end(far);
     }
     let (mut client, far) = greeted(LONG, |far| far.say("{\"return\": 1}\n"));
-    let line = told(client.wait_event(Instant::now() + LONG).unwrap_err());
-    assert!(line.contains("it answers what nobody asked"), "{line}");
+    let line = line_of(client.wait_event(Instant::now() + LONG).unwrap_err());
+    assert!(
+        line.contains("it sent an answer without a request"),
+        "{line}"
+    );
     end(far);
 }
 
@@ -258,8 +258,8 @@ fn what_greets_otherwise_is_no_monitor() {
             "\"QEMU 7.2.22 monitor",
         ),
         ("SSH-2.0-OpenSSH_9.2\n", "\"SSH-2.0"),
-        ("{\"hello\": 1}\n", "its first message is no greeting"),
-        ("{\"QMP\": 3}\n", "its first message is no greeting"),
+        ("{\"hello\": 1}\n", "its first message is not a greeting"),
+        ("{\"QMP\": 3}\n", "its first message is not a greeting"),
         ("{\"QMP\": {}\n", "no JSON object"),
         ("", "hung up before its greeting"),
         ("\n\n", "hung up before its greeting"),
@@ -270,7 +270,7 @@ fn what_greets_otherwise_is_no_monitor() {
         ),
     ] {
         let (client, far) = meet(LONG, move |far| far.say(greeting));
-        let line = told(client.expect_err(greeting));
+        let line = line_of(client.expect_err(greeting));
         assert!(line.contains(why) && line.contains("unix:m"), "{line}");
         end(far);
     }
@@ -283,10 +283,10 @@ fn silence_ends_at_the_time_limit() {
             far.say(greeting);
             far.wait();
         });
-        let line = told(client.expect_err("nothing to read"));
+        let line = line_of(client.expect_err("nothing to read"));
         assert_eq!(
             line,
-            "the monitor at unix:m gives no greeting within 50.00 ms: is another client connected to it?"
+            "the monitor at unix:m gave no greeting within 50.00 ms: is another client connected to it?"
         );
         end(far);
     }
@@ -297,10 +297,10 @@ fn silence_ends_at_the_time_limit() {
             far.wait();
         });
         client.limit = SHORT;
-        let line = told(client.execute("query-migrate", &Value::Null).unwrap_err());
+        let line = line_of(client.execute("query-migrate", &Value::Null).unwrap_err());
         assert_eq!(
             line,
-            "the monitor at unix:m gives no answer to query-migrate within 50.00 ms"
+            "the monitor at unix:m gave no answer to query-migrate within 50.00 ms"
         );
         drop(client);
         end(far);
@@ -338,7 +338,7 @@ fn a_monitor_that_does_not_read_is_given_up() {
     });
     client.limit = SHORT;
     let long = json!({"x": "y".repeat(32 << 20)});
-    let line = told(client.execute("x", &long).unwrap_err());
+    let line = line_of(client.execute("x", &long).unwrap_err());
     assert!(
         line.ends_with("within 50.00 ms: it does not read"),
         "{line}"
@@ -365,7 +365,7 @@ fn no_message_may_be_endless_and_none_costs_much_memory() {
         let _ = (0..100).try_for_each(|_| far.0.get_mut().write_all(&piece));
     };
     let (client, far) = meet(LONG, huge);
-    let line = told(client.unwrap_err());
+    let line = line_of(client.unwrap_err());
     assert!(line.ends_with("a message of more than 16 MiB"), "{line}");
     end(far);
 
@@ -373,7 +373,7 @@ fn no_message_may_be_endless_and_none_costs_much_memory() {
         far.hear();
         huge(far);
     });
-    let line = told(client.execute("x", &Value::Null).unwrap_err());
+    let line = line_of(client.execute("x", &Value::Null).unwrap_err());
     assert!(line.ends_with("a message of more than 16 MiB"), "{line}");
     assert!(client.buffer.len() <= MOST_BYTES + CHUNK);
     drop(client);
@@ -451,7 +451,7 @@ fn it_connects_to_sockets_and_ports_and_says_what_is_wrong_with_others() {
     Client::connect(&address, LONG).unwrap();
     end(far);
 
-    // Nobody listens there any more.
+    // The listener is gone.
     for (address, text) in [
         (address.clone(), address.to_string()),
         (
@@ -459,7 +459,7 @@ fn it_connects_to_sockets_and_ports_and_says_what_is_wrong_with_others() {
             format!("unix:{}", path.display()),
         ),
     ] {
-        let line = told(Client::connect(&address, LONG).unwrap_err());
+        let line = line_of(Client::connect(&address, LONG).unwrap_err());
         let expected = format!("cannot connect to the monitor at {text}: Connection refused");
         assert!(line.starts_with(&expected), "{line}");
     }
@@ -506,7 +506,7 @@ proptest! {
         far.shutdown(std::net::Shutdown::Write).unwrap();
         let mut client = Client::over(near, "unix:m", LONG).unwrap();
         if let Err(error) = client.execute("x", &Value::Null) {
-            told(error);
+            line_of(error);
         }
         while let Ok(Some(_)) = client.wait_event(Instant::now() + LONG) {}
     }

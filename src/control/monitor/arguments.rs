@@ -8,7 +8,7 @@ use super::message::QmpError;
 #[derive(Debug)]
 pub(super) struct Arguments {
     members: Map<String, Value>,
-    /// What stands before a member's name: nothing, or the like of `capabilities[0].`.
+    /// The prefix of a member's name: empty, or such as `capabilities[0].`.
     within: String,
 }
 

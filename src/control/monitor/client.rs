@@ -174,7 +174,7 @@ impl Client {
                 },
             }
         }
-        // One long answer is no reason to keep so much memory.
+        // Do not keep the memory of one long answer.
         if self.output.capacity() > ENOUGH {
             self.output = VecDeque::new();
         }

@@ -47,7 +47,7 @@ use Command::{Plain, With};
 
 /// Agrees with the client on capabilities of the protocol.
 const NEGOTIATE: &str = "qmp_capabilities";
-/// Ends the program: whoever executes it says so to [`Control::quit`] when the reply is on its way.
+/// Ends the program: the caller of this calls [`Control::quit`] once the reply is on its way.
 pub(super) const QUIT: &str = "quit";
 
 static COMMANDS: [(&str, Command); 14] = [

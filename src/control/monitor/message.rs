@@ -47,7 +47,7 @@ impl From<crate::error::Error> for QmpError {
     }
 }
 
-/// A command that somebody wants executed.
+/// A command to execute.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Call {
     pub(super) command: String,
@@ -193,7 +193,7 @@ fn line(message: &impl Serialize) -> Vec<u8> {
     line
 }
 
-/// A space behind each colon and comma.
+/// A space after each colon and comma.
 struct Spaced;
 
 impl Formatter for Spaced {

@@ -1,8 +1,9 @@
-//! A monitor: a socket where clients say what a migration is to do, in QEMU's protocol (QMP).
+//! A monitor: a socket at which clients control migrations in QEMU's protocol (QMP).
 //!
 //! Any client of QMP can use it: qmp-shell, the Python package `qemu.qmp`, `socat`, or
 //! `ramferry ctl`. A message is an object of JSON, one a line where the monitor writes; a client's
-//! may stand anyhow. The monitor greets, and knows but `qmp_capabilities` until it is given:
+//! may be laid out in any way. The monitor sends a greeting, and accepts only `qmp_capabilities` until
+//! it gets that:
 //!
 //! ```text
 //! <- {"QMP": {"version": {...}, "capabilities": ["oob"]}}
@@ -37,26 +38,26 @@
 //!
 //! # What is not as in QEMU
 //! Words of errors, classes and shapes are those of QEMU 7.2, but:
-//! * `quit` sends no event `SHUTDOWN`, as there is no machine that is shut down.
-//! * Commands are done one after the other as they come, and none waits for anything; so none has a
-//!   reason to be executed out of band, and `exec-oob`, which can be enabled, is declined for each.
+//! * `quit` sends no event `SHUTDOWN`, because no machine is shut down.
+//! * Commands are executed in order, and none waits for anything. None needs to be executed out of
+//!   band, so `exec-oob`, which can be enabled, is declined for each.
 //! * A message has up to 1 MiB and 65536 tokens (QEMU: 64 MiB and 2 million). After one that goes
 //!   beyond, or is nested deeper than 1024, the rest of the line is passed over; QEMU reads on in its midst, and
 //!   declines every bit.
 //! * Numbers that no double can hold are declined; QEMU takes them for infinity, and says `inf` in
-//!   its answer, which is no JSON.
+//!   its answer, which is not JSON.
 //! * A capability that is unknown to `qmp_capabilities` is declined as one of `enable`; QEMU 7.2
 //!   calls it one of `null`.
-//! * `migrate` and `migrate-incoming` decline an address that makes no sense with a sentence that says
-//!   what is wrong with it, unless it is the scheme. As with QEMU, that nobody is there shows later,
-//!   in the state `failed`; so does, other than with QEMU, an address that cannot be listened on.
+//! * `migrate` and `migrate-incoming` decline an invalid address with a sentence that says what is
+//!   wrong with it, unless it is the scheme. As in QEMU, a destination that is not there shows later,
+//!   in the state `failed`; so does, unlike in QEMU, an address that cannot be listened on.
 //! * `migrate-set-capabilities` declines `rdma-pin-all`, which QEMU takes at first.
-//! * `query-migrate` tells more; what is not QEMU's has the name that it has in
-//!   [`Report`](crate::stats::Report). Of very many rounds it tells the last 64.
-//! * The state `device` is told without `pause-before-switchover`, too: the destination proves what it
-//!   holds. A destination tells of rounds as well.
-//! * Somebody who leaves 4 MiB of answers and events untaken is cut off, and who has 64 KiB of them
-//!   before him is not listened to until he has taken them. No client delays another, nor a migration.
+//! * `query-migrate` returns more; what is not QEMU's has its name in
+//!   [`Report`](crate::stats::Report). Of many rounds it returns the last 64.
+//! * The state `device` occurs without `pause-before-switchover` too: the destination verifies what it
+//!   holds. A destination reports rounds as well.
+//! * A client with 4 MiB of unread output is disconnected; one with 64 KiB is not served until it has
+//!   read it. No client delays another, nor a migration.
 
 mod arguments;
 mod client;
@@ -96,12 +97,12 @@ pub struct Defaults {
     pub guard: Option<PathBuf>,
 }
 
-/// How a monitor ends, within a limit of time.
+/// How a monitor ends, within a time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Farewell {
-    /// Clients are written what they have not taken yet.
+    /// Clients get the output that they have not read yet.
     Flush,
-    /// They may also ask on until they hang up, such as for the end of what they watched.
+    /// They may also send commands until they hang up, such as to query the outcome.
     Linger,
 }
 
@@ -115,20 +116,20 @@ pub struct Monitor {
 
 impl Monitor {
     /// Listens on a socket at `path`, to which only the user may connect that this process is of, and
-    /// has `control` do what clients say. A socket there that nobody listens on is replaced.
+    /// has `control` execute what clients send. A stale socket at that path is replaced.
     ///
     /// # Errors
-    /// Of [`Kind::Usage`] for a path of more than 107 bytes; a socket that somebody listens on,
+    /// Of [`Kind::Usage`] for a path of more than 107 bytes; a socket that is in use,
     /// what else is there, and what the system says.
     pub fn bind(path: &Path, control: Arc<dyn Control>, defaults: Defaults) -> Result<Monitor> {
         let failed = |error| Error::new(Kind::Failed, error).in_stage("start");
         let shared = Arc::new(Shared::new().map_err(failed)?);
         let socket = UnixSocket::bind(path, Access::OwnerOnly, BACKLOG)?;
-        // It outlives the monitor where it is told of events; nobody hears them then.
+        // The control may call it after the monitor has ended; events are then dropped.
         let observer = Arc::downgrade(&shared);
         control.observe(Box::new(move |event| {
             if let Some(shared) = observer.upgrade() {
-                shared.tell(event);
+                shared.notify(event);
             }
         }));
         let server = Server {
@@ -155,7 +156,7 @@ impl Monitor {
         &self.path
     }
 
-    /// Ends it, in up to `limit`. From the beginning of that on nobody is accepted.
+    /// Ends it, within `limit`. No client is accepted from now on.
     pub fn close(mut self, farewell: Farewell, limit: Duration) {
         self.end(farewell, limit);
     }

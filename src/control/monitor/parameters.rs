@@ -32,7 +32,7 @@ const LEVEL: &str = "compress-level";
 const THREADS: &str = "a value between 1 and 255";
 const PERCENT: &str = "an integer in the range of 1 to 99";
 
-/// In QEMU's order, which decides on which of several wrong arguments is told.
+/// In QEMU's order, which decides which of several wrong arguments is reported.
 const KNOWN: [Known; 11] = [
     known(LEVEL, Wire::Uint8, "a value between 0 and 9"),
     known("compress-threads", Wire::Uint8, THREADS),
@@ -104,7 +104,7 @@ fn read_one(
 ) -> Result<(), QmpError> {
     let name = row.name;
     match (value, row.unset) {
-        // What is read from nobody is left alone.
+        // What is not among the arguments is left alone.
         (Value::Null, _) if row.repeatable => {}
         // No value at all, for what can have none.
         (Value::Null, Some(word)) => {

@@ -8,9 +8,9 @@ use crate::params::Params;
 use crate::stats::{Report, Status};
 use crate::transport::Address;
 
-/// How many rounds are told of, the last ones: a client has a limit of what it takes on a line.
+/// How many rounds are returned, the last ones: clients have a limit for the length of a line.
 const MOST_ROUNDS: usize = 64;
-/// How many notices are told.
+/// How many notices are returned.
 const MOST_NOTICES: usize = 32;
 
 /// What `query-migrate` returns; `params` are those in force, and `listening` is where a destination
@@ -40,12 +40,12 @@ pub(super) fn migrate(
         report.status,
         Status::None | Status::Setup | Status::Failed | Status::Cancelled
     ) {
-        let told = |name: &str| match name {
+        let is_kept = |name: &str| match name {
             "status" | "notices" | "side" | "socket-address" => true,
             "error-desc" => report.status == Status::Failed,
             _ => false,
         };
-        members.retain(|name, _| told(name));
+        members.retain(|name, _| is_kept(name));
         return Value::Object(members);
     }
     let source = report.side == "source";
@@ -59,7 +59,7 @@ pub(super) fn migrate(
     };
     milliseconds("total-time", Some(report.total_time));
     milliseconds("setup-time", Some(report.setup_time));
-    // A guest that nobody was running has not stood still.
+    // A guest without a writer was not paused.
     let downtime = report.downtime.or(source.then_some(Duration::ZERO));
     milliseconds("downtime", downtime.filter(|_| completed));
     let expected = report.expected_downtime.unwrap_or(params.downtime_limit);
@@ -76,7 +76,7 @@ pub(super) fn migrate(
     Value::Object(members)
 }
 
-/// An address as QEMU tells it.
+/// An address as QEMU returns it.
 fn socket_address(address: &Address) -> Option<Value> {
     match address {
         Address::Tcp { host, port } => {
@@ -87,7 +87,7 @@ fn socket_address(address: &Address) -> Option<Value> {
     }
 }
 
-/// What QEMU tells besides of RAM.
+/// QEMU's other members of `ram`.
 fn add_to_ram(ram: &mut Map<String, Value>, report: &Report) {
     let completed = report.status == Status::Completed;
     let last = report.rounds.last().filter(|_| report.rounds.len() > 1);

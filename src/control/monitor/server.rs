@@ -26,26 +26,26 @@ use crate::transport::UnixSocket;
 pub(super) const MOST_CLIENTS: usize = 64;
 /// What one client has done before it is the next one's turn.
 const TURN: usize = 16;
-/// How long nobody is accepted when the system has no room for another.
+/// How long no client is accepted when the system has no room for another.
 const NO_ROOM: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct Server {
     pub(super) shared: Arc<Shared>,
-    /// `None` when nobody is accepted any more.
+    /// `None` when no client is accepted any more.
     pub(super) socket: Option<UnixSocket>,
     pub(super) control: Arc<dyn Control>,
     pub(super) defaults: Defaults,
     pub(super) clients: Vec<Client>,
-    /// Until when nobody is accepted.
+    /// Until when no client is accepted.
     pub(super) no_room: Option<Instant>,
 }
 
 impl Server {
-    /// Until it is told to end.
+    /// Runs until it is closed.
     pub(super) fn run(mut self) {
         loop {
-            // Asked first: what happened before the end is still told.
+            // Checked first: events from before the end are still sent.
             let closing = self.shared.closing();
             self.deliver();
             for client in &mut self.clients {
@@ -62,7 +62,7 @@ impl Server {
                 }
             }
             let busy = serves && self.clients.iter().any(Client::can_go_on);
-            // There is no way to go on if the system does not say who waits.
+            // Nothing can be done if the system does not say which client is ready.
             let Ok(someone_waits) = self.wait(busy, closing) else {
                 return;
             };
@@ -79,8 +79,8 @@ impl Server {
         }
     }
 
-    /// Waits until there is something to do, not at all if it is `busy`, and says whether somebody
-    /// wants to be accepted.
+    /// Waits until there is something to do, not at all if it is `busy`, and returns whether a client
+    /// is to be accepted.
     fn wait(&mut self, busy: bool, closing: Option<Closing>) -> io::Result<bool> {
         let now = Instant::now();
         if self.no_room.is_some_and(|until| until <= now) {

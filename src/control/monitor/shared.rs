@@ -1,6 +1,6 @@
 //! What reaches a monitor's thread from other threads: events, and that it is to end.
 //!
-//! Whoever tells of an event holds the counters of a migration: nothing here waits for anybody.
+//! Events arrive from threads that hold a migration's counters: nothing here waits.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,7 +14,7 @@ use super::Farewell;
 use crate::stats::Event;
 use crate::sync;
 
-/// Events on their way. The monitor's thread waits for nobody either, so this many are a sign of a
+/// Events that are queued. The monitor's thread does not wait either, so this many are a sign of a
 /// machine that is at its end.
 const MOST_EVENTS: usize = 4096;
 
@@ -56,7 +56,7 @@ impl Shared {
     }
 
     /// Something happened.
-    pub(super) fn tell(&self, event: Event) {
+    pub(super) fn notify(&self, event: Event) {
         let at = SystemTime::now();
         let mut inner = sync::lock(&self.inner);
         if inner.events.len() < MOST_EVENTS {

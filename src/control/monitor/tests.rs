@@ -1,4 +1,4 @@
-//! The monitor with a control that only notes what it is told, and clients that say what they like.
+//! The monitor with a control that only records its calls, and clients that send anything.
 
 mod bounds;
 mod commands;
@@ -81,7 +81,7 @@ impl Fake {
         }
     }
 
-    fn tell(&self, event: Event) {
+    fn notify(&self, event: Event) {
         for observer in &*self.observers.lock().unwrap() {
             observer(event);
         }
@@ -124,7 +124,7 @@ impl Control for Fake {
         state.sent.push(send.request);
         let events = state.events.clone();
         drop(state);
-        events.into_iter().for_each(|event| self.tell(event));
+        events.into_iter().for_each(|event| self.notify(event));
         Ok(())
     }
 
@@ -190,7 +190,7 @@ impl Bench {
         self.folder.path().join("m")
     }
 
-    /// Somebody who has connected, and has read nothing.
+    /// A client that has connected, and has read nothing.
     fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.path()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -282,7 +282,7 @@ fn in_progress() -> Error {
 #[track_caller]
 fn declines(client: &mut Client, command: &str, cases: &[(Value, &str)]) {
     for (arguments, words) in cases {
-        let told = client.declined(command, arguments.clone());
-        assert_eq!(told, *words, "{arguments}");
+        let desc = client.declined(command, arguments.clone());
+        assert_eq!(desc, *words, "{arguments}");
     }
 }

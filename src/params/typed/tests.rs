@@ -1,4 +1,4 @@
-//! What typed lists promise, and `compression`, which is told by one.
+//! What typed lists promise, and `compression`, which is set by one.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Bytes to the tokens of JSON, as QEMU's monitor takes them: strings in single or double quotes,
-//! any white space, and after something that is no token everything up to the next bracket, brace,
-//! comma, colon or end of line is passed over.
+//! any white space, and after an invalid token everything up to the next bracket, brace, comma, colon
+//! or end of line is skipped.
 //!
 //! A token may come in any number of pieces. What a string holds is looked at by [`unquote`], when
 //! its message is put together.
@@ -23,7 +23,7 @@ pub(super) enum Token {
     Comma,
     /// `:`
     Colon,
-    /// What stands between the quotes.
+    /// What is between the quotes.
     String(Vec<u8>),
     /// A number, to the letter.
     Number(String),
@@ -45,14 +45,14 @@ enum State {
     /// Between tokens.
     #[default]
     Start,
-    /// In a string; `escaped`: behind a backslash.
+    /// In a string; `escaped`: after a backslash.
     String {
         quote: u8,
         escaped: bool,
     },
     Number(Number),
     Keyword,
-    /// Behind something that is no token.
+    /// After an invalid token.
     Recovery,
 }
 
@@ -99,7 +99,7 @@ impl Number {
 #[derive(Debug, Default)]
 pub(super) struct Lexer {
     state: State,
-    /// The token in hand, as it came. Whoever pushes sees to it that it does not grow for ever.
+    /// The current token, as it came. The caller of `push` limits its length.
     text: Vec<u8>,
 }
 
@@ -112,13 +112,13 @@ fn is_structural(byte: u8) -> bool {
     matches!(byte, b'{' | b'}' | b'[' | b']' | b',' | b':')
 }
 
-/// Where a token may begin again behind something that is none.
+/// Where a token may begin again after an invalid one.
 fn ends_recovery(byte: u8) -> bool {
     is_structural(byte) || (byte < 0x20 && byte != b'\t') || resets(byte)
 }
 
 impl Lexer {
-    /// Whether it stands between tokens.
+    /// Whether it is between tokens.
     pub(super) fn is_between(&self) -> bool {
         matches!(self.state, State::Start | State::Recovery)
     }
@@ -130,17 +130,17 @@ impl Lexer {
     }
 
     /// Takes a byte. It may end one token and be another.
-    pub(super) fn push(&mut self, byte: u8, mut tell: impl FnMut(Lexed)) {
+    pub(super) fn push(&mut self, byte: u8, mut emit: impl FnMut(Lexed)) {
         loop {
             match self.state {
-                State::Start => return self.start(byte, tell),
+                State::Start => return self.start(byte, emit),
                 State::String { .. } if byte < 0x20 || resets(byte) => {
-                    return tell(self.stray(byte));
+                    return emit(self.stray(byte));
                 }
                 State::String { quote, escaped } => {
                     if byte == quote && !escaped {
                         self.state = State::Start;
-                        return tell(Lexed::Token(Token::String(std::mem::take(&mut self.text))));
+                        return emit(Lexed::Token(Token::String(std::mem::take(&mut self.text))));
                     }
                     let escaped = byte == b'\\' && !escaped;
                     self.state = State::String { quote, escaped };
@@ -152,15 +152,15 @@ impl Lexer {
                         return self.text.push(byte);
                     }
                     if !number.may_end(byte) {
-                        return tell(self.stray(byte));
+                        return emit(self.stray(byte));
                     }
                     let text = self.take_text();
-                    tell(Lexed::Token(Token::Number(text)));
+                    emit(Lexed::Token(Token::Number(text)));
                 }
                 State::Keyword if byte.is_ascii_lowercase() => return self.text.push(byte),
                 State::Keyword => {
                     let text = self.take_text();
-                    tell(Lexed::Token(Token::Keyword(text)));
+                    emit(Lexed::Token(Token::Keyword(text)));
                 }
                 State::Recovery if ends_recovery(byte) => {
                     self.state = State::Start;
@@ -171,7 +171,7 @@ impl Lexer {
     }
 
     /// A byte between tokens.
-    fn start(&mut self, byte: u8, mut tell: impl FnMut(Lexed)) {
+    fn start(&mut self, byte: u8, mut emit: impl FnMut(Lexed)) {
         let token = match byte {
             b' ' | b'\t' | b'\r' | b'\n' => return,
             b'{' => Token::OpenObject,
@@ -194,12 +194,12 @@ impl Lexer {
                 };
                 return self.text.push(byte);
             }
-            _ => return tell(self.stray(byte)),
+            _ => return emit(self.stray(byte)),
         };
-        tell(Lexed::Token(token));
+        emit(Lexed::Token(token));
     }
 
-    /// The byte ends what is no token.
+    /// The byte ends an invalid token.
     fn stray(&mut self, byte: u8) -> Lexed {
         let mut text = match self.state {
             State::String { quote, .. } => vec![quote],
@@ -228,7 +228,7 @@ impl Lexer {
 ///
 /// # Errors
 /// In QEMU's words: an escape sequence that there is not, half of a character beyond the first
-/// 65536, a code point that stands for no character, and bytes that are not UTF-8.
+/// 65536, a code point without a character, and bytes that are not UTF-8.
 pub(super) fn unquote(raw: &[u8]) -> Result<String, String> {
     const BAD_UTF8: &str = "invalid UTF-8 sequence in string";
     let mut rest = std::str::from_utf8(raw).map_err(|_| BAD_UTF8)?;
@@ -238,8 +238,8 @@ pub(super) fn unquote(raw: &[u8]) -> Result<String, String> {
     let mut text = String::with_capacity(rest.len());
     while let Some((plain, escape)) = rest.split_once('\\') {
         text.push_str(plain);
-        let mut behind = escape.chars();
-        text.push(match behind.next() {
+        let mut after_escape = escape.chars();
+        text.push(match after_escape.next() {
             Some(plain @ ('"' | '\'' | '\\' | '/')) => plain,
             Some('b') => '\u{8}',
             Some('f') => '\u{c}',
@@ -247,16 +247,16 @@ pub(super) fn unquote(raw: &[u8]) -> Result<String, String> {
             Some('r') => '\r',
             Some('t') => '\t',
             Some('u') => {
-                let (character, after) = code_point(behind.as_str()).ok_or_else(|| {
-                    let shown: String = behind.as_str().chars().take(4).collect();
+                let (character, after) = code_point(after_escape.as_str()).ok_or_else(|| {
+                    let shown: String = after_escape.as_str().chars().take(4).collect();
                     format!("\\u{shown} is not a valid Unicode character")
                 })?;
-                behind = after.chars();
+                after_escape = after.chars();
                 character
             }
             _ => return Err("invalid escape sequence in string".to_owned()),
         });
-        rest = behind.as_str();
+        rest = after_escape.as_str();
     }
     text.push_str(rest);
     Ok(text)

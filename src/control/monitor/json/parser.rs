@@ -1,10 +1,10 @@
 //! Bytes to whole messages: values of JSON, in whatever pieces they come.
 //!
 //! A message ends where its brackets and braces are closed, or one more than were opened; so an error
-//! within it is told once, at its end, and the next message is read from there. Something that is no
-//! token is told at once, and what came before it is forgotten. The words are QEMU's, and so is all of
-//! this, but for what goes beyond the limits: the rest of such a line is passed over, so that it is
-//! told once, where QEMU goes on in the midst of it.
+//! within it is reported once, at its end, and the next message is read from there. An invalid token
+//! is reported at once, and what came before it is dropped. The error texts and all of this are
+//! QEMU's, except beyond the limits: the rest of such a line is skipped and reported once, where QEMU
+//! continues in the middle of it.
 
 use std::collections::VecDeque;
 
@@ -41,11 +41,11 @@ enum Frame {
 enum Next {
     /// A key or value, or the end.
     FirstOrEnd,
-    /// The colon behind a key.
+    /// The colon after a key.
     Colon,
     /// A key or value.
     Another,
-    /// The value behind a colon.
+    /// The value after a colon.
     Value,
     /// A comma, or the end.
     CommaOrEnd,
@@ -71,8 +71,8 @@ pub(crate) struct Parser {
 }
 
 impl Parser {
-    /// Takes bytes until something is to be told, and says how many it took.
-    pub(crate) fn push(&mut self, bytes: &[u8], told: &mut VecDeque<Message>) -> usize {
+    /// Takes bytes until there is a message, and returns how many it took.
+    pub(crate) fn push(&mut self, bytes: &[u8], messages: &mut VecDeque<Message>) -> usize {
         let mut taken = 0;
         if self.skips {
             let end = bytes.iter().position(|byte| ends_skipping(*byte));
@@ -80,19 +80,19 @@ impl Parser {
             taken = end.map_or(bytes.len(), |end| end + 1);
         }
         for &byte in bytes.iter().skip(taken) {
-            self.push_byte(byte, told);
+            self.push_byte(byte, messages);
             self.skips &= !ends_skipping(byte);
             taken += 1;
-            if !told.is_empty() {
+            if !messages.is_empty() {
                 break;
             }
         }
         taken
     }
 
-    fn push_byte(&mut self, byte: u8, told: &mut VecDeque<Message>) {
+    fn push_byte(&mut self, byte: u8, messages: &mut VecDeque<Message>) {
         if self.bytes == MOST_BYTES {
-            return self.too_much("token size", told);
+            return self.too_much("token size", messages);
         }
         // A number's end is seen only by what comes next.
         let (mut first, mut second) = (None, None);
@@ -105,7 +105,7 @@ impl Parser {
         });
         for lexed in [first, second].into_iter().flatten() {
             if !self.skips {
-                self.take(lexed, told);
+                self.take(lexed, messages);
             }
         }
         if self.tokens == 0 && self.lexer.is_between() {
@@ -116,11 +116,11 @@ impl Parser {
     }
 
     /// Whatever was in hand is forgotten, as is the rest of the line.
-    fn too_much(&mut self, what: &str, told: &mut VecDeque<Message>) {
+    fn too_much(&mut self, what: &str, messages: &mut VecDeque<Message>) {
         self.lexer.reset();
         self.reset();
         self.skips = true;
-        told.push_back(Err(format!("JSON {what} limit exceeded")));
+        messages.push_back(Err(format!("JSON {what} limit exceeded")));
     }
 
     fn reset(&mut self) {
@@ -131,12 +131,12 @@ impl Parser {
         (self.bytes, self.tokens) = (0, 0);
     }
 
-    fn take(&mut self, lexed: Lexed, told: &mut VecDeque<Message>) {
+    fn take(&mut self, lexed: Lexed, messages: &mut VecDeque<Message>) {
         let token = match lexed {
             Lexed::Token(token) => token,
             Lexed::Stray(text) => {
                 self.reset();
-                return told.push_back(Err(format!("JSON parse error, stray '{text}'")));
+                return messages.push_back(Err(format!("JSON parse error, stray '{text}'")));
             }
         };
         self.tokens += 1;
@@ -148,10 +148,10 @@ impl Parser {
             _ => {}
         }
         if self.tokens > MOST_TOKENS {
-            return self.too_much("token count", told);
+            return self.too_much("token count", messages);
         }
         if self.braces + self.brackets > MOST_NESTING as isize {
-            return self.too_much("nesting depth", told);
+            return self.too_much("nesting depth", messages);
         }
         if self.error.is_none()
             && let Err(error) = self.step(token)
@@ -170,7 +170,7 @@ impl Parser {
                 )),
             };
             self.reset();
-            told.push_back(message);
+            messages.push_back(message);
         }
     }
 
@@ -299,6 +299,6 @@ fn number(text: &str) -> Result<Number, String> {
     if let Ok(integer) = text.parse::<u64>() {
         return Ok(integer.into());
     }
-    // QEMU takes what is out of range for infinity, which no JSON can tell its client again.
+    // QEMU takes what is out of range for infinity, which JSON cannot represent in an answer.
     (text.parse().ok().and_then(Number::from_f64)).ok_or_else(|| "number out of range".to_owned())
 }

@@ -40,7 +40,7 @@ fn a_flood_of_commands_is_answered_in_order_as_fast_as_it_is_taken() {
             write!(sender, "{{\"execute\":\"query-version\",\"id\":{id}}}").unwrap();
         }
     });
-    // Meanwhile others are served, though nobody takes these answers yet.
+    // Meanwhile others are served, though these answers are not read yet.
     let mut other = bench.client();
     for _ in 0..100 {
         other.done("query-version", json!({}));
@@ -84,7 +84,7 @@ fn who_leaves_too_many_events_untaken_is_cut_off_and_others_hear_all() {
     let (mut deaf, mut client) = (bench.client(), bench.client());
     // 4 MiB and what is on its way in the system.
     for pass in 1..=60_000 {
-        bench.fake.tell(Event::Pass(pass));
+        bench.fake.notify(Event::Pass(pass));
         assert_eq!(client.line()["data"]["pass"], pass);
     }
     deaf.is_cut_off();
@@ -252,7 +252,7 @@ fn at_the_end_everybody_is_told_what_there_was_to_tell() {
     let (mut client, mut deaf) = (bench.client(), bench.client());
     deaf.send("{\"execute\":\"query-migrate-parameters\"}".repeat(1000));
     client.done("query-version", json!({}));
-    bench.fake.tell(Event::Stop);
+    bench.fake.notify(Event::Stop);
     let Bench {
         fake,
         monitor,
@@ -263,8 +263,8 @@ fn at_the_end_everybody_is_told_what_there_was_to_tell() {
     assert_eq!(client.line()["event"], "STOP");
     client.is_cut_off();
     deaf.is_cut_off();
-    // Whoever goes on to tell, tells nobody.
-    fake.tell(Event::Resume);
+    // Later events go nowhere.
+    fake.notify(Event::Resume);
 }
 
 #[test]
@@ -275,7 +275,7 @@ fn clients_may_ask_on_until_they_hang_up() {
         bench.monitor.close(Farewell::Linger, PATIENCE);
         bench.folder
     });
-    // It takes nobody new.
+    // It accepts no new client.
     for _ in 0..10 {
         client.done("query-version", json!({}));
     }

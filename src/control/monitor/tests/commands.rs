@@ -351,7 +351,7 @@ fn the_program_ends_after_the_answer() {
         client.ask(r#"{"execute":"quit","id":4}"#),
         json!({"return": {}, "id": 4})
     );
-    // Its place is behind everything else that this client was answered.
+    // It comes after all other answers to this client.
     client.done("query-version", json!({}));
     assert_eq!(bench.fake.calls(), ["quit"]);
 }

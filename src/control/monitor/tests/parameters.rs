@@ -32,30 +32,30 @@ fn parameters_are_set_with_their_types_and_come_back() {
     ] {
         assert!(calls[2].contains(expected), "{expected}: {}", calls[2]);
     }
-    let told = client.done("query-migrate-parameters", json!({}));
+    let reply = client.done("query-migrate-parameters", json!({}));
     let params = bench.fake.params();
     for row in TABLE {
         let value = serde_json::to_value((row.get)(&params)).unwrap();
         let value = Some(&value).filter(|value| !value.is_null());
-        assert_eq!(told.get(row.name), value, "{}", row.name);
+        assert_eq!(reply.get(row.name), value, "{}", row.name);
     }
-    assert_eq!(told["compress-level"], 19);
-    assert_eq!(told["max-bandwidth"], 12_345_678_901_u64);
-    assert_eq!(told["max-time"], 60.0);
+    assert_eq!(reply["compress-level"], 19);
+    assert_eq!(reply["max-bandwidth"], 12_345_678_901_u64);
+    assert_eq!(reply["max-time"], 60.0);
 
     // None is null on the way in, and absent on the way out, as it is with QEMU.
     client.done(
         set,
         json!({"batch-pages": null, "max-time": null, "link": null}),
     );
-    let told = client.done("query-migrate-parameters", json!({}));
+    let reply = client.done("query-migrate-parameters", json!({}));
     for name in ["batch-pages", "max-time", "link"] {
-        assert_eq!(told.get(name), None);
+        assert_eq!(reply.get(name), None);
     }
     // A negative number is the large one that has the same bits, as it is with QEMU.
     client.done(set, json!({"max-bandwidth": -1}));
-    let told = client.done("query-migrate-parameters", json!({}));
-    assert_eq!(told["max-bandwidth"], u64::MAX);
+    let reply = client.done("query-migrate-parameters", json!({}));
+    assert_eq!(reply["max-bandwidth"], u64::MAX);
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn parameters_are_declined_in_qemus_words_where_qemu_has_them() {
         Error::new(Kind::Usage, ParamError::Fixed { name })
     });
     let words = client.declined("migrate-set-parameters", json!({"connections": 2}));
-    assert_eq!(words, "connections cannot change while a migration runs");
+    assert_eq!(words, "connections cannot be changed during a migration");
 }
 
 #[test]

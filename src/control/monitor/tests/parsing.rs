@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 
 use crate::control::monitor::json::{MOST_BYTES, MOST_NESTING, MOST_TOKENS, Message, Parser};
 
-/// What is told of all of it, given in pieces of these lengths and the rest.
+/// All messages, given in pieces of these lengths and the rest.
 fn parse(bytes: &[u8], pieces: &[usize]) -> Vec<Message> {
     let mut parser = Parser::default();
-    let (mut all, mut told) = (Vec::new(), VecDeque::new());
+    let (mut all, mut messages) = (Vec::new(), VecDeque::new());
     let mut rest = bytes;
     let mut pieces = pieces.iter();
     while !rest.is_empty() {
@@ -19,10 +19,10 @@ fn parse(bytes: &[u8], pieces: &[usize]) -> Vec<Message> {
             .map_or(rest.len(), |len| *len.min(&rest.len()));
         let (mut piece, after) = rest.split_at(len);
         while !piece.is_empty() {
-            let taken = parser.push(piece, &mut told);
+            let taken = parser.push(piece, &mut messages);
             assert!(taken > 0, "it goes on");
             piece = &piece[taken..];
-            all.extend(told.drain(..));
+            all.extend(messages.drain(..));
         }
         rest = after;
     }
@@ -89,7 +89,7 @@ fn value() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
-        // Such that whoever reads it reads it exactly.
+        // Such that any reader gets exactly this value.
         any::<i32>().prop_map(|number| json!(f64::from(number) / 8.0)),
         text().prop_map(Value::from),
     ];
@@ -135,8 +135,8 @@ proptest! {
     #[test]
     fn whatever_came_a_byte_of_255_and_the_next_message_is_read(bytes in soup()) {
         let next = b"\n\xff{\"execute\":\"x\"}";
-        let told = parse(&[&bytes, &next[..]].concat(), &[]);
-        prop_assert_eq!(told.last(), Some(&Ok(json!({"execute": "x"}))));
+        let messages = parse(&[&bytes, &next[..]].concat(), &[]);
+        prop_assert_eq!(messages.last(), Some(&Ok(json!({"execute": "x"}))));
     }
 
     #[test]
@@ -147,8 +147,8 @@ proptest! {
             single_quoted(&value.to_string()),
         ] {
             // A number ends where something else begins.
-            let told = parse(format!("{text}\n").as_bytes(), &[]);
-            prop_assert_eq!(&told, &vec![Ok(value.clone())], "{}", text);
+            let messages = parse(format!("{text}\n").as_bytes(), &[]);
+            prop_assert_eq!(&messages, &vec![Ok(value.clone())], "{}", text);
         }
     }
 
@@ -160,7 +160,7 @@ proptest! {
     }
 }
 
-/// What somebody might say who knows the names of things, and not what they mean.
+/// Messages with known names in random places.
 fn request() -> impl Strategy<Value = Value> {
     let names = |names: &'static [&'static str]| proptest::sample::select(names);
     let commands = names(&[
@@ -280,12 +280,12 @@ fn what_goes_beyond_a_limit_is_told_once_and_the_next_line_is_read() {
         (format!("[{}]", " ".repeat(2 * MOST_BYTES)), "token size"),
     ] {
         for pieces in [&[][..], &[1; 100], &[7, 4096, 1]] {
-            let told = parse(format!("{text}{next}").as_bytes(), pieces);
+            let messages = parse(format!("{text}{next}").as_bytes(), pieces);
             let expected = [
                 Err(format!("JSON {what} limit exceeded")),
                 Ok(json!({"execute": "x"})),
             ];
-            assert_eq!(told, expected);
+            assert_eq!(messages, expected);
         }
     }
 }
@@ -296,9 +296,9 @@ fn what_is_just_within_the_limits_is_read() {
     let long = format!("\"{}\"", "x".repeat(MOST_BYTES - 2));
     let many = format!("[1{}]", ",1".repeat((MOST_TOKENS - 3) / 2));
     for text in [deep, long, many] {
-        let told = parse(text.as_bytes(), &[]);
-        let [Ok(value)] = &told[..] else {
-            panic!("{} bytes: {told:?}", text.len());
+        let messages = parse(text.as_bytes(), &[]);
+        let [Ok(value)] = &messages[..] else {
+            panic!("{} bytes: {messages:?}", text.len());
         };
         let again = value.to_string();
         assert!(again == text, "{} bytes", text.len());

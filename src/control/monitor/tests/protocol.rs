@@ -232,7 +232,7 @@ fn what_is_not_json_is_told_once_for_each_message_or_stray_token() {
             b"{\"execute\" query-status}\n",
             wrong!["stray '-s'", "expecting value"],
         ),
-        // QEMU takes it for infinity, and answers with what is no JSON.
+        // QEMU takes it for infinity, and answers with what is not JSON.
         (b"1e400 ", wrong!["number out of range"]),
         // Between messages there may be white space, or none.
         (b"\t\r\n ", &[]),
@@ -339,7 +339,7 @@ fn events_are_told_in_qemus_shape_and_some_only_if_they_were_asked_for() {
         Event::Stop,
         Event::Resume,
     ];
-    all.into_iter().for_each(|event| bench.fake.tell(event));
+    all.into_iter().for_each(|event| bench.fake.notify(event));
     for client in [&mut client, &mut other] {
         for name in ["STOP", "RESUME"] {
             let event = client.line();
@@ -354,7 +354,7 @@ fn events_are_told_in_qemus_shape_and_some_only_if_they_were_asked_for() {
         .elapsed()
         .unwrap()
         .as_secs();
-    all.into_iter().for_each(|event| bench.fake.tell(event));
+    all.into_iter().for_each(|event| bench.fake.notify(event));
     for client in [&mut client, &mut other] {
         for (name, data) in [
             ("MIGRATION", json!({"status": "setup"})),
@@ -371,7 +371,7 @@ fn events_are_told_in_qemus_shape_and_some_only_if_they_were_asked_for() {
             assert!(time["microseconds"].as_u64().unwrap() < 1_000_000);
         }
     }
-    // Whoever has not negotiated hears nothing.
+    // A client that has not negotiated gets no events.
     let answer = unready.ask(r#"{"execute":"qmp_capabilities","id":"first"}"#);
     assert_eq!(answer["id"], "first");
 }
@@ -386,11 +386,11 @@ fn what_a_command_makes_happen_is_heard_before_its_reply() {
     assert_eq!(client.line()["event"], "MIGRATION");
     assert_eq!(client.line()["id"], 1);
     // And what happened before a command, with the capabilities that there were.
-    bench.fake.tell(Event::Pass(2));
+    bench.fake.notify(Event::Pass(2));
     let off = json!({"capabilities": [{"capability": "events", "state": false}]});
     client.send(json!({"execute": "migrate-set-capabilities", "arguments": off}).to_string());
     assert_eq!(client.line()["event"], "MIGRATION_PASS");
     assert_eq!(client.line()["return"], json!({}));
-    bench.fake.tell(Event::Pass(3));
+    bench.fake.notify(Event::Pass(3));
     assert!(client.done("query-version", json!({})).is_object());
 }

@@ -1,11 +1,11 @@
-//! How a migration is told of.
+//! What a query of a migration returns.
 
 use super::*;
 use crate::page::PAGE_SIZE;
 use crate::round::Round;
 use crate::stats::{LiveStats, RoundStats, Snapshot, Tally};
 
-/// A migration with two rounds behind it.
+/// A migration after two rounds.
 fn snapshot(status: Status) -> Snapshot {
     let tally = Tally {
         zero: 10,
@@ -65,22 +65,22 @@ fn a_migration_is_told_in_qemus_shape() {
         Status::Device,
         Status::Cancelling,
     ] {
-        let told = query(status);
-        assert_eq!(told["status"], status.name());
-        assert_eq!(told["total-time"], 124);
-        assert_eq!(told["setup-time"], 1);
-        assert_eq!(told["expected-downtime"], 100);
-        assert_eq!(told.get("downtime"), None);
-        assert_eq!(told["cpu-throttle-percentage"], 20);
-        assert_eq!(told["ram"]["remaining"], 65 * 4096);
-        assert_eq!(told["ram"]["dirty-pages-rate"], 77);
-        assert_eq!(told["rounds"][1]["wire-bytes"], 800);
-        assert_eq!(told["notices"], json!(["look"]));
+        let reply = query(status);
+        assert_eq!(reply["status"], status.name());
+        assert_eq!(reply["total-time"], 124);
+        assert_eq!(reply["setup-time"], 1);
+        assert_eq!(reply["expected-downtime"], 100);
+        assert_eq!(reply.get("downtime"), None);
+        assert_eq!(reply["cpu-throttle-percentage"], 20);
+        assert_eq!(reply["ram"]["remaining"], 65 * 4096);
+        assert_eq!(reply["ram"]["dirty-pages-rate"], 77);
+        assert_eq!(reply["rounds"][1]["wire-bytes"], 800);
+        assert_eq!(reply["notices"], json!(["look"]));
     }
-    let told = query(Status::Completed);
-    assert_eq!(told["downtime"], 46);
-    assert_eq!(told.get("expected-downtime"), None);
-    let mut ram = told["ram"].clone();
+    let reply = query(Status::Completed);
+    assert_eq!(reply["downtime"], 46);
+    assert_eq!(reply.get("expected-downtime"), None);
+    let mut ram = reply["ram"].clone();
     for rate in ["mbps", "pages-per-second"] {
         assert!(ram[rate].take().is_number(), "{rate}");
     }
@@ -111,7 +111,7 @@ fn a_migration_is_told_in_qemus_shape() {
         "overflow",
         "pages",
     ];
-    assert_eq!(names(&told["xbzrle-cache"]), cache);
+    assert_eq!(names(&reply["xbzrle-cache"]), cache);
     let compression = [
         "busy",
         "busy-rate",
@@ -119,7 +119,7 @@ fn a_migration_is_told_in_qemus_shape() {
         "compression-rate",
         "pages",
     ];
-    assert_eq!(names(&told["compression"]), compression);
+    assert_eq!(names(&reply["compression"]), compression);
 
     for (status, why) in [
         (Status::Setup, None),
@@ -145,19 +145,19 @@ fn what_is_not_known_is_as_qemu_has_it() {
     };
     let (params, caps) = (Params::default(), Caps::default());
     bench.fake.state().report = Some(Report::of_source(&plain, &params, &caps));
-    let told = client.done("query-migrate", json!({}));
-    assert_eq!(told["expected-downtime"], 300, "the limit");
-    assert_eq!(told["ram"]["dirty-pages-rate"], 0);
+    let reply = client.done("query-migrate", json!({}));
+    assert_eq!(reply["expected-downtime"], 300, "the limit");
+    assert_eq!(reply["ram"]["dirty-pages-rate"], 0);
     plain.status = Status::Completed;
     bench.fake.state().report = Some(Report::of_source(&plain, &params, &caps));
-    let told = client.done("query-migrate", json!({}));
-    assert_eq!(told["downtime"], 0, "nobody stood still");
-    assert_eq!(told["ram"]["downtime-bytes"], 0);
-    assert_eq!(told["ram"]["precopy-bytes"], 10_000);
+    let reply = client.done("query-migrate", json!({}));
+    assert_eq!(reply["downtime"], 0, "there was no writer to pause");
+    assert_eq!(reply["ram"]["downtime-bytes"], 0);
+    assert_eq!(reply["ram"]["precopy-bytes"], 10_000);
     bench.fake.state().report = Some(Report::of_destination(&plain, &params));
-    let told = client.done("query-migrate", json!({}));
-    assert_eq!(told["side"], "destination");
-    assert_eq!(told.get("downtime"), None, "the source knows");
+    let reply = client.done("query-migrate", json!({}));
+    assert_eq!(reply["side"], "destination");
+    assert_eq!(reply.get("downtime"), None, "the source knows");
 }
 
 #[test]
@@ -176,8 +176,8 @@ fn a_destination_tells_where_it_can_be_reached() {
             let report = Report::of_destination(&snapshot(status), &Params::default());
             bench.fake.state().report = Some(report);
             bench.fake.state().listening = Some(address.parse().unwrap());
-            let told = client.done("query-migrate", json!({}));
-            assert_eq!(told["socket-address"], expected, "{status:?}");
+            let reply = client.done("query-migrate", json!({}));
+            assert_eq!(reply["socket-address"], expected, "{status:?}");
         }
     }
 }
@@ -202,7 +202,7 @@ fn a_report_of_very_many_rounds_stays_short() {
         "what clients take on a line: {}",
         line.len()
     );
-    let told: Value = serde_json::from_str(&line).unwrap();
-    let rounds = told["return"]["rounds"].as_array().unwrap();
+    let reply: Value = serde_json::from_str(&line).unwrap();
+    let rounds = reply["return"]["rounds"].as_array().unwrap();
     assert_eq!(rounds.last().unwrap()["wire-bytes"], 1, "the last ones");
 }
