@@ -15,12 +15,10 @@ pub const MAX_DEVICE_STATE: u64 = 1 << 30;
 /// A part of a description that exceeds its bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many {what}: {given}, but at most {allowed} are allowed")]
+#[allow(missing_docs)] // The fields are what the message says of them.
 pub struct OutOfBounds {
-    /// The part.
     pub what: &'static str,
-    /// Its size.
     pub given: u64,
-    /// The bound.
     pub allowed: u64,
 }
 

@@ -38,7 +38,7 @@ pub enum OutputError {
 }
 
 impl OutputError {
-    /// For an error of the system's while trying to do `what` to `path`.
+    /// For an I/O error while trying to do `what` to `path`.
     pub(crate) fn io(
         what: &'static str,
         path: &Path,
@@ -61,7 +61,7 @@ impl PartialFile {
     /// Creates it, empty and locked.
     ///
     /// # Errors
-    /// [`OutputError::Busy`], and the system's.
+    /// [`OutputError::Busy`], and I/O errors.
     pub(crate) fn create(output: &Path) -> Result<PartialFile, OutputError> {
         let path = partial_path(output);
         let create = || create_private(&path);
@@ -94,7 +94,7 @@ impl PartialFile {
     /// Another descriptor of the file.
     ///
     /// # Errors
-    /// The system's.
+    /// I/O errors.
     pub(crate) fn file(&self) -> Result<File, OutputError> {
         let file = self.file.try_clone();
         file.map_err(OutputError::io("open", &self.path))
@@ -104,7 +104,7 @@ impl PartialFile {
     /// meantime is not replaced, if the file system can do that.
     ///
     /// # Errors
-    /// The system's.
+    /// I/O errors.
     pub(crate) fn commit(&mut self, output: &Path, replace: bool) -> Result<(), OutputError> {
         let rename = || {
             if !same_file(&self.file, &self.path) {
@@ -134,7 +134,7 @@ impl Drop for PartialFile {
 /// Creates a file that only its owner can read and write.
 ///
 /// # Errors
-/// The system's; one is that it exists.
+/// I/O errors; one is that it exists.
 pub(crate) fn create_private(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -151,7 +151,7 @@ pub(crate) fn create_private(path: &Path) -> io::Result<File> {
 /// If the owner cannot be kept, other users get no access: the mode was not meant for them.
 ///
 /// # Errors
-/// The system's.
+/// I/O errors.
 pub(crate) fn keep_access(new: &File, old: &Path) -> io::Result<()> {
     let Ok(old) = std::fs::symlink_metadata(old) else {
         return Ok(());
@@ -178,7 +178,7 @@ pub(crate) fn partial_path(output: &Path) -> PathBuf {
 /// Removes the file that a killed process left, unless it is locked.
 ///
 /// # Errors
-/// [`OutputError::Busy`], and the system's reasons: it may be a folder.
+/// [`OutputError::Busy`], and I/O errors: it may be a folder.
 pub(crate) fn remove_left_behind(partial: &Path) -> Result<(), OutputError> {
     let left_behind = OpenOptions::new()
         .read(true)
@@ -196,7 +196,7 @@ pub(crate) fn remove_left_behind(partial: &Path) -> Result<(), OutputError> {
 /// Renames without replacing or, if the file system cannot do that, with replacing.
 ///
 /// # Errors
-/// The system's; one is that `to` exists.
+/// I/O errors; one is that `to` exists.
 pub(crate) fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => std::fs::rename(from, to),

@@ -130,7 +130,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     #[test]
-    fn data_and_holes_together_are_the_whole() {
+    fn data_and_holes_together_cover_everything() {
         let whole = PageRange::between(0, 10);
         let data = [PageRange::between(2, 4), PageRange::between(9, 10)];
         let parts: Vec<_> = with_holes(&data, whole)
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_pages_are_found_wherever_they_are_and_no_others() {
+    fn exactly_the_changed_pages_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ram");
         let file = File::create(&path).unwrap();

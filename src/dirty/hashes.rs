@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_page_has_a_place_of_its_own() {
+    fn every_page_has_its_own_place() {
         // The ends of leaves, branches and limbs, and of the largest possible guest.
         let pages = 1_u64 << 38;
         let hashes = PageHashes::new(pages);

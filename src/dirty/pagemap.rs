@@ -330,7 +330,7 @@ impl Pagemap {
 
 impl Tracker for Pagemap {
     /// # Errors
-    /// [`ImageError::OtherLog`] if the memory and the blocks differ in size, and the system's: memory
+    /// [`ImageError::OtherLog`] if the memory and the blocks differ in size, and I/O errors: memory
     /// that is not mapped, or that another userfaultfd watches.
     fn begin(&self, ram: &Ram) -> Result<(), ImageError> {
         // Checks the sizes, too.

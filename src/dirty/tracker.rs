@@ -1,4 +1,4 @@
-//! Ways to find what a running writer has changed, behind one trait.
+//! One trait for the ways to find what a running writer has changed.
 //!
 //! Taking dirty pages from a tracker is an obligation to send them: it will not report them again. So
 //! they are taken as a [`Claim`], which gives them back unless they were sent.

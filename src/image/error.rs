@@ -15,7 +15,7 @@ use crate::sniff::Content;
 // The fields are what the messages say of them.
 #[allow(missing_docs)]
 pub enum ImageError {
-    /// The system's reason.
+    /// An I/O error.
     #[error("cannot {what} '{}'", path.display())]
     Io {
         what: &'static str,
@@ -94,7 +94,7 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// For an error of the system's while trying to do `what` to `path`.
+    /// For an I/O error while trying to do `what` to `path`.
     pub(crate) fn io(
         what: &'static str,
         path: &Path,

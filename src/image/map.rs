@@ -66,7 +66,7 @@ impl ReadMap {
     /// Maps the first `len` bytes of a file that is at least as long.
     ///
     /// # Errors
-    /// The system's reasons.
+    /// I/O errors.
     pub(super) fn of(file: &File, path: &Path, len: usize) -> Result<ReadMap, ImageError> {
         Map::of(file, path, len, false).map(ReadMap)
     }
@@ -105,7 +105,7 @@ impl WriteLane {
     /// pages whose index modulo `count` is N.
     ///
     /// # Errors
-    /// The system's reasons.
+    /// I/O errors.
     pub(crate) fn share_out(
         file: &File,
         path: &Path,
@@ -168,7 +168,7 @@ impl MappedWords {
     /// Maps the first `len` bytes of a file that is at least as long.
     ///
     /// # Errors
-    /// The system's reasons.
+    /// I/O errors.
     pub(crate) fn of(file: &File, path: &Path, len: usize) -> Result<MappedWords, ImageError> {
         Ok(MappedWords {
             map: Map::of(file, path, len, true)?,

@@ -65,7 +65,7 @@ impl Output {
     /// A partial file that a killed process left is replaced; one that is locked is not.
     ///
     /// # Errors
-    /// A guest with several blocks, [`OutputError::Busy`], [`OutputError::Exists`], or the system's.
+    /// A guest with several blocks, [`OutputError::Busy`], [`OutputError::Exists`], and I/O errors.
     pub fn image(path: &Path, blocks: &[(String, u64)], force: bool) -> Result<Output, ImageError> {
         let [(name, _)] = blocks else {
             return Err(ImageError::ManyBlocks {
@@ -199,7 +199,7 @@ impl Output {
     /// that this took.
     ///
     /// # Errors
-    /// The system's, and [`ImageError::Truncated`].
+    /// I/O errors, and [`ImageError::Truncated`].
     pub fn sum_hashes(&mut self) -> Result<(u128, Duration), ImageError> {
         let (digests, time) = self.ram.digests()?;
         let mut whole = Digest::default();
@@ -217,7 +217,7 @@ impl Output {
     /// Appends bytes to the device state. Without a guest folder they are only counted and hashed.
     ///
     /// # Errors
-    /// More than [`MAX_DEVICE_STATE`](crate::description::MAX_DEVICE_STATE) bytes, or the system's.
+    /// More than [`MAX_DEVICE_STATE`](crate::description::MAX_DEVICE_STATE) bytes, and I/O errors.
     pub fn append_device_state(&self, bytes: &[u8]) -> Result<(), ImageError> {
         self.appended().append(bytes)
     }
@@ -231,7 +231,7 @@ impl Output {
     /// guest folder.
     ///
     /// # Errors
-    /// The file does not hold what was appended, or the system's.
+    /// The file does not hold what was appended, and I/O errors.
     pub fn device_state(&self) -> Result<Option<DeviceState>, ImageError> {
         self.appended().read_back()
     }
@@ -248,7 +248,7 @@ impl Output {
     /// Makes it OUTPUT. Call it once.
     ///
     /// # Errors
-    /// The system's, a device state that the file does not hold as it was appended, a description
+    /// I/O errors, a device state that the file does not hold as it was appended, a description
     /// that is out of bounds, an old folder that is no longer ours to replace. OUTPUT is then as it
     /// was.
     pub fn commit(&mut self) -> Result<(), ImageError> {

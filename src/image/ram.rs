@@ -181,7 +181,7 @@ impl Block {
     /// The ranges that may hold data, ascending and not adjacent. Everything else is zero.
     ///
     /// # Errors
-    /// The system's.
+    /// I/O errors.
     pub fn data_ranges(&self) -> Result<Vec<PageRange>, ImageError> {
         self.store.data_ranges()
     }
@@ -189,7 +189,7 @@ impl Block {
     /// The first page at or after `from` that may hold data; the block's end if there is none.
     ///
     /// # Errors
-    /// The system's.
+    /// I/O errors.
     pub fn next_data(&self, from: PageIndex) -> Result<PageIndex, ImageError> {
         self.store.next_data(from)
     }
@@ -197,7 +197,7 @@ impl Block {
     /// Reads the pages from `first` on that fill `out`.
     ///
     /// # Errors
-    /// [`ImageError::Truncated`], and the system's.
+    /// [`ImageError::Truncated`], and I/O errors.
     ///
     /// # Panics
     /// If they reach beyond the block, or `out` is not whole pages, which is the caller's bug.
@@ -273,7 +273,7 @@ impl Block {
     /// Writes pages from `first` on.
     ///
     /// # Errors
-    /// [`ImageError::ReadOnly`], and the system's, such as a full disk.
+    /// [`ImageError::ReadOnly`], and I/O errors such as a full disk.
     ///
     /// # Panics
     /// If they reach beyond the block, or are not whole, which is the caller's bug.
@@ -296,7 +296,7 @@ impl Block {
     /// ends within a page.
     ///
     /// # Errors
-    /// [`ImageError::Truncated`], and the system's.
+    /// [`ImageError::Truncated`], and I/O errors.
     pub fn check_size(&self) -> Result<(), ImageError> {
         self.store.check_size()
     }

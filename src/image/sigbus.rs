@@ -45,7 +45,7 @@ impl FaultWatch {
     /// Watches a mapping; `None` if all slots are taken.
     ///
     /// # Errors
-    /// The system's, if the signal handler cannot be installed.
+    /// If the signal handler cannot be installed.
     pub(super) fn new(start: *const u8, len: usize) -> io::Result<Option<FaultWatch>> {
         install()?;
         for (slot, watched) in WATCHED.iter().enumerate() {

@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn every_page_is_counted_once_and_the_digest_is_the_images_own() {
+    fn every_page_is_counted_once_and_the_digest_is_that_of_the_image() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ram");
         let file = std::fs::File::create(&path).unwrap();
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_of_nothing_has_no_sample() {
+    fn a_guest_of_zeros_has_no_sample() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ram");
         std::fs::File::create(&path)
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_one_byte_is_told_from_one_with_another_byte_anywhere() {
+    fn a_page_of_one_repeated_byte_is_recognised() {
         let mut page = vec![7; PAGE_SIZE];
         assert!(is_one_byte(&page));
         for at in [0, 1, 2048, PAGE_SIZE - 1] {

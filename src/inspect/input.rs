@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_comes_once_and_in_order_whatever_the_sizes() {
+    fn every_byte_comes_once_and_in_order_for_reads_of_any_size() {
         let all: Vec<u8> = (0..100_000_u32).map(|at| (at % 251) as u8).collect();
         let mut input = Input::new(Box::new(Dribble(&all)), 0, &|_, _| {});
         let mut seen = Vec::new();

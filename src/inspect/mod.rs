@@ -37,7 +37,7 @@ use crate::page::PAGE_SIZE;
 use crate::sniff::{self, Content};
 use input::Input;
 
-/// The name that stands for standard input.
+/// The name of standard input.
 pub const STANDARD_INPUT: &str = "-";
 
 /// Called with the bytes done and their total (0 if it is not known), from any thread.

@@ -228,7 +228,7 @@ impl NativeScan {
                 if found == *hash {
                     return Ok(());
                 }
-                // The lower halves suffice to tell them apart.
+                // The lower halves suffice to distinguish them.
                 Err(WireError::Damaged {
                     record: "device state",
                     found: found as u64,

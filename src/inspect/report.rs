@@ -34,7 +34,7 @@ pub enum Contents {
     GuestFolder(GuestFolder),
     /// What `send` writes by default.
     NativeStream(NativeStream),
-    /// What QEMU writes.
+    /// What QEMU's `migrate` writes.
     QemuStream(QemuStream),
 }
 
@@ -376,7 +376,6 @@ pub struct Device {
     pub name: String,
     /// Distinguishes devices of the same name.
     pub instance: u32,
-    /// Of its state.
     pub version: u32,
     /// The size of its state, without headers.
     pub bytes: u64,

@@ -1,4 +1,4 @@
-//! `ramferry inspect`: what it says of images and streams, whole, cut, damaged and hostile ones.
+//! `ramferry inspect` on images and streams that are intact, cut, damaged or hostile.
 
 mod images;
 
@@ -47,7 +47,7 @@ fn accounted(report: &Report) -> u64 {
     }
 }
 
-// ---- streams of ours
+// ---- native streams
 
 #[test]
 fn a_stream_that_send_wrote_is_described_round_by_round_to_its_last_byte() {
@@ -105,7 +105,7 @@ fn a_stream_that_send_wrote_is_described_round_by_round_to_its_last_byte() {
     ] {
         assert!(ended.out.contains(words), "no {words:?} in {}", ended.out);
     }
-    // From standard input, whatever the size of what is read.
+    // From standard input, with reads of any size.
     let mut child = command(&["inspect", "-", "--json"]);
     child.stdin(Stdio::from(std::fs::File::open(&stream).unwrap()));
     let ended = Program::start(child).finish();
@@ -113,7 +113,7 @@ fn a_stream_that_send_wrote_is_described_round_by_round_to_its_last_byte() {
     assert_eq!(ended.json()["frames"], report["frames"]);
 }
 
-/// A small stream of ours with every kind of page.
+/// A small native stream with every kind of page.
 fn native() -> Vec<u8> {
     let page = |page: Page| page.bytes();
     let old = page(Page::Text(1));
@@ -234,7 +234,7 @@ fn damage_is_named_with_its_place() {
     }
 }
 
-// ---- streams of QEMU's
+// ---- QEMU streams
 
 /// In place of libz: a page as a zlib stream.
 fn deflated(page: &[u8]) -> Vec<u8> {
@@ -250,7 +250,7 @@ fn blocks() -> [BlockInfo; 2] {
     })
 }
 
-/// A small stream of QEMU's with every kind of record; pages 0 and 1 of pc.ram come twice.
+/// A small QEMU stream with every kind of record; pages 0 and 1 of pc.ram come twice.
 fn qemu() -> Vec<u8> {
     let mut out = Vec::new();
     put_header(&mut out, "pc-i440fx-7.2", &[]);
@@ -344,7 +344,7 @@ fn every_byte_of_a_qemu_stream_is_accounted_for() {
 }
 
 #[test]
-fn what_a_stream_may_not_be_taken_for_is_described_up_to_there() {
+fn an_unsupported_stream_is_described_up_to_what_is_not_supported() {
     let folder = Folder::new();
     let path = folder.path("stream");
     let mut start = Vec::new();
@@ -435,7 +435,7 @@ fn an_announced_size_alone_takes_no_memory() {
 // ---- hostile bytes
 
 #[test]
-fn names_from_a_stream_do_not_steer_a_terminal() {
+fn names_from_a_stream_cannot_control_a_terminal() {
     let folder = Folder::new();
     let path = folder.path("stream");
     let mut bytes = Vec::new();
@@ -478,7 +478,7 @@ fn no_bytes_make_it_panic_and_every_one_is_accounted_for() {
                     }
                 }
             }
-            // What no longer begins as a stream does is not what this is about.
+            // A mutation that is no longer recognised as a stream is not of interest here.
             bytes[..8].copy_from_slice(&whole[..8]);
             std::fs::write(&path, &bytes).unwrap();
             let report = look(&path);

@@ -1,5 +1,5 @@
-//! What counts as written, and what a tracker without a kernel's help says. That no write is lost
-//! is tested with the other trackers.
+//! What counts as written, and the errors where the kernel does not help. That no write is lost is
+//! tested with the other trackers.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::page::PageRange;
 
 const PAGES: u64 = 2000;
 
-/// A guest in memory, the one who writes it, and its tracker; `None` where the kernel has none.
+/// A guest in memory, its writer, and its tracker; `None` if the kernel has none.
 fn scene() -> Option<(File, Arc<Ram>, WriteLane, Pagemap)> {
     if let Err(why) = Pagemap::available() {
         eprintln!("not tested: {why}");
@@ -36,7 +36,7 @@ fn pages(bitmap: &Bitmap) -> Vec<u64> {
 }
 
 #[test]
-fn what_is_written_is_found_once_and_what_is_discarded_until_it_is_sent() {
+fn a_written_page_is_found_once_and_a_discarded_one_until_it_is_sent() {
     let Some((file, ram, mut lane, pagemap)) = scene() else {
         return;
     };
@@ -47,7 +47,7 @@ fn what_is_written_is_found_once_and_what_is_discarded_until_it_is_sent() {
     let take = || pagemap.take(&ram, &sent).unwrap().0.remove(0);
     assert_eq!(take().count(), 0);
 
-    // More ranges than fit into one answer.
+    // More ranges than one system call returns.
     let every_other: Vec<u64> = (1..PAGES).step_by(2).collect();
     for &page in &every_other {
         lane.store(page, 4095, b"x").unwrap();
@@ -78,7 +78,7 @@ fn what_is_written_is_found_once_and_what_is_discarded_until_it_is_sent() {
 }
 
 #[test]
-fn a_tracker_that_was_not_begun_or_has_ended_says_so_and_forgets_nothing() {
+fn a_tracker_that_was_not_begun_or_has_ended_fails_and_forgets_nothing() {
     let Some((_file, ram, mut lane, pagemap)) = scene() else {
         return;
     };
@@ -126,7 +126,7 @@ fn memory_that_is_not_the_guests_is_refused() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn errors_name_what_is_missing() {
     let source = || io::Error::from_raw_os_error(libc::EINVAL);
     for (why, words) in [
         (

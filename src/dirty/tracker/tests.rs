@@ -18,7 +18,7 @@ const FEWER_WRITES: u64 = 1_000_000;
 /// Writers wait this often for a take that began after they did: the two overlap by design, not
 /// by luck.
 const MEETINGS: u64 = 20;
-/// No multiple of 64 or of the writers: words of a bitmap are shared, and the last is not full.
+/// Not a multiple of 64 or of the writers: words of a bitmap are shared, and the last is not full.
 const PAGES: u64 = 1003;
 
 /// A guest's RAM in memory that is written and sent at the same time.
@@ -44,13 +44,13 @@ impl Scene {
         }
     }
 
-    /// The tracker for it that the kernel has.
+    /// The kernel's tracker for it.
     fn pagemap(&self) -> Pagemap {
         Pagemap::new(&[self.lanes[0].mapping()]).unwrap()
     }
 
-    /// Copies the claimed pages to the destination, and notes what was sent. `between` is called
-    /// when a page is copied, and returns what is noted instead of the copy, if anything.
+    /// Copies the claimed pages to the destination, and records their hashes. `between` is called when
+    /// a page has been copied; what it returns, if anything, is hashed instead of the copy.
     fn send(&mut self, claim: &Claim, mut between: impl FnMut(&Ram) -> Option<Vec<u8>>) {
         let block = &self.ram.blocks()[0];
         for (range, is_hole) in claim.changed()[0].runs() {
@@ -70,7 +70,7 @@ impl Scene {
         }
     }
 
-    /// Takes what is left and sends it; returns the pages that differ all the same.
+    /// Takes and sends what is left. Returns the pages that differ even so.
     fn finish(&mut self, tracker: &dyn Tracker) -> Vec<u64> {
         let (claim, _) = Claim::take(tracker, &self.ram, &self.sent).unwrap();
         self.send(&claim, |_| None);
@@ -98,7 +98,7 @@ fn memory(pages: u64) -> (PathBuf, File) {
     (path.into(), file)
 }
 
-/// How many takes have ended, for writers to wait for.
+/// Counts the takes that have ended, for writers to wait for.
 #[derive(Default)]
 struct Takes {
     ended: Mutex<u64>,
@@ -111,7 +111,7 @@ impl Takes {
         self.more.notify_all();
     }
 
-    /// Waits until a take ends that began after this was called.
+    /// Waits for the end of a take that began after this call.
     fn wait(&self) {
         let ended = self.ended.lock().unwrap();
         let goal = ended.saturating_add(2);
@@ -129,8 +129,8 @@ impl Drop for NoMore<'_> {
 
 struct NoMore<'a>(&'a Takes);
 
-/// Numbered writes of three threads, one after the other into pages all over the guest, while
-/// what `tracker` finds is sent; every fifth claim is given back. `mark` is called after each
+/// Three threads make numbered writes to pages all over the guest, while what `tracker` finds is sent;
+/// every fifth claim is given back. `mark` is called after each
 /// write. Returns the pages that were lost.
 fn race(scene: &mut Scene, tracker: &dyn Tracker, mark: impl Fn(PageIndex) + Sync) -> Vec<u64> {
     let all = !cfg!(debug_assertions) || std::env::var_os("RAMFERRY_ALL_WRITES").is_some();
@@ -202,7 +202,7 @@ fn a_log_loses_no_write() {
 }
 
 #[test]
-fn a_log_that_is_filled_by_words_loses_no_write() {
+fn a_log_filled_by_words_loses_no_write() {
     let mut scene = Scene::new(PAGES, WRITERS as u32);
     let log = DirtyLog::new(&[PAGES]);
     let mark = |page: PageIndex| log.mark_word(0, page.0 as usize / 64, 1 << (page.0 % 64));
@@ -210,7 +210,7 @@ fn a_log_that_is_filled_by_words_loses_no_write() {
 }
 
 #[test]
-fn the_page_tables_lose_no_write() {
+fn the_kernels_tracker_loses_no_write() {
     if let Err(why) = Pagemap::available() {
         eprintln!("not tested: {why}");
         return;
@@ -220,8 +220,8 @@ fn the_page_tables_lose_no_write() {
     assert_eq!(race(&mut scene, &pagemap, |_| {}), [0; 0]);
 }
 
-/// The same schedule for a writer that marks after its write, as it must, and for one that marks
-/// before it: a whole round happens between the two.
+/// The same schedule for a writer that marks after writing, as it must, and for one that marks before:
+/// a whole round happens in between.
 #[test]
 fn a_page_that_is_marked_before_it_is_written_is_lost() {
     for (mark_first, lost) in [(false, vec![]), (true, vec![5])] {
@@ -244,7 +244,7 @@ fn a_page_that_is_marked_before_it_is_written_is_lost() {
     }
 }
 
-/// A write comes between the copy that is sent and the hash that is noted.
+/// A write comes between copying the page and recording its hash.
 #[test]
 fn a_hash_of_the_page_instead_of_the_copy_loses_a_write() {
     for (of_page, lost) in [(false, vec![]), (true, vec![2])] {
@@ -265,7 +265,7 @@ fn a_hash_of_the_page_instead_of_the_copy_loses_a_write() {
     }
 }
 
-/// A log whose `take` reads a word and clears it in two steps.
+/// A log whose `take` reads and clears a word in two steps.
 struct Torn<'a, F> {
     log: &'a DirtyLog,
     between: F,
@@ -372,7 +372,7 @@ fn a_log_of_another_guest_is_refused() {
 }
 
 #[test]
-fn pages_that_lie_in_holes_are_told_apart() {
+fn pages_in_holes_are_reported_as_such() {
     let mut scene = Scene::new(8, 1);
     let log = DirtyLog::new(&[8]);
     for page in [1, 2, 6] {
@@ -385,7 +385,7 @@ fn pages_that_lie_in_holes_are_told_apart() {
 }
 
 #[test]
-fn what_was_marked_before_the_beginning_is_forgotten() {
+fn marks_made_before_the_beginning_are_forgotten() {
     let scene = Scene::new(8, 1);
     let log = DirtyLog::new(&[8]);
     log.mark_word(0, 0, u64::MAX);

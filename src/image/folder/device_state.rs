@@ -69,7 +69,7 @@ impl DeviceState {
     /// Calls `piece` with one piece after another, each at most 256 KiB.
     ///
     /// # Errors
-    /// Those of `piece`, the system's, and at the end, if the file has changed, that it has.
+    /// Those of `piece`, I/O errors, and at the end, if the file has changed, that it has.
     pub fn for_each<E: From<ImageError>>(
         &self,
         mut piece: impl FnMut(&[u8]) -> Result<(), E>,
@@ -105,7 +105,7 @@ impl DeviceState {
     /// Reads all of it.
     ///
     /// # Errors
-    /// The system's, and that the file has changed.
+    /// I/O errors, and that the file has changed.
     pub fn read(&self) -> Result<Vec<u8>, ImageError> {
         let mut all = Vec::with_capacity(self.bytes as usize);
         self.for_each(|piece| {

@@ -54,7 +54,7 @@ fn a_folder_that_was_written_is_read_as_it_was() {
 }
 
 #[test]
-fn names_of_files_are_distinct_short_and_stay_inside() {
+fn file_names_are_distinct_and_short_and_stay_inside_the_folder() {
     let long = "x".repeat(255);
     let names = [
         "pc.ram",
@@ -212,7 +212,7 @@ fn files_that_were_changed_are_refused_by_name() {
 }
 
 #[test]
-fn a_later_snapshot_is_of_the_largest_block_or_of_all() {
+fn a_later_snapshot_replaces_the_largest_block_or_all_blocks() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (dir.path().join("first"), dir.path().join("second"));
     write(&first);
@@ -262,7 +262,7 @@ fn a_folder_whose_removal_ends_early_can_still_be_recognised() {
     let path = parent.path().join("out.partial");
     std::fs::create_dir(&path).unwrap();
     std::fs::write(path.join(GUEST_JSON), "{}").unwrap();
-    // What cannot be removed as a file stands for the moment at which the process is killed.
+    // A file that cannot be removed plays the moment at which the process is killed.
     std::fs::create_dir(path.join("b.ram")).unwrap();
     let folder = Directory::open(&path, false).unwrap();
     let files = [GUEST_JSON, "b.ram"].map(str::to_owned);

@@ -24,7 +24,7 @@ fn an_output_that_is_not_committed_leaves_nothing_and_the_old_one_untouched() {
 }
 
 #[test]
-fn a_partial_file_in_use_is_left_alone_and_one_left_behind_is_replaced() {
+fn a_partial_file_in_use_is_kept_and_one_of_a_killed_process_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out");
     let mut first = image(&path, 4, false).unwrap();
@@ -34,13 +34,13 @@ fn a_partial_file_in_use_is_left_alone_and_one_left_behind_is_replaced() {
     ));
     first.commit().unwrap();
     drop(first);
-    std::fs::write(folder.path().join("out.partial"), b"left behind").unwrap();
+    std::fs::write(folder.path().join("out.partial"), b"left").unwrap();
     image(&path, 4, true).unwrap().commit().unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 4 * 4096);
 }
 
 #[test]
-fn cleared_pages_read_as_zeroes() {
+fn cleared_pages_read_as_zeros() {
     let folder = tempfile::tempdir().unwrap();
     let output = image(&folder.path().join("out"), 40, false).unwrap();
     let block = &output.blocks()[0];
@@ -129,7 +129,7 @@ fn a_folder_with_other_files_is_never_replaced() {
     let why = line(Output::check(&path, true).unwrap_err());
     assert!(why.contains("it contains 'notes'"), "{why}");
     std::fs::remove_file(path.join("notes")).unwrap();
-    // What is put there while it is being received is found as well.
+    // A file created there while the guest is received is found too.
     let mut output = Output::folder(&path, &two(), true).unwrap();
     std::fs::write(path.join("notes"), b"mine").unwrap();
     let why = line(output.commit().unwrap_err());
@@ -137,7 +137,7 @@ fn a_folder_with_other_files_is_never_replaced() {
     drop(output);
     assert_eq!(names(dir.path()), ["out"]);
     assert_eq!(std::fs::read(path.join("notes")).unwrap(), b"mine");
-    // A partial folder that is somebody else's.
+    // A partial folder with another program's file.
     std::fs::remove_file(path.join("notes")).unwrap();
     let partial = dir.path().join("out.partial");
     std::fs::create_dir(&partial).unwrap();
@@ -148,13 +148,13 @@ fn a_folder_with_other_files_is_never_replaced() {
 }
 
 #[test]
-fn a_partial_folder_left_behind_is_replaced_whatever_comes() {
+fn a_partial_folder_of_a_killed_process_is_replaced_by_any_output() {
     let dir = tempfile::tempdir().unwrap();
     let (path, partial) = (dir.path().join("out"), dir.path().join("out.partial"));
     for folder_comes in [true, false] {
         let other = dir.path().join("other");
         std::mem::forget(Output::folder(&other, &two(), false).unwrap());
-        // Its lock is held for as long as this process lives; that of a killed one is not.
+        // The lock ends with the process that holds it.
         std::fs::create_dir(&partial).unwrap();
         let left = dir.path().join("other.partial");
         for name in names(&left) {
@@ -171,7 +171,7 @@ fn a_partial_folder_left_behind_is_replaced_whatever_comes() {
 }
 
 #[test]
-fn a_file_does_not_replace_a_folder_nor_a_folder_a_file() {
+fn a_file_does_not_replace_a_folder_or_the_other_way_round() {
     let dir = tempfile::tempdir().unwrap();
     let (file, folder) = (dir.path().join("file"), dir.path().join("folder"));
     std::fs::write(&file, b"old").unwrap();
@@ -221,14 +221,14 @@ fn one_block_is_kept_and_the_others_are_proven_and_gone() {
     assert_eq!(names(dir.path()), ["out"]);
     let held = std::fs::read(&path).unwrap();
     assert_eq!(held, [[0; PAGE_SIZE], page].concat());
-    // What does where files without a name cannot be made.
+    // For file systems without unnamed files.
     let mut file = named_and_unlinked(dir.path()).unwrap();
     io::Write::write_all(&mut file, b"x").unwrap();
     assert_eq!(names(dir.path()), ["out"]);
 }
 
 #[test]
-fn what_has_no_name_of_its_own_is_no_output() {
+fn a_path_without_a_file_name_is_refused() {
     for path in [".", "..", "/", ""] {
         for force in [false, true] {
             assert!(Output::check(Path::new(path), force).is_err(), "{path}");
@@ -237,7 +237,7 @@ fn what_has_no_name_of_its_own_is_no_output() {
 }
 
 #[test]
-fn a_guest_that_cannot_be_is_refused() {
+fn a_guest_with_invalid_blocks_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out");
     let block = |name: &str, bytes| (name.to_owned(), bytes);

@@ -28,13 +28,13 @@ pub(super) trait PageStore: Debug + Send + Sync {
     /// The ranges that may hold data, ascending and not adjacent. Everything else is zero.
     ///
     /// # Errors
-    /// The system's.
+    /// I/O errors.
     fn data_ranges(&self) -> Result<Vec<PageRange>, ImageError>;
 
     /// The first page at or after `from` that may hold data; the block's end if there is none.
     ///
     /// # Errors
-    /// The system's.
+    /// I/O errors.
     fn next_data(&self, from: PageIndex) -> Result<PageIndex, ImageError> {
         Ok(from)
     }
@@ -42,7 +42,7 @@ pub(super) trait PageStore: Debug + Send + Sync {
     /// Reads the pages of `range`, which exactly fill `out`.
     ///
     /// # Errors
-    /// [`ImageError::Truncated`], and the system's.
+    /// [`ImageError::Truncated`], and I/O errors.
     fn read(&self, range: PageRange, out: &mut [u8]) -> Result<(), ImageError>;
 
     /// [`PageStore::read`] in the way that is cheapest for few pages that stay in the cache.
@@ -56,7 +56,7 @@ pub(super) trait PageStore: Debug + Send + Sync {
     /// Writes pages from `first` on.
     ///
     /// # Errors
-    /// [`ImageError::ReadOnly`], and the system's, such as a full disk.
+    /// [`ImageError::ReadOnly`], and I/O errors such as a full disk.
     fn place(&self, _first: PageIndex, _bytes: &[u8]) -> Result<(), ImageError> {
         Err(self.read_only())
     }
@@ -73,7 +73,7 @@ pub(super) trait PageStore: Debug + Send + Sync {
     /// now ends within a page.
     ///
     /// # Errors
-    /// [`ImageError::Truncated`], and the system's.
+    /// [`ImageError::Truncated`], and I/O errors.
     fn check_size(&self) -> Result<(), ImageError> {
         Ok(())
     }

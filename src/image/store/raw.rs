@@ -32,7 +32,7 @@ impl FlatFile {
     /// Maps an open raw image. `path` is for messages.
     ///
     /// # Errors
-    /// A file that is empty, not a regular file, or not of whole pages, and the system's.
+    /// A file that is empty, not a regular file, or not of whole pages, and I/O errors.
     pub(crate) fn raw(file: File, path: &Path) -> Result<FlatFile, ImageError> {
         let metadata = file.metadata().map_err(ImageError::io("examine", path))?;
         let (path, size) = (path.to_owned(), metadata.len());
@@ -54,7 +54,7 @@ impl FlatFile {
     /// Makes `file`, which is empty, a raw image of zeros, all holes. It is mapped on first use.
     ///
     /// # Errors
-    /// The system's.
+    /// I/O errors.
     pub(crate) fn new_raw(file: File, path: &Path, pages: u64) -> Result<FlatFile, ImageError> {
         file.set_len(pages.saturating_mul(PAGE_SIZE as u64))
             .map_err(ImageError::io("set the size of", path))?;

@@ -1,4 +1,4 @@
-//! Images and guest folders: every page counted, every device named, nothing else taken for one.
+//! Images and guest folders: every page is counted, every device named, and other files refused.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::{json, look};
 use crate::support::{Folder, Page, allocated, digest, mixed, run, watchdog, write_image};
 
 #[test]
-fn the_census_of_an_image_adds_up_and_has_its_digest() {
+fn the_pages_of_an_image_add_up_and_the_digest_is_right() {
     watchdog!();
     let folder = Folder::in_memory();
     let guest = mixed(3000, 7);
@@ -60,7 +60,7 @@ fn the_census_of_an_image_adds_up_and_has_its_digest() {
 }
 
 #[test]
-fn looking_at_an_image_fills_no_hole() {
+fn inspecting_an_image_fills_no_hole() {
     let folder = Folder::in_memory();
     let image = folder.image(
         "guest.ram",
@@ -72,7 +72,7 @@ fn looking_at_an_image_fills_no_hole() {
 }
 
 #[test]
-fn what_is_nothing_of_all_this_is_refused_by_name() {
+fn other_files_are_refused_by_name() {
     let folder = Folder::new();
     let odd = folder.path("odd");
     std::fs::write(&odd, vec![7; PAGE_SIZE + 1]).unwrap();
@@ -91,7 +91,7 @@ fn what_is_nothing_of_all_this_is_refused_by_name() {
     }
 }
 
-/// What follows RAM in a stream of QEMU's: one device, the end, an empty description.
+/// The end of a QEMU stream after RAM: one device, the end mark, an empty description.
 fn device_state() -> Vec<u8> {
     let mut state = [&[4, 0, 0, 0, 0, 5], &b"timer"[..], &[0; 4], &[0, 0, 0, 2]].concat();
     state.extend_from_slice(&[9; 24]);
@@ -103,7 +103,7 @@ fn device_state() -> Vec<u8> {
     state
 }
 
-/// A guest folder with a block of RAM, a block of nothing, and a device.
+/// A guest folder with a block of RAM, a block of zeros, and a device.
 fn guest_folder(folder: &Folder, guest: &[Page]) -> PathBuf {
     let path = folder.path("guest");
     std::fs::create_dir(&path).unwrap();
