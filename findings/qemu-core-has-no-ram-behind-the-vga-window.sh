@@ -54,9 +54,12 @@ def marks(*card):
     with Qemu('-m', '32', '-object', 'memory-backend-file,id=m,size=32M,share=on,mem-path=ram', '-M', 'pc,memory-backend=m', *card) as q:
         q('dump-guest-memory', paging=False, protocol='file:core')
         q('pmemsave', val=0, size=len(ram), filename=os.path.abspath('saved'))
-        q('migrate', uri='exec:cat >stream')
+        q('migrate', uri='exec:cat >part; mv part stream')
         assert q.migrated('completed')['status'] == 'completed'
-    return [open(f, 'rb').read().count(MARK) for f in ('core', 'saved', 'stream')]
+    while not os.path.exists('stream'): time.sleep(0.1)
+    found = [open(f, 'rb').read().count(MARK) for f in ('core', 'saved', 'stream')]
+    os.remove('stream')
+    return found
 
 seen = []
 for name, card in ('no VGA card:', []), ('a VGA card: ', ['-device', 'VGA']):

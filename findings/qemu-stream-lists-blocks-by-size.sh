@@ -49,8 +49,9 @@ class Qemu:
 with Qemu('-M', 'pc', '-m', '64', '-device', 'VGA,vgamem_mb=128',
           '-object', 'memory-backend-ram,id=for-node-1,size=32M', '-object', 'memory-backend-ram,id=for-node-0,size=32M',
           '-numa', 'node,nodeid=0,memdev=for-node-0', '-numa', 'node,nodeid=1,memdev=for-node-1') as q:
-    q('migrate', uri='exec:cat >stream')
+    q('migrate', uri='exec:cat >part; mv part stream')
     assert q.migrated('completed')['status'] == 'completed'
+while not os.path.exists('stream'): time.sleep(0.1)
 stream = open('stream', 'rb').read()
 at = stream.index(b'\3ram') + 4 + 4 + 4     # name, instance and version of the section; then the sum of all lengths, and the list
 left = int.from_bytes(stream[at:at + 8], 'big') & ~0xfff

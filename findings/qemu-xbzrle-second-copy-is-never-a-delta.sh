@@ -58,7 +58,7 @@ with Qemu('-m', '32', '-object', 'memory-backend-file,id=m,size=32M,share=on,mem
     lines = wire.makefile('rw')
     q('migrate-set-capabilities', capabilities=[{'capability': 'xbzrle', 'state': True}])
     q('migrate-set-parameters', **{'max-bandwidth': 1 << 20, 'downtime-limit': 50}) # a round of the 64 pages takes 200 ms
-    q('migrate', uri='exec:cat >stream')
+    q('migrate', uri='exec:cat >part; mv part stream')
     value = 0
     while True:
         for page in PAGES:
@@ -69,6 +69,7 @@ with Qemu('-m', '32', '-object', 'memory-backend-file,id=m,size=32M,share=on,mem
         if info['status'] not in ('setup', 'active') or info.get('xbzrle-cache', {}).get('pages', 0) >= len(PAGES): break
     assert q.migrated('completed')['status'] == 'completed'
 
+while not os.path.exists('stream'): time.sleep(0.1)
 stream = open('stream', 'rb').read()
 number = lambda length: int.from_bytes(stream[at:at + length], 'big')
 copies = {page: '' for page in PAGES}

@@ -46,10 +46,12 @@ def order(version):
     try:
         p.stdout.readline()
         qmp('qmp_capabilities')
-        qmp('migrate', uri='exec:cat >stream')
+        qmp('migrate', uri='exec:cat >part; mv part stream')
         while qmp('query-migrate')['status'] not in ('completed', 'failed'): time.sleep(0.1)
     finally: p.kill(); p.wait()
+    while not os.path.exists('stream'): time.sleep(0.1)
     stream = open('stream', 'rb').read()
+    os.remove('stream')
     # the header of the RAM's first section: type, id, name, instance 0, version 4
     ram_start = b'\x03ram' + (0).to_bytes(4, 'big') + (4).to_bytes(4, 'big')
     found = {"RAM's START": stream.find(ram_start), 'early device state': stream.find(b'virtio-mem-device-early'), "first page of the guest's RAM": stream.find(MARK)}

@@ -51,10 +51,12 @@ def sent(version, backend):
         p.stdout.readline()
         qmp('qmp_capabilities')
         qmp('migrate-set-capabilities', capabilities=[{'capability': 'x-ignore-shared', 'state': True}])
-        qmp('migrate', uri='exec:cat >stream')
+        qmp('migrate', uri='exec:cat >part; mv part stream')
         while qmp('query-migrate')['status'] not in ('completed', 'failed'): time.sleep(0.1)
     finally: p.kill(); p.wait()
+    while not os.path.exists('stream'): time.sleep(0.1)
     stream = open('stream', 'rb').read()
+    os.remove('stream')
     assert b'x-ignore-shared' in stream
     return MARK in stream
 

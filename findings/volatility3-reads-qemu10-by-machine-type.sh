@@ -54,10 +54,12 @@ ram = b''.join((n * 2654435761 & 0xffffffff).to_bytes(4, 'little') * (PAGE // 4)
 def read(machine):
     open('ram', 'wb').write(ram)
     with Qemu('-m', '32', '-object', 'memory-backend-file,id=pc.ram,size=32M,share=on,mem-path=ram', '-M', f'{machine},memory-backend=pc.ram') as q:
-        q('migrate', uri='exec:cat >stream')
+        q('migrate', uri='exec:cat >part; mv part stream')
         assert q.migrated('completed')['status'] == 'completed'
+    while not os.path.exists('stream'): time.sleep(0.1)
+    os.rename('stream', 'image')
     context = contexts.Context()
-    context.config['file.location'] = 'file://' + os.path.abspath('stream')
+    context.config['file.location'] = 'file://' + os.path.abspath('image')
     context.layers.add_layer(physical.FileLayer(context, 'file', 'file'))
     context.config['qemu.base_layer'] = 'file'
     try: layer = qemu.QemuSuspendLayer(context, 'qemu', 'qemu')
