@@ -48,6 +48,15 @@ impl OutputError {
     }
 }
 
+/// How a partial file or folder becomes OUTPUT.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Commit {
+    /// Whether it may replace what is there.
+    pub(crate) replace: bool,
+    /// Whether it and its name must be on disk before this counts as done.
+    pub(crate) sync: bool,
+}
+
 /// A file that is to become OUTPUT.
 #[derive(Debug)]
 pub(crate) struct PartialFile {
@@ -100,17 +109,21 @@ impl PartialFile {
         file.map_err(OutputError::io("open", &self.path))
     }
 
-    /// Renames it to `output`. Without `replace`, an output that another process created in the
-    /// meantime is not replaced, if the file system can do that.
+    /// Renames it to `output`. Unless it may replace, an output that another process created in
+    /// the meantime is not replaced, if the file system can do that.
     ///
     /// # Errors
     /// I/O errors.
-    pub(crate) fn commit(&mut self, output: &Path, replace: bool) -> Result<(), OutputError> {
+    pub(crate) fn commit(&mut self, output: &Path, how: Commit) -> Result<(), OutputError> {
+        if how.sync {
+            let synced = self.file.sync_data();
+            synced.map_err(OutputError::io("sync", &self.path))?;
+        }
         let rename = || {
             if !same_file(&self.file, &self.path) {
                 return Err(replaced());
             }
-            if replace {
+            if how.replace {
                 keep_access(&self.file, output)?;
                 return std::fs::rename(&self.path, output);
             }
@@ -118,6 +131,9 @@ impl PartialFile {
         };
         rename().map_err(OutputError::io("rename the partial file onto", output))?;
         self.committed = true;
+        if how.sync {
+            sync_name(output)?;
+        }
         Ok(())
     }
 }
@@ -166,6 +182,19 @@ pub(crate) fn keep_access(new: &File, old: &Path) -> io::Result<()> {
     // The owner must be able to use it, whatever the old mode was.
     let owner = if now.is_dir() { 0o700 } else { PRIVATE };
     new.set_permissions(Permissions::from_mode(old.mode() & allowed | owner))
+}
+
+/// Returns when the name of `path` is on disk.
+///
+/// # Errors
+/// The system's reason.
+pub(crate) fn sync_name(path: &Path) -> Result<(), OutputError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(OutputError::io("sync the folder of", path))
 }
 
 /// The path where OUTPUT is written.

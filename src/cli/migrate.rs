@@ -61,6 +61,9 @@ pub(super) struct SendArgs {
     /// Replace the file of a file: address if it exists
     #[arg(long)]
     force: bool,
+    /// Do not wait until the file of a file: address is on disk
+    #[arg(long)]
+    no_sync: bool,
     #[command(flatten)]
     show: ShowArgs,
     #[command(flatten)]
@@ -91,6 +94,10 @@ pub(super) struct ReceiveArgs {
     /// Replace OUTPUT if it exists
     #[arg(long)]
     force: bool,
+    /// Do not wait until OUTPUT is on disk before confirming it: a power loss may then take back
+    /// what the source has let go of
+    #[arg(long)]
+    no_sync: bool,
     #[command(flatten)]
     show: ShowArgs,
     #[command(flatten)]
@@ -205,6 +212,7 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
         .format(args.wire)
         .fallback(args.fallback)
         .force(args.force)
+        .sync(!args.no_sync)
         .block(args.block)
         .machine(args.machine)
         .live(live);
@@ -233,6 +241,7 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
         .from(args.uri)
         .block(args.block)
         .force(args.force)
+        .sync(!args.no_sync)
         .on_listening(listening)
         .on_dropped(dropped);
     let signals = signals::catch()?;

@@ -103,6 +103,13 @@ impl SendBuilder {
         self
     }
 
+    /// Whether the file of a `file:` address is on disk when the migration is over; it is unless
+    /// this says otherwise.
+    pub fn sync(mut self, sync: bool) -> SendBuilder {
+        self.request.sync = sync;
+        self
+    }
+
     /// What to take the image for; [`ImageFormat::Detect`] unless given.
     pub fn image_format(mut self, format: ImageFormat) -> SendBuilder {
         self.request.image_format = format;
@@ -176,6 +183,13 @@ impl ReceiveBuilder {
     /// Whether to replace an output that exists.
     pub fn force(mut self, force: bool) -> ReceiveBuilder {
         self.request.force = force;
+        self
+    }
+
+    /// Whether the output is on disk before the source hears that it is proven; it is unless this
+    /// says otherwise.
+    pub fn sync(mut self, sync: bool) -> ReceiveBuilder {
+        self.request.sync = sync;
         self
     }
 

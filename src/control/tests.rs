@@ -73,6 +73,7 @@ fn run(
         output: folder.join("out"),
         block: None,
         force: false,
+        sync: true,
     };
     let (ended, end) = mpsc::channel::<(bool, Result<()>)>();
     let (source_end, destination_end) = (ended.clone(), ended);

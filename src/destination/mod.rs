@@ -53,15 +53,19 @@ pub(crate) fn run(
 ) -> Result<()> {
     Output::check(&request.output, request.force)?;
     match accept::accept(request, context, listening, dropped)? {
-        Source::Native(source) => receive(NativeWire::new(*source, context), context),
-        Source::Qemu(source) => receive(QemuWire::new(*source, request, context), context),
+        Source::Native(source) => receive(NativeWire::new(*source, context), request.sync, context),
+        Source::Qemu(source) => receive(
+            QemuWire::new(*source, request, context),
+            request.sync,
+            context,
+        ),
     }
 }
 
 /// Receives from a source that has been accepted.
-fn receive<W: Wire>(mut wire: W, context: &Context) -> Result<()> {
+fn receive<W: Wire>(mut wire: W, sync: bool, context: &Context) -> Result<()> {
     let outcome = Error::catch(RECEIVING, || {
-        let output = receive_and_prove(&wire, context)?;
+        let output = receive_and_prove(&wire, sync, context)?;
         wire.links_mut().finish()?;
         take_over(&wire, output, context)
     })
@@ -74,9 +78,10 @@ fn receive<W: Wire>(mut wire: W, context: &Context) -> Result<()> {
 }
 
 /// All phases up to the source's letting go: the output that may take over.
-fn receive_and_prove<W: Wire>(wire: &W, context: &Context) -> Result<Output> {
+fn receive_and_prove<W: Wire>(wire: &W, sync: bool, context: &Context) -> Result<Output> {
     wire.attend(|| {
         let mut output = wire.output()?;
+        output.set_sync(sync);
         let connections = wire.links().streams.len() as u16;
         let bytes = output.pages() * PAGE_SIZE as u64;
         context.stats.ram(bytes, connections);
@@ -85,6 +90,10 @@ fn receive_and_prove<W: Wire>(wire: &W, context: &Context) -> Result<Output> {
         Error::catch(COMMITTING, || {
             let digest = wire.end(&mut output)?;
             prove(digest, proof, &mut output, context)?;
+            // Proven means that a power loss cannot take it back, as the source then lets go.
+            output
+                .sync()
+                .map_err(|error| Error::from(error).in_stage(PROVING))?;
             context.stats.proven(digest);
             wire.proven(digest)
         })?;

@@ -15,6 +15,8 @@ pub(crate) struct Request {
     pub(crate) block: Option<String>,
     /// Whether an output that exists already is replaced.
     pub(crate) force: bool,
+    /// Whether the output is on disk before it counts as proven.
+    pub(crate) sync: bool,
 }
 
 impl Request {
@@ -25,6 +27,7 @@ impl Request {
             output: output.into(),
             block: None,
             force: false,
+            sync: true,
         }
     }
 }

@@ -19,7 +19,7 @@ use super::store::FlatFile;
 use super::{Block, DeviceState, ImageError, Ram};
 use crate::description::Description;
 use crate::page::{Digest, PAGE_SIZE};
-use crate::partial::{OutputError, PartialFile, create_private};
+use crate::partial::{Commit, OutputError, PartialFile, create_private};
 use crate::sync;
 
 /// A guest being received: its RAM, and what is to become OUTPUT.
@@ -33,6 +33,8 @@ pub struct Output {
     device_state: Mutex<DeviceStateWriter>,
     /// Whether an existing OUTPUT may be replaced.
     replace: bool,
+    /// Whether it must be on disk; see [`Output::sync`].
+    sync: bool,
     partial: Partial,
 }
 
@@ -176,6 +178,7 @@ impl Output {
             description: Description::default(),
             device_state: Mutex::new(device_state),
             replace,
+            sync: true,
             partial,
         }
     }
@@ -245,6 +248,25 @@ impl Output {
         self.description = description;
     }
 
+    /// Whether [`Output::sync`] does anything and [`Output::commit`] returns only when the new name
+    /// is on disk; both are so unless this says otherwise.
+    pub fn set_sync(&mut self, sync: bool) {
+        self.sync = sync;
+    }
+
+    /// Returns when all RAM and the device state are on disk. What remains for
+    /// [`Output::commit`] is their name.
+    ///
+    /// # Errors
+    /// The system's reason: a disk that failed after it had taken the data is one.
+    pub fn sync(&self) -> Result<(), ImageError> {
+        if !self.sync {
+            return Ok(());
+        }
+        self.ram.blocks().iter().try_for_each(Block::sync)?;
+        self.appended().sync()
+    }
+
     /// Makes it OUTPUT. Call it once.
     ///
     /// # Errors
@@ -258,8 +280,12 @@ impl Output {
         let sum = self
             .device_state()?
             .map_or((0, 0), |state| (state.bytes(), state.hash()));
+        let how = Commit {
+            replace: self.replace,
+            sync: self.sync,
+        };
         match &mut self.partial {
-            Partial::File(partial) => Ok(partial.commit(&self.path, self.replace)?),
+            Partial::File(partial) => Ok(partial.commit(&self.path, how)?),
             Partial::Folder(partial) => {
                 let contents = GuestJson {
                     complete: true,
@@ -273,7 +299,7 @@ impl Output {
                     digests: self.digests.clone(),
                     device_state: sum,
                 };
-                partial.commit(&self.path, self.replace, &contents)
+                partial.commit(&self.path, how, &contents)
             }
         }
     }

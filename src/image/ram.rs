@@ -292,6 +292,14 @@ impl Block {
         self.store.clear(range)
     }
 
+    /// Returns when everything that was placed is on disk.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn sync(&self) -> Result<(), ImageError> {
+        self.store.sync()
+    }
+
     /// Checks that the file still has all pages. Reading through a map does not notice if the file now
     /// ends within a page.
     ///

@@ -127,6 +127,7 @@ impl<'a> Opener<'a> {
                 connect_timeout: params.connect_timeout,
                 silence: params.timeout,
                 force: request.force,
+                sync: request.sync,
             },
             context,
         }

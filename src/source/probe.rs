@@ -58,6 +58,7 @@ pub fn probe(address: &Address, params: &Params) -> Result<Peer> {
         connect_timeout: params.connect_timeout,
         silence: params.timeout,
         force: false,
+        sync: false,
     };
     let stream = connector.connect(&context.abort)?.stream;
     let hello = session::probe_hello(params.timeout)

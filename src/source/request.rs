@@ -28,6 +28,8 @@ pub(crate) struct Request {
     pub(crate) fallback: bool,
     /// Whether an existing stored stream is replaced.
     pub(crate) force: bool,
+    /// Whether such a file is on disk when this is done.
+    pub(crate) sync: bool,
     /// The wire format.
     pub(crate) format: Format,
     /// The block name of a raw image; [`crate::image::RAW_BLOCK_NAME`] unless given.
@@ -76,6 +78,7 @@ impl Request {
             address,
             fallback: false,
             force: false,
+            sync: true,
             format: Format::Native,
             block: None,
             machine: None,

@@ -18,7 +18,7 @@ use super::child::{Direction, ShellCommand};
 use super::error::TransportError;
 use super::sockets::{connect_unix, each_address};
 use super::stream::Stream;
-use crate::partial::{OutputError, PartialFile};
+use crate::partial::{Commit, OutputError, PartialFile};
 
 /// How long to wait between attempts while the destination is not listening yet.
 const RETRY: Duration = Duration::from_millis(20);
@@ -34,6 +34,8 @@ pub struct Connector {
     pub silence: Duration,
     /// Whether an existing stored stream is replaced.
     pub force: bool,
+    /// Whether such a file is on disk when it gets its name.
+    pub sync: bool,
 }
 
 /// A stream's file, which gets its name when the stream is complete.
@@ -41,7 +43,7 @@ pub struct Connector {
 pub struct Stored {
     partial: PartialFile,
     path: PathBuf,
-    replace: bool,
+    how: Commit,
 }
 
 impl Stored {
@@ -50,7 +52,7 @@ impl Stored {
     /// # Errors
     /// The system's reason.
     pub fn commit(mut self) -> Result<(), TransportError> {
-        Ok(self.partial.commit(&self.path, self.replace)?)
+        Ok(self.partial.commit(&self.path, self.how)?)
     }
 }
 
@@ -153,7 +155,10 @@ impl Connector {
         let stored = Stored {
             partial,
             path: path.to_owned(),
-            replace: self.force,
+            how: Commit {
+                replace: self.force,
+                sync: self.sync,
+            },
         };
         Ok((file.into(), Some(stored)))
     }

@@ -236,12 +236,14 @@ fn migrate_incoming(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     let output = arguments.string("output")?.map(PathBuf::from);
     let block = arguments.string("block")?;
     let force = arguments.boolean("force")?.unwrap_or(false);
+    let sync = arguments.boolean("sync")?.unwrap_or(true);
     arguments.end()?;
     let output = output
         .or_else(|| this.defaults.output.clone())
         .ok_or_else(|| missing("output"))?;
     let receive = Migration::receive(output).from(address(&uri)?);
-    this.control.receive(receive.block(block).force(force))?;
+    let receive = receive.block(block).force(force).sync(sync);
+    this.control.receive(receive)?;
     done()
 }
 
@@ -255,6 +257,7 @@ fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     let image = arguments.string("image")?.map(PathBuf::from);
     let then = arguments.strings("then")?.unwrap_or_default();
     let force = arguments.boolean("force")?.unwrap_or(false);
+    let sync = arguments.boolean("sync")?.unwrap_or(true);
     let fallback = arguments.boolean("fallback")?.unwrap_or(false);
     let wire = arguments.string("wire")?;
     let block = arguments.string("block")?;
@@ -286,6 +289,7 @@ fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
         .format(format)
         .fallback(fallback)
         .force(force)
+        .sync(sync)
         .block(block)
         .machine(machine)
         .live(live);

@@ -179,6 +179,14 @@ impl DeviceStateWriter {
         (self.bytes, self.hasher.digest128())
     }
 
+    /// Returns when what was kept is on disk.
+    pub(crate) fn sync(&self) -> Result<(), ImageError> {
+        match &self.file {
+            Some(file) => file.sync_data().map_err(self.failed("sync")),
+            None => Ok(()),
+        }
+    }
+
     /// What the file really holds, checked against what was appended; `None` if there is no file.
     pub(crate) fn read_back(&self) -> Result<Option<DeviceState>, ImageError> {
         let Some(file) = &self.file else {

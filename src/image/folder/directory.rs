@@ -122,6 +122,13 @@ impl Directory {
             .map_err(|error| self.failed("write", GUEST_JSON)(error.into()))
     }
 
+    /// Returns when `guest.json` and the names of all files are on disk.
+    pub(crate) fn sync(&self) -> Result<(), ImageError> {
+        let json = self.open_file(GUEST_JSON)?;
+        json.sync_all().map_err(self.failed("sync", GUEST_JSON))?;
+        self.file.sync_all().map_err(self.failed("sync", ""))
+    }
+
     /// The names of all files in it, if it is a guest folder and they are all part of it. With
     /// `partial`, it may be one that was not received completely.
     pub(crate) fn accounted(&self, partial: bool) -> Result<Vec<String>, ImageError> {

@@ -9,7 +9,9 @@ use rustix::fs::{CWD, RenameFlags};
 
 use super::super::ImageError;
 use super::{Directory, GuestJson};
-use crate::partial::{OutputError, partial_path, remove_left_behind, rename_noreplace, replaced};
+use crate::partial::{
+    Commit, OutputError, partial_path, remove_left_behind, rename_noreplace, replaced, sync_name,
+};
 
 /// Removes the folder that a killed process left at `OUTPUT.partial`, unless it is locked or contains
 /// a file that such a process did not create.
@@ -76,7 +78,7 @@ impl PartialFolder {
     pub(crate) fn commit(
         &mut self,
         output: &Path,
-        replace: bool,
+        how: Commit,
         contents: &GuestJson,
     ) -> Result<(), ImageError> {
         let renaming = || ImageError::io("rename the partial folder onto", output);
@@ -84,7 +86,10 @@ impl PartialFolder {
             return Err(renaming()(replaced()));
         }
         self.folder.write_contents(contents)?;
-        if replace && std::fs::symlink_metadata(output).is_ok() {
+        if how.sync {
+            self.folder.sync()?;
+        }
+        if how.replace && std::fs::symlink_metadata(output).is_ok() {
             let old = Directory::open(output, false)?;
             let files = old.accounted(false)?;
             self.folder
@@ -93,6 +98,9 @@ impl PartialFolder {
             rustix::fs::renameat_with(CWD, &self.path, CWD, output, RenameFlags::EXCHANGE)
                 .map_err(|error| renaming()(error.into()))?;
             self.committed = true;
+            if how.sync {
+                sync_name(output)?;
+            }
             // If another process has just created a file in it, that file and the folder stay.
             let _ = old.remove(&self.path, &files);
             return Ok(());
@@ -100,6 +108,9 @@ impl PartialFolder {
         // The system renames a folder onto nothing or an empty folder only.
         rename_noreplace(&self.path, output).map_err(renaming())?;
         self.committed = true;
+        if how.sync {
+            sync_name(output)?;
+        }
         Ok(())
     }
 }

@@ -250,6 +250,10 @@ impl PageStore for FlatFile {
         Ok(())
     }
 
+    fn sync(&self) -> Result<(), ImageError> {
+        self.file.sync_data().map_err(self.failed("sync"))
+    }
+
     fn check_size(&self) -> Result<(), ImageError> {
         let size = self.file.metadata().map_err(self.failed("examine"))?.len();
         if size >= self.file_len() {

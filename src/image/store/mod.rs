@@ -69,6 +69,14 @@ pub(super) trait PageStore: Debug + Send + Sync {
         Err(self.read_only())
     }
 
+    /// Returns when everything that was placed is on disk.
+    ///
+    /// # Errors
+    /// The system's reason.
+    fn sync(&self) -> Result<(), ImageError> {
+        Ok(())
+    }
+
     /// Checks that the file still has all pages. Reading through a map does not notice if the file
     /// now ends within a page.
     ///
