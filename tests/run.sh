@@ -125,4 +125,4 @@ stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc $quiet --no-deps
 stage "building the tests" cargo test $quiet --no-run
 # Many tests wait most of the time: more of them at once than there are cores.
 stage "tests (about two minutes on two idle cores)" \
-    env RUST_TEST_THREADS="${RUST_TEST_THREADS:-4}" cargo test
+    env RUST_TEST_THREADS="${RUST_TEST_THREADS:-4}" cargo test --no-fail-fast

@@ -113,27 +113,48 @@ fn a_write_takes_the_link_no_longer_than_a_peer_can_wait() {
     }
 }
 
-/// Bits a second at which `bytes` arrive, from the first write to the last read, apart from the
-/// delay. A late thread makes it less.
-fn measured(text: &str, bytes: usize) -> f64 {
+/// For how long this thread was ready to run while others had the processors.
+fn kept_waiting() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let waited = text.split_whitespace().nth(1).map(str::parse);
+    Duration::from_nanos(waited.map_or(0, |nanos| nanos.unwrap_or(0)))
+}
+
+/// Bits a second at which bytes arrive, from the first write to the last read.
+struct Measured {
+    rate: f64,
+    /// Without the time in which other work on the machine kept the two ends waiting.
+    undisturbed: f64,
+}
+
+fn measured(text: &str, bytes: usize) -> Measured {
     let Pair { near, far, .. } = pair(text, PATIENCE);
     let frames = bytes / (64 << 10);
     let begin = Instant::now();
-    thread::scope(|scope| {
-        scope.spawn(move || {
+    let waited = thread::scope(|scope| {
+        let writing = scope.spawn(move || {
             // Like a source's frames: a header and a body.
             let (head, body) = ([1; 44], vec![2; (64 << 10) - 44]);
             for _ in 0..frames {
                 near.write(&head, &body).expect("it is taken");
             }
+            kept_waiting()
         });
-        let mut buffer = vec![0; 64 << 10];
-        for _ in 0..frames {
-            far.read(&mut buffer).expect("all of it comes");
-        }
+        let reading = scope.spawn(move || {
+            let mut buffer = vec![0; 64 << 10];
+            for _ in 0..frames {
+                far.read(&mut buffer).expect("all of it comes");
+            }
+            kept_waiting()
+        });
+        writing.join().expect("no panic") + reading.join().expect("no panic")
     });
     let time = begin.elapsed().saturating_sub(spec(text).delay());
-    (frames * (64 << 10)) as f64 * 8.0 / time.as_secs_f64()
+    let rate = |time: Duration| (frames * (64 << 10)) as f64 * 8.0 / time.as_secs_f64();
+    Measured {
+        rate: rate(time),
+        undisturbed: rate(time.saturating_sub(waited)),
+    }
 }
 
 /// Measures up to twelve times and returns the highest rate, relative to the requested one: other
@@ -142,10 +163,11 @@ fn reached(text: &str, seconds: f64) -> f64 {
     let asked = spec(text).bits_per_second() as f64;
     let mut best = 0.0_f64;
     for _ in 0..12 {
-        let reached = measured(text, (asked / 8.0 * seconds) as usize) / asked;
-        println!("{text}: {:.2} % of the rate", reached * 100.0);
-        assert!(reached < 1.03, "{text}: {reached}");
-        best = best.max(reached);
+        let reached = measured(text, (asked / 8.0 * seconds) as usize);
+        let (rate, undisturbed) = (reached.rate / asked, reached.undisturbed / asked);
+        println!("{text}: {rate:.4} of the rate, {undisturbed:.4} if undisturbed");
+        assert!(rate < 1.03, "{text}: {rate}");
+        best = best.max(undisturbed);
         if best > 0.97 {
             break;
         }
@@ -171,7 +193,7 @@ fn what_arrives_in_a_second_is_the_rate_within_3_percent() {
 fn ten_gigabits_are_not_exceeded() {
     let _alone = alone();
     // Whether the machine is fast enough for that rate does not matter.
-    let reached = measured("10Gbit", 375_000_000) / 10e9;
+    let reached = measured("10Gbit", 375_000_000).rate / 10e9;
     println!("10Gbit: {:.2} % of the rate", reached * 100.0);
     assert!(reached < 1.03, "{reached}");
 }
@@ -216,7 +238,12 @@ fn a_byte_is_under_way_for_the_delay() {
     let Pair { near, far, .. } = pair("1Gbit/20ms", PATIENCE);
     let mut one_way = Duration::MAX;
     let mut round_trip = Duration::MAX;
-    for _ in 0..8 {
+    let limit = Instant::now() + Duration::from_secs(20);
+    // On a busy machine every thread may be late, though not each time.
+    for turn in 0.. {
+        if turn >= 8 && (one_way < 22 * MS && round_trip < 44 * MS || Instant::now() > limit) {
+            break;
+        }
         let begin = Instant::now();
         near.write(&[1], &[]).expect("it is taken");
         far.read(&mut [0]).expect("it comes");
