@@ -2,23 +2,18 @@
 
 use crate::image::ImageFormat;
 
+use super::params::Checked;
+
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct FormatArg {
-    /// raw: treat the file as raw RAM even if it begins like another format, such as qcow2
-    #[arg(long, value_enum)]
-    format: Option<Format>,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Format {
-    Raw,
+    /// How to read a file: detect refuses known formats that are not raw RAM, such as qcow2; raw reads
+    /// any file as raw RAM
+    #[arg(long, value_name = "FORMAT", default_value = "detect", value_parser = Checked(str::parse::<ImageFormat>))]
+    format: ImageFormat,
 }
 
 impl From<FormatArg> for ImageFormat {
     fn from(arg: FormatArg) -> ImageFormat {
-        match arg.format {
-            Some(Format::Raw) => ImageFormat::Raw,
-            None => ImageFormat::Detect,
-        }
+        arg.format
     }
 }

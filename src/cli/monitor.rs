@@ -32,7 +32,7 @@ Examples:
   qmp-shell m.sock                           # then: migrate uri=tcp:192.0.2.7:4444
   ramferry ctl m.sock domjobinfo --watch
 Speaks QMP, QEMU's protocol, with QEMU's commands for migration; query-commands lists them. Beyond QEMU's \
-arguments, migrate takes image, then, wire, force, fallback, block, machine, live, pid, stop-command, \
+arguments, migrate takes image, format, then, wire, force, fallback, block, machine, live, pid, stop-command, \
 resume-command and fuzzy, as send has them; migrate-incoming takes output, block and force, as receive has them.
 Prints 'monitor at URI' on standard output when it can be connected to, by this user alone. \
 Ends upon the command quit or a signal; a migration that runs is cancelled first.

@@ -36,6 +36,14 @@ struct Extras {
     device_state: DeviceState,
 }
 
+names!(
+    "image format",
+    ImageFormat {
+        Detect: "detect",
+        Raw: "raw"
+    }
+);
+
 impl Guest {
     /// Opens a guest folder, or a raw image as a guest with one block,
     /// [`RAW_BLOCK_NAME`](super::RAW_BLOCK_NAME).

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::caps::Capability;
 use crate::control::live::{LiveError, LiveOptions};
 use crate::control::{Control, ControlError, Migration, RunState};
+use crate::image::ImageFormat;
 use crate::source::Live;
 use crate::stats::Status;
 use crate::transport::Address;
@@ -259,6 +260,7 @@ fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     let force = arguments.boolean("force")?.unwrap_or(false);
     let sync = arguments.boolean("sync")?.unwrap_or(true);
     let fallback = arguments.boolean("fallback")?.unwrap_or(false);
+    let image_format = arguments.string("format")?;
     let wire = arguments.string("wire")?;
     let block = arguments.string("block")?;
     let machine = arguments.string("machine")?;
@@ -283,8 +285,15 @@ fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
             .map_err(|_| no_such_value("wire", &name))?,
         None => Format::Native,
     };
+    let image_format = match image_format {
+        Some(name) => name
+            .parse::<ImageFormat>()
+            .map_err(|_| no_such_value("format", &name))?,
+        None => ImageFormat::default(),
+    };
     let send = Migration::send(image)
         .to(address(&uri)?)
+        .image_format(image_format)
         .then(then)
         .format(format)
         .fallback(fallback)

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::caps::Capability;
+use crate::image::ImageFormat;
 use crate::source::WriterChoice;
 use crate::wire::Format;
 
@@ -101,7 +102,7 @@ fn what_is_sent_is_what_was_said_or_the_default() {
     client.done(
         "migrate",
         json!({
-            "uri": "file:x", "image": "a", "then": ["b", "c"], "force": true, "fallback": true, "wire": "qemu",
+            "uri": "file:x", "image": "a", "format": "raw", "then": ["b", "c"], "force": true, "fallback": true, "wire": "qemu",
             "block": "ram", "machine": "pc", "live": true, "stop-command": "s", "resume-command": "r",
         }),
     );
@@ -130,6 +131,8 @@ fn what_is_sent_is_what_was_said_or_the_default() {
     assert!(plain.block.is_none() && plain.machine.is_none() && plain.live.is_none());
     assert_eq!(all.address.to_string(), "file:x");
     assert_eq!(all.image.to_str(), Some("a"));
+    assert_eq!(all.image_format, ImageFormat::Raw);
+    assert_eq!(plain.image_format, ImageFormat::Detect);
     assert_eq!(all.then, [PathBuf::from("b"), PathBuf::from("c")]);
     assert!(all.force && all.fallback && all.format == Format::Qemu);
     assert_eq!(
