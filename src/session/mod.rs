@@ -10,7 +10,7 @@ mod negotiate;
 mod phase;
 mod probe;
 
-pub(crate) use context::{CancelledBy, Context, Tuning};
+pub(crate) use context::{CancelledBy, Context};
 pub(crate) use messages::{
     PeerFailure, failure_message, out_of_place, peer_failure, receive_answer, receive_header,
     receive_hello, receive_message, receive_rest, send_message,

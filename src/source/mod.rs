@@ -6,7 +6,7 @@
 //! | `rounds.rs`, `live.rs`, `converge.rs` | which pages each round sends, and when the last one comes |
 //! | `pipeline.rs`, `job.rs`, `encode.rs`, `choose.rs` | batches on their way from the image to a connection |
 //! | `wire/` | what is said on the connections; the only place that knows that there is more than one format |
-//! | `links.rs`, `throttle.rs` | the connections, whatever is said on them |
+//! | `links.rs`, `throttle.rs` | the connections, of any wire |
 //! | `probe.rs` | asking a destination what it supports |
 
 mod choose;

@@ -351,12 +351,12 @@ impl LinkWriter<'_> {
         if !packet.is_empty() {
             let mut clock = StageClock::start();
             packet = self.channel.seal(packet)?;
-            let frame = (&packet.head[..], packet.body());
             state.links.in_frame(self.connection, || {
                 let stream = &state.links.streams[self.connection];
-                let limits = (&state.context.tuning, &*state.context.abort);
                 let written = || state.count_bytes();
-                state.throttle.write(stream, frame, limits, written)
+                state
+                    .throttle
+                    .write(stream, &packet, state.context, written)
             })?;
             clock.cut(&mut packet.tally.cpu, Stage::Socket);
         }

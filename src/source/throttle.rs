@@ -3,9 +3,11 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::session::Tuning;
+use crate::session::Context;
 use crate::sync;
-use crate::transport::{Abort, Stream, TransportError};
+use crate::transport::{Stream, TransportError};
+
+use super::job::Packet;
 
 /// Writes are cut into slices of this length, so that a change of the rate and an abort take effect
 /// at once and the peer is never without data for long.
@@ -25,21 +27,22 @@ impl Throttle {
         }
     }
 
-    /// Writes `head` and `body`, no faster than allowed, and calls `written` after each slice: a
-    /// whole frame may take long.
+    /// Writes a packet, no faster than allowed, and calls `written` after each slice: a whole
+    /// packet may take long.
     pub(super) fn write(
         &self,
         stream: &Stream,
-        (head, body): (&[u8], &[u8]),
-        (tuning, abort): (&Tuning, &Abort),
+        packet: &Packet,
+        context: &Context,
         written: impl Fn(),
     ) -> Result<(), TransportError> {
-        if tuning.get().max_bandwidth == 0 {
-            return stream.write(head, body);
+        let allowed = || context.tuning.get().max_bandwidth;
+        if allowed() == 0 {
+            return stream.write(&packet.head, packet.body());
         }
-        let mut rest = [head, body];
+        let mut rest = [&packet.head[..], packet.body()];
         while rest.iter().any(|part| !part.is_empty()) {
-            let rate = tuning.get().max_bandwidth;
+            let rate = allowed();
             if rate == 0 {
                 return stream.write(rest[0], rest[1]);
             }
@@ -48,7 +51,7 @@ impl Throttle {
             let of_body = (slice - of_head).min(rest[1].len());
             let wait = self.reserve(of_head + of_body, rate);
             if !wait.is_zero() {
-                abort.wait(wait).map_err(TransportError::Link)?;
+                context.abort.wait(wait).map_err(TransportError::Link)?;
             }
             stream.write(&rest[0][..of_head], &rest[1][..of_body])?;
             written();

@@ -163,7 +163,7 @@ pub struct Request {
     pub records: PathBuf,
     /// Whether to overwrite an image that no earlier churn keeps records of.
     pub in_place: bool,
-    /// Where to write.
+    /// Which pages are written how often.
     pub pattern: Pattern,
     /// How many bytes of the image are written, from its beginning; a multiple of the page size.
     /// `None`: all.
@@ -198,11 +198,11 @@ pub struct Summary {
     pub working_set: u64,
     /// Bytes in each write.
     pub bytes_per_write: u32,
-    /// Threads that wrote.
+    /// The number of threads.
     pub threads: u32,
     /// What decided on places and bytes.
     pub seed: u64,
-    /// Writes a second that were asked for; 0: as many as possible.
+    /// The requested writes per second; 0: as many as possible.
     pub asked_rate: u64,
     /// Writes that were done.
     pub writes: u64,
@@ -210,7 +210,7 @@ pub struct Summary {
     pub pages: u64,
     /// The wall time, including any time during which the process was stopped.
     pub seconds: f64,
-    /// Writes a second that were achieved.
+    /// The writes per second that were achieved.
     pub rate: f64,
 }
 

@@ -3,6 +3,7 @@
 use crate::caps::{Capability, Caps};
 use crate::codec::Method;
 use crate::error::{Error, Kind, Result};
+use crate::image::Guest;
 use crate::params::Params;
 use crate::session::{self, Agreed, Context};
 use crate::wire::native::Offer;
@@ -21,14 +22,17 @@ pub(super) struct Terms {
     fallback: bool,
     /// Whether rounds may follow the first, so that deltas can be of use.
     later_rounds: bool,
+    /// Whether the guest is a guest folder, which the destination must support.
+    folder: bool,
 }
 
 impl Terms {
-    pub(super) fn of(request: &Request, caps: Caps) -> Terms {
+    pub(super) fn of(request: &Request, guest: &Guest, caps: Caps) -> Terms {
         Terms {
             caps,
             fallback: request.fallback,
             later_rounds: request.has_later_rounds(),
+            folder: guest.description().is_some(),
         }
     }
 
@@ -88,7 +92,11 @@ impl Terms {
 pub(super) fn offers(terms: &Terms, params: &Params) -> Vec<Offer> {
     let compress = terms.caps.has(Capability::Compress);
     let method = Some(params.compress_method).filter(|&one| compress && one != Method::None);
-    session::offers(method, terms.deltas())
+    let mut offers = session::offers(method, terms.deltas());
+    if terms.folder {
+        offers.push(session::folder_offer());
+    }
+    offers
 }
 
 /// Requires only what the guest itself needs, so that a destination that lacks something else still

@@ -6,13 +6,15 @@ mod encode;
 mod folder;
 mod replies;
 
+use std::time::Duration;
+
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::round::RoundMark;
 use crate::session::{self, Agreed, Context};
 use crate::transport::TransportError;
-use crate::wire::native::{Hello, Message, Offer};
+use crate::wire::native::{Hello, Message};
 use crate::writer::Stopped;
 
 use super::{
@@ -38,8 +40,7 @@ struct NativeWire {
 pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Result<Opened> {
     let params = context.tuning.get();
     let connections = u16::from(params.connections);
-    let terms = Terms::of(request, context.caps);
-    let folder = guest.description().map(|_| session::folder_offer());
+    let terms = Terms::of(request, guest, context.caps);
     let mut hello = session::hello(
         session::session_id().map_err(|error| Error::new(Kind::Failed, error))?,
         (0, connections),
@@ -47,7 +48,6 @@ pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Resul
         announced_blocks(guest),
         agree::offers(&terms, &params),
     );
-    hello.capabilities.extend(folder.clone());
     session::check_hello(&hello)?;
 
     let opener = Opener::new(request, context);
@@ -70,7 +70,7 @@ pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Resul
     if request.fallback {
         agree::ask_only(&mut hello.capabilities);
     }
-    greet(links, &opener, hello, (terms, folder), context)
+    greet(links, &opener, hello, terms, context)
 }
 
 /// Writes the hello to a file or a pipe, whose reader must support all that it offers.
@@ -83,7 +83,7 @@ fn announce(mut links: Links, hello: &Hello, caps: Caps) -> Result<Opened> {
         version: hello.versions.1,
         capabilities: offered.collect(),
         // The reader's time limit is unknown; assume our own.
-        peer_silence: std::time::Duration::from_millis(hello.silence_ms.into()),
+        peer_silence: Duration::from_millis(hello.silence_ms.into()),
     };
     Ok(Opened {
         links,
@@ -100,13 +100,12 @@ fn greet(
     mut links: Links,
     opener: &Opener<'_>,
     mut hello: Hello,
-    (mut terms, folder): (Terms, Option<Offer>),
+    mut terms: Terms,
     context: &Context,
 ) -> Result<Opened> {
     let agreed = ask(&links, &hello)?;
     terms.settle(context, &agreed)?;
     hello.capabilities = agree::offers(&terms, &context.tuning.get());
-    hello.capabilities.extend(folder);
     for connection in 1..hello.connections {
         links.add(opener)?;
         hello.connection = connection;
