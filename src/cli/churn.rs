@@ -108,9 +108,9 @@ pub(super) fn run(args: ChurnArgs) -> Result<()> {
     let json = args.json;
     let summary = churn::run(&request, &end, || {
         if json {
-            report("writing")
+            report("writing");
         } else {
-            announce("writing")
+            announce("writing");
         }
     })?;
     if json {

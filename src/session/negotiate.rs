@@ -209,7 +209,7 @@ pub(crate) fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1)
 }
 
-/// The hello of one connection. Whether the blocks fit is checked by [`check_hello`].
+/// The hello of one connection. Whether the blocks fit is checked by `check_hello`.
 pub fn hello(
     session: [u8; 16],
     (connection, connections): (u16, u16),

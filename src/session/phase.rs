@@ -1,4 +1,4 @@
-//! The phases of a migration, which both ends walk, and which end may run the guest in each.
+//! The phases of a migration, which both ends go through, and which end may run the guest in each.
 //!
 //! ```mermaid
 //! stateDiagram-v2
@@ -22,16 +22,17 @@
 //!     Switchover --> Cancelled
 //! ```
 //!
-//! At every instant at most one end may run the guest. Up to and including [`Phase::Switchover`] it
-//! is the source. In [`Phase::Commit`] the source never is again, so it cannot be cancelled any
-//! more; the destination is only once it has [`Phase::Completed`]. The source enters `Commit` before
-//! it writes the message of that name, the destination after it has read it:
+//! At every instant at most one end may run the guest. Up to and including [`Phase::Switchover`]
+//! that is the source. From [`Phase::Commit`] on the source must not run it again, so the migration
+//! can no longer be cancelled; the destination may run it once it is [`Phase::Completed`]. The
+//! source enters `Commit` before it writes the message of that name, the destination after it has
+//! read it:
 //!
 //! ```mermaid
 //! sequenceDiagram
 //!     participant S as source
 //!     participant D as destination
-//!     S->>D: hello (one a connection)
+//!     S->>D: hello (on every connection)
 //!     D->>S: answer
 //!     Note over S,D: Rounds
 //!     loop every round
@@ -58,16 +59,16 @@
 //! | the output cannot be renamed | `Failed`, as the destination says so | `Failed` | neither: resume the source by hand |
 //! | `Committed` is lost | `Unknown` | `Completed` | the destination |
 //!
-//! The source cannot tell a lost `Commit` from a lost `Committed`, so both are `Unknown`. To a QEMU,
-//! the last byte of the stream is the `Commit`, and its shutting the return path with 0 the
-//! `Committed`.
+//! The source cannot distinguish a lost `Commit` from a lost `Committed`, so both are `Unknown`.
+//! With a QEMU, the last byte of the stream takes the place of `Commit`, and shutting the return
+//! path with 0 that of `Committed`.
 
 use std::fmt;
 
 use crate::error::{Error, Kind, Result};
 use crate::stats::Status;
 
-/// How far a migration is, at either end. [`Status`] is the same in QEMU's names.
+/// How far a migration has come, at either end. [`Status`] is the same in QEMU's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Phase {
     /// Connecting and negotiating.
@@ -91,7 +92,7 @@ pub(crate) enum Phase {
     Unknown,
 }
 
-/// A phase that cannot follow the one before. It is a bug in this program.
+/// A phase that cannot follow the one before, which is a bug in this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("internal error: a migration cannot go from {from} to {to}")]
 pub(crate) struct IllegalTransition {

@@ -451,7 +451,7 @@ fn a_live_migration_that_makes_no_sense_is_refused_before_anything_is_done() {
     let send = |args: &[&str]| run(&[&["send", text(&image), &to], args].concat());
     for (args, words) in [
         (&["--live"][..], &["--pid", "--stop-command", "--fuzzy"][..]),
-        (&["--live", "--fuzzy", "--pid", "1"], &["only one of"]),
+        (&["--live", "--fuzzy", "--pid", "1"], &["give one of them"]),
         (&["--live", "--pid", "0"], &["cannot stop process 0"]),
         (&["--live", "--pid", "4194305"], &["4194305 is no process"]),
         (

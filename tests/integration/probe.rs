@@ -281,7 +281,7 @@ fn a_peer_that_says_nothing_or_too_little_is_given_up_in_time() {
     run(&["probe", &uri, "--connect-timeout", "50ms"])
         .failed_with(1, &["cannot connect to", "within 0.05 s"]);
     for uri in ["file:x", "fd:0", "exec:true"] {
-        run(&["probe", uri]).failed_with(2, &[uri, "tcp:HOST:PORT and unix:PATH"]);
+        run(&["probe", uri]).failed_with(2, &[uri, "tcp:HOST:PORT or unix:PATH"]);
     }
 }
 

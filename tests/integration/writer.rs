@@ -106,7 +106,7 @@ fn a_released_writer_stays_stopped() {
     let mut processes = scene.processes();
     Stopped::stop(&mut processes, LONG).unwrap().release();
     let error = processes.resume().unwrap_err();
-    assert!(error.one_line().contains("was let go"), "{error}");
+    assert!(error.one_line().contains("was handed over"), "{error}");
     assert!(!processes.throttle(50).unwrap());
     drop(processes);
     scene.stands_still();

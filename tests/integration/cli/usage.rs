@@ -58,7 +58,10 @@ fn every_parameter_out_of_range_is_refused_in_one_line_that_says_what_is_allowed
     let files = Files::small();
     let bad = |name: &str| -> (&[&str], &str) {
         match name {
-            "compress-method" => (&["zlib ", "ZSTD", "", "brotli"], "zlib, gzip, lz4, zstd"),
+            "compress-method" => (
+                &["zlib ", "ZSTD", "", "brotli"],
+                "none, zlib, gzip, lz4 or zstd",
+            ),
             "compression" => (&["brotli", "", "zlib,xbzrle"], "or xbzrle"),
             "compress-level" => (&["-1", "20", "x", ""], "0 to 19"),
             "compress-threads" | "decompress-threads" => (&["0", "256", "-1", "1.5"], "1 to 255"),
