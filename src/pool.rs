@@ -50,7 +50,7 @@ impl<'scope, 'env> Crew<'scope, 'env> {
             .name(name)
             .spawn_scoped(self.scope, run)
         {
-            (self.failed)(Error::new(Kind::Failed, error).in_stage("start a thread"));
+            (self.failed)(Error::new(Kind::Failed, error).in_stage("while starting a thread"));
         }
     }
 

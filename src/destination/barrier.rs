@@ -147,6 +147,27 @@ mod tests {
     }
 
     #[test]
+    fn settling_waits_for_all_work_or_the_first_failure() {
+        let barrier = Barrier::new(1);
+        barrier.settle();
+        std::thread::scope(|scope| {
+            for _ in 0..10 {
+                barrier.enter();
+            }
+            let settled = scope.spawn(|| barrier.settle());
+            assert!(!settled.is_finished());
+            for _ in 0..10 {
+                barrier.leave();
+            }
+            settled.join().unwrap();
+            barrier.enter();
+            let settled = scope.spawn(|| barrier.settle());
+            barrier.fail();
+            settled.join().unwrap();
+        });
+    }
+
+    #[test]
     fn a_failure_releases_all_who_wait() {
         let barrier = Barrier::new(2);
         std::thread::scope(|scope| {
