@@ -35,6 +35,7 @@ impl Bench {
             return Err(Error::interrupted());
         }
         let start = Instant::now();
+        let never = AtomicBool::new(false);
         let mut task = Task {
             name: self.names.first().cloned().unwrap_or_default(),
             run: 0,
@@ -43,7 +44,8 @@ impl Bench {
             before: Duration::ZERO,
         };
         watch.begin(&task);
-        let warm_up = self.migrate(0, watch)?;
+        // It does not count, so there is no reason to finish it.
+        let warm_up = self.migrate(0, stop, watch)?;
         watch.end(&task, warm_up.duration());
 
         for round in 1.. {
@@ -72,7 +74,7 @@ impl Bench {
                     stop,
                 )?;
                 watch.begin(&task);
-                let run = self.migrate(index, watch)?;
+                let run = self.migrate(index, &never, watch)?;
                 let time = run.duration();
                 self.runs[index].push(run);
                 watch.end(&task, time);
@@ -141,16 +143,15 @@ impl Bench {
         budget::wants_more(&times, self.budget.runs, self.request.min_time)
     }
 
-    /// One migration with the setting of this index. It is not interrupted by `stop`, so that it counts.
-    fn migrate(&self, index: usize, watch: &mut dyn Watch) -> Result<Run> {
+    /// One migration with the setting of this index.
+    fn migrate(&self, index: usize, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<Run> {
         let setting = self.request.settings[index];
         let variant = Variant {
             params: setting.apply(&self.request.params),
             caps: setting.caps(&self.request.caps),
             wire: setting.wire,
         };
-        let never = AtomicBool::new(false);
-        migrate(&self.workload, &variant, self.digest, &never, &mut |now| {
+        migrate(&self.workload, &variant, self.digest, stop, &mut |now| {
             watch.progress(now);
         })
         .map_err(|error| of_setting(error, &self.names[index]))

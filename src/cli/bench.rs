@@ -64,7 +64,6 @@ fn measure(plan: &Measurement) -> Result<()> {
         return print(&forecast(&bench));
     }
     console.line(&announcement(&bench));
-    console.measuring();
     let outcome = bench.measure(&stop, &mut View::new(&bench, &exports, &console));
     console.end_bar();
     finish(plan, &bench, &exports, &console, outcome)

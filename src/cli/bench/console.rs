@@ -81,7 +81,7 @@ impl Console {
         }
     }
 
-    /// From now on there is a run to finish.
+    /// From now on there is a run to finish: one that counts.
     pub(super) fn measuring(&self) {
         self.shared.measuring.store(true, Ordering::Relaxed);
     }

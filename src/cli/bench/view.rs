@@ -73,6 +73,9 @@ impl bench::Watch for View<'_> {
         self.base = milliseconds(task.before);
         self.length = milliseconds(task.expected);
         self.name = self.words(task);
+        if task.run > 0 {
+            self.console.measuring();
+        }
         self.show(self.base, self.name.clone());
     }
 

@@ -31,13 +31,13 @@ pub(super) fn head(report: &BenchReport) -> String {
         _ => String::new(),
     };
     let runs = match (report.status, plan.runs) {
-        (_, 1) => "1 run".to_owned(),
-        (Status::Completed, runs) => format!("{runs} runs"),
+        (_, 1) => "1 run each".to_owned(),
+        (Status::Completed, runs) => format!("medians of {runs} runs"),
         // Not every setting had all of them.
-        (_, runs) => format!("up to {runs} runs"),
+        (_, runs) => format!("medians of up to {runs} runs"),
     };
     let text = format!(
-        "{what}: {} of RAM, {} of it data\n{machine}{} cores; {}{} link{emulated}; medians of {runs}\n",
+        "{what}: {} of RAM, {} of it data\n{machine}{} cores; {}{} link{emulated}; {runs}\n",
         format_bytes(image.ram_bytes),
         format_bytes(image.data_bytes),
         conditions.cores,
