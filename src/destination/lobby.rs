@@ -18,7 +18,7 @@ use crate::wire::native::{HELLO_HEAD_LEN, Hello, HelloHead};
 use crate::wire::qemu::{Parser, StreamError, Unsupported};
 
 use super::greet::{answer, is_qemu, welcome};
-use super::links::Links;
+use super::links::{Links, is_closed};
 use super::request::Request;
 
 /// How long a connection may take to say hello: a source does so at once.
@@ -182,6 +182,9 @@ impl Lobby {
                         ));
                     }
                 }
+                Err(error) if is_closed(&error) => (host.dropped)(&format!(
+                    "dropped a connection from {from}: it was closed before its hello"
+                )),
                 Err(error) => (host.dropped)(&format!(
                     "dropped a connection from {from}: {}",
                     error.one_line()

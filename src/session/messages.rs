@@ -23,7 +23,7 @@ pub(crate) fn receive_hello(stream: &Stream, head: [u8; HELLO_HEAD_LEN]) -> Resu
 #[error(
     "the destination closed the connection without an answer; if it is a QEMU, use --wire qemu"
 )]
-struct HungUpOnHello(#[source] TransportError);
+struct HungUpOnHello;
 
 /// Takes an answer off a stream.
 ///
@@ -32,7 +32,7 @@ struct HungUpOnHello(#[source] TransportError);
 pub(crate) fn receive_answer(stream: &Stream) -> Result<Answer, Error> {
     let mut head = [0; HELLO_HEAD_LEN];
     stream.read(&mut head).map_err(|error| match error {
-        TransportError::Closed => Error::new(Kind::Failed, HungUpOnHello(error)),
+        TransportError::Closed => Error::new(Kind::Failed, HungUpOnHello),
         error => error.into(),
     })?;
     let head = HelloHead::of_answer(head)?;

@@ -44,7 +44,7 @@ pub enum TransportError {
     #[error("the peer has been silent for {} s", limit.as_secs_f32())]
     Silent { limit: Duration },
     /// The peer closed the link before the end.
-    #[error("the peer closed the connection in the middle of the migration")]
+    #[error("the peer closed the connection")]
     Closed,
     /// Reading or writing failed.
     #[error("the connection failed")]
