@@ -51,9 +51,9 @@ impl OutputError {
 /// How a partial file or folder becomes OUTPUT.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Commit {
-    /// Whether it may replace what is there.
+    /// Whether it may replace an existing OUTPUT.
     pub(crate) replace: bool,
-    /// Whether it and its name must be on disk before this counts as done.
+    /// Whether the commit must write its contents and its name to disk.
     pub(crate) sync: bool,
 }
 
@@ -184,10 +184,10 @@ pub(crate) fn keep_access(new: &File, old: &Path) -> io::Result<()> {
     new.set_permissions(Permissions::from_mode(old.mode() & allowed | owner))
 }
 
-/// Returns when the name of `path` is on disk.
+/// Writes the name of `path` to disk.
 ///
 /// # Errors
-/// The system's reason.
+/// I/O errors.
 pub(crate) fn sync_name(path: &Path) -> Result<(), OutputError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

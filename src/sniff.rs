@@ -10,8 +10,8 @@
 //! bytes, so `--format raw` ([`ImageFormat::Raw`](crate::image::ImageFormat::Raw)) skips the check, and
 //! the blocks of a guest folder are never checked.
 //!
-//! To add a format: its magic in [`Content::of`], its name, and what a user can do with it in
-//! [`Content::way_out`]. Once it can be read, its reader is a file in `image/store/`.
+//! To add a format: its magic in `Content::of`, its name, and what a user can do with it in
+//! `Content::way_out`. Once it can be read, its reader is a file in `image/store/`.
 
 use std::fmt;
 

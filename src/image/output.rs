@@ -248,17 +248,16 @@ impl Output {
         self.description = description;
     }
 
-    /// Whether [`Output::sync`] does anything and [`Output::commit`] returns only when the new name
-    /// is on disk; both are so unless this says otherwise.
+    /// Sets whether [`Output::sync`] writes to disk, and whether [`Output::commit`] returns only when
+    /// the new name is on disk. The default is that both do.
     pub fn set_sync(&mut self, sync: bool) {
         self.sync = sync;
     }
 
-    /// Returns when all RAM and the device state are on disk. What remains for
-    /// [`Output::commit`] is their name.
+    /// Writes all RAM and the device state to disk. [`Output::commit`] then writes their name.
     ///
     /// # Errors
-    /// The system's reason: a disk that failed after it had taken the data is one.
+    /// I/O errors, such as those of a disk that fails after it has accepted the data.
     pub fn sync(&self) -> Result<(), ImageError> {
         if !self.sync {
             return Ok(());

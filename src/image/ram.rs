@@ -292,10 +292,10 @@ impl Block {
         self.store.clear(range)
     }
 
-    /// Returns when everything that was placed is on disk.
+    /// Writes everything that was placed to disk.
     ///
     /// # Errors
-    /// The system's reason.
+    /// I/O errors.
     pub fn sync(&self) -> Result<(), ImageError> {
         self.store.sync()
     }

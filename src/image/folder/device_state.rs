@@ -179,7 +179,7 @@ impl DeviceStateWriter {
         (self.bytes, self.hasher.digest128())
     }
 
-    /// Returns when what was kept is on disk.
+    /// Writes what was appended to disk.
     pub(crate) fn sync(&self) -> Result<(), ImageError> {
         match &self.file {
             Some(file) => file.sync_data().map_err(self.failed("sync")),

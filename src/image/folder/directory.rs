@@ -122,7 +122,7 @@ impl Directory {
             .map_err(|error| self.failed("write", GUEST_JSON)(error.into()))
     }
 
-    /// Returns when `guest.json` and the names of all files are on disk.
+    /// Writes `guest.json` and the names of all files to disk.
     pub(crate) fn sync(&self) -> Result<(), ImageError> {
         let json = self.open_file(GUEST_JSON)?;
         json.sync_all().map_err(self.failed("sync", GUEST_JSON))?;

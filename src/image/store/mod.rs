@@ -69,10 +69,10 @@ pub(super) trait PageStore: Debug + Send + Sync {
         Err(self.read_only())
     }
 
-    /// Returns when everything that was placed is on disk.
+    /// Writes everything that was placed to disk.
     ///
     /// # Errors
-    /// The system's reason.
+    /// I/O errors.
     fn sync(&self) -> Result<(), ImageError> {
         Ok(())
     }
