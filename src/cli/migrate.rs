@@ -229,9 +229,9 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
     let listening = move |address: &Address| {
         let line = format!("listening on {address}");
         if on_stdout {
-            announce(&line)
+            announce(&line);
         } else {
-            output::report(&line)
+            output::report(&line);
         }
     };
     let dropped = Dropped::new(std::io::stderr());

@@ -453,7 +453,10 @@ fn a_live_migration_that_makes_no_sense_is_refused_before_anything_is_done() {
         (&["--live"][..], &["--pid", "--stop-command", "--fuzzy"][..]),
         (&["--live", "--fuzzy", "--pid", "1"], &["give one of them"]),
         (&["--live", "--pid", "0"], &["cannot stop process 0"]),
-        (&["--live", "--pid", "4194305"], &["cannot stop process 4194305"]),
+        (
+            &["--live", "--pid", "4194305"],
+            &["cannot stop process 4194305"],
+        ),
         (
             &["--live", "--fuzzy", "--then", text(&image)],
             &["no later images"],

@@ -208,7 +208,7 @@ fn a_newer_destination_may_have_no_version_in_common_and_names_that_are_not_know
     shown.succeeded();
     assert!(
         shown.out.contains(
-            "protocol     versions 2 to 4; this program speaks 1 to 1, so a migration would be refused\n"
+            "protocol     versions 2 to 4; this program supports 1 to 1, so a migration would be refused\n"
         ),
         "{shown:?}"
     );

@@ -27,11 +27,11 @@ fn markdown(report: &BenchReport, sort: Sort) -> String {
     let codecs = codec_rows(report, sort);
     if !codecs.is_empty() {
         let lines: Vec<Vec<String>> = codecs.iter().map(|row| row.cells().to_vec()).collect();
-        text.push_str(&format!("\n{}\n\n", CODEC_NOTE));
+        text.push_str(&format!("\n{CODEC_NOTE}\n\n"));
         text.push_str(&markdown_table(&CODEC_HEADINGS, &lines));
     }
     if !report.peers.is_empty() {
-        text.push_str(&format!("\n{}\n", PEER_NOTE));
+        text.push_str(&format!("\n{PEER_NOTE}\n"));
     }
     for peer in &report.peers {
         if let Some(why) = &peer.error_desc {
