@@ -1,7 +1,8 @@
 //! The one table of parameters: the command line's options, `ramferry parameters` and a monitor
-//! all read [`TABLE`], so a parameter is added, named and explained in one place.
+//! all read [`TABLE`], so a parameter is added, named and documented in one place.
 //!
-//! Names are QEMU's wherever the meaning is QEMU's, libvirt's where it is libvirt's; types are those of libvirt's typed parameters.
+//! Names are QEMU's wherever the meaning is QEMU's, libvirt's where it is libvirt's; types are those
+//! of libvirt's typed parameters.
 //! A row knows how to read its value into [`Params`], from text ([`Params::set_text`]) as from a
 //! [typed list](typed) ([`Params::set`]), and how to give it back ([`Value`]). Rules between
 //! parameters are in [`Params::validate`] alone.
@@ -31,8 +32,8 @@ pub use typed::{TypedParam, TypedValue};
 
 /// The number of pages in a batch when `batch-pages` is `auto`.
 ///
-/// Measured in the pipeline on real guest RAM. Larger batches wake fewer threads and give deflate
-/// more to look back at; lz4 and zstd are fastest on what stays in a core's second-level cache.
+/// Measured in the pipeline on real guest RAM. Larger batches wake fewer threads and give deflate a
+/// longer window; lz4 and zstd are fastest on what stays in a core's second-level cache.
 pub const BATCH_PAGES: [(Method, u16); 5] = [
     (Method::None, 128),
     (Method::Zlib, 128),
@@ -51,7 +52,7 @@ pub enum TimeoutAction {
     /// The writer is stopped, and the migration finished, however long that takes.
     #[default]
     Suspend,
-    /// The migration fails, and the writer goes on.
+    /// The migration fails, and the writer continues.
     Abort,
 }
 
@@ -219,7 +220,7 @@ impl Parameter {
 /// [`Params::set`] keeps and [`Params::validate`] checks together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params {
-    /// What compresses.
+    /// The compression method.
     pub compress_method: Method,
     /// 0 for the method's own default, else within [`Method::levels`].
     pub compress_level: u8,
@@ -259,11 +260,11 @@ pub struct Params {
     pub max_cpu_throttle: u8,
     /// How long the peer may be silent; more than 0, up to [`LONGEST_TIMEOUT`].
     pub timeout: Duration,
-    /// How long a connection attempt may take; more than 0, up to [`LONGEST_TIMEOUT`].
+    /// How long to keep trying to connect; more than 0, up to [`LONGEST_TIMEOUT`].
     pub connect_timeout: Duration,
     /// How long to wait for the source; more than 0, up to [`LONGEST_TIMEOUT`], or no limit.
     pub accept_timeout: Option<Duration>,
-    /// The link that is emulated, if one is.
+    /// The link to emulate, if any.
     pub link: Option<LinkSpec>,
 }
 
@@ -298,8 +299,8 @@ impl Default for Params {
 }
 
 impl Params {
-    /// Sets one parameter from text. Rules between parameters are not looked at, for several may
-    /// have to be set before they fit together: call [`Params::validate`] after the last.
+    /// Sets one parameter from text. Rules between parameters are not checked, because several may have
+    /// to be set before they fit together: call [`Params::validate`] after the last.
     ///
     /// # Errors
     /// An unknown name or a value out of the parameter's range; nothing is changed then.
@@ -307,8 +308,8 @@ impl Params {
         find(name)?.put(self, Given::Text(value))
     }
 
-    /// Sets several parameters from text, all or none, and checks that the result fits together. Of a name
-    /// given twice the later value counts.
+    /// Sets several parameters from text, all or none, and checks that the result fits together. If a
+    /// name is given twice, the later value counts.
     ///
     /// # Errors
     /// As [`Params::set_text`] and [`Params::validate`]; nothing is changed then.
@@ -322,7 +323,7 @@ impl Params {
         Ok(())
     }
 
-    /// Checks each parameter's range, for fields may be written directly, and the rules between
+    /// Checks each parameter's range, because fields may be written directly, and the rules between
     /// parameters: the level must be one that the method has. The method `none` takes any level,
     /// since it ignores it.
     ///
@@ -355,13 +356,13 @@ impl Params {
         find(name).map(|row| (row.get)(self))
     }
 
-    /// How many pages a batch has: what was asked for, or by the method from [`BATCH_PAGES`].
+    /// The number of pages in a batch: as set, or by the method from [`BATCH_PAGES`].
     pub fn batch_pages(&self) -> u16 {
         self.batch_pages
             .unwrap_or(BATCH_PAGES[self.compress_method as usize].1)
     }
 
-    /// What the codecs need to know.
+    /// The settings of the codecs.
     pub fn codec_settings(&self) -> CodecSettings {
         CodecSettings {
             method: self.compress_method,

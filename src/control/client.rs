@@ -2,7 +2,7 @@
 //!
 //! It blocks, and everything in it is bounded: the time for an answer, the length of a message and
 //! the number of its values, and the number of events that are kept until they are taken.
-//! The format is QEMU's: one JSON object a line, a greeting, `qmp_capabilities`, then commands that
+//! The format is QEMU's: one JSON object per line, a greeting, `qmp_capabilities`, then commands that
 //! are answered by their ids, with events in between.
 
 use std::collections::VecDeque;
@@ -39,7 +39,7 @@ pub enum ClientError {
     /// The connection failed.
     #[error("cannot connect to the monitor at {address}")]
     Connect {
-        /// Where.
+        /// The monitor's address.
         address: String,
         /// The system's reason.
         source: io::Error,
@@ -47,7 +47,7 @@ pub enum ClientError {
     /// Monitors have no such address.
     #[error("invalid monitor address {address}: allowed are a path, unix:PATH and tcp:HOST:PORT")]
     Address {
-        /// The address.
+        /// The address that was given.
         address: String,
     },
     /// No answer within the time limit.
@@ -55,27 +55,27 @@ pub enum ClientError {
         "the monitor at {address} gave no {awaited} within {}{hint}", format_duration(*.limit)
     )]
     Silent {
-        /// Who.
+        /// The monitor's address.
         address: String,
-        /// What it was asked for.
+        /// What was awaited from it.
         awaited: String,
         /// The time limit.
         limit: Duration,
-        /// What may be the reason, to follow the sentence.
+        /// A possible reason, which follows the sentence.
         hint: &'static str,
     },
     /// It closed the connection.
     #[error("the monitor at {address} hung up before its {awaited}")]
     HungUp {
-        /// Who.
+        /// The monitor's address.
         address: String,
-        /// What it was asked for.
+        /// What was awaited from it.
         awaited: String,
     },
     /// The connection broke.
     #[error("the connection to the monitor at {address} broke")]
     Broken {
-        /// Who.
+        /// The monitor's address.
         address: String,
         /// The system's reason.
         source: io::Error,
@@ -83,9 +83,9 @@ pub enum ClientError {
     /// What it sent is not QMP.
     #[error("{address} does not speak QMP: {why}")]
     NotQmp {
-        /// Who.
+        /// The monitor's address.
         address: String,
-        /// What is wrong with what it said.
+        /// What is wrong with its message.
         why: String,
     },
     /// It answered with an error, in its own words.
@@ -108,7 +108,7 @@ impl From<ClientError> for Error {
     }
 }
 
-/// Who greets.
+/// What a monitor says of itself when a client connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
     /// Major, minor and micro of the QEMU version; 0 where it is missing.
@@ -120,7 +120,7 @@ pub struct Greeting {
 }
 
 impl Greeting {
-    /// Whether it is a ramferry, and no QEMU.
+    /// Whether it is a ramferry rather than a QEMU.
     pub fn is_ramferry(&self) -> bool {
         self.package.contains("ramferry")
     }
@@ -154,7 +154,7 @@ impl Greeting {
 pub struct MonitorEvent {
     /// Its name, such as `MIGRATION`.
     pub name: String,
-    /// What goes with it; null if nothing does.
+    /// Its data; null if it has none.
     pub data: Value,
     /// Since the epoch, by the monitor's clock.
     pub time: Option<Duration>,
@@ -187,12 +187,12 @@ pub struct Client {
     address: String,
     limit: Duration,
     greeting: Greeting,
-    /// What was read and belongs to no message yet.
+    /// Input after the last complete message.
     buffer: Vec<u8>,
-    /// How much of it holds no end of a line.
+    /// How much of it is known to hold no line end.
     searched: usize,
     commands: u64,
-    /// With their bytes.
+    /// Each with its length in bytes.
     events: VecDeque<(MonitorEvent, usize)>,
     event_bytes: usize,
 }
@@ -267,17 +267,17 @@ impl Client {
         Ok(client)
     }
 
-    /// Who greeted.
+    /// The monitor's greeting.
     pub fn greeting(&self) -> &Greeting {
         &self.greeting
     }
 
-    /// Has a command executed, and gives what it returns. Events meanwhile are kept.
+    /// Executes a command, and returns its result. Events meanwhile are kept.
     /// `arguments` is an object, or null for none.
     ///
     /// # Errors
-    /// [`ClientError::Declined`] with the monitor's words, after which the client can go on; and
-    /// whatever befell the connection, after which it cannot: a late answer would be the next one's.
+    /// [`ClientError::Declined`] with the monitor's words, after which the client can be used again; and
+    /// those of the connection, after which it cannot: a late answer would be taken for the next one's.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, ClientError> {
         let mut request = Map::new();
         request.insert("execute".to_owned(), command.into());
@@ -358,7 +358,7 @@ impl Client {
     /// Waits for an event until `deadline`, unless one was kept; `None` if there is none by then.
     ///
     /// # Errors
-    /// Whatever befell the connection.
+    /// Those of the connection.
     pub fn wait_event(&mut self, deadline: Instant) -> Result<Option<MonitorEvent>, ClientError> {
         if let Some(event) = self.take_event() {
             return Ok(Some(event));
@@ -530,7 +530,7 @@ fn connect_socket(domain: Domain, to: &SockAddr, deadline: Instant) -> io::Resul
     let socket = Socket::new(domain, Type::STREAM, None)?;
     let time = left(deadline).ok_or(ErrorKind::TimedOut)?;
     if domain == Domain::UNIX {
-        // A full queue of connections is waited for as long as a write may take.
+        // While the listener's queue is full, connecting blocks for as long as a write may take.
         socket.set_write_timeout(Some(time))?;
         socket.connect(to)?;
     } else {

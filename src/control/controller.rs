@@ -105,7 +105,7 @@ impl Inner {
         Ok(())
     }
 
-    /// There is a new migration.
+    /// Replaces the last migration by a new one.
     fn start(&mut self, migration: Migration, role: Role) {
         let migration = Arc::new(migration);
         let last = self.started.replace(Started { migration, role });
@@ -150,7 +150,7 @@ impl Controller {
 impl Control for Controller {
     fn params(&self) -> Params {
         let inner = sync::lock(&self.inner);
-        // In force may be another method than was asked for, if the destination lacks that.
+        // The method in force may differ from the requested one, if the destination lacks that.
         match inner.started.as_ref().filter(|last| last.is_running()) {
             Some(started) => started.migration.params(),
             None => inner.settings.params.clone(),
@@ -163,7 +163,7 @@ impl Control for Controller {
         typed::apply(values, &mut settings.params, &mut settings.caps)
             .map_err(|error| Error::new(Kind::Usage, error))?;
         if let Some(started) = inner.started.as_ref().filter(|last| last.is_running()) {
-            // It also refuses what would switch a capability: that is for the next one.
+            // This also refuses to switch a capability: that is possible for the next one only.
             started.migration.set(values)?;
         }
         inner.settings = settings;

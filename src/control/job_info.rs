@@ -12,23 +12,23 @@ use std::time::Duration;
 use crate::text::printable;
 use serde_json::{Map, Value};
 
-/// What becomes of a job; the names are virsh's, the numbers libvirt's.
+/// The state of a job; the names are virsh's, the numbers libvirt's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobType {
     /// Nothing was ever started.
     None = 0,
     /// It runs, for an unknown time.
     Unbounded = 2,
-    /// Done.
+    /// It completed.
     Completed = 3,
-    /// It did not work.
+    /// It failed.
     Failed = 4,
     /// It was cancelled.
     Cancelled = 5,
 }
 
 impl JobType {
-    /// virsh's word.
+    /// virsh's name for it.
     pub fn name(self) -> &'static str {
         match self {
             JobType::None => "None",
@@ -39,8 +39,8 @@ impl JobType {
         }
     }
 
-    /// Of a status as `query-migrate` and `MIGRATION` events name it. One that is not known is
-    /// taken for another step of a migration that runs, as newer QEMUs have more of them.
+    /// Of a status as `query-migrate` and `MIGRATION` events name it. An unknown one is
+    /// taken for another step of a running migration: newer QEMUs have more of them.
     pub fn of_status(status: &str) -> JobType {
         match status {
             "none" => JobType::None,
@@ -70,7 +70,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// virsh's words.
+    /// virsh's name for it.
     pub fn name(self) -> &'static str {
         match self {
             Operation::Incoming => "Incoming migration",
@@ -86,7 +86,7 @@ pub struct JobInfo {
     operation: Operation,
     /// The reply, where every number comes from.
     reply: Map<String, Value>,
-    /// Bytes a second since an earlier look.
+    /// Bytes per second since an earlier look.
     current_rate: Option<u64>,
 }
 
@@ -113,7 +113,7 @@ impl JobInfo {
         }
     }
 
-    /// Whether [`JobInfo::new`] has use for a run state.
+    /// Whether [`JobInfo::new`] needs a run state.
     pub fn lacks_side(reply: &Value) -> bool {
         reply.get("status").is_some() && reply.get("side").is_none()
     }
@@ -131,7 +131,7 @@ impl JobInfo {
         self
     }
 
-    /// What has become of it.
+    /// The state of the job.
     pub fn job_type(&self) -> JobType {
         JobType::of_status(&self.status)
     }
@@ -231,13 +231,13 @@ impl JobInfo {
         value.as_u64().or_else(rounded)
     }
 
-    /// A rate in Mbit/s as bytes a second; none is as good as absent.
+    /// A rate in Mbit/s as bytes per second; zero counts as absent.
     fn rate(&self, path: &str) -> Option<u64> {
         let bytes = self.double(path)? * 1e6 / 8.0;
         (bytes >= 1.0).then_some(bytes as u64)
     }
 
-    /// What it was, or while it runs what it is expected to be.
+    /// The downtime; while the job runs, the expected one.
     fn downtime(&self) -> Option<u64> {
         self.number("downtime")
             .or_else(|| self.number("expected-downtime"))
@@ -361,8 +361,8 @@ impl Lines<'_, '_> {
     }
 }
 
-/// The alternate form, `{:#}`, has what virsh does not show before the many lines that it does, for
-/// where only the first lines may be seen.
+/// The alternate form, `{:#}`, puts what virsh does not show first, for places where only the first
+/// lines may be visible.
 impl fmt::Display for JobInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let beyond_first = f.alternate();
@@ -431,7 +431,7 @@ impl fmt::Display for JobInfo {
 }
 
 impl JobInfo {
-    /// What virsh does not show, as far as there is any.
+    /// What virsh does not show, if there is any.
     fn beyond_virsh(&self, lines: &mut Lines<'_, '_>) -> fmt::Result {
         lines.ratio(
             "Cache miss rate:",

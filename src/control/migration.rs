@@ -134,7 +134,7 @@ impl Migration {
         (*self.context.tuning.get()).clone()
     }
 
-    /// Changes parameters, all or none; batches from the next on obey.
+    /// Changes parameters, all or none; they apply from the next batch on.
     ///
     /// # Errors
     /// A parameter that is unknown or cannot be changed during a migration, a value that is not
@@ -192,13 +192,13 @@ impl Migration {
         self.context.cancel(CancelledBy::Monitor);
     }
 
-    /// What cancels the migration from a place that cannot hold the migration.
+    /// A function that cancels the migration, for code that cannot hold it.
     pub fn canceller(&self) -> impl Fn() + Send + Sync + 'static + use<> {
         let context = Arc::clone(&self.context);
         move || context.cancel(CancelledBy::Caller)
     }
 
-    /// Lets a migration with the capability `pause-before-switchover` go on from where it waits.
+    /// Resumes a migration that waits because of the capability `pause-before-switchover`.
     ///
     /// # Errors
     /// [`ControlError::NotInState`] when it does not wait there.
@@ -211,7 +211,7 @@ impl Migration {
         Err(Error::new(Kind::Usage, ControlError::NotInState(status)))
     }
 
-    /// Whether it is over, or becomes so within `limit`.
+    /// Waits for up to `limit`, and returns whether it is over.
     pub fn ends_within(&self, limit: Duration) -> bool {
         // Nothing is ever sent.
         self.done.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected)
@@ -226,10 +226,10 @@ impl Migration {
         }
     }
 
-    /// Waits for the end, and keeps the migration for a last look at it.
+    /// Waits for the end; the migration can still be queried.
     ///
     /// # Errors
-    /// What ended the migration before its time, the first time that it is asked for.
+    /// Why the migration failed, at the first call only.
     pub fn join(&self) -> Result<()> {
         let mut thread = sync::lock(&self.thread);
         match thread.take() {
@@ -243,7 +243,7 @@ impl Migration {
     /// Waits for the end.
     ///
     /// # Errors
-    /// What ended the migration before its time.
+    /// Why the migration failed.
     pub fn wait(self) -> Result<Report> {
         self.join()?;
         Ok(self.report())

@@ -1,4 +1,4 @@
-//! `compression`: libvirt's way to say all at once what makes the stream smaller.
+//! `compression`: libvirt's parameter that sets everything that makes the stream smaller at once.
 
 use crate::caps::{Capability, Caps};
 use crate::codec::Method;
@@ -12,20 +12,20 @@ pub(super) const RANGE: &str =
     "zlib, gzip, lz4, zstd, none, mt (libvirt's word for zlib) or xbzrle";
 
 const XBZRLE: &str = "xbzrle";
-/// libvirt's word for QEMU's multi-thread compression, which is zlib's.
+/// libvirt's name for QEMU's multi-thread compression, which uses zlib.
 const MT: &str = "mt";
 
-/// What is used, and nothing else.
+/// What is used; everything else is switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Compression {
-    /// What compresses; `None` if nothing was said of it, which then is nothing.
+    /// The compression method; `None` if none was named, which then means no compression.
     method: Option<Method>,
-    /// Whether there are deltas.
+    /// Whether deltas are used.
     xbzrle: bool,
 }
 
 impl Compression {
-    /// What one value says. The error is what is allowed, to follow the words "is not".
+    /// The meaning of one value. The error is what is allowed, to follow the words "is not".
     pub(super) fn of_one(word: &str) -> Result<Compression, String> {
         let method = match word {
             XBZRLE => None,
@@ -38,7 +38,7 @@ impl Compression {
         })
     }
 
-    /// What several values say together; `None` if there are none.
+    /// The meaning of several values together; `None` if there are none.
     pub(super) fn of(words: &[&str]) -> Result<Option<Compression>, ParamError> {
         let mut all = Compression::default();
         let mut first = None;
@@ -78,12 +78,12 @@ impl Compression {
         Ok(self)
     }
 
-    /// What `compress-method` is under it.
+    /// The resulting `compress-method`.
     pub(super) fn method(self) -> Method {
         self.method.unwrap_or(Method::None)
     }
 
-    /// Makes it the method that compresses, if one was named.
+    /// Sets `compress-method`, if a method was named.
     pub(super) fn set_method(self, params: &mut Params) {
         if let Some(method) = self.method {
             params.compress_method = method;

@@ -148,7 +148,7 @@ pub static TABLE: &[Parameter] = &[
         default: "0",
         range: "0 (no limit) or more, such as 100MiB or 1.5Gbit; a number without a unit is bytes",
         unit: Some("bytes per second"),
-        meaning: "Maximum sent per second, over all connections",
+        meaning: "Maximum bytes sent per second, over all connections",
         set: |params, given| rate(given).map(|value| params.max_bandwidth = value),
         get: |params| Value::Number(params.max_bandwidth),
         ..SOURCE

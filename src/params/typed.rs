@@ -1,7 +1,7 @@
 //! Parameters as a typed list: libvirt's way of setting them.
 //!
 //! A [`TypedParam`] is a name with a value of one of libvirt's types. A list of them is set as a
-//! whole or not at all, and what is not in it stays as it is. As with libvirt:
+//! whole or not at all, and what is not in it is unchanged. As in libvirt:
 //! * a name that is unknown is an error;
 //! * a value has exactly the type in the [table](super::TABLE), and nothing is converted.
 //!   The one exception: where a parameter can have no value at all, the word for that (`auto`,
@@ -10,8 +10,8 @@
 //! * times are numbers of the parameter's unit: `timeout` is a double of seconds, to the nearest
 //!   millisecond.
 //!
-//! [`Params::set`] sets parameters alone. `compression` may also name what is a capability;
-//! [`apply`] sets both.
+//! [`Params::set`] sets parameters only. `compression` may also name a capability; [`apply`] sets
+//! both.
 
 use std::fmt;
 
@@ -68,7 +68,7 @@ impl fmt::Display for TypedValue {
     }
 }
 
-/// A parameter's name and the value that it is to have.
+/// A parameter's name and its new value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TypedParam {
     /// The name, as in [`super::TABLE`].
@@ -78,7 +78,7 @@ pub struct TypedParam {
 }
 
 impl TypedParam {
-    /// A parameter's name and the value that it is to have.
+    /// From both parts.
     pub fn new(name: impl Into<String>, value: TypedValue) -> TypedParam {
         TypedParam {
             name: name.into(),
@@ -177,7 +177,7 @@ pub fn apply(list: &[TypedParam], params: &mut Params, caps: &mut Caps) -> Resul
     Ok(())
 }
 
-/// Whether the list says what is to be used, and so switches capabilities.
+/// Whether the list holds `compression`, and so switches capabilities.
 pub fn switches_caps(list: &[TypedParam]) -> bool {
     list.iter().any(|param| param.name == compression::NAME)
 }
@@ -190,7 +190,7 @@ fn words(list: &[TypedParam]) -> Vec<&str> {
         .collect()
 }
 
-/// Sets one after the other, without a look at how they fit together.
+/// Sets one after the other, without checking how they fit together.
 fn set_each(params: &mut Params, list: &[TypedParam]) -> Result<Option<Compression>, ParamError> {
     for (index, param) in list.iter().enumerate() {
         let row = find(&param.name)?;
@@ -222,7 +222,7 @@ fn set_each(params: &mut Params, list: &[TypedParam]) -> Result<Option<Compressi
     Ok(Some(compression))
 }
 
-/// Each row's own bounds, for fields may have been written directly.
+/// Checks each row's own bounds: fields may have been written directly.
 pub(super) fn check_each(params: &Params) -> Result<(), ParamError> {
     let mut scratch = params.clone();
     TABLE

@@ -77,12 +77,12 @@ impl Stats {
         self.observed.set(observer);
     }
 
-    /// For events that are not the counters' own.
+    /// Reports events that are not the counters' own.
     pub(crate) fn notifier(&self) -> Notifier {
         self.observed.clone()
     }
 
-    /// Told while the counters are locked: events are heard in the order in which they happened.
+    /// Reports it while the counters are locked, so that events arrive in the order in which they happened.
     fn enter(&self, inner: &mut Counters, status: Status) {
         if inner.snapshot.status != status {
             inner.snapshot.status = status;
@@ -98,7 +98,7 @@ impl Stats {
         self.enter(&mut inner, Status::Setup);
     }
 
-    /// What will be moved is known.
+    /// The amount of RAM is known.
     pub(crate) fn ram(&self, bytes: u64, connections: u16) {
         let mut inner = self.lock();
         inner.snapshot.ram_bytes = bytes;
@@ -120,7 +120,7 @@ impl Stats {
         inner.snapshot.current = Tally::default();
     }
 
-    /// How many pages this round is about.
+    /// How many pages this round has.
     pub(crate) fn round_pages(&self, pages: u64) {
         self.lock().snapshot.round_pages = pages;
     }
@@ -179,7 +179,7 @@ impl Stats {
         self.lock().snapshot.notices.push(line);
     }
 
-    /// Something that was asked for is left out.
+    /// Something that was requested is left out.
     pub(crate) fn dropped(&self, name: &'static str) {
         self.lock().snapshot.dropped.push(name);
     }
@@ -189,7 +189,7 @@ impl Stats {
         self.status(Status::Cancelling);
     }
 
-    /// What a migration that runs has come to; one that is being cancelled stays so until the end.
+    /// The state of a running migration; one that is being cancelled stays so until the end.
     pub(crate) fn status(&self, status: Status) {
         let mut inner = self.lock();
         if inner.snapshot.status.is_running() && inner.snapshot.status != Status::Cancelling {
@@ -197,12 +197,12 @@ impl Stats {
         }
     }
 
-    /// Why it did not work, in a line.
+    /// Why it failed, in a line.
     pub(crate) fn error(&self, line: String) {
         self.lock().snapshot.error = Some(line);
     }
 
-    /// It arrived.
+    /// It arrived and was verified.
     pub(crate) fn proven(&self, digest: Digest) {
         let mut inner = self.lock();
         inner.snapshot.digest = Some(digest);
@@ -212,7 +212,7 @@ impl Stats {
         inner.snapshot.downtime = inner.stopping.or(later).map(|since| since.elapsed());
     }
 
-    /// The clock stops, the first time that this is said.
+    /// The clock stops, at the first call.
     pub(crate) fn end(&self, status: Status) {
         let mut inner = self.lock();
         self.enter(&mut inner, status);

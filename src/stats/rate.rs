@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// Shorter than this says more about when the counter moved than about the link.
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// Bytes a second over the last half second or a little more.
+/// Bytes per second over the last half second or a little more.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WireRate {
     since: Instant,
@@ -25,8 +25,8 @@ impl WireRate {
         }
     }
 
-    /// So many bytes are written by now. Also to be called when nothing was: a link that stalls has
-    /// a rate, too.
+    /// The number of bytes written by now. Also to be called when nothing was: a link that stalls has a
+    /// rate too.
     pub(super) fn at(&mut self, bytes: u64, now: Instant) -> f64 {
         let time = now.saturating_duration_since(self.since);
         let rate = || (bytes.saturating_sub(self.bytes)) as f64 / time.as_secs_f64();

@@ -18,7 +18,7 @@ use crate::params::{LinkSpec, Params};
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Report {
-    /// `completed`, or how far it came.
+    /// `completed`, or how far it got.
     pub status: Status,
     /// From the start to the end.
     #[serde(serialize_with = "as_milliseconds")]
@@ -40,7 +40,7 @@ pub struct Report {
         skip_serializing_if = "Option::is_none"
     )]
     pub expected_downtime: Option<Duration>,
-    /// How much the writer was slowed down in the end, in percent.
+    /// How much the writer was slowed down at the end, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_throttle_percentage: Option<u8>,
     /// What the user should know about the outcome, one line each.
@@ -62,13 +62,13 @@ pub struct Report {
     pub compression: Option<Compression>,
     /// `source` or `destination`.
     pub side: &'static str,
-    /// What compressed; absent at the destination, which takes what comes.
+    /// The compression method; absent at the destination, which takes what arrives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<&'static str>,
-    /// At which level; absent at the destination.
+    /// The compression level; absent at the destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<u8>,
-    /// Compressor threads at the source, decompressor threads at the destination.
+    /// Compression threads at the source, decompression threads at the destination.
     pub threads: u8,
     /// Connections.
     pub connections: u16,
@@ -104,7 +104,7 @@ pub struct Ram {
     pub total: u64,
     /// Zero pages.
     pub duplicate: u64,
-    /// Pages that went whole as they are.
+    /// Pages that were sent whole and uncompressed.
     pub normal: u64,
     /// Their bytes.
     pub normal_bytes: u64,
@@ -112,7 +112,7 @@ pub struct Ram {
     pub mbps: f64,
     /// Rounds so far.
     pub dirty_sync_count: u64,
-    /// Pages a second that became dirty before the last scan of a live migration.
+    /// Pages dirtied per second before the last scan of a live migration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dirty_pages_rate: Option<u64>,
     /// 4096.
@@ -126,11 +126,11 @@ pub struct Ram {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct XbzrleCache {
-    /// What it may hold.
+    /// Its capacity in bytes.
     pub cache_size: u64,
     /// Bytes of deltas, before they were compressed.
     pub bytes: u64,
-    /// Pages that went as deltas.
+    /// Pages that were sent as deltas.
     pub pages: u64,
     /// Dirty pages that were not in the cache.
     pub cache_miss: u64,
@@ -147,11 +147,11 @@ pub struct XbzrleCache {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Compression {
-    /// Pages that went whole and compressed.
+    /// Pages that were sent whole and compressed.
     pub pages: u64,
-    /// Pages that went plain because no compressor was free.
+    /// Pages that were sent uncompressed because no compression thread was free.
     pub busy: u64,
-    /// Those for each page that was not zero.
+    /// The share of those among the pages that were not zero.
     pub busy_rate: f64,
     /// Bytes of compressed bodies, those of deltas included.
     pub compressed_size: u64,
@@ -175,13 +175,13 @@ pub struct RoundReport {
     pub pages: u64,
     /// Zero pages.
     pub zero: u64,
-    /// Pages that went whole and compressed.
+    /// Pages that were sent whole and compressed.
     pub compressed: u64,
-    /// Pages that went as deltas.
+    /// Pages that were sent as deltas.
     pub delta: u64,
-    /// Pages that went whole as they are.
+    /// Pages that were sent whole and uncompressed.
     pub plain: u64,
-    /// Dirty pages that were as they had been sent.
+    /// Dirty pages that were the same as when they were last sent.
     pub unchanged: u64,
     /// Bytes of deltas, before they were compressed.
     pub delta_bytes: u64,
@@ -284,7 +284,7 @@ impl Report {
         }
     }
 
-    /// The same report of a migration that did not work.
+    /// The same report of a migration that failed.
     #[must_use]
     pub fn with_error(mut self, error: &crate::error::Error) -> Report {
         self.error_desc = Some(error.one_line());

@@ -16,7 +16,7 @@ pub struct RoundStats {
     pub tally: Tally,
     /// Bytes written on all connections.
     pub wire_bytes: u64,
-    /// How long it took, finding out what to send included.
+    /// How long it took, including finding out what to send.
     pub time: Duration,
 }
 
@@ -28,7 +28,7 @@ pub struct LiveStats {
     pub round: u32,
     /// How long the writer would be paused if it were stopped now; unknown until the link's rate is.
     pub expected_downtime: Option<Duration>,
-    /// Pages a second that become dirty.
+    /// Pages dirtied per second.
     pub dirty_pages_rate: u64,
     /// How much the writer is slowed down, in percent.
     pub cpu_throttle_percentage: u8,
@@ -38,7 +38,7 @@ pub struct LiveStats {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// How far it is.
+    /// The migration's state.
     pub status: Status,
     /// Since the start, until the end.
     pub elapsed: Duration,
@@ -49,7 +49,7 @@ pub struct Snapshot {
     pub downtime: Option<Duration>,
     /// The guest's RAM in bytes.
     pub ram_bytes: u64,
-    /// The round in hand, from 1; 0 before the first.
+    /// The current round, from 1; 0 before the first.
     pub round: u32,
     /// Pages to handle in this round.
     pub round_pages: u64,
@@ -61,25 +61,25 @@ pub struct Snapshot {
     pub rounds: Vec<RoundStats>,
     /// Bytes from source to destination, on all connections.
     pub wire_bytes: u64,
-    /// Bytes a second on the wire: now, while it runs; on average, once it is over.
+    /// Bytes per second on the wire: the current rate while it runs, the average once it is over.
     pub wire_rate: f64,
     /// Bytes from destination to source.
     pub return_bytes: u64,
     /// The digest, once known.
     pub digest: Option<Digest>,
-    /// What is known of a writer, in a live migration.
+    /// What is known about the writer of a live migration.
     pub live: Option<LiveStats>,
     /// Whether a writer stays stopped because the destination has, or may have, taken over.
     pub let_go: bool,
     /// What the user should know about the outcome, one line each.
     pub notices: Vec<String>,
-    /// What was asked for and left out, as the destination lacks it: methods and capabilities.
+    /// Methods and capabilities that were requested and left out, because the destination lacks them.
     pub dropped: Vec<&'static str>,
-    /// Why it did not work, in a line.
+    /// Why it failed, in a line.
     pub error: Option<String>,
-    /// The CPU time of what belongs to no batch.
+    /// CPU time that belongs to no batch.
     pub cpu: StageTimes,
-    /// What the guest's memory is sent through, at the source.
+    /// The number of connections.
     pub connections: u16,
 }
 

@@ -4,21 +4,21 @@ use std::ops::AddAssign;
 
 use super::StageTimes;
 
-/// What was done for one batch, or for many. Pages unless said otherwise.
+/// What was done for one batch, or for many; counted in pages unless stated otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Tally {
     /// Zero pages.
     pub zero: u64,
-    /// Pages that went whole and compressed.
+    /// Pages that were sent whole and compressed.
     pub compressed: u64,
-    /// Pages that went as deltas.
+    /// Pages that were sent as deltas.
     pub delta: u64,
-    /// Pages that went whole as they are.
+    /// Pages that were sent whole and uncompressed.
     pub plain: u64,
-    /// Pages that were dirty but turned out to be as they had been sent.
+    /// Pages that were dirty but the same as when they were last sent.
     pub unchanged: u64,
-    /// Pages that went plain because no compressor was free.
+    /// Pages that were sent uncompressed because no compression thread was free.
     pub busy: u64,
     /// Bytes of compressed bodies.
     pub compressed_bytes: u64,

@@ -1,5 +1,5 @@
-//! One client of a monitor: what it has sent and is not looked at yet, and what it is to hear and has
-//! not taken yet. Neither waits, and neither grows without bounds.
+//! One client of a monitor: its input that is not parsed yet, and the output that it has not read yet.
+//! Neither blocks, and neither grows without bounds.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -14,34 +14,33 @@ use super::message;
 
 /// How much is read at a time.
 const CHUNK: usize = 16 << 10;
-/// With more to take than this, a client's next command has to wait until it has taken it.
+/// With more unread output than this, a client's next command waits until it has read it.
 const ENOUGH: usize = 64 << 10;
-/// Who leaves more than this untaken is cut off: a reply can be as long as a request, as it holds the
-/// id, and events come unasked.
+/// A client with more unread output than this is disconnected: a reply can be as long as a request,
+/// because it holds the id, and events come without a request.
 const MOST_WAITING: usize = 4 << 20;
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Client {
     stream: UnixStream,
     parser: Parser,
-    /// What was read, from `parsed` on not looked at.
+    /// Input; from `parsed` on, not parsed yet.
     input: Vec<u8>,
     parsed: usize,
     messages: VecDeque<Message>,
-    /// What is to be written.
+    /// Output that is not written yet.
     output: VecDeque<u8>,
     pub(super) session: Session,
-    /// It says nothing more.
+    /// It sends nothing more.
     silent: bool,
-    /// It takes nothing more.
+    /// It reads nothing more.
     deaf: bool,
-    /// It has left too much untaken.
+    /// It has left too much unread.
     cut_off: bool,
 }
 
 impl Client {
-    /// A client that is greeted.
+    /// A new client, to which the greeting is sent.
     pub(super) fn new(stream: UnixStream) -> io::Result<Client> {
         stream.set_nonblocking(true)?;
         let mut client = Client {
@@ -60,7 +59,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Whether it has to take something before it is listened to again.
+    /// Whether it has to read output before it is served again.
     fn is_behind(&self) -> bool {
         !self.deaf && self.output.len() > ENOUGH
     }
@@ -74,17 +73,17 @@ impl Client {
         self.has_input() && !self.is_behind()
     }
 
-    /// Whether it has taken everything, or never will.
+    /// Whether it has read everything, or never will.
     pub(super) fn is_up_to_date(&self) -> bool {
         self.deaf || self.output.is_empty()
     }
 
-    /// Whether it has hung up and there is nothing left to do for it, or it was cut off.
+    /// Whether it has hung up and nothing is left to do for it, or it was disconnected.
     pub(super) fn is_over(&self) -> bool {
         self.cut_off || (self.silent && !self.has_input() && self.is_up_to_date())
     }
 
-    /// Whether it may have more to say.
+    /// Whether it may send more.
     pub(super) fn is_talking(&self) -> bool {
         self.session.negotiated && !self.silent
     }
@@ -100,10 +99,10 @@ impl Client {
         flags
     }
 
-    /// Some of it is there.
+    /// Reads what has arrived.
     pub(super) fn on(&mut self, ready: PollFlags) {
         if ready.intersects(PollFlags::HUP | PollFlags::ERR) {
-            // What it sent before is still done, as it would have been had it waited for the answer.
+            // Earlier commands are still executed, as if it had waited for their replies.
             self.is_deaf();
         }
         if !ready.is_empty() && !self.silent && !self.has_input() && !self.is_behind() {
@@ -130,7 +129,7 @@ impl Client {
         }
     }
 
-    /// The next message, if it has all come.
+    /// The next message, if it is complete.
     pub(super) fn next_message(&mut self) -> Option<Message> {
         if self.messages.is_empty() {
             let rest = self.input.get(self.parsed..).unwrap_or_default();
@@ -139,7 +138,7 @@ impl Client {
         self.messages.pop_front()
     }
 
-    /// Has it hear a line.
+    /// Queues a line for it.
     pub(super) fn queue(&mut self, line: &[u8]) {
         if self.deaf {
             return;
@@ -150,7 +149,7 @@ impl Client {
         }
     }
 
-    /// It missed something, and is to know.
+    /// Reports that events were dropped.
     pub(super) fn cut_off(&mut self) {
         self.cut_off = true;
     }
@@ -160,7 +159,7 @@ impl Client {
         self.output = VecDeque::new();
     }
 
-    /// Writes what it takes without waiting.
+    /// Writes as much as it accepts without blocking.
     pub(super) fn write(&mut self) {
         while !self.output.is_empty() {
             let (front, _) = self.output.as_slices();

@@ -1,4 +1,4 @@
-//! The commands of the monitor: what each takes, what it has [`Control`] do, and what it returns.
+//! The commands of the monitor: what each takes, what it calls of [`Control`], and what it returns.
 
 use std::path::PathBuf;
 
@@ -18,10 +18,10 @@ use super::arguments::{Arguments, expects, missing, no_such_value};
 use super::message::{Call, QmpError, version};
 use super::{parameters, query};
 
-/// What has been agreed with a client.
+/// What was negotiated with a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Session {
-    /// Whether it may give commands, and hears of events.
+    /// Whether it may send commands, and gets events.
     pub(super) negotiated: bool,
     /// Whether it may ask for `exec-oob`.
     pub(super) oob: bool,
@@ -40,13 +40,13 @@ type Outcome = Result<Value, QmpError>;
 enum Command {
     /// It takes no arguments.
     Plain(fn(&Executor<'_>) -> Outcome),
-    /// It takes them to the last one before it does anything.
+    /// It reads all of them before it does anything.
     With(fn(&Executor<'_>, &mut Arguments) -> Outcome),
 }
 
 use Command::{Plain, With};
 
-/// Agrees with the client on capabilities of the protocol.
+/// Negotiates capabilities of the protocol.
 const NEGOTIATE: &str = "qmp_capabilities";
 /// Ends the program: the caller of this calls [`Control::quit`] once the reply is on its way.
 pub(super) const QUIT: &str = "quit";
@@ -68,7 +68,7 @@ static COMMANDS: [(&str, Command); 14] = [
     (QUIT, Plain(|_| done())),
 ];
 
-/// The states that a client may name, which are QEMU's.
+/// The states that a client may name: QEMU's.
 const STATES: [&str; 15] = [
     "none",
     "setup",
@@ -117,7 +117,7 @@ impl Executor<'_> {
         }
     }
 
-    /// The state that there is, by its name.
+    /// The state with this name.
     fn status(&self) -> Status {
         self.control
             .report()
@@ -125,7 +125,7 @@ impl Executor<'_> {
     }
 }
 
-/// What a command returns that returns nothing.
+/// The result of a command without one.
 fn done() -> Outcome {
     Ok(json!({}))
 }
@@ -210,7 +210,7 @@ fn migrate_continue(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     }
     arguments.end()?;
     if state != Status::PreSwitchover.name() {
-        // There is nothing else that it could wait for.
+        // It cannot wait for anything else.
         let error = ControlError::NotInState(this.status());
         return Err(QmpError::generic(error.to_string()));
     }
@@ -218,7 +218,7 @@ fn migrate_continue(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     done()
 }
 
-/// Where to or from.
+/// The address of a migration.
 fn address(uri: &str) -> Result<Address, QmpError> {
     uri.parse()
         .map_err(|error: crate::transport::TransportError| {
@@ -250,9 +250,9 @@ fn migrate_incoming(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
 
 fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     let uri = arguments.needed_string("uri")?;
-    // What QEMU would do with storage, at first, and later on only with what has changed.
+    // In QEMU, migration of storage: all of it, or incrementally.
     let storage = [arguments.boolean("blk")?, arguments.boolean("inc")?];
-    // QEMU's own clients never wait, whatever this says.
+    // In QEMU it has no effect either.
     arguments.boolean("detach")?;
     let resume = arguments.boolean("resume")?.unwrap_or(false);
     let image = arguments.string("image")?.map(PathBuf::from);

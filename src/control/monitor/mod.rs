@@ -32,18 +32,18 @@
 //! Image and output are those of [`Defaults`] where they are left out, and paths are the program's.
 //!
 //! # Events
-//! `STOP` and `RESUME` when the writer of a live guest is stopped and goes on; with the
-//! capability `events` also `MIGRATION` (`status`) and `MIGRATION_PASS` (`pass`). Clients hear of what
-//! happens from their `qmp_capabilities` on.
+//! `STOP` and `RESUME` when the writer of a live guest is stopped and resumed; with the
+//! capability `events` also `MIGRATION` (`status`) and `MIGRATION_PASS` (`pass`). Clients get events
+//! from their `qmp_capabilities` on.
 //!
 //! # What is not as in QEMU
-//! Words of errors, classes and shapes are those of QEMU 7.2, but:
+//! Error texts, classes and shapes are those of QEMU 7.2, except:
 //! * `quit` sends no event `SHUTDOWN`, because no machine is shut down.
 //! * Commands are executed in order, and none waits for anything. None needs to be executed out of
 //!   band, so `exec-oob`, which can be enabled, is declined for each.
-//! * A message has up to 1 MiB and 65536 tokens (QEMU: 64 MiB and 2 million). After one that goes
-//!   beyond, or is nested deeper than 1024, the rest of the line is passed over; QEMU reads on in its midst, and
-//!   declines every bit.
+//! * A message has up to 1 MiB and 65536 tokens (QEMU: 64 MiB and 2 million). After one that exceeds
+//!   this, or is nested deeper than 1024, the rest of the line is skipped; QEMU reads on in the middle of
+//!   it, and declines every piece.
 //! * Numbers that no double can hold are declined; QEMU takes them for infinity, and says `inf` in
 //!   its answer, which is not JSON.
 //! * A capability that is unknown to `qmp_capabilities` is declined as one of `enable`; QEMU 7.2

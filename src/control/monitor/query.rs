@@ -16,9 +16,8 @@ const MOST_NOTICES: usize = 32;
 /// What `query-migrate` returns; `params` are those in force, and `listening` is where a destination
 /// can be reached.
 ///
-/// As with QEMU, times are whole milliseconds here, and of a migration that has not begun to send,
-/// or did not work, there is only the status, and why. What QEMU does not have keeps the name that
-/// it has in [`Report`].
+/// As in QEMU, times are whole milliseconds, and a migration that has not begun to send, or failed,
+/// has only a status and a reason. What QEMU does not have keeps its name in [`Report`].
 pub(super) fn migrate(
     report: Option<&Report>,
     listening: Option<&Address>,

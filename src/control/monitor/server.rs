@@ -1,8 +1,8 @@
-//! The thread of a monitor: it waits for clients, commands and events, all at once and for none alone.
+//! The thread of a monitor: it waits for clients, commands and events at the same time.
 //!
-//! Everything is done here one after the other, so that what a client hears is never cut by something
-//! else, and a reply comes after the events of what its command did. Commands wait for nothing
-//! ([`Control`]), so that nothing needs to overtake them.
+//! One thread does everything in order, so that messages to a client are never interleaved, and a
+//! reply comes after the events that its command caused. Commands wait for nothing ([`Control`]), so
+//! nothing needs to overtake them.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -22,14 +22,13 @@ use crate::control::Control;
 use crate::stats::Event;
 use crate::transport::UnixSocket;
 
-/// Who comes when there are as many as this is turned away.
+/// Connections beyond this number are refused.
 pub(super) const MOST_CLIENTS: usize = 64;
-/// What one client has done before it is the next one's turn.
+/// How many commands of one client are executed before it is the next one's turn.
 const TURN: usize = 16;
 /// How long no client is accepted when the system has no room for another.
 const NO_ROOM: Duration = Duration::from_millis(100);
 
-/// See the module.
 pub(super) struct Server {
     pub(super) shared: Arc<Shared>,
     /// `None` when no client is accepted any more.
@@ -139,7 +138,7 @@ impl Server {
         }
     }
 
-    /// Does what a client wants next, if it may and its message has come, and says whether it did.
+    /// Executes a client's next command, if it may and the message is complete; returns whether it did.
     fn serve(&mut self, index: usize) -> bool {
         let message = match self.clients.get_mut(index) {
             Some(client) if client.can_go_on() => client.next_message(),
@@ -148,8 +147,8 @@ impl Server {
         let Some(message) = message else {
             return false;
         };
-        // What happened before the command is heard before its reply, and with the capabilities that
-        // were on then.
+        // Events from before the command are sent before its reply, with the capabilities that were on
+        // then.
         self.deliver();
         let quits = self.answer(index, message);
         if quits {
@@ -158,7 +157,7 @@ impl Server {
         true
     }
 
-    /// Answers a message, and says whether the program is to end.
+    /// Answers a message, and returns whether the program is to end.
     fn answer(&mut self, index: usize, message: Message) -> bool {
         let Some(session) = self.clients.get(index).map(|client| client.session) else {
             return false;
@@ -190,7 +189,7 @@ impl Server {
         quits
     }
 
-    /// Has clients hear of what happened.
+    /// Sends clients the events so far.
     fn deliver(&mut self) {
         let happened = self.shared.take();
         if happened.events.is_empty() {

@@ -1,4 +1,4 @@
-//! What reaches a monitor's thread from other threads: events, and that it is to end.
+//! What reaches a monitor's thread from other threads: events, and the request to end.
 //!
 //! Events arrive from threads that hold a migration's counters: nothing here waits.
 
@@ -14,8 +14,8 @@ use super::Farewell;
 use crate::stats::Event;
 use crate::sync;
 
-/// Events that are queued. The monitor's thread does not wait either, so this many are a sign of a
-/// machine that is at its end.
+/// Events that are queued. The monitor's thread does not wait either, so this many mean
+/// that the machine is overloaded.
 const MOST_EVENTS: usize = 4096;
 
 /// How and until when to end.
@@ -32,18 +32,17 @@ struct Inner {
     closing: Option<Closing>,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Shared {
     inner: Mutex<Inner>,
     wake: OwnedFd,
 }
 
-/// What has happened since it was last asked.
+/// The events since the last call.
 #[derive(Debug, Default)]
 pub(super) struct Happened {
     pub(super) events: VecDeque<(Event, SystemTime)>,
-    /// Whether there was more than could be kept.
+    /// Whether some were dropped.
     pub(super) lost: bool,
 }
 
@@ -55,7 +54,7 @@ impl Shared {
         })
     }
 
-    /// Something happened.
+    /// Queues an event.
     pub(super) fn notify(&self, event: Event) {
         let at = SystemTime::now();
         let mut inner = sync::lock(&self.inner);
@@ -68,7 +67,7 @@ impl Shared {
         self.wake();
     }
 
-    /// The monitor is to end.
+    /// Asks the monitor to end.
     pub(super) fn close(&self, closing: Closing) {
         sync::lock(&self.inner).closing = Some(closing);
         self.wake();
@@ -78,7 +77,7 @@ impl Shared {
         sync::lock(&self.inner).closing
     }
 
-    /// What has happened since this was last called.
+    /// Takes the events since the last call.
     pub(super) fn take(&self) -> Happened {
         let mut inner = sync::lock(&self.inner);
         Happened {
@@ -88,11 +87,11 @@ impl Shared {
     }
 
     fn wake(&self) {
-        // The one way for this to fail is a counter that is full: then it is readable already.
+        // This fails only if the counter is full, and then it is readable already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    /// The thread is awake, and is going to look at everything.
+    /// Clears the wake-up: the thread is about to look at everything.
     pub(super) fn is_awake(&self) {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }

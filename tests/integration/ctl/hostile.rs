@@ -15,7 +15,7 @@ fn whatever_a_monitor_does_is_one_line_and_exit_code_1() {
         (
             "another service",
             |far| far.say("220 mail ESMTP\r\n"),
-            "no monitor that speaks QMP",
+            "does not speak QMP",
         ),
         (
             "no greeting",
