@@ -18,9 +18,9 @@ fn whatever_a_monitor_does_is_one_line_and_exit_code_1() {
             "does not speak QMP",
         ),
         (
-            "no greeting",
+            "not a greeting",
             |far| far.say("{\"return\": {}}\n"),
-            "no greeting",
+            "not a greeting",
         ),
         ("it hangs up", |_| {}, "hung up before its greeting"),
         (
