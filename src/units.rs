@@ -23,7 +23,7 @@ pub const SIZE_ALLOWED: &str = "a size in bytes below 16 EiB, such as 4096, 64Mi
 
 /// What [`parse_rate`] takes.
 pub const RATE_ALLOWED: &str =
-    "a rate in bytes a second, such as 1000000, 100MiB, 100MB/s, or in bits: 1.5Gbit";
+    "a rate in bytes per second, such as 1000000, 100MiB, 100MB/s, or in bits: 1.5Gbit";
 
 /// What [`parse_duration`] takes.
 pub const DURATION_ALLOWED: &str = "a time in seconds or with its unit, such as 30, 500ms or 2min";
@@ -147,7 +147,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     scaled(text, &[BYTES]).ok_or_else(|| refusal(text, SIZE_ALLOWED))
 }
 
-/// Reads a rate and gives bytes a second.
+/// Reads a rate and gives bytes per second.
 ///
 /// Takes every size of [`parse_size`], and `kbit`, `Mbit` (or `mbit`, `Mbps`) and `Gbit` (or `gbit`,
 /// `Gbps`), which are powers of 1000 bits. `/s` may follow the unit.
@@ -173,7 +173,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
         .ok_or_else(|| refusal(text, DURATION_ALLOWED))
 }
 
-/// Reads the rate of a link and gives bits a second.
+/// Reads the rate of a link and gives bits per second.
 ///
 /// The units are `bit`, `kbit`, `Mbit` (or `mbit`, `Mbps`) and `Gbit` (or `gbit`, `Gbps`), powers of
 /// 1000, and one of them must be there; `/s` may follow. Bytes are taken only as a rate, such as
@@ -291,7 +291,7 @@ pub fn format_bytes(bytes: u64) -> String {
     format!("{}.{:02} {name}", hundredths / 100, hundredths % 100)
 }
 
-/// A rate in bytes a second for people: `1.50 MiB/s`.
+/// A rate in bytes per second for people: `1.50 MiB/s`.
 pub fn format_rate(bytes_per_second: u64) -> String {
     format!("{}/s", format_bytes(bytes_per_second))
 }

@@ -370,7 +370,7 @@ Data total:       4.000 KiB
 fn only_a_job_that_runs_is_aborted() {
     watchdog!();
     let cancelling = json!({"status": "cancelling"});
-    let replies = [&running(1), &json!({}), &cancelling].map(|reply| returns(reply));
+    let replies = [&running(1), &json!({}), &cancelling].map(returns);
     let (ended, asked) = ctl(None, &replies, &["domjobabort"]);
     ended.succeeded();
     assert_eq!(asked[1]["execute"], "migrate_cancel");
