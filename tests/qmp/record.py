@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Says what stands in commands.jsonl on a QMP socket, and prints what comes back, a line each.
+"""Sends what is in commands.jsonl to a QMP socket, and prints what comes back, a line each.
 
     record.py SOCKET < commands.jsonl > transcript.jsonl
 
 A step with "send" is a command and ends with its reply; with "until" it ends when the migration has
-come to that state, and all events until then belong to it. A step with "raw" is text as it stands.
+come to that state, and all events until then belong to it. A step with "raw" is text as it is.
 To record a QEMU:  qemu-system-x86_64 -M pc -m 16 -S -nodefaults -display none \\
                        -qmp unix:SOCKET,server=on,wait=off
 """
