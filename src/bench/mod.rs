@@ -10,7 +10,7 @@
 //! | [`measure`] | which settings, how often, and one run of each |
 //! | [`peer`] | a real QEMU's own modes, measured beside ours |
 //! | [`judge`] | what the runs mean: summaries, recommendations, comparisons |
-//! | [`show`] | views: terminal, HTML page, JSON, CSV, Markdown |
+//! | `show` | views: terminal, HTML page, JSON, CSV, Markdown |
 //!
 //! Between them: [`statistics`] and [`limit`], pure functions over numbers, and [`report`], the
 //! document that `judge` fills in and `show` presents. Imports go one way: `show` > `judge` >

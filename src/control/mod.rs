@@ -22,6 +22,7 @@ use crate::transport::Address;
 
 pub use builder::{ReceiveBuilder, ReceiveOutput, SendBuilder, SendImage};
 pub use controller::Controller;
+#[cfg(feature = "cli")]
 pub(crate) use live::LiveOptions;
 pub use migration::Migration;
 pub use monitor::Monitor;
