@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_counted_and_what_comes_later_is_told() {
+    fn a_flood_is_counted_and_later_lines_are_printed() {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let dropped = Dropped::new(writer);
         let mut inner = dropped.inner.into_inner().unwrap();

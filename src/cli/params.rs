@@ -609,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn the_long_help_tells_meaning_range_and_default() {
+    fn the_long_help_has_meaning_range_and_default() {
         use clap::CommandFactory;
         let help = Bench::command()
             .term_width(0)

@@ -186,7 +186,7 @@ impl ReceiveBuilder {
         self
     }
 
-    /// Whether the output is on disk before the source hears that it is proven; it is unless this
+    /// Whether the output is on disk before the source gets the proof; it is unless this
     /// says otherwise.
     pub fn sync(mut self, sync: bool) -> ReceiveBuilder {
         self.request.sync = sync;

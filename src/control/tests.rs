@@ -214,7 +214,7 @@ fn every_fault(folder: &Path) {
 }
 
 #[test]
-fn the_other_end_is_told_why() {
+fn the_other_end_gets_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     image(folder.path());
     let fault = Armed {

@@ -34,7 +34,7 @@ fn every_name_occurs_once_and_fits_an_option_and_libvirts_field() {
 }
 
 #[test]
-fn every_value_is_of_the_type_that_the_table_tells() {
+fn every_value_has_the_type_in_the_table() {
     for row in TABLE {
         let fits = match (row.get)(&Params::default()) {
             Value::Number(_) => matches!(row.kind, Kind::Int | Kind::Uint | Kind::Ullong),

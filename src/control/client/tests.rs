@@ -188,7 +188,7 @@ fn only_the_latest_events_are_kept() {
 }
 
 #[test]
-fn an_error_is_told_in_the_monitors_words_and_the_client_goes_on() {
+fn an_error_has_the_monitors_words_and_the_client_goes_on() {
     let (mut client, far) = greeted(LONG, |far| {
         let id = far.hear()["id"].clone();
         let error =
@@ -218,7 +218,7 @@ fn an_error_is_told_in_the_monitors_words_and_the_client_goes_on() {
 }
 
 #[test]
-fn answers_that_nobody_asked_for_are_refused() {
+fn answers_without_a_request_are_refused() {
     for (reply, why) in [
         (
             r#"{"return": {}, "id": "another"}"#,
@@ -228,7 +228,7 @@ fn answers_that_nobody_asked_for_are_refused() {
         (r#"{"error": {}, "id": 7}"#, "it answers with id 7"),
         (r#"{"id": "ramferry-2"}"#, "neither return nor error"),
         ("[]", "\"[]\" is not a JSON object"),
-        ("x\u{1b}[2J\r", "no JSON object"),
+        ("x\u{1b}[2J\r", "not a JSON object"),
     ] {
         let (mut client, far) = greeted(LONG, move |far| {
             far.hear();
@@ -260,7 +260,7 @@ fn what_greets_otherwise_is_no_monitor() {
         ("SSH-2.0-OpenSSH_9.2\n", "\"SSH-2.0"),
         ("{\"hello\": 1}\n", "its first message is not a greeting"),
         ("{\"QMP\": 3}\n", "its first message is not a greeting"),
-        ("{\"QMP\": {}\n", "no JSON object"),
+        ("{\"QMP\": {}\n", "not a JSON object"),
         ("", "hung up before its greeting"),
         ("\n\n", "hung up before its greeting"),
         ("{\"QMP\": ", "hung up before its greeting"),

@@ -73,7 +73,7 @@ Page rate:        31340        pages/s\n";
 }
 
 #[test]
-fn our_own_reply_tells_of_settings_and_side() {
+fn our_own_reply_has_settings_and_side() {
     let reply = json!({
         "status": "completed", "side": "source", "total-time": 25.499, "setup-time": 0.5,
         "downtime": 6.5, "method": "zstd", "level": 3, "threads": 1, "connections": 2,
@@ -229,7 +229,7 @@ fn raw_keys_are_libvirts_in_libvirts_order() {
 }
 
 #[test]
-fn the_rate_between_two_looks_is_told() {
+fn the_rate_between_two_looks_is_shown() {
     let at = |bytes: u64| {
         let reply = json!({"status": "active", "ram": {"transferred": bytes}});
         JobInfo::new(&reply, None)
@@ -307,7 +307,7 @@ fn reply() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn any_reply_is_told_in_printable_lines(reply in reply(), earlier in reply()) {
+    fn any_reply_is_shown_in_printable_lines(reply in reply(), earlier in reply()) {
         let info = JobInfo::new(&reply, None)
             .since(&JobInfo::new(&earlier, None), Duration::from_secs(1));
         let text = info.to_string();

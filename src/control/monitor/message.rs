@@ -134,7 +134,7 @@ pub(super) fn reply(id: Option<&Value>, outcome: Result<Value, QmpError>) -> Vec
     }
 }
 
-/// What a client hears first.
+/// The greeting.
 pub(super) fn greeting() -> Vec<u8> {
     line(&json!({"QMP": {"version": version(), "capabilities": ["oob"]}}))
 }

@@ -175,7 +175,7 @@ fn only_a_value_of_the_very_type_is_taken_and_reads_back_as_it_was() {
 }
 
 #[test]
-fn text_becomes_a_value_of_the_type_that_the_table_tells() {
+fn text_becomes_a_value_of_the_type_in_the_table() {
     for (name, text, value) in [
         ("xbzrle-cache-size", "64MiB", TypedValue::Ullong(64 << 20)),
         ("max-bandwidth", "8kbit", TypedValue::Ullong(1000)),

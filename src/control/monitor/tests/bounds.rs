@@ -117,7 +117,7 @@ fn clients_come_and_go_in_any_state() {
 }
 
 #[test]
-fn who_says_nothing_more_still_hears_the_answers() {
+fn a_client_that_sends_nothing_more_still_gets_the_answers() {
     let bench = bench();
     let mut client = bench.greeted();
     client.send("{\"execute\":\"qmp_capabilities\"}{\"execute\":\"query-version\",\"id\":1}");
@@ -132,7 +132,7 @@ fn who_says_nothing_more_still_hears_the_answers() {
 }
 
 #[test]
-fn half_a_message_and_silence_concern_nobody_else() {
+fn half_a_message_and_silence_concern_no_other_client() {
     let bench = bench();
     let mut slow = bench.client();
     slow.send("{\"execute\":\"query-ver");
@@ -237,7 +237,7 @@ fn a_socket_that_is_anothers_by_now_stays() {
 }
 
 #[test]
-fn at_the_end_everybody_is_told_what_there_was_to_tell() {
+fn at_the_end_every_client_gets_all_of_its_output() {
     let Bench {
         fake,
         monitor,
@@ -284,7 +284,7 @@ fn clients_may_ask_on_until_they_hang_up() {
 }
 
 #[test]
-fn nobody_delays_the_end_for_long() {
+fn no_client_delays_the_end_for_long() {
     let bench = bench();
     let mut silent = bench.client();
     let _unready = bench.greeted();

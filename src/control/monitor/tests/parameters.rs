@@ -270,7 +270,7 @@ fn every_parameter_can_be_set_to_what_it_is() {
 }
 
 #[test]
-fn values_have_the_type_that_the_table_tells() {
+fn values_have_the_type_in_the_table() {
     for row in TABLE.iter().filter(|row| !row.repeatable) {
         let value = serde_json::to_value((row.get)(&Params::default())).unwrap();
         let arguments = serde_json::Map::from_iter([(row.name.to_owned(), value)]);

@@ -153,7 +153,7 @@ proptest! {
     }
 
     #[test]
-    fn messages_are_told_one_by_one(values in proptest::collection::vec(value(), 0..5)) {
+    fn messages_arrive_one_by_one(values in proptest::collection::vec(value(), 0..5)) {
         let text: String = values.iter().map(|value| format!("{value} ")).collect();
         let expected: Vec<Message> = values.into_iter().map(Ok).collect();
         prop_assert_eq!(parse(text.as_bytes(), &[]), expected);
@@ -239,7 +239,7 @@ fn request() -> impl Strategy<Value = Value> {
 }
 
 #[test]
-fn each_object_gets_one_reply_with_its_id_and_nobody_comes_to_harm() {
+fn each_object_gets_one_reply_with_its_id_and_does_no_harm() {
     let bench = super::bench();
     let client = std::cell::RefCell::new(bench.client());
     let requests = proptest::collection::vec(request(), 1..8);
@@ -258,7 +258,7 @@ fn each_object_gets_one_reply_with_its_id_and_nobody_comes_to_harm() {
 }
 
 #[test]
-fn what_goes_beyond_a_limit_is_told_once_and_the_next_line_is_read() {
+fn what_exceeds_a_limit_is_reported_once_and_the_next_line_is_read() {
     let next = "\n{\"execute\":\"x\"}";
     let open = "[".repeat(MOST_NESTING + 1);
     for (text, what) in [

@@ -146,7 +146,7 @@ fn a_request_has_known_members_of_known_types() {
 }
 
 #[test]
-fn what_is_not_json_is_told_once_for_each_message_or_stray_token() {
+fn what_is_not_json_is_reported_once_for_each_message_or_stray_token() {
     let bench = bench();
     let mut client = bench.client();
     macro_rules! wrong {
@@ -328,7 +328,7 @@ fn out_of_band_is_for_who_enabled_it_and_none_of_our_commands_needs_it() {
 }
 
 #[test]
-fn events_are_told_in_qemus_shape_and_some_only_if_they_were_asked_for() {
+fn events_have_qemus_shape_and_some_are_sent_only_on_request() {
     let bench = bench();
     let (mut client, mut other) = (bench.client(), bench.client());
     let mut unready = bench.greeted();

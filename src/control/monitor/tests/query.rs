@@ -45,7 +45,7 @@ fn snapshot(status: Status) -> Snapshot {
 }
 
 #[test]
-fn a_migration_is_told_in_qemus_shape() {
+fn a_migration_is_reported_in_qemus_shape() {
     let bench = bench();
     let mut client = bench.client();
     assert_eq!(
@@ -161,7 +161,7 @@ fn what_is_not_known_is_as_qemu_has_it() {
 }
 
 #[test]
-fn a_destination_tells_where_it_can_be_reached() {
+fn a_destination_reports_where_it_can_be_reached() {
     let bench = bench();
     let mut client = bench.client();
     for (address, expected) in [
