@@ -9,7 +9,6 @@ use crate::fault::Site;
 use crate::image::Block;
 use crate::page::{PAGE_SIZE, PageIndex, is_zero};
 use crate::stats::Tally;
-use crate::wire::native::Class;
 
 use super::job::{Job, Packet, SendState};
 use super::wire::Encode;
@@ -34,14 +33,28 @@ pub(super) fn encode(
         })
 }
 
+/// How a page of a batch travels, as far as that is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// As a number: all of its bytes are 0.
+    Zero,
+    /// In full.
+    Whole,
+    /// In full, and not compressed because that would not make it shorter.
+    Stored,
+    /// As a delta from what the destination holds.
+    Delta,
+    /// Not at all: the destination holds it already.
+    Unchanged,
+}
+
 /// A page of the batch in hand.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Copied {
     pub(super) page: PageIndex,
     /// 0 for a zero page.
     pub(super) hash: u128,
-    /// How it travels; `None` if it turned out to be unchanged.
-    pub(super) class: Option<Class>,
+    pub(super) fate: Fate,
 }
 
 /// Copies the pages out of the image and packs those that are not zero into `packed`. Returns how
@@ -56,7 +69,7 @@ pub(super) fn read(job: &Job, pages: &mut Vec<Copied>, packed: &mut [u8]) -> Res
             pages.push(Copied {
                 page,
                 hash: 0,
-                class: Some(if zero { Class::Zero } else { Class::Whole }),
+                fate: if zero { Fate::Zero } else { Fate::Whole },
             });
             !zero
         })?;
@@ -74,7 +87,7 @@ pub(super) fn hash(
 ) {
     let mut packed = packed.chunks_exact(PAGE_SIZE);
     for copied in pages {
-        if copied.class == Some(Class::Whole) {
+        if copied.fate == Fate::Whole {
             copied.hash = packed
                 .next()
                 .map_or(0, |bytes| block.seed().hash(copied.page, bytes));

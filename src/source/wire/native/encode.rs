@@ -7,7 +7,7 @@ use crate::delta::Lookup;
 use crate::error::Result;
 use crate::page::PAGE_SIZE;
 use crate::source::choose::{self, Conditions, Plan};
-use crate::source::encode::{self, CodecSlot, Copied};
+use crate::source::encode::{self, CodecSlot, Copied, Fate};
 use crate::source::job::{Job, Packet, SendState};
 use crate::source::wire::Encode;
 use crate::stats::{Stage, StageClock, Tally};
@@ -114,7 +114,7 @@ impl<'a> FrameEncoder<'a> {
         let (mut from, mut whole) = (0, 0);
         for copied in &mut self.pages {
             let key = block.key(copied.page);
-            if copied.class == Some(Class::Zero) {
+            if copied.fate == Fate::Zero {
                 if job.mark.baseline.is_known() {
                     cache.forget(key);
                 }
@@ -134,12 +134,12 @@ impl<'a> FrameEncoder<'a> {
                     self.lengths.put_u16_le(len as u16);
                     tally.delta += 1;
                     tally.delta_bytes += len as u64;
-                    copied.class = Some(Class::Delta);
+                    copied.fate = Fate::Delta;
                     continue;
                 }
                 Lookup::Unchanged => {
                     tally.unchanged += 1;
-                    copied.class = None;
+                    copied.fate = Fate::Unchanged;
                     continue;
                 }
                 Lookup::Overflow => tally.overflow += 1,
@@ -163,12 +163,12 @@ impl<'a> FrameEncoder<'a> {
     fn set_aside(&mut self, body: &mut Body) {
         let (mut from, mut kept) = (0, 0);
         for copied in &mut self.pages {
-            if copied.class != Some(Class::Whole) {
+            if copied.fate != Fate::Whole {
                 continue;
             }
             let page = &body.bytes[from..from + PAGE_SIZE];
             if codec::looks_random(page) {
-                copied.class = Some(Class::Stored);
+                copied.fate = Fate::Stored;
                 self.stored.extend_from_slice(page);
             } else {
                 body.move_page(from, &mut kept);
@@ -215,7 +215,9 @@ impl<'a> FrameEncoder<'a> {
         self.set.clear();
         self.hash_bytes.clear();
         for copied in &self.pages {
-            let Some(class) = copied.class else { continue };
+            let Some(class) = class(copied.fate) else {
+                continue;
+            };
             self.set.push(copied.page, class);
             if class != Class::Zero {
                 self.hash_bytes.put_u128_le(copied.hash);
@@ -270,6 +272,17 @@ impl Encode for FrameEncoder<'_> {
         } else {
             self.batch(job, busy)
         }
+    }
+}
+
+/// The class of a page in a page set; `None` if it is not in it.
+fn class(fate: Fate) -> Option<Class> {
+    match fate {
+        Fate::Zero => Some(Class::Zero),
+        Fate::Whole => Some(Class::Whole),
+        Fate::Stored => Some(Class::Stored),
+        Fate::Delta => Some(Class::Delta),
+        Fate::Unchanged => None,
     }
 }
 

@@ -10,11 +10,10 @@ use crate::delta::Lookup;
 use crate::error::Result;
 use crate::page::{PAGE_SIZE, PageIndex};
 use crate::source::choose::{self, Conditions, Plan};
-use crate::source::encode::{self, CodecSlot, Copied};
+use crate::source::encode::{self, CodecSlot, Copied, Fate};
 use crate::source::job::{Job, Packet, SendState};
 use crate::source::wire::Encode;
 use crate::stats::{Stage, StageClock, Tally};
-use crate::wire::native::Class;
 use crate::wire::qemu::RecordWriter;
 
 static ZERO_PAGE: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
@@ -75,7 +74,7 @@ impl<'a> RecordEncoder<'a> {
 
         let mut plain = packed.chunks_exact(PAGE_SIZE);
         for copied in &pages {
-            if copied.class == Some(Class::Zero) {
+            if copied.fate == Fate::Zero {
                 self.zero(copied.page, records);
             } else {
                 let bytes = plain.next().unwrap_or(&ZERO_PAGE);
