@@ -29,10 +29,9 @@ pub(super) struct CompletionsArgs {
 #[command(after_help = "\
 Examples:
   ramferry man | man -l -
-  ramferry man --dir /usr/local/share/man/man1")]
+  ramferry man /usr/local/share/man/man1")]
 pub(super) struct ManArgs {
     /// Write the pages of the program and of all its commands into this directory
-    #[arg(long)]
     dir: Option<PathBuf>,
 }
 
