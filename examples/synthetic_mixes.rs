@@ -12,7 +12,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use ramferry::bench::measure::methods::Compression;
+use ramferry::bench::measure::methods::MethodLevel;
 use ramferry::bench::measure::migrate::{Variant, migrate};
 use ramferry::bench::measure::scratch::Scratch;
 use ramferry::bench::measure::workload::{Transport, Workload};
@@ -111,8 +111,8 @@ fn column(
     Ok(column)
 }
 
-fn compression(method: Method, level: u8) -> Result<Compression, Box<dyn Error>> {
-    Ok(Compression::new(method, level).ok_or("there is no such level")?)
+fn compression(method: Method, level: u8) -> Result<MethodLevel, Box<dyn Error>> {
+    Ok(MethodLevel::new(method, level).ok_or("there is no such level")?)
 }
 
 /// Bytes that the pages that are not zero become, each by itself.

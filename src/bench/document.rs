@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::judge::summarize;
 use super::measure::memcpy::copy_threads;
-use super::peer::Peer;
+use super::peer::QemuPeer;
 use super::report::{self, BenchReport, ImageReport, Memcpy, PlanReport, SettingReport};
 use super::statistics::Summary;
 use super::{Bench, BenchRequest};
@@ -27,7 +27,7 @@ impl Bench {
             plan: self.plan_report(),
             memcpy: self.memcpy_report(),
             settings: self.setting_reports(),
-            peers: self.peer.as_ref().map_or_else(Vec::new, Peer::reports),
+            peers: self.peer.as_ref().map_or_else(Vec::new, QemuPeer::reports),
             links: Vec::new(),
         };
         summarize::compare_settings(&mut report);

@@ -48,11 +48,11 @@ use crate::stats::{Snapshot, Status};
 use crate::synthetic::Mix;
 use measure::budget::Budget;
 use measure::codec_speed::Codecs;
-use measure::conditions::Conditions;
-use measure::migrate::Run;
+use measure::conditions::BenchConditions;
+use measure::migrate::BenchRun;
 use measure::setting::Setting;
 use measure::workload::{Transport, Workload};
-use peer::{Peer, PeerReport, PeerSpec};
+use peer::{PeerReport, PeerSpec, QemuPeer};
 pub use prepare::data_bytes;
 use report::BenchReport;
 
@@ -136,7 +136,7 @@ pub struct Bench {
     request: BenchRequest,
     workload: Workload,
     scratch: PathBuf,
-    conditions: Conditions,
+    conditions: BenchConditions,
     ram_bytes: u64,
     data_bytes: u64,
     pages: Pages,
@@ -147,10 +147,10 @@ pub struct Bench {
     names: Vec<String>,
     /// How long a run of each setting is expected to take.
     expected: Vec<Duration>,
-    runs: Vec<Vec<Run>>,
+    runs: Vec<Vec<BenchRun>>,
     copies: Vec<Duration>,
     codecs: Codecs,
-    peer: Option<Peer>,
+    peer: Option<QemuPeer>,
     status: Status,
     error: Option<String>,
 }
@@ -192,7 +192,7 @@ impl Bench {
     /// The number of tasks of [`Bench::measure`], at least.
     pub fn tasks(&self) -> usize {
         let besides = 1 + usize::from(!self.codecs.is_empty());
-        let peers = self.peer.iter().flat_map(Peer::names).count();
+        let peers = self.peer.iter().flat_map(QemuPeer::names).count();
         1 + self.budget.runs as usize * (besides + self.request.settings.len() + peers)
     }
 

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::measure::budget::{self, Budget, Limits, Work};
+use super::measure::budget::{self, Budget, BudgetLimits, RunWork};
 use super::measure::codec_speed::{CodecRun, Codecs, PageSample};
-use super::measure::conditions::Conditions;
+use super::measure::conditions::BenchConditions;
 use super::measure::scratch::Scratch;
 use super::measure::setting::{Setting, names};
 use super::measure::workload::Workload;
-use super::peer::{Peer, PeerWorkload};
+use super::peer::{PeerWorkload, QemuPeer};
 use super::{Bench, BenchRequest};
 use crate::caps::Capability;
 use crate::codec::Method;
@@ -31,7 +31,7 @@ impl Bench {
     pub fn prepare(mut request: BenchRequest, scratch: &Scratch) -> Result<Bench> {
         let begin = Instant::now();
         check(&request)?;
-        let conditions = Conditions::now();
+        let conditions = BenchConditions::now();
         let images = Images::read(&request)?;
         let data_bytes = images.sample.data_bytes();
         let mut codecs = Codecs::of(images.sample, &request.settings, &request.params);
@@ -129,7 +129,7 @@ impl Images {
     }
 }
 
-fn peer(request: &BenchRequest, digest: Digest, scratch: &Scratch) -> Result<Option<Peer>> {
+fn peer(request: &BenchRequest, digest: Digest, scratch: &Scratch) -> Result<Option<QemuPeer>> {
     let Some(spec) = request.peer.clone() else {
         return Ok(None);
     };
@@ -142,7 +142,7 @@ fn peer(request: &BenchRequest, digest: Digest, scratch: &Scratch) -> Result<Opt
         threads: &distinct_threads(settings),
         decompress_threads: decompress_threads.unwrap_or(1),
     };
-    Peer::new(spec, &workload, scratch).map(Some)
+    QemuPeer::new(spec, &workload, scratch).map(Some)
 }
 
 /// Fits the settings, and after them the peer's modes, into the time that is left.
@@ -150,7 +150,7 @@ fn fit(
     request: &BenchRequest,
     expected: &[Duration],
     codecs: &Codecs,
-    peer: Option<&Peer>,
+    peer: Option<&QemuPeer>,
     begin: Instant,
 ) -> Result<Budget> {
     let cores = super::measure::memcpy::copy_threads();
@@ -160,7 +160,7 @@ fn fit(
         .chain(of_peer)
         .collect();
     let plain = |one: &Setting| one.compression.method == Method::None;
-    let limits = Limits {
+    let limits = BudgetLimits {
         runs: request.runs,
         min_time: request.min_time,
         max_time: request.max_time,
@@ -178,7 +178,7 @@ fn fit(
 fn drop_unfit(
     request: &mut BenchRequest,
     expected: &mut Vec<Duration>,
-    peer: Option<&mut Peer>,
+    peer: Option<&mut QemuPeer>,
     budget: &Budget,
 ) -> Vec<String> {
     let all = request.settings.len();
@@ -240,8 +240,8 @@ fn distinct_threads(settings: &[Setting]) -> Vec<u8> {
 }
 
 /// What a run of a setting has to do.
-fn work(setting: &Setting, alone: Option<CodecRun>, data_bytes: f64, cores: usize) -> Work {
-    Work {
+fn work(setting: &Setting, alone: Option<CodecRun>, data_bytes: f64, cores: usize) -> RunWork {
+    RunWork {
         data_bytes,
         alone,
         bits_per_second: setting.link.map(|link| link.bits_per_second() as f64),

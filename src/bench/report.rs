@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `status`, `error-desc` | `completed`, or how far it got and why no further |
 //! | `version` | of this crate |
-//! | `conditions` | [`Conditions`]: machine, kernel, load, codecs |
+//! | `conditions` | [`BenchConditions`]: machine, kernel, load, codecs |
 //! | `image` | [`ImageReport`]: what was migrated, its digest and its pages by class |
 //! | `plan` | [`PlanReport`]: what was to be measured, and what was left out |
 //! | `memcpy` | [`Memcpy`]: the plain copy of the image |
@@ -28,8 +28,8 @@ use serde_json::Value as Json;
 
 use super::limit::Limit;
 use super::measure::codec_speed::CodecReport;
-use super::measure::conditions::Conditions;
-use super::measure::migrate::Run;
+use super::measure::conditions::BenchConditions;
+use super::measure::migrate::BenchRun;
 use super::measure::setting::{Setting, link_name};
 use super::measure::workload::Transport;
 use super::peer::PeerReport;
@@ -68,7 +68,7 @@ pub struct BenchReport {
     /// The version of this crate.
     pub version: &'static str,
     /// The machine and its state.
-    pub conditions: Conditions,
+    pub conditions: BenchConditions,
     /// What was migrated.
     pub image: ImageReport,
     /// What was to be measured.
@@ -210,7 +210,7 @@ pub struct SettingReport {
     /// The setting's parameters.
     pub parameters: SettingParameters,
     /// Each run.
-    pub runs: Vec<Run>,
+    pub runs: Vec<BenchRun>,
     /// From the source's start until the destination had taken over.
     pub time: Option<Summary>,
     /// RAM handled in all rounds together, holes included, divided by the time.

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::measure::migrate::{Run, Variant, migrate};
+use super::measure::migrate::{BenchRun, Variant, migrate};
 use super::measure::{budget, memcpy};
-use super::peer::Peer;
+use super::peer::QemuPeer;
 use super::report;
 use super::{Bench, Task, Watch};
 use crate::error::{Error, Kind, Result};
@@ -118,7 +118,7 @@ impl Bench {
         stop: &AtomicBool,
         watch: &mut dyn Watch,
     ) -> Result<()> {
-        let names = self.peer.as_ref().map_or_else(Vec::new, Peer::names);
+        let names = self.peer.as_ref().map_or_else(Vec::new, QemuPeer::names);
         for (mode, name) in names.iter().enumerate() {
             let Some(peer) = self.peer.as_mut().filter(|peer| peer.works(mode)) else {
                 continue;
@@ -144,7 +144,7 @@ impl Bench {
     }
 
     /// One migration with the setting of this index.
-    fn migrate(&self, index: usize, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<Run> {
+    fn migrate(&self, index: usize, stop: &AtomicBool, watch: &mut dyn Watch) -> Result<BenchRun> {
         let setting = self.request.settings[index];
         let variant = Variant {
             params: setting.apply(&self.request.params),

@@ -24,13 +24,13 @@ use crate::units::format_bytes;
 use super::output::{print, print_json};
 pub(super) use args::BenchArgs;
 use console::Console;
-use plan::{CompareFiles, ImageSource, Measurement, Plan};
+use plan::{BenchPlan, CompareFiles, ImageSource, Measurement};
 use view::View;
 
 pub(super) fn run(args: BenchArgs) -> Result<()> {
-    match Plan::new(args)? {
-        Plan::Compare(files) => compare_files(&files),
-        Plan::Measure(plan) => measure(&plan),
+    match BenchPlan::new(args)? {
+        BenchPlan::Compare(files) => compare_files(&files),
+        BenchPlan::Measure(plan) => measure(&plan),
     }
 }
 
@@ -159,7 +159,7 @@ fn synthesise(
 ) -> Result<()> {
     #[derive(Debug, thiserror::Error)]
     #[error("cannot write the synthetic guest '{}'", image.display())]
-    struct NotWritten {
+    struct GuestNotWritten {
         image: PathBuf,
         #[source]
         source: io::Error,
@@ -179,7 +179,7 @@ fn synthesise(
             return Error::interrupted();
         }
         let image = image.to_owned();
-        Error::new(Kind::Failed, NotWritten { image, source })
+        Error::new(Kind::Failed, GuestNotWritten { image, source })
     })
 }
 

@@ -59,7 +59,7 @@ const REPORT: u64 = 4 << 20;
 /// A kind of page. The figures are the ratios of libdeflate and lz4 at level 1 for 4 KiB, here and for
 /// such pages of the real guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
+enum PageKind {
     /// Never used, or freed and wiped.
     Zero,
     /// Page cache: files of words. 2.8, 1.6; real 2.7, 1.7.
@@ -85,14 +85,14 @@ enum Class {
 /// How common a kind of page is and how it clusters.
 #[derive(Debug, Clone, Copy)]
 struct Share {
-    class: Class,
+    class: PageKind,
     /// Pages per thousand.
     pages: u32,
     /// The average length of a run.
     run: u32,
 }
 
-const fn share(class: Class, pages: u32, run: u32) -> Share {
+const fn share(class: PageKind, pages: u32, run: u32) -> Share {
     Share { class, pages, run }
 }
 
@@ -121,40 +121,40 @@ names!(
 );
 
 const IDLE: [Share; 9] = [
-    share(Class::Zero, 600, 48),
-    share(Class::Text, 60, 8),
-    share(Class::Code, 110, 12),
-    share(Class::Slab, 90, 10),
-    share(Class::Objects, 30, 8),
-    share(Class::Sparse, 50, 3),
-    share(Class::Compressed, 35, 13),
-    share(Class::Duplicate, 8, 2),
-    share(Class::Fill, 17, 16),
+    share(PageKind::Zero, 600, 48),
+    share(PageKind::Text, 60, 8),
+    share(PageKind::Code, 110, 12),
+    share(PageKind::Slab, 90, 10),
+    share(PageKind::Objects, 30, 8),
+    share(PageKind::Sparse, 50, 3),
+    share(PageKind::Compressed, 35, 13),
+    share(PageKind::Duplicate, 8, 2),
+    share(PageKind::Fill, 17, 16),
 ];
 const BUSY: [Share; 9] = [
-    share(Class::Zero, 76, 8),
-    share(Class::Text, 105, 8),
-    share(Class::Code, 185, 12),
-    share(Class::Slab, 168, 10),
-    share(Class::Objects, 159, 8),
-    share(Class::Sparse, 137, 3),
-    share(Class::Compressed, 125, 13),
-    share(Class::Duplicate, 12, 2),
-    share(Class::Fill, 33, 16),
+    share(PageKind::Zero, 76, 8),
+    share(PageKind::Text, 105, 8),
+    share(PageKind::Code, 185, 12),
+    share(PageKind::Slab, 168, 10),
+    share(PageKind::Objects, 159, 8),
+    share(PageKind::Sparse, 137, 3),
+    share(PageKind::Compressed, 125, 13),
+    share(PageKind::Duplicate, 12, 2),
+    share(PageKind::Fill, 33, 16),
 ];
 const DATABASE: [Share; 10] = [
-    share(Class::Zero, 50, 16),
-    share(Class::Rows, 600, 32),
-    share(Class::Text, 40, 8),
-    share(Class::Code, 90, 12),
-    share(Class::Slab, 70, 10),
-    share(Class::Objects, 30, 8),
-    share(Class::Sparse, 50, 3),
-    share(Class::Compressed, 50, 13),
-    share(Class::Duplicate, 8, 2),
-    share(Class::Fill, 12, 16),
+    share(PageKind::Zero, 50, 16),
+    share(PageKind::Rows, 600, 32),
+    share(PageKind::Text, 40, 8),
+    share(PageKind::Code, 90, 12),
+    share(PageKind::Slab, 70, 10),
+    share(PageKind::Objects, 30, 8),
+    share(PageKind::Sparse, 50, 3),
+    share(PageKind::Compressed, 50, 13),
+    share(PageKind::Duplicate, 8, 2),
+    share(PageKind::Fill, 12, 16),
 ];
-const RANDOM: [Share; 1] = [share(Class::Compressed, 1000, 16)];
+const RANDOM: [Share; 1] = [share(PageKind::Compressed, 1000, 16)];
 
 impl Mix {
     fn shares(self) -> &'static [Share] {
@@ -167,7 +167,7 @@ impl Mix {
     }
 
     /// Draws the class of the next pages and their number.
-    fn run(self, random: &mut Random) -> (Class, u32) {
+    fn run(self, random: &mut Random) -> (PageKind, u32) {
         // Shares count pages, but runs are drawn, so long runs must be drawn less often.
         let weight = |share: &Share| share.pages * 1000 / share.run;
         let mut drawn = random.below(self.shares().iter().map(weight).sum());
@@ -250,7 +250,7 @@ fn fill(
         let (class, run) = mix.run(maker.random());
         let run = u64::from(run).min(left);
         left -= run;
-        if class == Class::Zero {
+        if class == PageKind::Zero {
             flush(file, &mut chunk, &mut offset)?;
             offset += run * PAGE_SIZE as u64;
             continue;

@@ -1,6 +1,6 @@
 //! What the pages of a synthetic guest are made from: a maker for each class of pages.
 
-use super::Class;
+use super::PageKind;
 use super::random::Random;
 use crate::page::PAGE_SIZE;
 
@@ -112,18 +112,18 @@ impl Maker {
     }
 
     /// Makes a page out of zeros.
-    pub(super) fn page(&mut self, class: Class, page: &mut [u8]) {
+    pub(super) fn page(&mut self, class: PageKind, page: &mut [u8]) {
         match class {
-            Class::Zero => {}
-            Class::Text => self.text(page),
-            Class::Code => self.code(page),
-            Class::Slab => self.slab(page),
-            Class::Objects => self.objects(page),
-            Class::Rows => self.rows(page),
-            Class::Sparse => self.sparse(page),
-            Class::Compressed => self.compressed(page),
-            Class::Duplicate => self.duplicate(page),
-            Class::Fill => {
+            PageKind::Zero => {}
+            PageKind::Text => self.text(page),
+            PageKind::Code => self.code(page),
+            PageKind::Slab => self.slab(page),
+            PageKind::Objects => self.objects(page),
+            PageKind::Rows => self.rows(page),
+            PageKind::Sparse => self.sparse(page),
+            PageKind::Compressed => self.compressed(page),
+            PageKind::Duplicate => self.duplicate(page),
+            PageKind::Fill => {
                 // Nearly always the same byte.
                 let draw = self.random.next();
                 page.fill(if draw & 31 == 0 {

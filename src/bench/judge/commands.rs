@@ -205,12 +205,12 @@ pub fn line(command: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::measure::methods::Compression;
+    use crate::bench::measure::methods::MethodLevel;
     use crate::bench::report::tests::report;
 
     fn setting(method: Method, level: u8) -> Setting {
         Setting {
-            compression: Compression::new(method, level).expect("a level"),
+            compression: MethodLevel::new(method, level).expect("a level"),
             compress_threads: 3,
             decompress_threads: 2,
             batch_pages: None,
@@ -318,7 +318,7 @@ mod tests {
             (Method::Gzip, 1, false),
             (Method::Lz4, 1, false),
         ] {
-            if let Some(compression) = Compression::new(method, level) {
+            if let Some(compression) = MethodLevel::new(method, level) {
                 let setting = Setting {
                     compression,
                     ..setting(Method::None, 0)

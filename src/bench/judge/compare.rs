@@ -172,13 +172,13 @@ fn compare(old: &ExportedReport, new: &ExportedReport) -> Result<Comparison> {
 }
 
 /// What has a name and runs.
-trait Measured {
+trait Timed {
     const PEER: bool;
     fn name(&self) -> String;
     fn times(&self) -> Vec<f64>;
 }
 
-impl Measured for ExportedSetting {
+impl Timed for ExportedSetting {
     const PEER: bool = false;
 
     fn name(&self) -> String {
@@ -190,7 +190,7 @@ impl Measured for ExportedSetting {
     }
 }
 
-impl Measured for ExportedPeer {
+impl Timed for ExportedPeer {
     const PEER: bool = true;
 
     fn name(&self) -> String {
@@ -210,7 +210,7 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn pair<T: Measured>(&mut self, old: &[T], new: &[T], same: impl Fn(&T, &T) -> bool) {
+    fn pair<T: Timed>(&mut self, old: &[T], new: &[T], same: impl Fn(&T, &T) -> bool) {
         let mut matched = vec![false; old.len()];
         for row in new {
             let found = old.iter().position(|other| same(other, row));

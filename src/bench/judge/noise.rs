@@ -1,13 +1,13 @@
 //! How far a measurement was disturbed by other programs.
 
 use crate::bench::limit::disturbs;
-use crate::bench::measure::migrate::Run;
+use crate::bench::measure::migrate::BenchRun;
 use crate::bench::report::BenchReport;
 use crate::bench::statistics::Summary;
 
 /// Cores that other programs used during these runs, by the median; `None` if the system does not
 /// report it.
-pub fn others<'a>(runs: impl IntoIterator<Item = &'a Run>) -> Option<f64> {
+pub fn others<'a>(runs: impl IntoIterator<Item = &'a BenchRun>) -> Option<f64> {
     let cores = runs.into_iter().filter_map(|run| {
         let others = run.machine_cpu_seconds? - run.process_cpu_seconds;
         Some(others.max(0.0) / (run.time / 1e3).max(1e-9))

@@ -7,7 +7,7 @@ use super::recommend;
 use crate::advice::{self, Cost};
 use crate::bench::limit::{self, Load};
 use crate::bench::measure::codec_speed::CodecReport;
-use crate::bench::measure::migrate::Run;
+use crate::bench::measure::migrate::BenchRun;
 use crate::bench::measure::setting::Setting;
 use crate::bench::report::{BenchReport, GIB, SettingParameters, SettingReport};
 use crate::bench::statistics::{Summary, Suspicion};
@@ -17,13 +17,13 @@ use crate::stats::Stage;
 /// `zero_bytes` are zero pages.
 pub fn setting(
     (setting, name): (Setting, String),
-    runs: &[Run],
+    runs: &[BenchRun],
     codec_alone: Option<CodecReport>,
     cores: usize,
     zero_bytes: u64,
 ) -> SettingReport {
-    let summary = |of: fn(&Run) -> f64| Summary::of(runs.iter().map(of));
-    let some = |of: fn(&Run) -> Option<f64>| Summary::of(runs.iter().filter_map(of));
+    let summary = |of: fn(&BenchRun) -> f64| Summary::of(runs.iter().map(of));
+    let some = |of: fn(&BenchRun) -> Option<f64>| Summary::of(runs.iter().filter_map(of));
     let times: Vec<f64> = runs.iter().map(|run| run.time).collect();
     let mut report = SettingReport {
         name,
@@ -33,8 +33,8 @@ pub fn setting(
         wire_bytes_per_second: summary(|run| rate(run.wire_bytes, run.time)),
         wire_bytes: summary(|run| run.wire_bytes as f64),
         ratio: summary(|run| run.ratio),
-        source_cpu_seconds: summary(Run::source_cpu),
-        destination_cpu_seconds: summary(Run::destination_cpu),
+        source_cpu_seconds: summary(BenchRun::source_cpu),
+        destination_cpu_seconds: summary(BenchRun::destination_cpu),
         cpu_seconds_per_gib: summary(|run| {
             let gib = run.ram_bytes.max(1) as f64 / GIB;
             (run.source_cpu() + run.destination_cpu()) / gib
@@ -87,7 +87,7 @@ fn load(report: &SettingReport, cores: usize) -> Option<Load> {
 }
 
 /// The bytes that one end's codec processed, and its CPU seconds; `None` if it did nothing.
-fn codec(run: &Run, stages: &BTreeMap<&'static str, f64>) -> Option<(f64, f64)> {
+fn codec(run: &BenchRun, stages: &BTreeMap<&'static str, f64>) -> Option<(f64, f64)> {
     let seconds = stages.get(Stage::Codec.name()).copied()?;
     (run.codec_bytes > 0 && seconds > 0.0).then_some((run.codec_bytes as f64, seconds))
 }

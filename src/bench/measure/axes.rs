@@ -4,7 +4,7 @@
 //! axis takes what the parameter takes. Combinations that mean the same are measured once, and
 //! those that cannot be measured are left out, with a note.
 
-use super::methods::Compression;
+use super::methods::MethodLevel;
 use super::setting::{Setting, UNLIMITED, names};
 use crate::caps::{Capability, Caps};
 use crate::codec::{Method, ZlibEngine};
@@ -18,7 +18,7 @@ pub const MOST: usize = 10_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Axes {
     /// Methods with their levels.
-    pub compressions: Vec<Compression>,
+    pub compressions: Vec<MethodLevel>,
     /// Compression threads.
     pub compress_threads: Vec<u8>,
     /// Decompression threads.
@@ -39,7 +39,7 @@ pub struct Axes {
 
 impl Axes {
     /// These methods, and one value on every other axis: that of `params` and `caps`.
-    pub fn of(compressions: Vec<Compression>, params: &Params, caps: &Caps) -> Axes {
+    pub fn of(compressions: Vec<MethodLevel>, params: &Params, caps: &Caps) -> Axes {
         let cache = caps
             .has(Capability::Xbzrle)
             .then_some(params.xbzrle_cache_size);

@@ -19,7 +19,7 @@ const SET_UP: f64 = 0.02;
 
 /// What the duration of a run depends on.
 #[derive(Debug, Clone, Copy)]
-pub struct Work {
+pub struct RunWork {
     /// Bytes of pages that are not zero, in all rounds.
     pub data_bytes: f64,
     /// The codec alone; `None` without one.
@@ -37,7 +37,7 @@ pub struct Work {
 }
 
 /// The expected duration of one run.
-pub fn expected(work: &Work) -> Duration {
+pub fn expected(work: &RunWork) -> Duration {
     let cores = work.cores.max(1) as f64;
     let per = |rate: f64| work.data_bytes / rate.max(1.0);
     let (pack, unpack, ratio) = work.alone.map_or((0.0, 0.0, 1.0), |alone| {
@@ -77,7 +77,7 @@ pub struct Budget {
 
 /// The limits of a budget.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct BudgetLimits {
     /// Runs of each setting.
     pub runs: u32,
     /// Minimum time for each setting.
@@ -97,7 +97,7 @@ pub struct TooLong {
     runs: u32,
 }
 
-impl Limits {
+impl BudgetLimits {
     /// How long `runs` runs of a setting take.
     fn all_runs(&self, one: Duration, runs: u32) -> Duration {
         one.saturating_mul(runs).max(self.min_time)
@@ -120,7 +120,7 @@ impl Limits {
 ///
 /// # Errors
 /// [`TooLong`] if not even one setting fits.
-pub fn fit(each: &[Duration], plain: &[bool], limits: &Limits) -> Result<Budget, TooLong> {
+pub fn fit(each: &[Duration], plain: &[bool], limits: &BudgetLimits) -> Result<Budget, TooLong> {
     let kept = vec![true; each.len()];
     let mut budget = Budget {
         expected: limits.total(each, &kept, limits.runs),
@@ -177,8 +177,8 @@ mod tests {
 
     const NO_TIME: Duration = Duration::ZERO;
 
-    fn limits(runs: u32, min_time: Duration, max_seconds: Option<u64>) -> Limits {
-        Limits {
+    fn limits(runs: u32, min_time: Duration, max_seconds: Option<u64>) -> BudgetLimits {
+        BudgetLimits {
             runs,
             min_time,
             max_time: max_seconds.map(Duration::from_secs),
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn the_slowest_of_cpu_threads_and_link_is_what_takes_the_time() {
-        let work = Work {
+        let work = RunWork {
             data_bytes: 600e6,
             alone: None,
             bits_per_second: None,
@@ -241,12 +241,12 @@ mod tests {
             decompress_threads: 2,
             cores: 2,
         };
-        let near = |work: &Work, seconds: f64| {
+        let near = |work: &RunWork, seconds: f64| {
             let expected = expected(work).as_secs_f64();
             assert!((expected - seconds).abs() < 0.05, "{expected} {seconds}");
         };
         near(&work, 0.5);
-        let packing = Work {
+        let packing = RunWork {
             alone: Some(CodecRun {
                 sample_bytes: 1,
                 ratio: 3.0,
@@ -257,27 +257,27 @@ mod tests {
         };
         near(&packing, 6.0);
         near(
-            &Work {
+            &RunWork {
                 compress_threads: 8,
                 ..packing
             },
             4.0,
         );
         near(
-            &Work {
+            &RunWork {
                 bits_per_second: Some(80e6),
                 ..packing
             },
             20.0,
         );
         near(
-            &Work {
+            &RunWork {
                 bits_per_second: Some(80e6),
                 ..work
             },
             60.0,
         );
-        near(&Work { delay: 1.0, ..work }, 6.5);
+        near(&RunWork { delay: 1.0, ..work }, 6.5);
     }
 
     #[test]

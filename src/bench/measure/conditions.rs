@@ -13,7 +13,7 @@ const LOCK: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock
 /// When and where something was measured.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Conditions {
+pub struct BenchConditions {
     /// The beginning of the benchmark, UTC, as `2026-01-31 23:59 UTC`.
     pub started: Option<String>,
     /// The processor's name, if it has one.
@@ -30,12 +30,12 @@ pub struct Conditions {
     pub codecs: BTreeMap<&'static str, String>,
 }
 
-impl Conditions {
+impl BenchConditions {
     /// This machine now, according to `/proc` and `/sys`.
-    pub fn now() -> Conditions {
+    pub fn now() -> BenchConditions {
         let read = |path: &str| std::fs::read_to_string(path).ok();
         let word = |path: &str| read(path).map(|text| text.trim().to_owned());
-        Conditions {
+        BenchConditions {
             started: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .ok()
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn every_codec_has_a_version() {
-        let codecs = Conditions::now().codecs;
+        let codecs = BenchConditions::now().codecs;
         assert_eq!(codecs.len(), 4, "{codecs:?}");
         assert!(codecs["zstd"].starts_with("zstd-sys "));
         assert_eq!(

@@ -13,7 +13,7 @@ pub const QUICK: &str = "none,lz4,zstd:1,3,zlib:1,6";
 /// A method at a level. Displayed as [`parse`] reads it: `zstd:3`, and without the level if there is
 /// only one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Compression {
+pub struct MethodLevel {
     /// The method.
     pub method: Method,
     /// One of [`Method::levels`], but never the 0 that means the default level; 0 for the method
@@ -21,17 +21,17 @@ pub struct Compression {
     pub level: u8,
 }
 
-impl Compression {
+impl MethodLevel {
     /// A method at one of its levels; 0 becomes the default level. `None` if the method has no such
     /// level.
-    pub fn new(method: Method, level: u8) -> Option<Compression> {
+    pub fn new(method: Method, level: u8) -> Option<MethodLevel> {
         let level = match level {
             level if !method.levels().contains(&level) => return None,
             _ if method == Method::None => 0,
             0 => method.default_level(),
             level => level,
         };
-        Some(Compression { method, level })
+        Some(MethodLevel { method, level })
     }
 
     /// `params` with this method and level in place of theirs.
@@ -44,7 +44,7 @@ impl Compression {
     }
 }
 
-impl fmt::Display for Compression {
+impl fmt::Display for MethodLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self.method.levels().end() > 1 {
             write!(f, "{}:{}", self.method, self.level)
@@ -110,7 +110,7 @@ const EVERY: &str = "all";
 ///
 /// # Errors
 /// The first entry that is invalid.
-pub fn parse(list: &str, level: u8) -> Result<Vec<Compression>, MethodsError> {
+pub fn parse(list: &str, level: u8) -> Result<Vec<MethodLevel>, MethodsError> {
     let every = method_names();
     let mut settings = Vec::new();
     // The method whose list of levels goes on.
@@ -135,7 +135,7 @@ pub fn parse(list: &str, level: u8) -> Result<Vec<Compression>, MethodsError> {
     Ok(settings)
 }
 
-fn parse_entry(entry: &str, level: u8) -> Result<Vec<Compression>, MethodsError> {
+fn parse_entry(entry: &str, level: u8) -> Result<Vec<MethodLevel>, MethodsError> {
     let malformed = || MethodsError::Malformed(printable(entry));
     let (name, levels) = match entry.split_once(':') {
         Some((name, levels)) => (name, Some(levels)),
@@ -170,7 +170,7 @@ fn parse_entry(entry: &str, level: u8) -> Result<Vec<Compression>, MethodsError>
         return Err(malformed());
     }
     range
-        .map(|level| Compression::new(method, level))
+        .map(|level| MethodLevel::new(method, level))
         .collect::<Option<_>>()
         .ok_or_else(|| MethodsError::Level {
             given: match levels {
@@ -185,8 +185,8 @@ fn parse_entry(entry: &str, level: u8) -> Result<Vec<Compression>, MethodsError>
 mod tests {
     use super::*;
 
-    fn setting(method: Method, level: u8) -> Compression {
-        Compression { method, level }
+    fn setting(method: Method, level: u8) -> MethodLevel {
+        MethodLevel { method, level }
     }
 
     fn shown(list: &str) -> Vec<String> {

@@ -42,7 +42,7 @@ pub struct Variant {
 /// The measurements of one migration.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Run {
+pub struct BenchRun {
     /// Milliseconds from the source's start until the destination has confirmed the takeover.
     pub time: f64,
     /// Milliseconds from the beginning of the last round to the proof, if there are rounds after the
@@ -78,7 +78,7 @@ pub struct Run {
     pub digest: Digest,
 }
 
-impl Run {
+impl BenchRun {
     /// The source's CPU seconds, all stages.
     pub fn source_cpu(&self) -> f64 {
         total(&self.source_cpu_seconds)
@@ -116,7 +116,7 @@ pub fn migrate(
     expected: Digest,
     interrupted: &AtomicBool,
     watch: &mut dyn FnMut(&Snapshot),
-) -> Result<Run> {
+) -> Result<BenchRun> {
     // Memory that earlier runs have freed must not count as this one's.
     trim_memory();
     let memory_before = anonymous_bytes();
@@ -142,7 +142,7 @@ pub fn migrate(
         rounds.clear();
         downtime = None;
     }
-    Ok(Run {
+    Ok(BenchRun {
         time: milliseconds(source_report.total_time),
         downtime,
         ram_bytes: pages * PAGE_SIZE as u64,

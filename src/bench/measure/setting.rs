@@ -1,6 +1,6 @@
 //! One setting to measure, and the names that distinguish settings from each other.
 
-use super::methods::Compression;
+use super::methods::MethodLevel;
 use crate::caps::{Capability, Caps};
 use crate::codec::{Method, ZlibEngine};
 use crate::params::{LinkSpec, Params};
@@ -11,7 +11,7 @@ use crate::wire::Format;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Setting {
     /// The method and its level.
-    pub compression: Compression,
+    pub compression: MethodLevel,
     /// Compression threads.
     pub compress_threads: u8,
     /// Decompression threads.

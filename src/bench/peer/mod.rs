@@ -100,7 +100,7 @@ pub struct PeerWorkload<'a> {
 
 /// A QEMU that can be run, and its results so far.
 #[derive(Debug)]
-pub struct Peer {
+pub struct QemuPeer {
     spec: PeerSpec,
     version: Version,
     modes: Vec<ModeRuns>,
@@ -121,13 +121,13 @@ struct ModeRuns {
     failed: Option<String>,
 }
 
-impl Peer {
+impl QemuPeer {
     /// Asks the program for its version. Received RAM will be written to `scratch`.
     ///
     /// # Errors
     /// Of kind [`Kind::Usage`] if the program is missing or not a QEMU, and for an image that QEMU
     /// cannot use as its RAM: a guest folder, or a size that is not whole MiB.
-    pub fn new(spec: PeerSpec, workload: &PeerWorkload<'_>, scratch: &Scratch) -> Result<Peer> {
+    pub fn new(spec: PeerSpec, workload: &PeerWorkload<'_>, scratch: &Scratch) -> Result<QemuPeer> {
         let usage = |what: String| Error::new(Kind::Usage, what);
         let shown = printable(&spec.binary.display().to_string());
         let mut command = Command::new(&spec.binary);
@@ -158,7 +158,7 @@ impl Peer {
             workload.image.canonicalize().map_err(failed)?
         };
         let modes = modes::modes(version, workload.threads, workload.decompress_threads);
-        Ok(Peer {
+        Ok(QemuPeer {
             modes: modes.into_iter().map(ModeRuns::new).collect(),
             spec,
             version,
@@ -205,7 +205,7 @@ impl Peer {
     /// Runs the mode of this index once more; gives how long it took.
     ///
     /// # Errors
-    /// Why it failed, on one line. Then [`Peer::works`] is false for it.
+    /// Why it failed, on one line. Then [`QemuPeer::works`] is false for it.
     pub fn run(&mut self, mode: usize) -> Result<Duration, String> {
         let Some(runs) = self.modes.get(mode) else {
             return Err("the peer has no such mode".to_owned());

@@ -105,7 +105,7 @@ fn a_missing_peer_a_peer_that_is_not_qemu_and_an_unsuitable_image_are_refused() 
     let scratch = scratch();
     let (image, digest) = image(&scratch, 1 << 16);
     let error = |spec: PeerSpec| {
-        let error = Peer::new(spec, &workload(&image, digest), &scratch).expect_err("refused");
+        let error = QemuPeer::new(spec, &workload(&image, digest), &scratch).expect_err("refused");
         assert_eq!(error.kind(), Kind::Usage);
         error.one_line()
     };
@@ -125,7 +125,8 @@ fn a_peer_that_ends_or_answers_nonsense_is_left_out_with_the_reason() {
         ("kill -9 $$", "signal: 9"),
     ] {
         let spec = fake(&scratch, script);
-        let mut peer = Peer::new(spec, &workload(&image, digest), &scratch).expect("it answers");
+        let mut peer =
+            QemuPeer::new(spec, &workload(&image, digest), &scratch).expect("it answers");
         assert!(peer.works(0));
         let why = peer.run(0).expect_err("it cannot work");
         assert!(why.contains(reason), "{script}: {why}");
@@ -170,7 +171,7 @@ fn a_real_qemu_is_measured_and_what_arrives_is_the_image() {
     let (image, digest) = image(&scratch, 16 << 20);
     // With a wrapper script, the CPU time of the program counts, not that of the shell.
     let spec = script(&scratch, &format!("{BINARY} \"$@\"\nexit $?"));
-    let mut peer = Peer::new(spec, &workload(&image, digest), &scratch).expect("it is there");
+    let mut peer = QemuPeer::new(spec, &workload(&image, digest), &scratch).expect("it is there");
     for mode in 0..peer.names().len() {
         peer.run(mode).expect("it arrives");
     }
@@ -184,7 +185,7 @@ fn a_real_qemu_is_measured_and_what_arrives_is_the_image() {
         .expect("it is there")
         .collect();
     assert!(left.len() <= 3, "the image, a copy, the wrapper: {left:?}");
-    let mut wrong = Peer {
+    let mut wrong = QemuPeer {
         digest: Digest(1),
         ..peer
     };

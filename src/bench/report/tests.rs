@@ -12,8 +12,8 @@ use crate::stats::{RoundReport, RoundStats, Tally};
 use std::time::Duration;
 
 /// A run of `time` milliseconds and `wire_bytes` bytes, of a guest of 1 GiB.
-pub(in crate::bench) fn run(time: f64, wire_bytes: u64) -> Run {
-    Run {
+pub(in crate::bench) fn run(time: f64, wire_bytes: u64) -> BenchRun {
+    BenchRun {
         time,
         downtime: None,
         ram_bytes: 1 << 30,
@@ -70,7 +70,7 @@ fn settings(methods: &str) -> Vec<Setting> {
 }
 
 /// A report of these rows: settings and the runs of each.
-pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> BenchReport {
+pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<BenchRun>)>) -> BenchReport {
     let all: Vec<Setting> = rows.iter().map(|(setting, _)| *setting).collect();
     let mut report = BenchReport {
         schema: SCHEMA,
@@ -78,7 +78,7 @@ pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<Run>)>) -> BenchReport
         status: Status::Completed,
         error_desc: None,
         version: "0",
-        conditions: Conditions {
+        conditions: BenchConditions {
             started: Some("2026-01-31 23:59 UTC".to_owned()),
             cpu_model: Some("A CPU".to_owned()),
             cores: 2,

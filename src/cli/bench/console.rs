@@ -18,11 +18,11 @@ use crate::sync;
 #[derive(Debug, Clone)]
 pub(super) struct Console {
     quiet: bool,
-    shared: Arc<Shared>,
+    shared: Arc<ConsoleState>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct ConsoleState {
     bar: Mutex<Option<ProgressBar>>,
     /// Files that have results in them.
     kept: Mutex<Vec<PathBuf>>,

@@ -23,7 +23,7 @@ use crate::text::printable;
 
 /// What to do.
 #[derive(Debug)]
-pub(super) enum Plan {
+pub(super) enum BenchPlan {
     Compare(CompareFiles),
     Measure(Box<Measurement>),
 }
@@ -68,16 +68,16 @@ pub(super) enum ImageSource {
     Synthetic { bytes: u64, mix: Mix, seed: u64 },
 }
 
-impl Plan {
-    pub(super) fn new(args: BenchArgs) -> Result<Plan> {
+impl BenchPlan {
+    pub(super) fn new(args: BenchArgs) -> Result<BenchPlan> {
         if let Some([old, new]) = args.output.compare.as_deref() {
-            return Ok(Plan::Compare(CompareFiles {
+            return Ok(BenchPlan::Compare(CompareFiles {
                 old: old.clone(),
                 new: new.clone(),
                 fail_if_slower: args.output.fail_if_slower,
             }));
         }
-        Measurement::new(args).map(|measurement| Plan::Measure(Box::new(measurement)))
+        Measurement::new(args).map(|measurement| BenchPlan::Measure(Box::new(measurement)))
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::bench::measure::methods::Compression;
+use crate::bench::measure::methods::MethodLevel;
 use crate::bench::measure::scratch::Scratch;
 use crate::bench::measure::workload::Transport;
 use crate::codec::Method;
@@ -26,7 +26,7 @@ fn digest(image: &Path) -> Digest {
 }
 
 fn variant(method: Method) -> Variant {
-    let compression = Compression::new(method, 1).expect("a level");
+    let compression = MethodLevel::new(method, 1).expect("a level");
     Variant {
         params: compression.apply(&Params::default()),
         caps: Caps::default(),

@@ -7,9 +7,9 @@ use crate::bench::show::rows::{self, Sort};
 use crate::bench::statistics::Summary;
 use crate::error::Result;
 
-pub(super) struct Csv;
+pub(super) struct CsvExporter;
 
-impl Exporter for Csv {
+impl Exporter for CsvExporter {
     fn text(&self, report: &BenchReport, sort: Sort) -> Result<String> {
         Ok(csv(report, sort))
     }

@@ -6,9 +6,9 @@ use crate::bench::show::html;
 use crate::bench::show::rows::Sort;
 use crate::error::{Error, Kind, Result};
 
-pub(super) struct Html;
+pub(super) struct HtmlExporter;
 
-impl Exporter for Html {
+impl Exporter for HtmlExporter {
     fn text(&self, report: &BenchReport, sort: Sort) -> Result<String> {
         html::page(report, sort).map_err(|error| Error::new(Kind::Failed, error).in_stage("export"))
     }

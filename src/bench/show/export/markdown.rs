@@ -8,9 +8,9 @@ use crate::bench::show::rows::{
 use crate::bench::show::terminal::{CODEC_NOTE, PEER_NOTE};
 use crate::error::Result;
 
-pub(super) struct Markdown;
+pub(super) struct MarkdownExporter;
 
-impl Exporter for Markdown {
+impl Exporter for MarkdownExporter {
     fn text(&self, report: &BenchReport, sort: Sort) -> Result<String> {
         Ok(markdown(report, sort))
     }

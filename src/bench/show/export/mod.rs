@@ -38,10 +38,10 @@ pub enum Form {
 impl Form {
     fn exporter(self) -> &'static dyn Exporter {
         match self {
-            Form::Json => &json::Json,
-            Form::Csv => &csv::Csv,
-            Form::Markdown => &markdown::Markdown,
-            Form::Html => &html::Html,
+            Form::Json => &json::JsonExporter,
+            Form::Csv => &csv::CsvExporter,
+            Form::Markdown => &markdown::MarkdownExporter,
+            Form::Html => &html::HtmlExporter,
         }
     }
 }
@@ -57,12 +57,12 @@ pub fn text(report: &BenchReport, form: Form, sort: Sort) -> Result<String> {
 /// The files to which a report is written.
 #[derive(Debug, Default)]
 pub struct Exports {
-    targets: Vec<Target>,
+    targets: Vec<ExportTarget>,
     sort: Sort,
 }
 
 #[derive(Debug)]
-struct Target {
+struct ExportTarget {
     form: Form,
     /// Without symbolic links, which a renamed file would replace.
     path: PathBuf,
@@ -86,7 +86,7 @@ impl Exports {
     /// # Errors
     /// Of kind [`Kind::Usage`] for the first file that cannot be written.
     pub fn open(files: &[(Form, PathBuf)], images: &[&Path], sort: Sort) -> Result<Exports> {
-        let mut targets: Vec<Target> = Vec::new();
+        let mut targets: Vec<ExportTarget> = Vec::new();
         for (form, path) in files {
             let refused = |source| {
                 let path = path.clone();
@@ -115,7 +115,7 @@ impl Exports {
                 let what = format!("'{}' is given twice: choose another file", path.display());
                 return Err(Error::new(Kind::Usage, what));
             }
-            targets.push(Target {
+            targets.push(ExportTarget {
                 form: *form,
                 path,
                 regular: about.is_file(),
@@ -154,7 +154,7 @@ impl Exports {
     }
 }
 
-impl Target {
+impl ExportTarget {
     fn write(&self, text: &str) -> io::Result<()> {
         if !self.regular {
             return OpenOptions::new()

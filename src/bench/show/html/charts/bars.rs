@@ -2,7 +2,7 @@
 
 use super::super::svg::{BOTTOM, LEFT, RIGHT, Scale, Svg, TOP, WIDTH, fitting, room, short};
 use super::{COLOURS, Chart, colour, method_legend, strings};
-use crate::bench::measure::migrate::Run;
+use crate::bench::measure::migrate::BenchRun;
 use crate::bench::report::{BenchReport, MIB, SettingReport};
 use crate::bench::show::rows::{self, Sort};
 use crate::bench::statistics::median;
@@ -17,7 +17,7 @@ pub(super) fn delta_rounds(report: &BenchReport) -> Option<Chart> {
     for (name, row) in &rows {
         let rounds = row.runs.iter().map(|run| run.rounds.len()).min();
         for round in 1..rounds.unwrap_or(0) {
-            let of = |run: &Run| run.rounds.get(round).map(|round| round.wire_bytes as f64);
+            let of = |run: &BenchRun| run.rounds.get(round).map(|round| round.wire_bytes as f64);
             let values: Vec<f64> = row.runs.iter().filter_map(of).collect();
             bars.push((name, *row, round + 1, median(&values)? / MIB));
         }

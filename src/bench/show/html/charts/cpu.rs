@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::svg::{BOTTOM, RIGHT, Scale, Svg, TOP, WIDTH, fitting, room, short};
 use super::{COLOURS, Chart, PEER, strings};
-use crate::bench::measure::migrate::Run;
+use crate::bench::measure::migrate::BenchRun;
 use crate::bench::peer::PeerReport;
 use crate::bench::report::{BenchReport, SettingReport};
 use crate::bench::show::rows::{self, Sort};
@@ -166,9 +166,9 @@ fn lines(report: &BenchReport) -> Vec<CpuLine<'_>> {
 }
 
 /// The stages of one side that took any time.
-fn stages(row: &SettingReport, side: fn(&Run) -> &BTreeMap<&'static str, f64>) -> Parts {
+fn stages(row: &SettingReport, side: fn(&BenchRun) -> &BTreeMap<&'static str, f64>) -> Parts {
     let seconds = |stage: Stage| {
-        let of = |run: &Run| side(run).get(stage.name()).copied().unwrap_or(0.0);
+        let of = |run: &BenchRun| side(run).get(stage.name()).copied().unwrap_or(0.0);
         let values: Vec<f64> = row.runs.iter().map(of).collect();
         median(&values).unwrap_or(0.0)
     };

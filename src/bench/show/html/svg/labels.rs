@@ -44,7 +44,7 @@ pub(super) struct Taken(Vec<Area>);
 
 /// A place that was found for a label.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct LabelPlace {
     /// `start` or `end`.
     pub(super) anchor: &'static str,
     pub(super) x: f64,
@@ -77,7 +77,12 @@ impl Taken {
 
     /// Takes a place for a label beside a point or a little farther off, above `floor`; `None` if
     /// there is none.
-    pub(super) fn place(&mut self, (x, y): (f64, f64), label: &str, floor: f64) -> Option<Place> {
+    pub(super) fn place(
+        &mut self,
+        (x, y): (f64, f64),
+        label: &str,
+        floor: f64,
+    ) -> Option<LabelPlace> {
         const BESIDE: f64 = 9.0;
         let width = label.chars().count() as f64 * LETTER;
         let pairs = [[-7.0, 16.0], [-24.0, 32.0], [-40.0, 48.0]];
@@ -102,7 +107,7 @@ impl Taken {
         };
         let far = (line - y).abs() > 16.5;
         let edge = if line < y { line + 2.0 } else { line - 10.0 };
-        Some(Place {
+        Some(LabelPlace {
             anchor,
             x: at,
             line,
