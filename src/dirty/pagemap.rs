@@ -105,7 +105,7 @@ const UFFDIO_UNREGISTER: libc::Ioctl = libc::_IOR::<Span>(0xaa, 0x01);
 const UFFDIO_WRITEPROTECT: libc::Ioctl = libc::_IOWR::<WriteProtect>(0xaa, 0x06);
 const PAGEMAP_SCAN: libc::Ioctl = libc::_IOWR::<ScanArg>(b'f' as u32, 16);
 
-/// PagemapError there is no [`Pagemap`].
+/// Why a [`Pagemap`] cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 // The fields are what the messages say of them.
