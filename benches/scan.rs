@@ -28,7 +28,7 @@ const LARGE: u64 = if cfg!(debug_assertions) {
 } else {
     1 << 30
 };
-/// One page of so many has changed in it.
+/// One of this many pages has changed in it.
 const CHANGED: usize = 100;
 /// Alternating runs of which the ratio is the median.
 const PAIRS: usize = 15;
