@@ -6,12 +6,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, Scope};
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rayon::iter::MaxLen;
 use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
+use crate::page::PAGE_SIZE;
 use crate::sync;
 
 /// Packets that may wait between two stages, besides one for each connection. Enough for a stage
@@ -188,8 +189,15 @@ impl Buffers {
 
     /// A buffer of at least `bytes` bytes, whatever they hold.
     pub(crate) fn take(&self) -> BytesMut {
-        let free = sync::lock(&self.free).pop();
-        free.unwrap_or_else(|| BytesMut::zeroed(self.bytes))
+        self.take_for(self.bytes)
+    }
+
+    /// A buffer of at least `len` bytes, whatever they hold.
+    pub(crate) fn take_for(&self, len: usize) -> BytesMut {
+        match sync::lock(&self.free).pop() {
+            Some(buffer) if buffer.len() >= len => buffer,
+            _ => page_aligned(len.max(self.bytes)),
+        }
     }
 
     /// Gives a buffer back; one too many is freed.
@@ -199,6 +207,19 @@ impl Buffers {
             free.push(buffer);
         }
     }
+}
+
+/// Zeros that begin on a page boundary.
+///
+/// The kernel copies files and sockets with `rep movsb`. On processors with FSRM (AMD Zen 3 and 4)
+/// that is up to three times as slow if the destination begins a few bytes after the source modulo
+/// 4096, which is just where malloc puts a large block: 16 bytes into a page. Measured, `read` of
+/// 533 MB took 0.17 instead of 0.48 CPU seconds.
+pub(crate) fn page_aligned(len: usize) -> BytesMut {
+    let mut buffer = BytesMut::zeroed(len + PAGE_SIZE);
+    buffer.advance(buffer.as_ptr().align_offset(PAGE_SIZE));
+    buffer.truncate(len);
+    buffer
 }
 
 /// How many workers a stage has, and how many it should have. Both change between batches.
@@ -329,5 +350,17 @@ mod tests {
         buffers.give(b);
         assert_eq!(buffers.take().as_ptr(), address);
         assert_eq!(buffers.take().len(), 10);
+    }
+
+    #[test]
+    fn buffers_begin_on_a_page_boundary_and_hold_what_is_asked_for() {
+        let buffers = Buffers::new(10, 4);
+        buffers.give(buffers.take());
+        for len in [1, 10, 4096, 5000, 1 << 20] {
+            let buffer = buffers.take_for(len);
+            assert!(buffer.len() >= len);
+            assert!(buffer.as_ptr().addr().is_multiple_of(PAGE_SIZE), "{len}");
+            buffers.give(buffer);
+        }
     }
 }

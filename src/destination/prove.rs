@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rayon::prelude::*;
 
@@ -38,7 +39,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::{Block, ImageError, Output};
 use crate::page::{Digest, PAGE_SIZE, PageIndex, PageRange};
-use crate::pool::analysis_pool;
+use crate::pool::{analysis_pool, page_aligned};
 use crate::session::Context;
 use crate::stats::Stage;
 use crate::sync;
@@ -370,14 +371,14 @@ fn read_all(steps: &[Stretch], blocks: &[Block]) -> Result<Vec<(Vec<u128>, Durat
 /// Reads back and hashes. Its buffers live as long as its thread.
 #[derive(Debug)]
 struct ReadBack {
-    bytes: Vec<u8>,
+    bytes: BytesMut,
     hashes: Vec<u128>,
 }
 
 impl Default for ReadBack {
     fn default() -> ReadBack {
         ReadBack {
-            bytes: vec![0; STEP as usize * PAGE_SIZE],
+            bytes: page_aligned(STEP as usize * PAGE_SIZE),
             hashes: Vec::with_capacity(STEP as usize),
         }
     }

@@ -314,11 +314,8 @@ impl ConnectionReader<'_> {
         self.wire.context.faults.check(Site::Receive)?;
         let mut tally = Tally::default();
         let mut clock = StageClock::start();
-        let mut bytes = self.wire.buffers.take();
         let len = header.rest_len();
-        if bytes.len() < len {
-            bytes.resize(len, 0);
-        }
+        let mut bytes = self.wire.buffers.take_for(len);
         self.stream.read(&mut bytes[..len])?;
         clock.cut(&mut tally.cpu, Stage::Socket);
         Ok(ReceivedFrame {
