@@ -5,33 +5,11 @@
 
 use crate::codec::{self, CodecSettings, Encoded, Encoder};
 use crate::error::{Error, Kind, Result};
-use crate::fault::Site;
 use crate::image::Block;
 use crate::page::{PAGE_SIZE, PageIndex, is_zero};
 use crate::stats::Tally;
 
-use super::job::{Job, Packet, SendState};
-use super::wire::Encode;
-
-/// Encodes one batch; an error names its place. `busy`: no compressor was free, so it goes
-/// uncompressed.
-pub(super) fn encode(
-    encoder: &mut dyn Encode,
-    state: &SendState<'_>,
-    job: &Job,
-    busy: bool,
-) -> Result<Packet> {
-    let checked = state.context.faults.check(Site::Encode);
-    checked
-        .and_then(|()| encoder.encode(job, busy))
-        .map_err(|error| {
-            let first = job.ranges.first().map_or(0, |range| range.start.0);
-            error
-                .in_stage("while encoding")
-                .in_round(job.mark.round.0)
-                .at_page(first)
-        })
-}
+use super::job::{Job, SendState};
 
 /// How a page of a batch travels, as far as that is decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,6 @@ use crate::sync;
 
 use super::links::Links;
 use super::throttle::Throttle;
-use super::wire::Wire;
 
 /// A batch of pages to be sent.
 #[derive(Debug)]
@@ -67,7 +66,6 @@ impl Packet {
 pub(super) struct SendState<'a> {
     pub(super) context: &'a Context,
     pub(super) links: &'a Links,
-    pub(super) wire: &'a dyn Wire,
     /// The capabilities in use: those of the request, without what the destination lacks.
     pub(super) caps: Caps,
     /// Whether rounds may follow the first. If not, no hashes and no cache are kept.
@@ -87,7 +85,6 @@ impl<'a> SendState<'a> {
     pub(super) fn new(
         context: &'a Context,
         links: &'a Links,
-        wire: &'a dyn Wire,
         caps: Caps,
         later_rounds: bool,
     ) -> Result<SendState<'a>> {
@@ -102,7 +99,6 @@ impl<'a> SendState<'a> {
         Ok(SendState {
             context,
             links,
-            wire,
             caps,
             later_rounds,
             cache,

@@ -68,9 +68,9 @@ pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
     context.stats.ram(bytes, links.streams.len() as u16);
 
     let later_rounds = request.has_later_rounds();
-    let outcome = SendState::new(context, &links, wire, caps, later_rounds).and_then(|state| {
+    let outcome = SendState::new(context, &links, caps, later_rounds).and_then(|state| {
         let writer = writer.as_mut();
-        send(&state, listener, |pipeline| {
+        send(&state, wire, listener, |pipeline| {
             send_rounds(pipeline, &state, &guest, request, writer)
         })
     });
@@ -97,15 +97,11 @@ pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
 /// Sends all rounds while the wire listens, and then has the destination take over.
 fn send<'w>(
     state: &SendState<'_>,
+    wire: &dyn Wire,
     listener: Option<Listener>,
     rounds: impl FnOnce(&mut Pipeline<'_, '_>) -> Result<AllSent<'w>>,
 ) -> Result<Option<Stopped<'w>>> {
-    let SendState {
-        context,
-        links,
-        wire,
-        ..
-    } = *state;
+    let SendState { context, links, .. } = *state;
     let errors = FirstError::default();
     let failed = |error| errors.report(error);
     thread::scope(|scope| {
@@ -120,7 +116,7 @@ fn send<'w>(
                 work,
             );
         }
-        let outcome = pipeline::run(state, &errors, rounds)
+        let outcome = pipeline::run(state, wire, &errors, rounds)
             .and_then(|all| Error::catch("while committing", || wire.finish(all, links, context)))
             .map_err(|error| wire.explain(error));
         // Without this, the listener would wait for messages that no longer come.

@@ -38,9 +38,8 @@ use crate::round::RoundMark;
 use crate::session::Phase;
 use crate::stats::{Stage, StageClock, Tally};
 
-use super::encode::encode;
 use super::job::{Job, Packet, SendState};
-use super::wire::{Batches, Channel, Encode};
+use super::wire::{Batches, Channel, Encode, Wire};
 
 /// The timeout of a connection that needs no keep-alive.
 const FOR_EVER: Duration = Duration::from_secs(3600);
@@ -65,6 +64,7 @@ enum Mark {
 pub(super) struct Pipeline<'scope, 'env> {
     crew: Crew<'scope, 'env>,
     state: &'scope SendState<'scope>,
+    wire: &'scope dyn Wire,
     jobs: Sender<Job>,
     /// For encoders that join later.
     job_queue: Receiver<Job>,
@@ -84,6 +84,7 @@ pub(super) struct Pipeline<'scope, 'env> {
 /// the pipeline reports to `errors` also ends what `produce` waits for.
 pub(super) fn run<T>(
     state: &SendState<'_>,
+    wire: &dyn Wire,
     errors: &FirstError,
     produce: impl FnOnce(&mut Pipeline<'_, '_>) -> Result<T>,
 ) -> Result<T> {
@@ -104,6 +105,7 @@ pub(super) fn run<T>(
         let mut pipeline = Pipeline {
             crew: Crew::new(scope, &failed),
             state,
+            wire,
             jobs,
             job_queue,
             packets,
@@ -112,7 +114,7 @@ pub(super) fn run<T>(
             marks: Vec::new(),
             outstanding: 0,
             digest: Digest::default(),
-            spare: state.wire.encoder(state),
+            spare: wire.encoder(state),
         };
         pipeline.start_senders(&packet_queue, &answer);
         let outcome = Error::catch("while scanning", || produce(&mut pipeline));
@@ -129,11 +131,11 @@ impl<'scope> Pipeline<'scope, '_> {
         for connection in 0..self.state.links.streams.len() {
             let (mark, marks) = unbounded();
             self.marks.push(mark);
-            let state = self.state;
+            let (state, wire) = (self.state, self.wire);
             let (packets, answer) = (packets.clone(), answer.clone());
             let name = format!("send-{connection}");
             self.crew.spawn(name, "while sending", move || {
-                let channel = state.wire.channel(connection);
+                let channel = wire.channel(connection);
                 let mut link = LinkWriter {
                     state,
                     connection,
@@ -148,11 +150,11 @@ impl<'scope> Pipeline<'scope, '_> {
     fn grow(&mut self) {
         let wanted = usize::from(self.params().compress_threads);
         self.state.encoders.grow_to(wanted, || {
-            let (state, jobs) = (self.state, self.job_queue.clone());
+            let (state, wire, jobs) = (self.state, self.wire, self.job_queue.clone());
             let packets = self.packets.clone();
             self.crew
                 .spawn("encode".to_owned(), "while encoding", move || {
-                    encode_all(state, &jobs, &packets)
+                    encode_all(state, wire, &jobs, &packets)
                 });
         });
     }
@@ -278,7 +280,7 @@ impl<'scope> Pipeline<'scope, '_> {
 
     /// How batches are to be made.
     pub(super) fn batches(&self) -> Batches {
-        self.state.wire.batches()
+        self.wire.batches()
     }
 
     /// The parameters as they are now.
@@ -292,9 +294,34 @@ impl<'scope> Pipeline<'scope, '_> {
     }
 }
 
+/// Encodes one batch; an error names its place. `busy`: no compressor was free, so it goes
+/// uncompressed.
+fn encode(
+    encoder: &mut dyn Encode,
+    state: &SendState<'_>,
+    job: &Job,
+    busy: bool,
+) -> Result<Packet> {
+    let checked = state.context.faults.check(Site::Encode);
+    checked
+        .and_then(|()| encoder.encode(job, busy))
+        .map_err(|error| {
+            let first = job.ranges.first().map_or(0, |range| range.start.0);
+            error
+                .in_stage("while encoding")
+                .in_round(job.mark.round.0)
+                .at_page(first)
+        })
+}
+
 /// The work of an encoder thread, until the jobs end or `compress-threads` was lowered.
-fn encode_all(state: &SendState<'_>, jobs: &Receiver<Job>, packets: &Sender<Packet>) -> Result<()> {
-    let mut encoder = state.wire.encoder(state);
+fn encode_all(
+    state: &SendState<'_>,
+    wire: &dyn Wire,
+    jobs: &Receiver<Job>,
+    packets: &Sender<Packet>,
+) -> Result<()> {
+    let mut encoder = wire.encoder(state);
     for job in jobs {
         let packet = encode(encoder.as_mut(), state, &job, false)?;
         let wanted = usize::from(state.context.tuning.get().compress_threads);
@@ -354,9 +381,12 @@ impl LinkWriter<'_> {
             state.links.in_frame(self.connection, || {
                 let stream = &state.links.streams[self.connection];
                 let written = || state.count_bytes();
-                state
-                    .throttle
-                    .write(stream, &packet, state.context, written)
+                state.throttle.write(
+                    stream,
+                    [&packet.head, packet.body()],
+                    state.context,
+                    written,
+                )
             })?;
             clock.cut(&mut packet.tally.cpu, Stage::Socket);
         }

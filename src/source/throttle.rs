@@ -7,8 +7,6 @@ use crate::session::Context;
 use crate::sync;
 use crate::transport::{Stream, TransportError};
 
-use super::job::Packet;
-
 /// Writes are cut into slices of this length, so that a change of the rate and an abort take effect
 /// at once and the peer is never without data for long.
 const SLICE: Duration = Duration::from_millis(10);
@@ -27,20 +25,20 @@ impl Throttle {
         }
     }
 
-    /// Writes a packet, no faster than allowed, and calls `written` after each slice: a whole
+    /// Writes a packet's head and body, no faster than allowed, and calls `written` after each slice: a whole
     /// packet may take long.
     pub(super) fn write(
         &self,
         stream: &Stream,
-        packet: &Packet,
+        packet: [&[u8]; 2],
         context: &Context,
         written: impl Fn(),
     ) -> Result<(), TransportError> {
         let allowed = || context.tuning.get().max_bandwidth;
         if allowed() == 0 {
-            return stream.write(&packet.head, packet.body());
+            return stream.write(packet[0], packet[1]);
         }
-        let mut rest = [&packet.head[..], packet.body()];
+        let mut rest = packet;
         while rest.iter().any(|part| !part.is_empty()) {
             let rate = allowed();
             if rate == 0 {

@@ -7,7 +7,7 @@ use crate::transport::Stream;
 use crate::wire::native::Message;
 use crate::writer::Stopped;
 
-use super::super::{AllSent, let_go};
+use super::super::seam::{AllSent, let_go};
 use super::replies::Replies;
 
 /// Everything is sent: lets the destination prove it, then lets go.

@@ -17,7 +17,7 @@ use crate::transport::TransportError;
 use crate::wire::native::{Hello, Message};
 use crate::writer::Stopped;
 
-use super::{
+use super::seam::{
     AllSent, Batches, Channel, Encode, KeepAlive, Listener, Opened, Wire, announced_blocks,
     no_fallback,
 };

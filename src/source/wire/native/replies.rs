@@ -9,7 +9,7 @@ use crate::session::{self, PeerFailure};
 use crate::transport::{Stream, TransportError};
 use crate::wire::native::Message;
 
-use super::super::Listener;
+use super::super::seam::Listener;
 use crate::source::links::LAST_WORDS;
 
 /// Messages that a destination has reason to send, besides KeepAlive and Failure.

@@ -12,7 +12,7 @@ use crate::page::{PAGE_SIZE, PageIndex};
 use crate::source::choose::{self, Conditions, Plan};
 use crate::source::encode::{self, CodecSlot, Copied, Fate};
 use crate::source::job::{Job, Packet, SendState};
-use crate::source::wire::Encode;
+use crate::source::wire::seam::Encode;
 use crate::stats::{Stage, StageClock, Tally};
 use crate::wire::qemu::RecordWriter;
 

@@ -20,7 +20,7 @@ use crate::wire::BlockInfo;
 use crate::wire::qemu::{self, Command, SectionKind};
 use crate::writer::Stopped;
 
-use super::{
+use super::seam::{
     AllSent, Batches, Channel, Encode, Opened, Wire, announced_blocks, let_go, no_fallback,
 };
 use encode::RecordEncoder;
