@@ -52,6 +52,7 @@ pub(crate) fn run(
     dropped: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
     Output::check(&request.output, request.force)?;
+    request.keep_stream()?;
     match accept::accept(request, context, listening, dropped)? {
         Source::Native(source) => receive(NativeWire::new(*source, context), request.sync, context),
         Source::Qemu(source) => receive(

@@ -1,7 +1,9 @@
 //! What to receive, and what to make of it.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
+use crate::error::{Error, Kind, Result};
 use crate::transport::Address;
 
 /// From where to receive a guest, and what to make of it.
@@ -28,6 +30,26 @@ impl Request {
             block: None,
             force: false,
             sync: true,
+        }
+    }
+
+    /// A stored stream may not be replaced by what it holds, not even by force.
+    pub(super) fn keep_stream(&self) -> Result<()> {
+        let identity = |path: &Path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.dev(), metadata.ino()))
+        };
+        match &self.address {
+            Address::File(stream)
+                if identity(stream).is_some_and(|one| identity(&self.output) == Some(one)) =>
+            {
+                let what = format!(
+                    "'{}' is the stream to be received: choose another output",
+                    stream.display()
+                );
+                Err(Error::new(Kind::Usage, what))
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -132,6 +132,8 @@ impl Processes {
                     }
                     .into());
                 }
+                // Another program may have resumed it in between; if it stops already, this does nothing.
+                process.signal(Signal::STOP)?;
                 let wait = look;
                 look = (look * 2).min(LONGEST_LOOK);
                 match self.abort.wait(wait) {

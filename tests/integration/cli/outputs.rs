@@ -1,6 +1,6 @@
 //! Outputs that exist, cannot be written, or are being written.
 
-use crate::support::{Files, SLOW, assert_same, run, start, watchdog};
+use crate::support::{Files, Folder, SLOW, assert_same, mixed, run, start, watchdog};
 
 #[test]
 fn an_output_that_exists_is_kept_unless_force_says_otherwise() {
@@ -77,4 +77,18 @@ fn an_output_that_another_receiver_is_writing_is_refused() {
     assert!(refused.error().contains(&partial), "{refused:?}");
     assert!(files.folder.path("out.partial").exists());
     drop((first, sender, second));
+}
+
+#[test]
+fn a_stream_is_not_replaced_by_what_it_holds() {
+    watchdog!();
+    let folder = Folder::new();
+    let image = folder.image("ram", &mixed(16, 3));
+    let stream = folder.path("s");
+    let address = format!("file:{}", stream.display());
+    run(&["send", image.to_str().unwrap(), &address, "-q"]).succeeded();
+    let before = std::fs::read(&stream).unwrap();
+    run(&["receive", &address, stream.to_str().unwrap(), "--force"])
+        .failed_with(2, &["is the stream to be received"]);
+    assert_eq!(std::fs::read(&stream).unwrap(), before);
 }
