@@ -84,14 +84,15 @@
 //! | [`wire`], [`sniff`] | bytes to typed records and back; telling by its first bytes what a file is |
 //! | [`params`], [`caps`], [`stats`] | the table of parameters, capabilities, counters and reports |
 //! | [`image`], [`partial`], [`dirty`] | guest images, the only home of `mmap`; outputs that appear only when verified; which pages to send again |
-//! | [`transport`], [`writer`] | addresses, connections, time limits; what writes the guest's RAM, and how it is stopped |
+//! | [`transport`], [`qmp`] | addresses, connections, time limits; a client of a monitor, ours or a QEMU's |
+//! | [`writer`] | what writes the guest's RAM, and how it is stopped |
 //! | [`source`], [`destination`] | the two ends |
 //! | [`control`] | start, watch, change and cancel a migration, also through a QMP monitor |
 //! | [`mod@inspect`], [`synthetic`] | what a file contains; a guest's RAM for those who have none at hand |
 //! | [`bench`](mod@bench), [`advice`] | compare settings; what they cost over a link |
 //!
 //! Imports go downwards only: `cli` > `bench` > `control`, `inspect` > `source`, `destination` > `writer` >
-//! `session` > `transport` > `dirty` > `image` > `sniff`, `stats` > `wire`, `params`, `caps` > `codec`, `delta`,
+//! `session`, `qmp` > `transport` > `dirty` > `image` > `sniff`, `stats` > `wire`, `params`, `caps` > `codec`, `delta`,
 //! `description`, `partial`, `synthetic`, `advice` > `page`, `round`, `units`, `error`.
 //!
 //! # Guarantees
@@ -129,6 +130,7 @@ pub mod page;
 pub mod params;
 pub mod partial;
 mod pool;
+pub mod qmp;
 pub mod round;
 mod session;
 mod settings;

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::control::client::Client;
 use crate::control::job_info::{JobType, PrettyCapacity};
 use crate::error::{Error, Kind, Result};
 use crate::params::LONGEST_TIMEOUT;
+use crate::qmp::Client;
 use crate::text::{Quoted, printable};
 use crate::transport::Address;
 use crate::units::{parse_duration, parse_rate, parse_size};

@@ -1,11 +1,10 @@
 //! Control of migrations: start, watch, change, cancel.
 //!
 //! [`Migration`] is one migration. A [`Controller`] holds the settings of the next one and at most one
-//! that is under way; a monitor drives it through [`Control`], and knows nothing else. [`client`] is
-//! the other end of a monitor, ours or a QEMU's, and [`job_info`] what its users want to see.
+//! that is under way; a monitor drives it through [`Control`], and knows nothing else. Its clients are
+//! [`qmp`](crate::qmp)'s, and [`job_info`] is what their users want to see.
 
 mod builder;
-pub mod client;
 mod controller;
 pub mod job_info;
 mod live;

@@ -12,8 +12,8 @@ use rustix::process::Pid;
 use serde_json::Value;
 
 use super::process::Process;
-use crate::control::client::{Client, ClientError};
 use crate::error::{Error, Kind, Result};
+use crate::qmp::{Client, ClientError};
 use crate::sys::cpu_time_of;
 
 /// How long QEMU may take to open its monitor, and to answer.

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::cli::output::{print, print_json};
-use crate::control::client::{Client, ClientError};
 use crate::error::{Error, Kind, Result};
+use crate::qmp::{Client, ClientError};
 use crate::text::{Quoted, printable};
 
 use super::{Show, declined, senseless, word};

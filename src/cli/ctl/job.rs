@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::cli::output::print_while_read;
 use crate::cli::params::Checked;
-use crate::control::client::{Client, ClientError};
 use crate::control::job_info::{JobInfo, JobType};
 use crate::error::{Error, Kind, Result};
 use crate::grid::terminal_size;
+use crate::qmp::{Client, ClientError};
 
 use super::senseless;
 

@@ -4,9 +4,9 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::output::{print, print_json, report};
 use crate::cli::params::Checked;
-use crate::control::client::{Client, ClientError};
 use crate::error::{Error, Kind, Result};
 use crate::params::TABLE;
+use crate::qmp::{Client, ClientError};
 use crate::text::{Quoted, printable};
 
 use super::values::{self, Amount, Setting};
