@@ -1,17 +1,18 @@
 //! Which writer a migration stops, as a caller chooses it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::session::Context;
-use crate::stats::{Event, Notifier};
+use crate::stats::{Event, Notifier, Stats};
 use crate::sync;
 
-use super::{Commands, Processes, Writer, uses};
+use super::users::writers_of;
+use super::{Commands, Processes, Writer, WriterError};
 
 /// How the writer of the guest's RAM is stopped for the last round.
 #[derive(Clone)]
@@ -67,7 +68,7 @@ impl WriterChoice {
                 paused_ok,
             } => {
                 let processes = Processes::open(pids, guard.as_deref(), *paused_ok, abort)?;
-                check_use(pids, guest)?;
+                check_use(pids, guest, &context.stats)?;
                 Box::new(processes)
             }
             WriterChoice::Commands { stop, resume } => {
@@ -85,22 +86,51 @@ impl WriterChoice {
     }
 }
 
-/// Refuses processes that do not use the guest's image: the shell, timeout or sudo in front of the
-/// writer is stopped as easily, but that does not stop the writer.
-fn check_use(pids: &[u32], guest: &Guest) -> Result<()> {
-    let mut images = guest.blocks().iter().map(|block| block.path());
-    let is_used = |image| pids.iter().any(|&pid| uses(pid, image) != Some(false));
-    match images.clone().next() {
-        Some(image) if !images.any(is_used) => Err(Error::new(
+/// Refuses processes that cannot write the guest's image: the shell, timeout or sudo in front of the
+/// writer, or a program that reads it, is stopped as easily, but that does not stop the writer. Refuses
+/// a guest that other processes can write, because they would go on.
+fn check_use(pids: &[u32], guest: &Guest, stats: &Stats) -> Result<()> {
+    let images: Vec<&Path> = guest.blocks().iter().map(|block| block.path()).collect();
+    let Some(first) = images.first() else {
+        return Ok(());
+    };
+    let image = || format!("'{}'", first.display());
+    let writers = writers_of(&images).map_err(|source| WriterError::Io {
+        what: format!("find out which processes can write {}", image()),
+        source,
+    })?;
+    let can_write = |pid: &u32| {
+        writers.users.iter().any(|user| user.pid == *pid) || writers.unseen.contains(pid)
+    };
+    if let Some(pid) = pids.iter().find(|&pid| !can_write(pid)) {
+        return Err(Error::new(
             Kind::Usage,
             format!(
-                "no process of --pid maps '{}' or has it open: pass the process that writes it, not \
-                 the one that started it",
-                image.display()
+                "process {pid} cannot write {}: it neither maps it shared and writable nor has it open \
+                 for writing; pass the process that writes it, not one that started it or reads it",
+                image()
             ),
-        )),
-        _ => Ok(()),
+        ));
     }
+    if let Some(other) = writers.users.iter().find(|user| !pids.contains(&user.pid)) {
+        return Err(WriterError::AnotherWriter {
+            who: other.to_string(),
+            image: image(),
+        }
+        .into());
+    }
+    let unseen = writers
+        .unseen
+        .iter()
+        .filter(|pid| !pids.contains(pid))
+        .count();
+    if unseen > 0 {
+        stats.notice(format!(
+            "{unseen} processes cannot be examined by this user: make sure that none of them writes {}",
+            image()
+        ));
+    }
+    Ok(())
 }
 
 /// A writer whose stops and resumptions are reported as events.

@@ -6,8 +6,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -184,36 +182,6 @@ fn state(stat: &str) -> Option<char> {
 /// Field 22 of `/proc/PID/stat`: when the process started, in clock ticks since boot.
 fn start_time(stat: &str) -> Option<u64> {
     after_name(stat)?.split(' ').nth(22 - 3)?.parse().ok()
-}
-
-/// Whether the process maps the file or has it open, so that it can write it. `None` if unknown.
-pub fn uses(pid: u32, file: &Path) -> Option<bool> {
-    let wanted = std::fs::metadata(file).ok()?;
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let is_open = open.flatten().any(|entry| {
-        std::fs::metadata(entry.path())
-            .is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
-    });
-    if is_open {
-        return Some(true);
-    }
-    let device = format!(
-        "{:02x}:{:02x}",
-        rustix::fs::major(wanted.dev()),
-        rustix::fs::minor(wanted.dev())
-    );
-    let inode = wanted.ino().to_string();
-    let path = file.canonicalize().ok()?;
-    // The names may contain any bytes.
-    let maps = std::fs::read(format!("/proc/{pid}/maps")).ok()?;
-    let maps = String::from_utf8_lossy(&maps);
-    // Address, permissions, offset, device, inode, path. Some file systems show another device
-    // number there than in stat(2).
-    Some(maps.lines().any(|line| {
-        let mut fields = line.split_whitespace().skip(3);
-        let found = (fields.next(), fields.next());
-        found == (Some(&device), Some(&inode)) || path.to_str().is_some_and(|p| line.ends_with(p))
-    }))
 }
 
 #[cfg(test)]

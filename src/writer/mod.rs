@@ -14,10 +14,10 @@ pub mod guard;
 mod held;
 mod lock;
 mod process;
+pub mod users;
 
 pub use choice::WriterChoice;
 pub use command::Commands;
-pub use held::uses;
 pub(crate) use lock::Lock;
 pub use process::Processes;
 
@@ -175,6 +175,16 @@ pub enum WriterError {
     Busy {
         /// The process or the image.
         what: String,
+    },
+    /// Another process than those to be stopped can write the guest's RAM.
+    #[error(
+        "{who} can write {image}, too, and would not be stopped: pass it as another --pid, or end it first"
+    )]
+    AnotherWriter {
+        /// Its PID and command name.
+        who: String,
+        /// The image, in quotes.
+        image: String,
     },
     /// It was stopped for the last round, and runs again.
     #[error(

@@ -154,6 +154,60 @@ fn one_guest_has_one_live_migration_at_a_time() {
     scene.churn.verify(&scene.folder.path("out"));
 }
 
+/// A process that does nothing with a file that it has open, until it is dropped.
+struct Holder(std::process::Child);
+
+impl Holder {
+    fn of(file: std::fs::File) -> Holder {
+        let mut sleep = std::process::Command::new("sleep");
+        Holder(sleep.arg("1000").stdin(file).spawn().unwrap())
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_process_that_only_reads_the_image_is_not_taken_for_its_writer() {
+    watchdog!();
+    let scene = Scene::new();
+    let reader = Holder::of(std::fs::File::open(&scene.image).unwrap());
+    let pid = reader.0.id().to_string();
+    let refused = scene.send("nowhere", &["--pid", &pid]);
+    refused.failed_with(
+        2,
+        &[&format!("process {pid} cannot write"), "pass the process"],
+    );
+    scene.churn.writes_on();
+}
+
+#[test]
+fn a_guest_that_another_process_can_write_is_refused_by_its_name() {
+    watchdog!();
+    let scene = Scene::new();
+    let mut options = std::fs::File::options();
+    let other = Holder::of(options.read(true).write(true).open(&scene.image).unwrap());
+    let refused = scene.send("nowhere", &[]);
+    let named = format!("process {} (sleep) can write", other.0.id());
+    refused.failed_with(1, &[&named, "another --pid"]);
+    // With both, and without the other.
+    let receive = scene.receive("d");
+    scene
+        .send("d", &["--pid", &other.0.id().to_string()])
+        .succeeded();
+    receive.finish().succeeded();
+    scene.churn.verify(&scene.folder.path("d.ram"));
+    scene.churn.resume();
+    drop(other);
+    let receive = scene.receive("e");
+    scene.send("e", &[]).succeeded();
+    receive.finish().succeeded();
+}
+
 #[test]
 fn a_writer_that_is_resumed_from_outside_before_commit_ends_the_migration() {
     watchdog!();
