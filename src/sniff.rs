@@ -151,7 +151,7 @@ impl fmt::Display for Content {
             Content::LibvirtSave => "a libvirt save image",
             Content::LibvirtPartialSave => "an unfinished libvirt save image",
             Content::Qcow2 => "a qcow2 disk image",
-            Content::Elf => "an ELF core",
+            Content::Elf => "an ELF file",
             Content::Kdump => "a kdump-compressed dump",
             Content::Lime => "a LiME dump",
             Content::Avml => "an AVML dump",

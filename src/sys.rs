@@ -45,6 +45,13 @@ pub(crate) fn take_fd(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(taken)
 }
 
+/// Whether a descriptor is a socket that listens. It may be any number.
+pub(crate) fn is_listening(fd: RawFd) -> bool {
+    // SAFETY: borrowed only for this question; a wrong number is answered with EBADF.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::net::sockopt::socket_acceptconn(fd).unwrap_or(false)
+}
+
 /// Whether `path` names the file that is open as `file`. A link is not followed.
 pub(crate) fn same_file(file: &File, path: &Path) -> bool {
     let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());

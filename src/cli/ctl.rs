@@ -136,7 +136,11 @@ fn monitor(text: &str) -> Result<Address, String> {
         }
         _ => format!("unix:{text}").parse::<Address>(),
     };
-    address.map_err(|error| error.to_string())
+    address.map_err(|error| {
+        error
+            .allowing("a path, unix:PATH and tcp:HOST:PORT")
+            .to_string()
+    })
 }
 
 fn time_limit(text: &str) -> Result<Duration, String> {

@@ -166,9 +166,10 @@ struct ShowArgs {
 /// Reads the address of `receive`, which is easily given second, as for `send`.
 fn address_first(text: &str) -> Result<Address, String> {
     text.parse::<Address>().map_err(|error| {
-        let hint = match text.contains(':') {
-            true => "",
-            false => "; the address comes first, then OUTPUT",
+        let is_path = !text.contains(':') && text.parse::<u16>().is_err();
+        let hint = match is_path {
+            false => "",
+            true => "; the address comes first, then OUTPUT",
         };
         format!("{error}{hint}")
     })

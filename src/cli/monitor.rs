@@ -56,7 +56,7 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
         Ok(_) => Err(format!(
             "a monitor listens on unix:PATH only, not on '{text}'"
         )),
-        Err(error) => Err(TransportError::to_string(&error)),
+        Err(error) => Err(TransportError::allowing(error, "unix:PATH").to_string()),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::source::{self, Peer};
 use crate::text::printable;
-use crate::transport::Address;
+use crate::transport::{Address, LISTENING_SCHEMES, TransportError};
 use crate::units::format_duration;
 use crate::wire::native::VERSIONS;
 
@@ -20,7 +20,7 @@ connection for its source, and ends when that does not send a stream. Use send -
 tcp: is neither encrypted nor authenticated.")]
 pub(super) struct ProbeArgs {
     /// Where it listens: tcp:HOST:PORT or unix:PATH
-    #[arg(value_parser = Checked(str::parse::<Address>))]
+    #[arg(value_parser = Checked(listening))]
     uri: Address,
     /// Print one JSON document
     #[arg(long)]
@@ -47,6 +47,11 @@ struct Document<'a> {
     lacks: Option<Vec<&'static str>>,
     /// Why that is unknown.
     refusal: Option<&'a str>,
+}
+
+fn listening(text: &str) -> Result<Address, TransportError> {
+    let parsed = text.parse::<Address>();
+    parsed.map_err(|error| error.allowing(LISTENING_SCHEMES))
 }
 
 pub(super) fn run(args: ProbeArgs) -> Result<()> {

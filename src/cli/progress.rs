@@ -25,6 +25,8 @@ pub(super) struct Progress {
     waiting: String,
     view: Option<ProgressBar>,
     next_line: Instant,
+    /// The last line that was written where there is no terminal.
+    last_line: String,
     /// Rounds and notices that have been shown.
     rounds: usize,
     notices: usize,
@@ -44,6 +46,7 @@ impl Progress {
             waiting,
             view,
             next_line: Instant::now() + LINE,
+            last_line: String::new(),
             rounds: 0,
             notices: 0,
         }
@@ -58,7 +61,12 @@ impl Progress {
                 Some(view) => view.set_message(self.line(&now, width())),
                 None if Instant::now() >= self.next_line => {
                     self.next_line = Instant::now() + LINE;
-                    output::report(&self.line(&now, None));
+                    let line = self.line(&now, None);
+                    // A log needs to say once that a source is waited for.
+                    if line != self.last_line {
+                        output::report(&line);
+                        self.last_line = line;
+                    }
                 }
                 None => {}
             }

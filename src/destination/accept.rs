@@ -4,7 +4,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::session::{self, Context};
 use crate::transport::Address;
-use crate::transport::listen::{Listener, open_for_reading};
+use crate::transport::listen::{Listener, is_listened_on, open_for_reading};
 use crate::wire::native::HELLO_HEAD_LEN;
 
 use super::greet::{answer, is_qemu, welcome};
@@ -20,7 +20,7 @@ pub(super) fn accept(
     listening: &dyn Fn(&Address),
     dropped: &(dyn Fn(&str) + Sync),
 ) -> Result<Source> {
-    let mut source = if request.address.is_listening() {
+    let mut source = if is_listened_on(&request.address) {
         let listener = Listener::bind(&request.address)?;
         listening(listener.address());
         Lobby::new(listener, context).wait(request, context, dropped)?

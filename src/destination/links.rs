@@ -58,5 +58,8 @@ pub(super) fn source_knows(error: &Error) -> bool {
 }
 
 pub(super) fn is_closed(error: &Error) -> bool {
-    matches!(error.cause(), Some(TransportError::Closed))
+    matches!(
+        error.cause(),
+        Some(TransportError::Closed | TransportError::Ended { .. })
+    )
 }

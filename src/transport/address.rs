@@ -7,6 +7,11 @@ use std::str::FromStr;
 
 use super::error::TransportError;
 
+/// Every scheme, for messages.
+pub(super) const ALL_SCHEMES: &str = "tcp:HOST:PORT, unix:PATH, file:PATH, fd:N and exec:COMMAND";
+/// Where a destination can listen.
+pub(crate) const LISTENING_SCHEMES: &str = "tcp:HOST:PORT and unix:PATH";
+
 /// Where a migration goes to or comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -14,7 +19,8 @@ pub enum Address {
     /// `tcp:HOST:PORT`; an IPv6 host is written in brackets. With port 0, the system picks one to
     /// listen on.
     Tcp {
-        /// A name or an IP address, without brackets.
+        /// A name or an IP address, without brackets. Empty: every address of this host, IPv4 and
+        /// IPv6, to listen on; this host to connect to.
         host: String,
         /// The TCP port.
         port: u16,
@@ -43,9 +49,10 @@ impl FromStr for Address {
         let wrong = |why: &str| TransportError::Address {
             given: given.to_owned(),
             why: why.to_owned().into(),
+            allowed: ALL_SCHEMES,
         };
         let Some((scheme, rest)) = given.split_once(':') else {
-            return Err(wrong("it does not begin with a scheme"));
+            return Err(wrong(&without_scheme(given)));
         };
         if rest.is_empty() {
             return Err(wrong("nothing follows the scheme"));
@@ -55,7 +62,7 @@ impl FromStr for Address {
             "tcp" => {
                 let (host, port) = rest
                     .rsplit_once(':')
-                    .ok_or(wrong("a host and a port are needed"))?;
+                    .ok_or_else(|| wrong(&without_port(rest)))?;
                 let port = port
                     .parse()
                     .map_err(|_| wrong("the port is not a number from 0 to 65535"))?;
@@ -68,7 +75,6 @@ impl FromStr for Address {
                     }
                     None => host,
                 };
-                let host = if host.is_empty() { "0.0.0.0" } else { host };
                 Ok(Address::Tcp {
                     host: host.to_owned(),
                     port,
@@ -78,6 +84,9 @@ impl FromStr for Address {
                 "the shell does not expand ~ here, write {scheme}:$HOME{}",
                 &rest[1..]
             ))),
+            "file" if rest == "-" => Err(wrong(
+                "standard input is fd:0, standard output fd:1, and a file of this name file:./-",
+            )),
             "unix" if rest.len() > 107 => Err(wrong("the path of a socket has at most 107 bytes")),
             "unix" => Ok(Address::Unix(rest.into())),
             "file" => Ok(Address::File(rest.into())),
@@ -94,6 +103,22 @@ impl FromStr for Address {
             }
             _ => Err(wrong("the scheme is unknown")),
         }
+    }
+}
+
+/// Why a text without a scheme is not an address.
+fn without_scheme(given: &str) -> String {
+    if given.parse::<u16>().is_ok() {
+        return format!("a port alone is tcp::{given}, or tcp:HOST:{given}");
+    }
+    "it does not begin with a scheme".to_owned()
+}
+
+/// Why an address of tcp without a colon is not one.
+fn without_port(rest: &str) -> String {
+    match rest.parse::<u16>() {
+        Ok(port) => format!("a host and a port are needed; did you mean tcp::{port}?"),
+        Err(_) => "a host and a port are needed".to_owned(),
     }
 }
 
@@ -119,6 +144,8 @@ mod tests {
         for text in [
             "tcp:127.0.0.1:0",
             "tcp:[::1]:4444",
+            "tcp:[::]:4444",
+            "tcp::4444",
             "tcp:host.example:1",
             "unix:r.sock",
             "unix:/a/b:c",
@@ -160,6 +187,9 @@ mod tests {
             ("192.0.2.7:4444", "write tcp:192.0.2.7:4444"),
             ("[::1]:4444", "write tcp:[::1]:4444"),
             ("tcp://h:1", "write tcp:HOST:PORT, without //"),
+            ("tcp:4481", "did you mean tcp::4481?"),
+            ("4481", "a port alone is tcp::4481, or tcp:HOST:4481"),
+            ("file:-", "standard input is fd:0, standard output fd:1"),
             ("unix:~/r.sock", "write unix:$HOME/r.sock"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();

@@ -10,15 +10,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
+use rustix::fs::OFlags;
 use socket2::{Domain, Socket, Type};
 
 use super::abort::{Abort, Woken};
-use super::address::Address;
+use super::address::{ALL_SCHEMES, Address};
 use super::child::{Direction, ShellCommand};
 use super::error::TransportError;
 use super::sockets::{connect_unix, each_address};
 use super::stream::Stream;
 use crate::partial::{Commit, OutputError, PartialFile};
+use crate::sys::{is_listening, take_fd};
 
 /// How long to wait between attempts while the destination is not listening yet.
 const RETRY: Duration = Duration::from_millis(20);
@@ -90,6 +92,7 @@ impl Connector {
             Address::Tcp { port: 0, .. } => Err(TransportError::Address {
                 given: self.address.to_string(),
                 why: "a destination cannot listen on port 0".into(),
+                allowed: ALL_SCHEMES,
             }),
             Address::Tcp { host, port } => {
                 let deadline = Instant::now() + self.connect_timeout;
@@ -106,18 +109,24 @@ impl Connector {
             Address::File(path) => {
                 let (fd, stored) = self.create(path, abort)?;
                 Ok(Connected {
-                    stream: stream(fd)?,
+                    stream: stream(fd)?.named(&self.address),
                     stored,
                 })
             }
             Address::Fd(fd) => {
-                let fd = crate::sys::take_fd(*fd).map_err(failed("use"))?;
-                if fd.is_terminal() {
-                    return Err(failed("write a stream to")(io::Error::other(
-                        "it is a terminal",
-                    )));
+                let refused = |why| failed("write a stream to")(io::Error::other(why));
+                if is_listening(*fd) {
+                    return Err(refused("it is a socket that listens"));
                 }
-                Ok(plain(stream(fd)?))
+                let fd = take_fd(*fd).map_err(failed("use"))?;
+                if fd.is_terminal() {
+                    return Err(refused("it is a terminal"));
+                }
+                let flags = rustix::fs::fcntl_getfl(&fd);
+                if flags.is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDONLY) {
+                    return Err(refused("it is open for reading only"));
+                }
+                Ok(plain(stream(fd)?.named(&self.address)))
             }
             Address::Exec(command) => {
                 let (command, pipe) = ShellCommand::start(command, Direction::ToCommand)?;

@@ -14,12 +14,11 @@ use crate::partial::OutputError;
 #[allow(missing_docs)]
 pub enum TransportError {
     /// An address that cannot be read, or not be used like this.
-    #[error(
-        "invalid address '{given}': {why}; allowed are tcp:HOST:PORT, unix:PATH, file:PATH, fd:N and exec:COMMAND"
-    )]
+    #[error("invalid address '{given}': {why}; allowed are {allowed}")]
     Address {
         given: String,
         why: Cow<'static, str>,
+        allowed: &'static str,
     },
     /// A system call failed.
     #[error("cannot {what} {address}")]
@@ -46,6 +45,9 @@ pub enum TransportError {
     /// The peer closed the link before the end.
     #[error("the peer closed the connection")]
     Closed,
+    /// A file or a pipe holds the beginning of a stream only.
+    #[error("{address} ends before the stream does")]
+    Ended { address: String },
     /// Reading or writing failed.
     #[error("the connection failed")]
     Link(#[source] io::Error),
@@ -67,6 +69,21 @@ pub enum TransportError {
     /// The session was aborted during a wait.
     #[error("interrupted")]
     Aborted,
+}
+
+impl TransportError {
+    /// The error of an address where only some schemes are allowed.
+    #[must_use]
+    pub(crate) fn allowing(self, allowed: &'static str) -> TransportError {
+        match self {
+            TransportError::Address { given, why, .. } => TransportError::Address {
+                given,
+                why,
+                allowed,
+            },
+            other => other,
+        }
+    }
 }
 
 impl From<TransportError> for Error {

@@ -3,39 +3,44 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
+use rustix::fs::OFlags;
+use socket2::Socket;
 
 use super::abort::{Abort, Woken};
-use super::address::Address;
+use super::address::{ALL_SCHEMES, Address, LISTENING_SCHEMES};
 use super::child::{Direction, ShellCommand};
 use super::error::TransportError;
-use super::sockets::{Access, UnixSocket};
+use super::sockets::{Access, UnixSocket, listen_tcp};
 use super::stream::Stream;
+use crate::sys::{is_listening, take_fd};
 
-/// Connections that may wait to be accepted on a unix socket; as the standard library has it for TCP.
+/// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
 #[derive(Debug)]
-enum Socket {
-    Tcp(TcpListener),
+enum Listening {
+    /// Of TCP, or inherited.
+    Socket(Socket),
     Unix(UnixSocket),
 }
 
 /// A socket that waits for sources. A unix socket's file is removed with it.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Socket,
+    socket: Listening,
     address: Address,
 }
 
 impl Listener {
-    /// Listens on `address`; a stale unix socket there is taken over.
+    /// Listens on `address`; a stale unix socket there is taken over. A descriptor must be a socket
+    /// that listens already, as a service manager hands it over.
     ///
     /// # Errors
     /// The system's reason, [`TransportError::InUse`], and an address that cannot be listened on.
@@ -55,11 +60,11 @@ impl Listener {
         };
         match address {
             Address::Tcp { host, port } => {
-                let socket = TcpListener::bind((host.as_str(), *port)).map_err(failed)?;
-                socket.set_nonblocking(true).map_err(failed)?;
-                let port = socket.local_addr().map_err(failed)?.port();
+                let socket = listen_tcp(host, *port, BACKLOG).map_err(failed)?;
+                let own = socket.local_addr().map_err(failed)?.as_socket();
+                let port = own.map_or(*port, |own| own.port());
                 Ok(Listener {
-                    socket: Socket::Tcp(socket),
+                    socket: Listening::Socket(socket),
                     address: Address::Tcp {
                         host: host.clone(),
                         port,
@@ -67,12 +72,21 @@ impl Listener {
                 })
             }
             Address::Unix(path) => Ok(Listener {
-                socket: Socket::Unix(UnixSocket::bind(path, Access::Umask, BACKLOG)?),
+                socket: Listening::Unix(UnixSocket::bind(path, Access::Umask, BACKLOG)?),
                 address: address.clone(),
             }),
+            Address::Fd(fd) if is_listening(*fd) => {
+                let socket = Socket::from(take_fd(*fd).map_err(failed)?);
+                socket.set_nonblocking(true).map_err(failed)?;
+                Ok(Listener {
+                    socket: Listening::Socket(socket),
+                    address: address.clone(),
+                })
+            }
             Address::File(_) | Address::Fd(_) | Address::Exec(_) => Err(TransportError::Address {
                 given: address.to_string(),
                 why: "a destination cannot listen there".into(),
+                allowed: LISTENING_SCHEMES,
             }),
         }
     }
@@ -92,11 +106,16 @@ impl Listener {
         silence: Duration,
     ) -> Result<Option<(Stream, String)>, TransportError> {
         let accepted: io::Result<(OwnedFd, String)> = match &self.socket {
-            Socket::Tcp(listener) => listener.accept().map(|(socket, from)| {
-                let _ = socket.set_nodelay(true);
-                (socket.into(), from.to_string())
+            Listening::Socket(listener) => listener.accept().map(|(socket, from)| {
+                let _ = socket.set_tcp_nodelay(true);
+                // On a socket for both families, an IPv4 peer has a mapped address.
+                let from = from.as_socket().map_or_else(
+                    || self.address.to_string(),
+                    |from| SocketAddr::new(from.ip().to_canonical(), from.port()).to_string(),
+                );
+                (socket.into(), from)
             }),
-            Socket::Unix(socket) => socket
+            Listening::Unix(socket) => socket
                 .accept()
                 .map(|stream| (stream.into(), socket.path().display().to_string())),
         };
@@ -126,11 +145,19 @@ impl Listener {
     }
 }
 
+/// Whether a source comes to this address by itself: it is listened on, or handed over listening.
+pub(crate) fn is_listened_on(address: &Address) -> bool {
+    match address {
+        Address::Fd(fd) => is_listening(*fd),
+        other => other.is_listening(),
+    }
+}
+
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
-            Socket::Tcp(listener) => listener.as_fd(),
-            Socket::Unix(socket) => socket.as_fd(),
+            Listening::Socket(listener) => listener.as_fd(),
+            Listening::Unix(socket) => socket.as_fd(),
         }
     }
 }
@@ -151,6 +178,9 @@ pub fn open_for_reading(
         source,
     };
     let fd = match address {
+        Address::File(path) if path.is_dir() => {
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
         Address::File(path) => {
             let file = OpenOptions::new()
                 .read(true)
@@ -167,7 +197,15 @@ pub fn open_for_reading(
                 Woken::Aborted => return Err(TransportError::Aborted),
             }
         }
-        Address::Fd(fd) => crate::sys::take_fd(*fd).map_err(failed)?,
+        Address::Fd(fd) => {
+            let fd = take_fd(*fd).map_err(failed)?;
+            if rustix::fs::fcntl_getfl(&fd)
+                .is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::WRONLY)
+            {
+                return Err(failed(io::Error::other("it is open for writing only")));
+            }
+            fd
+        }
         Address::Exec(command) => {
             let (command, pipe) = ShellCommand::start(command, Direction::FromCommand)?;
             let stream = Stream::new(pipe, Arc::clone(abort), silence).map_err(failed)?;
@@ -177,8 +215,10 @@ pub fn open_for_reading(
             return Err(TransportError::Address {
                 given: address.to_string(),
                 why: "it has to be listened on".into(),
+                allowed: ALL_SCHEMES,
             });
         }
     };
-    Stream::new(fd, Arc::clone(abort), silence).map_err(failed)
+    let stream = Stream::new(fd, Arc::clone(abort), silence).map_err(failed)?;
+    Ok(stream.named(address))
 }

@@ -18,6 +18,7 @@ mod stream;
 pub use abort::Abort;
 pub(crate) use abort::Woken;
 pub use address::Address;
+pub(crate) use address::LISTENING_SCHEMES;
 pub use error::TransportError;
 pub use link::EmulatedLink;
 pub(crate) use sockets::{Access, UnixSocket, each_address};

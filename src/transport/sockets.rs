@@ -1,7 +1,7 @@
 //! Sockets, as every part of the program makes them: connecting to a name, and listening on a path.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -10,13 +10,41 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use socket2::{Domain, Socket, Type};
 
+use super::address::ALL_SCHEMES;
 use super::error::TransportError;
 
 /// The longest path that a socket can have: what the system keeps it in has 108 bytes, one of which
 /// ends it.
 const MAX_PATH: usize = 107;
 const OWNER_ONLY: Mode = Mode::from_raw_mode(0o600);
+
+/// Listens on each address of a host's name in turn, until one can be listened on. An empty host is
+/// every address of this one, IPv4 and IPv6; so is `::`, as in QEMU.
+pub(super) fn listen_tcp(host: &str, port: u16, backlog: i32) -> io::Result<Socket> {
+    let listen = |address: SocketAddr| {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(backlog)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    if !host.is_empty() {
+        return each_address(host, port, listen);
+    }
+    match listen((Ipv6Addr::UNSPECIFIED, port).into()) {
+        // A host without IPv6.
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+            listen((Ipv4Addr::UNSPECIFIED, port).into())
+        }
+        listening => listening,
+    }
+}
 
 /// Calls `connect` with each address of a host's name in turn, until one answers.
 pub(crate) fn each_address<T>(
@@ -25,6 +53,8 @@ pub(crate) fn each_address<T>(
     mut connect: impl FnMut(SocketAddr) -> io::Result<T>,
 ) -> io::Result<T> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    // As in QEMU, a host that is not named is this one.
+    let host = if host.is_empty() { "localhost" } else { host };
     for address in (host, port).to_socket_addrs()? {
         match connect(address) {
             Ok(connected) => return Ok(connected),
@@ -88,6 +118,7 @@ impl UnixSocket {
             return Err(TransportError::Address {
                 given: address(),
                 why: "the path of a socket has at most 107 bytes".into(),
+                allowed: ALL_SCHEMES,
             });
         }
         UnixSocket::listen(path, access, backlog).map_err(|source| match source.kind() {

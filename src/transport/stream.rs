@@ -14,6 +14,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::abort::{Abort, Woken};
+use super::address::Address;
 use super::child::ShellCommand;
 use super::error::TransportError;
 use super::link::{EmulatedLink, Incoming};
@@ -26,6 +27,8 @@ pub struct Stream {
     /// The descriptor's flags as they were, restored at the end: other processes may share it.
     flags: Option<OFlags>,
     two_way: bool,
+    /// Of a file or a descriptor that the user named, for messages.
+    address: Option<String>,
     abort: Arc<Abort>,
     silence: Duration,
     /// When the peer was last heard, also by other threads and on its other connections.
@@ -60,6 +63,7 @@ impl Stream {
             fd: Some(fd),
             flags: Some(flags),
             two_way,
+            address: None,
             abort,
             silence,
             heard: Arc::new(Mutex::new(Instant::now())),
@@ -69,6 +73,12 @@ impl Stream {
             link: None,
             incoming: None,
         })
+    }
+
+    /// From now on errors name `address`, unless it is a socket, whose errors are its peer's.
+    pub(super) fn named(mut self, address: &Address) -> Stream {
+        self.address = (!self.two_way).then(|| address.to_string());
+        self
     }
 
     pub(super) fn with_command(mut self, command: ShellCommand) -> Stream {
@@ -129,6 +139,28 @@ impl Stream {
             .ok_or(TransportError::Closed)
     }
 
+    /// The error for the end of what can be read.
+    fn ended(&self) -> TransportError {
+        match &self.address {
+            Some(address) => TransportError::Ended {
+                address: address.clone(),
+            },
+            None => TransportError::Closed,
+        }
+    }
+
+    fn failed(&self, what: &'static str, error: Errno) -> TransportError {
+        match (error, &self.address) {
+            (Errno::PIPE | Errno::CONNRESET, _) => TransportError::Closed,
+            (error, Some(address)) => TransportError::Io {
+                what,
+                address: address.clone(),
+                source: error.into(),
+            },
+            (error, None) => TransportError::Link(error.into()),
+        }
+    }
+
     fn last_heard(&self) -> Instant {
         *sync::lock(&self.heard)
     }
@@ -176,7 +208,7 @@ impl Stream {
                     self.wait(fd, PollFlags::OUT, since)?;
                 }
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(link_error(error)),
+                Err(error) => return Err(self.failed("write to", error)),
             }
         }
         Ok(())
@@ -196,7 +228,7 @@ impl Stream {
             }
             match self.read_now(&mut out[filled..])? {
                 Ok(0) if filled == 0 => return Ok(false),
-                Ok(0) => return Err(TransportError::Closed),
+                Ok(0) => return Err(self.ended()),
                 Ok(read) => {
                     self.received.fetch_add(read as u64, Ordering::Relaxed);
                     filled += read;
@@ -209,7 +241,7 @@ impl Stream {
                     self.wait_to_read(since)?;
                 }
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(link_error(error)),
+                Err(error) => return Err(self.failed("read", error)),
             }
         }
         Ok(true)
@@ -223,7 +255,7 @@ impl Stream {
         if self.read_or_end(out)? {
             Ok(())
         } else {
-            Err(TransportError::Closed)
+            Err(self.ended())
         }
     }
 
@@ -266,7 +298,7 @@ impl Stream {
                 Ok(Some(read))
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            Err(error) => Err(link_error(error)),
+            Err(error) => Err(self.failed("read", error)),
         }
     }
 
@@ -287,7 +319,7 @@ impl Stream {
                 }
                 Err(Errno::AGAIN) => self.wait_to_read(since)?,
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(link_error(error)),
+                Err(error) => return Err(self.failed("read", error)),
             }
         }
     }
@@ -316,7 +348,8 @@ impl Stream {
         if !self.two_way {
             return Ok(());
         }
-        rustix::net::shutdown(self.fd()?, rustix::net::Shutdown::Write).map_err(link_error)?;
+        rustix::net::shutdown(self.fd()?, rustix::net::Shutdown::Write)
+            .map_err(|error| self.failed("write to", error))?;
         let mut waste = [0; 4096];
         let since = Instant::now();
         loop {
@@ -437,12 +470,5 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-fn link_error(error: Errno) -> TransportError {
-    match error {
-        Errno::PIPE | Errno::CONNRESET => TransportError::Closed,
-        error => TransportError::Link(error.into()),
     }
 }

@@ -9,7 +9,7 @@ use ramferry::page::PAGE_SIZE;
 /// How other formats begin, what they are called, and a word of what to do.
 const FORMATS: [(&[u8], &str, &str); 14] = [
     (b"QFI\xfb\0\0\0\x03", "a qcow2 disk image", "pmemsave"),
-    (b"\x7fELF\x02\x01\x01\0", "an ELF core", "pmemsave"),
+    (b"\x7fELF\x02\x01\x01\0", "an ELF file", "pmemsave"),
     (b"EMiL\x01\0\0\0", "a LiME dump", "format=raw"),
     (b"AVML\x02\0\0\0", "an AVML dump", "avml-convert"),
     (

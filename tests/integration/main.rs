@@ -25,6 +25,7 @@ mod live_random;
 mod live_rounds;
 mod migrate;
 mod monitor;
+mod paths;
 mod probe;
 mod qemu;
 mod qemu_hostile;

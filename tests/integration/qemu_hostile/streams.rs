@@ -28,7 +28,7 @@ fn expected(name: &str, first: &str, len: usize, way: Way) -> String {
     match (name, way) {
         // Too short to be recognised as a source, or not a source.
         (_, Way::Pieces(_)) if len < 16 => "no source connected within".to_owned(),
-        (_, Way::File) if len < 16 => "the peer closed the connection".to_owned(),
+        (_, Way::File) if len < 16 => "ends before the stream does".to_owned(),
         ("bad-magic", Way::Pieces(_)) => "no source connected within".to_owned(),
         ("bad-magic", Way::File) => "agree".to_owned(),
         ("whole-without-blocks", _) => "the guest has no block".to_owned(),

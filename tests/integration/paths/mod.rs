@@ -1,0 +1,3 @@
+//! What may be named as IMAGE, OUTPUT or address.
+
+mod addresses;
