@@ -11,6 +11,9 @@ pub const MAX_CONFIGURATION: usize = 64 << 10;
 pub const MAX_COMMANDS: usize = 256;
 /// The maximum size of the device state, in bytes.
 pub const MAX_DEVICE_STATE: u64 = 1 << 30;
+/// The maximum size of the part of it that precedes RAM's pages, in bytes. It has one bit for each
+/// 2 MiB of a virtio-mem device.
+pub const MAX_EARLY_STATE: u64 = 16 << 20;
 
 /// A part of a description that exceeds its bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +38,34 @@ pub struct Description {
     pub commands: Vec<(u16, Vec<u8>)>,
     /// The number of the section that RAM came in.
     pub ram_section_id: u32,
+    /// How much of the device state precedes RAM's pages.
+    pub early: EarlyState,
+}
+
+/// How many of the device state's first bytes precede RAM's pages in QEMU's stream, where they have to
+/// be again when it is written: a virtio-mem device says there which of its blocks are plugged. At most
+/// [`MAX_EARLY_STATE`] bytes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EarlyState {
+    /// Before the list of RAM blocks, as QEMU 11 has it.
+    pub before_blocks: u64,
+    /// After these, between the list of RAM blocks and the first pages, as QEMU 8 to 10 have it.
+    pub after_blocks: u64,
+}
+
+impl EarlyState {
+    /// Bytes in both places.
+    pub fn bytes(self) -> u64 {
+        self.before_blocks.saturating_add(self.after_blocks)
+    }
+
+    /// Checks that a device state of `bytes` contains it.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    pub fn check_within(self, bytes: u64) -> Result<(), OutOfBounds> {
+        at_most("bytes of early device state", self.bytes(), bytes)
+    }
 }
 
 impl Description {
@@ -54,14 +85,19 @@ impl Description {
             ("commands", self.commands.len(), MAX_COMMANDS),
             ("bytes of commands", data, MAX_CONFIGURATION),
         ] {
-            if given > allowed {
-                return Err(OutOfBounds {
-                    what,
-                    given: given as u64,
-                    allowed: allowed as u64,
-                });
-            }
+            at_most(what, given as u64, allowed as u64)?;
         }
-        Ok(())
+        self.early.check_within(MAX_EARLY_STATE)
     }
+}
+
+fn at_most(what: &'static str, given: u64, allowed: u64) -> Result<(), OutOfBounds> {
+    if given > allowed {
+        return Err(OutOfBounds {
+            what,
+            given,
+            allowed,
+        });
+    }
+    Ok(())
 }

@@ -150,7 +150,7 @@ pub mod writer;
 #[doc(hidden)]
 pub mod handshake {
     pub use crate::session::{
-        Agreed, answer, check_answer, folder_offer, hello, known_capabilities, negotiate, offers,
+        Agreed, answer, check_answer, folder_offers, hello, known_capabilities, negotiate, offers,
         probe_hello,
     };
 }

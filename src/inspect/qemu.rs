@@ -78,6 +78,8 @@ struct QemuScan {
     blocks: Vec<(u64, Option<Bitmap>)>,
     /// The first page that cannot be decoded.
     undecodable: Option<Damage>,
+    /// The device state that comes before RAM.
+    early: Vec<u8>,
     decoder: Box<dyn Decoder>,
     page: Box<[u8; PAGE_SIZE]>,
 }
@@ -94,6 +96,7 @@ impl QemuScan {
             levels: [0; LEVELS.len()],
             blocks: Vec::new(),
             undecodable: None,
+            early: Vec::new(),
             decoder: codec::decoder(Method::Zlib),
             page: Box::new([0; PAGE_SIZE]),
         }
@@ -135,6 +138,10 @@ impl QemuScan {
                         Command::Ping(_) => 1,
                         Command::SwitchoverStart => 2,
                     }] += 1;
+                }
+                Element::EarlyState(piece) => {
+                    self.bytes.devices += bytes;
+                    self.early.extend_from_slice(&piece);
                 }
                 Element::Section { kind, .. } => {
                     self.bytes.framing += bytes;
@@ -229,7 +236,8 @@ impl QemuScan {
 
     /// Reads everything after RAM.
     fn tail(&mut self, input: &mut Input<'_>) -> Result<(), ScanError> {
-        let mut tail = Vec::new();
+        // The description lists those that come first, too.
+        let mut tail = std::mem::take(&mut self.early);
         loop {
             let part = input.peek(STEP)?;
             let len = part.len();

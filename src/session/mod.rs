@@ -16,10 +16,11 @@ pub(crate) use messages::{
     receive_hello, receive_message, receive_rest, send_message,
 };
 pub use negotiate::{
-    Agreed, answer, check_answer, folder_offer, hello, known_capabilities, negotiate, offers,
+    Agreed, answer, check_answer, folder_offers, hello, known_capabilities, negotiate, offers,
 };
 pub(crate) use negotiate::{
-    CAPABILITY_GUEST_FOLDER, CAPABILITY_XBZRLE, check_hello, common_version, lacking, session_id,
+    CAPABILITY_GUEST_FOLDER, CAPABILITY_XBZRLE, FOLDER_CAPABILITIES, check_hello, common_version,
+    lacking, session_id,
 };
 pub(crate) use phase::Phase;
 pub use probe::probe_hello;

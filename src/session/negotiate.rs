@@ -21,6 +21,12 @@ pub(crate) const CAPABILITY_XBZRLE: &str = "xbzrle";
 /// The name of guest folders as a capability of the native wire: several blocks, a description and
 /// device state.
 pub(crate) const CAPABILITY_GUEST_FOLDER: &str = "guest-folder";
+/// The name of device state that precedes RAM's pages in QEMU's stream, as a capability of the native
+/// wire.
+pub(crate) const CAPABILITY_EARLY_STATE: &str = "early-device-state";
+
+/// What concerns guest folders alone.
+pub(crate) const FOLDER_CAPABILITIES: [&str; 2] = [CAPABILITY_GUEST_FOLDER, CAPABILITY_EARLY_STATE];
 
 /// What both ends agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,14 +55,14 @@ pub fn known_capabilities(caps: &Caps) -> impl Iterator<Item = &'static str> {
         .filter(move |method| compress && *method != Method::None)
         .map(Method::name)
         .chain(xbzrle.then_some(CAPABILITY_XBZRLE))
-        .chain([CAPABILITY_GUEST_FOLDER])
+        .chain(FOLDER_CAPABILITIES)
 }
 
 /// What a source of a raw image offers: everything it supports. What it will certainly use is
 /// required.
 pub fn offers(method: Option<Method>, xbzrle: bool) -> Vec<Offer> {
     known_capabilities(&Caps::default())
-        .filter(|name| *name != CAPABILITY_GUEST_FOLDER)
+        .filter(|name| !FOLDER_CAPABILITIES.contains(name))
         .map(|name| Offer {
             name: name.to_owned(),
             required: method.is_some_and(|method| method.name() == name)
@@ -65,12 +71,19 @@ pub fn offers(method: Option<Method>, xbzrle: bool) -> Vec<Offer> {
         .collect()
 }
 
-/// What a source of a guest folder requires in addition.
-pub fn folder_offer() -> Offer {
-    Offer {
-        name: CAPABILITY_GUEST_FOLDER.to_owned(),
+/// What a source of a guest folder requires in addition. `early`: the folder has device state that
+/// precedes RAM's pages in QEMU's stream.
+pub fn folder_offers(early: bool) -> impl Iterator<Item = Offer> {
+    [
+        Some(CAPABILITY_GUEST_FOLDER),
+        early.then_some(CAPABILITY_EARLY_STATE),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|name| Offer {
+        name: name.to_owned(),
         required: true,
-    }
+    })
 }
 
 /// The newest version that both ranges hold.

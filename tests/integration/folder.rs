@@ -3,13 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use ramferry::description::Description;
+use ramferry::description::{Description, EarlyState, MAX_EARLY_STATE};
 use ramferry::handshake as session;
 use ramferry::image::{Guest, ImageError, Output};
 use ramferry::page::{Digest, PAGE_SIZE, PageIndex};
 use ramferry::transport::Address;
+use ramferry::wire::Format;
 use ramferry::wire::native::{BlockInfo, FrameKind, MAX_PIECE, Message};
-use ramferry::{Caps, Error, Kind, Params};
+use ramferry::{Caps, Error, Kind, Migration, Params};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::support::{
@@ -33,6 +34,15 @@ fn sizes(blocks: &[(&str, Vec<Page>)]) -> Vec<(String, u64)> {
 
 /// Writes a guest folder.
 fn write(path: &Path, blocks: &[(&str, Vec<Page>)], state: &[u8]) {
+    write_described(path, blocks, state, description());
+}
+
+fn write_described(
+    path: &Path,
+    blocks: &[(&str, Vec<Page>)],
+    state: &[u8],
+    description: Description,
+) {
     let mut output = Output::folder(path, &sizes(blocks), false).unwrap();
     for (file, (_, pages)) in output.blocks().iter().zip(blocks) {
         for (index, page) in (0..).zip(pages) {
@@ -44,7 +54,7 @@ fn write(path: &Path, blocks: &[(&str, Vec<Page>)], state: &[u8]) {
     for piece in state.chunks(1000) {
         output.append_device_state(piece).unwrap();
     }
-    output.describe(description());
+    output.describe(description);
     output.commit().unwrap();
 }
 
@@ -54,6 +64,7 @@ fn description() -> Description {
         configuration: vec![5, 0, 255],
         commands: vec![(11, vec![]), (3, vec![1, 2])],
         ram_section_id: 2,
+        early: EarlyState::default(),
     }
 }
 
@@ -109,6 +120,51 @@ fn arrived(outcome: Outcome, expected: &Path, output: &Path) {
     let (found, expected) = (Guest::open(output).unwrap(), Guest::open(expected).unwrap());
     assert_eq!(found.description(), expected.description());
     assert_eq!(source.digest, Some(found.digest().unwrap()));
+}
+
+/// The first bytes of the device state precede RAM in QEMU's stream, before and after the list of blocks.
+#[test]
+fn early_device_state_arrives_and_is_written_in_its_place() {
+    watchdog!();
+    let folder = Folder::new();
+    let (path, output) = (folder.path("g"), folder.path("out"));
+    let early = EarlyState {
+        before_blocks: 6,
+        after_blocks: 5,
+    };
+    let described = Description {
+        commands: Vec::new(),
+        configuration: Vec::new(),
+        early,
+        ..description()
+    };
+    let state = b"BEFOREAFTERthe rest";
+    write_described(&path, &guest(3), state, described);
+    let address = unix(&folder.path("socket"));
+    let images = [path.clone()];
+    let outcome = migrate(
+        &address,
+        &images,
+        &output,
+        Caps::default(),
+        Params::default(),
+    );
+    arrived(outcome, &path, &output);
+
+    let stored = folder.path("stream");
+    let sent = Migration::send(&output)
+        .to(Address::File(stored.clone()))
+        .format(Format::Qemu)
+        .start();
+    sent.unwrap().wait().unwrap();
+    let stream = std::fs::read(&stored).unwrap();
+    let header = b"QEVM\0\0\0\x03\x07\0\0\0\x0dpc-i440fx-7.2";
+    let (head, rest) = stream.split_at(header.len() + 6);
+    assert_eq!(head, [&header[..], b"BEFORE"].concat());
+    let footer = b"\x7e\0\0\0\x02";
+    let after_list = rest.windows(5).position(|bytes| bytes == footer).unwrap() + 5;
+    assert!(rest[after_list..].starts_with(b"AFTER\x02"));
+    assert!(rest.ends_with(b"\x7e\0\0\0\x02the rest"));
 }
 
 #[test]
@@ -331,6 +387,16 @@ fn described() -> Message {
     Message::Description(description())
 }
 
+fn described_with_early(bytes: u64) -> Message {
+    Message::Description(Description {
+        early: EarlyState {
+            before_blocks: 1,
+            after_blocks: bytes - 1,
+        },
+        ..description()
+    })
+}
+
 impl Stream {
     fn new(rest: &[Message]) -> Stream {
         Stream {
@@ -343,7 +409,7 @@ impl Stream {
     fn bytes(&self) -> Vec<u8> {
         let mut hello = hello(1);
         if self.folder_agreed {
-            hello.capabilities.push(session::folder_offer());
+            hello.capabilities.extend(session::folder_offers(false));
             hello.blocks.push(BlockInfo {
                 name: "vga".to_owned(),
                 bytes: 2 * PAGE_SIZE as u64,
@@ -492,9 +558,22 @@ fn messages_that_are_too_long_or_damaged_are_refused() {
             big(vec![], vec![(1, vec![0; 40_000]); 2]),
             "the length of a command's data is 40000, but at most 25536",
         ),
+        (
+            described_with_early(MAX_EARLY_STATE + 1),
+            "the length of the early device state is 16777217, but at most 16777216",
+        ),
+        (
+            described_with_early(u64::MAX),
+            "the length of the early device state is 18446744073709551615",
+        ),
     ] {
         Stream::new(&[message]).refused(Kind::Failed, why);
     }
+    let more = described_with_early(STATE.len() as u64 + 1);
+    Stream::new(&[more, piece(0, STATE), state_end(STATE)]).refused(
+        Kind::Failed,
+        "the length of the early device state is 21, but at most 20",
+    );
     let good = Stream::new(&[described(), piece(0, STATE), state_end(STATE)]).bytes();
     receive(&good).unwrap();
     for len in 0..good.len() {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use ramferry::Params;
 use ramferry::codec::Method;
-use ramferry::description::Description;
+use ramferry::description::{Description, EarlyState};
 use ramferry::handshake as session;
 use ramferry::page::{Digest, PAGE_SIZE};
 use ramferry::round::Round;
@@ -189,6 +189,20 @@ fn each_message_has_these_bytes() {
                 configuration: vec![5, 1, 2, 3],
                 commands: vec![(11, vec![]), (3, vec![0xaa, 0xbb])],
                 ram_section_id: 2,
+                early: EarlyState::default(),
+            }),
+        ),
+        (
+            "description-early",
+            Message::Description(Description {
+                machine: "pc-i440fx-11.1".to_owned(),
+                configuration: vec![],
+                commands: vec![],
+                ram_section_id: 1,
+                early: EarlyState {
+                    before_blocks: 107,
+                    after_blocks: 0x0102,
+                },
             }),
         ),
         (

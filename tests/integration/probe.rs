@@ -29,7 +29,15 @@ fn names(peer: &Peer) -> Vec<&str> {
     able.iter().map(String::as_str).collect()
 }
 
-const ALL: [&str; 6] = ["guest-folder", "gzip", "lz4", "xbzrle", "zlib", "zstd"];
+const ALL: [&str; 7] = [
+    "early-device-state",
+    "guest-folder",
+    "gzip",
+    "lz4",
+    "xbzrle",
+    "zlib",
+    "zstd",
+];
 
 #[test]
 fn a_destination_says_what_it_can_and_goes_on_waiting_for_its_source() {
@@ -46,7 +54,7 @@ fn a_destination_says_what_it_can_and_goes_on_waiting_for_its_source() {
                 "{uri} is a ramferry that receives\n\
                  protocol     versions 1 to 1; version 1 would be used\n\
                  timeout      12.00 s of silence\n\
-                 capabilities guest-folder, gzip, lz4, xbzrle, zlib, zstd\n\
+                 capabilities early-device-state, guest-folder, gzip, lz4, xbzrle, zlib, zstd\n\
                  missing      nothing (this program has it)\n"
             )
         );
@@ -76,7 +84,7 @@ fn what_is_switched_off_is_reported_as_missing_and_refused_or_left_out() {
             "own-protocol-versions": [1, 1],
             "protocol-version": 1,
             "timeout": 30.0,
-            "capabilities": ["guest-folder"],
+            "capabilities": ["early-device-state", "guest-folder"],
             "lacks": ["zlib", "gzip", "lz4", "zstd", "xbzrle"],
             "refusal": null,
         })

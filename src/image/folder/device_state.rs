@@ -115,6 +115,19 @@ impl DeviceState {
         Ok(all)
     }
 
+    /// The first `len` bytes, or fewer if there are not that many. They are verified only with
+    /// the others, by [`DeviceState::read`] or [`DeviceState::for_each`].
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn read_first(&self, len: u64) -> Result<Vec<u8>, ImageError> {
+        let mut bytes = vec![0; len.min(self.bytes) as usize];
+        self.file
+            .read_exact_at(&mut bytes, 0)
+            .map_err(|error| self.unreadable(error))?;
+        Ok(bytes)
+    }
+
     fn wrong(&self, source: FolderError) -> ImageError {
         ImageError::Folder {
             path: self.folder.clone(),

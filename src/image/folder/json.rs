@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{DEVICE_STATE, FolderError, MAX_GUEST_JSON, check_blocks, file_name};
 use crate::description::{
-    Description, MAX_COMMANDS, MAX_CONFIGURATION, MAX_DEVICE_STATE, MAX_MACHINE, OutOfBounds,
+    Description, EarlyState, MAX_COMMANDS, MAX_CONFIGURATION, MAX_DEVICE_STATE, MAX_MACHINE,
+    OutOfBounds,
 };
 use crate::page::{Digest, PAGE_SIZE};
 
@@ -64,6 +65,16 @@ struct JsonState {
     bytes: u64,
     #[serde(rename = "xxh3-128")]
     hash: String,
+    /// Left out where there is none, so that older versions read what they can send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    early: Option<JsonEarly>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct JsonEarly {
+    before_blocks: u64,
+    after_blocks: u64,
 }
 
 impl GuestJson {
@@ -85,8 +96,16 @@ impl GuestJson {
                 .map(|command| Ok((command.code, unhex(&command.data, "a command's data")?)))
                 .collect::<Result<_, FolderError>>()?,
             ram_section_id: json.ram_section_id,
+            early: json
+                .device_state
+                .early
+                .map_or_else(EarlyState::default, |early| EarlyState {
+                    before_blocks: early.before_blocks,
+                    after_blocks: early.after_blocks,
+                }),
         };
         description.check()?;
+        description.early.check_within(json.device_state.bytes)?;
         let digests = json
             .blocks
             .iter()
@@ -152,6 +171,10 @@ impl GuestJson {
             device_state: JsonState {
                 bytes: self.device_state.0,
                 hash: format!("{:032x}", self.device_state.1),
+                early: (self.description.early.bytes() > 0).then_some(JsonEarly {
+                    before_blocks: self.description.early.before_blocks,
+                    after_blocks: self.description.early.after_blocks,
+                }),
             },
         };
         let mut text = serde_json::to_vec_pretty(&json).map_err(FolderError::Json)?;

@@ -21,7 +21,7 @@
 //! | `commands` | the commands between the rounds: a list of `code` (a number) and `data` (hexadecimal) |
 //! | `ram-section-id` | the number of the section that RAM came in |
 //! | `blocks` | a list, in the order in which they are sent, of `name`, `bytes`, and `digest`: the [digest](crate::page::Digest) of this block alone, 32 hexadecimal digits |
-//! | `device-state` | `bytes` and `xxh3-128`, 32 hexadecimal digits |
+//! | `device-state` | `bytes` and `xxh3-128`, 32 hexadecimal digits; and, if some of its first bytes precede RAM's pages in QEMU's stream, `early`: how many `before-blocks` and then `after-blocks`, the list of RAM blocks |
 //!
 //! # File names
 //! They are derived from the blocks' names (`file_name`) and never read from `guest.json`, so that a

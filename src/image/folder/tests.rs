@@ -3,7 +3,7 @@ use std::path::Path;
 
 use super::super::{Guest, ImageError, Output};
 use super::*;
-use crate::description::Description;
+use crate::description::{Description, EarlyState};
 use crate::page::PageIndex;
 
 fn blocks() -> Vec<(String, u64)> {
@@ -24,6 +24,10 @@ fn write(path: &Path) {
         configuration: vec![0, 255],
         commands: vec![(11, vec![]), (3, vec![1])],
         ram_section_id: 2,
+        early: EarlyState {
+            before_blocks: 4,
+            after_blocks: 8,
+        },
     });
     output.commit().unwrap();
 }
@@ -44,6 +48,8 @@ fn a_folder_that_was_written_is_read_as_it_was() {
     assert_eq!(guest.description().unwrap().commands[1], (3, vec![1]));
     let state = guest.device_state().unwrap().read().unwrap();
     assert_eq!(state, b"the devices' state");
+    let early = guest.description().unwrap().early;
+    assert_eq!((early.before_blocks, early.after_blocks), (4, 8));
     // The digest is the sum of the blocks' own; that of pc.ram is that of the raw image.
     let raw = Guest::open(&path.join("pc.ram")).unwrap().digest().unwrap();
     let (vga, _) = guest.blocks()[1].digest().unwrap();

@@ -11,6 +11,8 @@ pub struct FolderParts {
     /// Whether they must come at all.
     expected: bool,
     described: bool,
+    /// Bytes of the device state that precede RAM's pages in QEMU's stream.
+    early: u64,
     complete: bool,
 }
 
@@ -20,6 +22,7 @@ impl FolderParts {
         FolderParts {
             expected,
             described: false,
+            early: 0,
             complete: false,
         }
     }
@@ -46,8 +49,9 @@ impl FolderParts {
             Message::Description(_) if self.described => {
                 out_of_place("the guest has been described already")
             }
-            Message::Description(_) => {
+            Message::Description(description) => {
                 self.described = true;
+                self.early = description.early.bytes();
                 Ok(())
             }
             _ if !self.described => out_of_place("the guest has not been described yet"),
@@ -65,6 +69,13 @@ impl FolderParts {
             }
             Message::DeviceStateEnd { total, .. } => {
                 must_be("the length of the device state", so_far, *total)?;
+                if self.early > *total {
+                    return Err(WireError::TooLarge {
+                        field: "the length of the early device state",
+                        given: self.early,
+                        allowed: *total,
+                    });
+                }
                 self.complete = true;
                 Ok(())
             }

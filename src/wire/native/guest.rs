@@ -4,7 +4,9 @@ use bytes::BufMut;
 
 use super::reader::{Reader, at_most};
 use super::{MAX_BODY, MAX_PIECE};
-use crate::description::{Description, MAX_COMMANDS, MAX_CONFIGURATION};
+use crate::description::{
+    Description, EarlyState, MAX_COMMANDS, MAX_CONFIGURATION, MAX_EARLY_STATE,
+};
 use crate::wire::WireError;
 
 /// Appends a description, whose fields are known to be within their bounds.
@@ -19,6 +21,10 @@ pub(super) fn put_description(out: &mut Vec<u8>, description: &Description) {
         out.put_u16_le(*code);
         out.put_u32_le(data.len() as u32);
         out.extend_from_slice(data);
+    }
+    if description.early.bytes() > 0 {
+        out.put_u64_le(description.early.before_blocks);
+        out.put_u64_le(description.early.after_blocks);
     }
     debug_assert!(out.len() <= MAX_BODY);
 }
@@ -40,11 +46,24 @@ pub(super) fn take_description(body: &mut Reader<'_>) -> Result<Description, Wir
         left -= len;
         Ok((code, body.take(len)?.to_vec()))
     })?;
+    let early = match body.is_empty() {
+        true => EarlyState::default(),
+        false => EarlyState {
+            before_blocks: body.u64()?,
+            after_blocks: body.u64()?,
+        },
+    };
+    at_most(
+        "the length of the early device state",
+        early.bytes(),
+        MAX_EARLY_STATE as usize,
+    )?;
     Ok(Description {
         machine,
         configuration,
         commands,
         ram_section_id,
+        early,
     })
 }
 

@@ -40,7 +40,9 @@
 //! device state in pieces in their order (none if there is no device state, and
 //! [1 GiB](crate::description::MAX_DEVICE_STATE) at most together), and one
 //! `DeviceStateEnd`. Without the capability none of the three may occur, and with it `Finish` may not
-//! come before `DeviceStateEnd`. The digest in `Finish` is over the RAM of all blocks.
+//! come before `DeviceStateEnd`. The digest in `Finish` is over the RAM of all blocks. A source whose
+//! guest has device state that precedes RAM's pages in QEMU's stream also requires
+//! `early-device-state`.
 //!
 //! # Frames
 //! A header of [`HEADER_LEN`] bytes, then the page set, then the body:
@@ -83,7 +85,7 @@
 //! | 7 `Commit` | none | none |
 //! | 8 `Committed` | none | none |
 //! | 9 `Failure` | none | u8: [`Reason`]; the rest: what happened, UTF-8, at most [`MAX_TEXT`] bytes |
-//! | 10 `Description` | none | u32 the number of RAM's section; a string, the machine type; u32 length and bytes of the configuration; u16 how many commands, each u16 code, u32 length and bytes. Bounds: [`Description`](crate::description::Description) |
+//! | 10 `Description` | none | u32 the number of RAM's section; a string, the machine type; u32 length and bytes of the configuration; u16 how many commands, each u16 code, u32 length and bytes; if some of the device state precedes RAM's pages in QEMU's stream, u64 and u64: how many bytes of it precede the list of RAM blocks, and how many after these follow the list. Bounds: [`Description`](crate::description::Description) |
 //! | 11 `DeviceState` | none | u64: how many bytes of device state came before; the rest: 1 to [`MAX_PIECE`] bytes of it |
 //! | 12 `DeviceStateEnd` | none | u64: how many bytes of device state there were; 16 bytes: their xxh3-128 |
 //!
@@ -113,7 +115,7 @@
 //! agreed, each a string; a text: why it is refused.
 //!
 //! Capabilities of the native wire are the names of the compression methods, `xbzrle`,
-//! `guest-folder` and `probe`. A destination refuses a hello that requires a capability that it does
+//! `guest-folder`, `early-device-state` and `probe`. A destination refuses a hello that requires a capability that it does
 //! not know or has switched off, and names it; one that is not required it leaves out of its answer.
 //! On the further connections of a session, what the first agreed on and the source uses is required.
 //!

@@ -1,5 +1,6 @@
 //! What can be wrong with a QEMU stream.
 
+use crate::description::MAX_EARLY_STATE;
 use crate::error::{Error, Kind};
 
 use super::{MAX_BLOCKS, MAX_COMPRESSED, MAX_MACHINE, RAM_VERSION};
@@ -96,6 +97,12 @@ pub enum Fault {
     /// Two blocks of one name.
     #[error("a second block '{name}'")]
     SecondBlock { name: String },
+    /// The layout of a virtio-mem device.
+    #[error("a virtio-mem device of {region} bytes has blocks of 0 bytes")]
+    VirtioMem { region: u64 },
+    /// Too much early device state.
+    #[error("more than {MAX_EARLY_STATE} bytes of device state come before RAM")]
+    EarlyTooLong,
     /// A record with unknown flags.
     #[error("a RAM record with the unknown flags {flags:#05x}")]
     UnknownRecord { flags: u64 },
@@ -165,11 +172,16 @@ pub enum Unsupported {
         "the section '{name}' goes in several parts, but only 'ram' is supported: migrate without that device or capability"
     )]
     Iterable { name: String },
-    /// A device's section before RAM is complete.
+    /// The section of an unknown device before the first pages: its length is unknown, too.
     #[error(
-        "the state of the device '{name}' comes before the end of RAM, which is not supported: migrate without it"
+        "the state of the device '{name}' comes before RAM, which is supported only for virtio-mem: migrate without it"
     )]
     EarlyDevice { name: String },
+    /// Another version of virtio-mem's section.
+    #[error(
+        "the state of the device '{name}' has version {found}, but only 1 is supported: migrate without it"
+    )]
+    EarlyVersion { name: String, found: u32 },
     /// Post-copy, or the announcement of it.
     #[error(
         "the command {command} belongs to post-copy: switch the capability 'postcopy-ram' off at the source"

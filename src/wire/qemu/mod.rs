@@ -8,9 +8,10 @@
 //! header          u32 magic "QEVM", u32 version 3
 //! configuration   0x07, u32 n, n bytes: the machine type ("pc-i440fx-7.2"); sub-sections
 //! commands        none or more
+//! FULL ...        none or more: early device state, here (QEMU 11) or after START (8.1 to 10)
 //! START           ram's list of blocks; pages may follow at once
 //! PART ...        none or more: pages
-//! END             the last pages, the guest being stopped
+//! END             the last pages, the guest being stopped. A background snapshot has none
 //! FULL ...        the tail: one section for each device
 //! 0x00            the end
 //! 0x06            u32 n, n bytes of JSON: a description of the tail. Old machine types have none
@@ -31,7 +32,11 @@
 //! The body follows, and then the footer: 0x7e and the id again. Sections have no length field, so a
 //! reader can only skip sections that it understands. We understand RAM (section `ram`, instance 0,
 //! version 4, any id); other sections in several parts are refused by name. Devices come after all
-//! RAM and need not be understood: from there on the stream is opaque ([`tail`]).
+//! RAM and need not be understood: from there on the stream is opaque ([`tail`]). Only a virtio-mem
+//! device has a section before RAM's first page, which is understood, and kept byte for byte.
+//!
+//! A background snapshot (the capability `background-snapshot`) saves the devices first and writes
+//! them last. It has at least one PART and no END, so a FULL section after a PART begins the tail.
 //!
 //! Commands that are understood: 1 OPEN_RETURN_PATH (no bytes), 2 PING (u32, which the return path
 //! must repeat) and 11 SWITCHOVER_START (no bytes).
@@ -59,13 +64,15 @@
 //!
 //! # What is refused
 //! [`Unsupported`] names it: post-copy, bitmaps of block devices, COLO, multifd, RDMA, shared or
-//! mapped RAM, pages of another size, iterable sections other than ram, devices before RAM, machine
-//! types without configuration.
+//! mapped RAM, pages of another size, iterable sections other than ram, devices before RAM other than
+//! virtio-mem, machine types without configuration.
 //!
 //! # How it is tested
 //! Against real QEMUs: `docs/qemu-tests.md` lists QEMU's own migration tests, and for each of them the
 //! test of ours that covers it.
 
+mod cursor;
+mod early;
 mod fault;
 mod parser;
 pub mod return_path;
@@ -150,6 +157,9 @@ pub enum Element {
     },
     /// A command.
     Command(Command),
+    /// A piece of the device state that precedes RAM's pages, to be written again in the same place.
+    /// At most [`MAX_EARLY_STATE`](crate::description::MAX_EARLY_STATE) bytes in one stream.
+    EarlyState(Vec<u8>),
     /// The head of one of ram's sections.
     Section {
         /// Whether it is the first, the last or one between.
@@ -169,7 +179,7 @@ pub enum Element {
     EndOfRecords,
     /// A section's footer.
     Footer,
-    /// Takes no bytes: ram's END section is closed, and everything that follows is opaque.
+    /// Takes no bytes: RAM is complete, and everything that follows is opaque.
     Tail,
 }
 

@@ -1,7 +1,10 @@
 //! From a QEMU stream's bytes to its elements, one at a time.
 
+use crate::description::MAX_EARLY_STATE;
 use crate::page::{PAGE_SIZE, PageIndex};
 
+use super::cursor::{Cursor, Stop};
+use super::early::EarlySection;
 use super::{
     Command, Element, Fault, MAGIC, MAX_BLOCKS, MAX_COMPRESSED, MAX_MACHINE, MULTIFD_MAGIC, RAM,
     RAM_VERSION, Record, RecordKind, STREAM_VERSION, SWITCHOVER_START, SectionKind, StreamError,
@@ -20,6 +23,8 @@ pub struct Parser {
     blocks: Vec<BlockInfo>,
     /// The block that a record with CONTINUE belongs to. It outlives sections.
     current: Option<u16>,
+    /// Bytes of device state so far.
+    early: u64,
 }
 
 /// What comes next in the stream.
@@ -28,10 +33,14 @@ enum Expecting {
     #[default]
     Header,
     Configuration,
-    /// A command or START.
+    /// A command, early device state or START.
     BeforeRam,
-    /// A command, PART or END.
+    /// A command, early device state, PART or END.
+    AfterStart,
+    /// A command, PART or END; or the devices, in a background snapshot.
     WithinRam,
+    /// The rest of a section of early device state; whether START has come.
+    Early(EarlySection, bool),
     /// The head of the list of blocks.
     BlockList,
     /// A block of the list; the sum of its length and those of the blocks after it.
@@ -41,75 +50,8 @@ enum Expecting {
     Tail,
 }
 
-/// Why there is no element.
-enum Stop {
-    More,
-    Fault(Fault),
-}
-
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Stop {
-        Stop::Fault(fault)
-    }
-}
-
-impl From<Unsupported> for Stop {
-    fn from(what: Unsupported) -> Stop {
-        Stop::Fault(what.into())
-    }
-}
-
-/// Takes fields off the front of the input.
-struct Cursor<'a> {
-    input: &'a [u8],
-    rest: &'a [u8],
-}
-
-impl<'a> Cursor<'a> {
-    fn taken(&self) -> usize {
-        self.input.len() - self.rest.len()
-    }
-
-    fn take(&mut self, len: usize) -> Result<&'a [u8], Stop> {
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or(Stop::More)?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Stop> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or(Stop::More)?;
-        self.rest = rest;
-        Ok(*taken)
-    }
-
-    fn peek(&self) -> Result<u8, Stop> {
-        self.rest.first().copied().ok_or(Stop::More)
-    }
-
-    fn u8(&mut self) -> Result<u8, Stop> {
-        Ok(u8::from_be_bytes(self.array()?))
-    }
-
-    fn u16(&mut self) -> Result<u16, Stop> {
-        Ok(u16::from_be_bytes(self.array()?))
-    }
-
-    fn u32(&mut self) -> Result<u32, Stop> {
-        Ok(u32::from_be_bytes(self.array()?))
-    }
-
-    fn u64(&mut self) -> Result<u64, Stop> {
-        Ok(u64::from_be_bytes(self.array()?))
-    }
-
-    fn string(&mut self) -> Result<&'a [u8], Stop> {
-        let len = self.u8()?;
-        self.take(usize::from(len))
-    }
-}
-
 /// A name for a message: what is not UTF-8 is replaced.
-fn lossy(name: &[u8]) -> String {
+pub(super) fn lossy(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
@@ -132,10 +74,10 @@ impl Parser {
     /// # Errors
     /// What is wrong, and where. The parser stays where it is.
     pub fn next(&mut self, input: &[u8]) -> Result<Option<(Element, usize)>, StreamError> {
-        let mut cursor = Cursor { input, rest: input };
+        let mut cursor = Cursor::new(input);
         match self.element(&mut cursor) {
             Ok(element) => {
-                let len = cursor.taken();
+                let len = cursor.len();
                 self.offset += len as u64;
                 Ok(Some((element, len)))
             }
@@ -158,10 +100,11 @@ impl Parser {
             Expecting::Header => "the header",
             Expecting::Configuration => "the configuration",
             Expecting::BeforeRam => "what comes before RAM",
+            Expecting::Early(..) => "the device state that comes before RAM",
             Expecting::BlockList | Expecting::Block(_) => "the list of RAM blocks",
             Expecting::Records(_) => "the RAM records",
             Expecting::Footer(_) => "a section's footer",
-            Expecting::WithinRam => "RAM, between two sections",
+            Expecting::AfterStart | Expecting::WithinRam => "RAM, between two sections",
             Expecting::Tail => "the devices",
         }
     }
@@ -177,7 +120,14 @@ impl Parser {
             Expecting::Records(kind) => self.record(kind, cursor),
             Expecting::Header => self.header(cursor),
             Expecting::Configuration => self.configuration(cursor),
-            Expecting::BeforeRam | Expecting::WithinRam => self.section(cursor),
+            Expecting::WithinRam if cursor.peek()? == section::FULL => {
+                self.state = Expecting::Tail;
+                Ok(Element::Tail)
+            }
+            Expecting::BeforeRam | Expecting::AfterStart | Expecting::WithinRam => {
+                self.section(cursor)
+            }
+            Expecting::Early(section, begun) => self.early(section, begun, cursor),
             Expecting::BlockList => self.block_list(cursor),
             Expecting::Block(left) => self.block(left, cursor),
             Expecting::Footer(kind) => self.footer(kind, cursor),
@@ -233,7 +183,7 @@ impl Parser {
 
     /// A command or a section's head.
     fn section(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
-        let begun = matches!(self.state, Expecting::WithinRam);
+        let begun = !matches!(self.state, Expecting::BeforeRam);
         match cursor.u8()? {
             section::COMMAND => self.command(cursor),
             section::START => {
@@ -273,14 +223,45 @@ impl Parser {
                 Ok(Element::Section { kind, id })
             }
             section::FULL => {
-                cursor.u32()?;
-                let name = lossy(cursor.string()?);
-                Err(Unsupported::EarlyDevice { name }.into())
+                let early = EarlySection::head(cursor)?;
+                self.early_state(Some(early), begun, cursor)
             }
             section::EOF => Err(Fault::EndsEarly.into()),
             section::CONFIGURATION => Err(Fault::SecondConfiguration.into()),
             found => Err(Fault::UnknownSection { found }.into()),
         }
+    }
+
+    /// The next piece of a section of early device state.
+    fn early(
+        &mut self,
+        mut section: EarlySection,
+        begun: bool,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<Element, Stop> {
+        let goes_on = section.next(cursor)?;
+        self.early_state(goes_on.then_some(section), begun, cursor)
+    }
+
+    /// What the cursor has taken is early device state; `rest` is the section, unless it is complete.
+    fn early_state(
+        &mut self,
+        rest: Option<EarlySection>,
+        begun: bool,
+        cursor: &Cursor<'_>,
+    ) -> Result<Element, Stop> {
+        let bytes = cursor.taken().to_vec();
+        let all = self.early + bytes.len() as u64;
+        if all > MAX_EARLY_STATE {
+            return Err(Fault::EarlyTooLong.into());
+        }
+        self.early = all;
+        self.state = match rest {
+            Some(section) => Expecting::Early(section, begun),
+            None if begun => Expecting::AfterStart,
+            None => Expecting::BeforeRam,
+        };
+        Ok(Element::EarlyState(bytes))
     }
 
     fn command(&mut self, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
@@ -455,22 +436,28 @@ impl Parser {
     }
 
     fn footer(&mut self, kind: SectionKind, cursor: &mut Cursor<'_>) -> Result<Element, Stop> {
-        let expected = self.ram_id;
-        let found = cursor.u8()?;
-        if found != section::FOOTER {
-            let id = expected;
-            return Err(Fault::FooterMissing { id, found }.into());
-        }
-        let found = cursor.u32()?;
-        if found != expected {
-            return Err(Fault::FooterId { expected, found }.into());
-        }
+        take_footer(self.ram_id, cursor)?;
         self.state = match kind {
-            SectionKind::Start | SectionKind::Part => Expecting::WithinRam,
+            SectionKind::Start => Expecting::AfterStart,
+            SectionKind::Part => Expecting::WithinRam,
             SectionKind::End => Expecting::Tail,
         };
         Ok(Element::Footer)
     }
+}
+
+/// Takes the footer of the section with this id.
+pub(super) fn take_footer(expected: u32, cursor: &mut Cursor<'_>) -> Result<(), Stop> {
+    let found = cursor.u8()?;
+    if found != section::FOOTER {
+        let id = expected;
+        return Err(Fault::FooterMissing { id, found }.into());
+    }
+    let found = cursor.u32()?;
+    if found != expected {
+        return Err(Fault::FooterId { expected, found }.into());
+    }
+    Ok(())
 }
 
 /// Takes a command's length, which must be the expected one.

@@ -59,6 +59,8 @@ pub(in crate::destination) struct QemuWire<'a> {
 struct QemuState {
     reading: Reading,
     description: Description,
+    /// Device state that came before the list of blocks, until there is an output to keep it.
+    early: Vec<u8>,
     /// Whether the source opened the return path, and there is a way back.
     return_path: bool,
     /// Other connections, and the listener that more can come to.
@@ -80,6 +82,7 @@ impl<'a> QemuWire<'a> {
             state: Mutex::new(QemuState {
                 reading: Reading::new(&source.head),
                 description: Description::default(),
+                early: Vec::new(),
                 return_path: false,
                 others: source.others,
             }),
@@ -98,6 +101,7 @@ impl<'a> QemuWire<'a> {
                     state.description.configuration = subsections;
                 }
                 Element::Command(command) => self.obey(command, state)?,
+                Element::EarlyState(bytes) => state.early.extend_from_slice(&bytes),
                 Element::Section { id, .. } => state.description.ram_section_id = id,
                 Element::Blocks => return Ok(()),
                 _ => {}
@@ -134,6 +138,10 @@ impl<'a> QemuWire<'a> {
                         }
                     }
                     Element::Command(command) => self.command(command, state)?,
+                    Element::EarlyState(bytes) => {
+                        feed.output().append_device_state(&bytes)?;
+                        state.description.early.after_blocks += bytes.len() as u64;
+                    }
                     Element::Tail => {
                         hand_over(&mut state.reading, &mut lanes, feed);
                         return Ok(());
@@ -165,7 +173,7 @@ impl<'a> QemuWire<'a> {
         Ok(())
     }
 
-    /// Stores everything that follows RAM, unchanged.
+    /// Stores everything that follows RAM, unchanged, after the early device state.
     fn devices(&self, state: &mut QemuState, output: &Output) -> Result<()> {
         let reading = &mut state.reading;
         // The last bytes: the stream's description in them shows that it is complete.
@@ -231,6 +239,9 @@ impl Wire for QemuWire<'_> {
             Some(keep) => Output::only(path, &blocks, keep, force)?,
             None => Output::folder(path, &blocks, force)?,
         };
+        let early = std::mem::take(&mut state.early);
+        output.append_device_state(&early)?;
+        state.description.early.before_blocks = early.len() as u64;
         self.hashes.get_or_init(|| PageHashes::new(output.pages()));
         Ok(output)
     }

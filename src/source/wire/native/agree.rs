@@ -24,6 +24,8 @@ pub(super) struct Terms {
     later_rounds: bool,
     /// Whether the guest is a guest folder, which the destination must support.
     folder: bool,
+    /// Whether that has device state which precedes RAM's pages in QEMU's stream.
+    early: bool,
 }
 
 impl Terms {
@@ -33,6 +35,9 @@ impl Terms {
             fallback: request.fallback,
             later_rounds: request.has_later_rounds(),
             folder: guest.description().is_some(),
+            early: guest
+                .description()
+                .is_some_and(|description| description.early.bytes() > 0),
         }
     }
 
@@ -94,7 +99,7 @@ pub(super) fn offers(terms: &Terms, params: &Params) -> Vec<Offer> {
     let method = Some(params.compress_method).filter(|&one| compress && one != Method::None);
     let mut offers = session::offers(method, terms.deltas());
     if terms.folder {
-        offers.push(session::folder_offer());
+        offers.extend(session::folder_offers(terms.early));
     }
     offers
 }
@@ -103,6 +108,6 @@ pub(super) fn offers(terms: &Terms, params: &Params) -> Vec<Offer> {
 /// answers.
 pub(super) fn ask_only(offers: &mut [Offer]) {
     for offer in offers {
-        offer.required &= offer.name == session::CAPABILITY_GUEST_FOLDER;
+        offer.required &= session::FOLDER_CAPABILITIES.contains(&&*offer.name);
     }
 }

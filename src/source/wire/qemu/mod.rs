@@ -6,7 +6,7 @@ mod return_path;
 
 use crate::caps::Capability;
 use crate::codec::Method;
-use crate::description::Description;
+use crate::description::{Description, EarlyState};
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::Guest;
@@ -48,6 +48,8 @@ struct QemuWire {
     section_id: u32,
     /// What comes before RAM's END section.
     commands: Vec<Command>,
+    /// Which of the device state's first bytes precede RAM's pages.
+    early: EarlyState,
     blocks: Vec<BlockInfo>,
     /// Whether the destination says on a return path how it ended.
     return_path: bool,
@@ -66,7 +68,8 @@ pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Resul
     let mut links = Links::open(&Opener::new(request, context))?;
     let return_path = links.is_two_way() && context.caps.has(Capability::ReturnPath);
     let wire = QemuWire::new(request, guest, return_path)?;
-    if let Err(error) = links.main().write(&wire.preamble(), &[]) {
+    let preamble = wire.preamble(guest)?;
+    if let Err(error) = links.main().write(&preamble, &[]) {
         return Err(links.explain(error.into()));
     }
     Ok(Opened {
@@ -136,6 +139,7 @@ impl QemuWire {
             machine: given.machine,
             configuration: given.configuration,
             section_id: given.ram_section_id,
+            early: given.early,
             blocks: announced_blocks(guest),
             return_path,
             later_rounds: request.has_later_rounds(),
@@ -143,15 +147,28 @@ impl QemuWire {
     }
 
     /// Everything in front of the first round.
-    fn preamble(&self) -> Vec<u8> {
+    fn preamble(&self, guest: &Guest) -> Result<Vec<u8>> {
         let mut out = Vec::new();
+        let (before, after) = self.early_state(guest)?;
         qemu::put_header(&mut out, &self.machine, &self.configuration);
         if self.return_path {
             qemu::put_command(&mut out, Command::OpenReturnPath);
             qemu::put_command(&mut out, Command::Ping(PING));
         }
+        out.extend_from_slice(&before);
         qemu::put_start(&mut out, self.section_id, &self.blocks);
-        out
+        out.extend_from_slice(&after);
+        Ok(out)
+    }
+
+    /// The device state that precedes RAM's pages: before the list of blocks, and after it.
+    fn early_state(&self, guest: &Guest) -> Result<(Vec<u8>, Vec<u8>)> {
+        let mut before = match guest.device_state() {
+            Some(state) => state.read_first(self.early.bytes())?,
+            None => Vec::new(),
+        };
+        let after = before.split_off(before.len().min(self.early.before_blocks as usize));
+        Ok((before, after))
     }
 
     /// Ends RAM, unless the last of several rounds has, and hands over the devices.
@@ -163,7 +180,10 @@ impl QemuWire {
             qemu::put_section_end(&mut out, self.section_id);
         }
         match guest.device_state() {
-            Some(state) => out.extend_from_slice(&state.read()?),
+            Some(state) => {
+                let all = state.read()?;
+                out.extend_from_slice(all.get(self.early.bytes() as usize..).unwrap_or_default());
+            }
             None => qemu::put_end_of_stream(&mut out),
         }
         Ok(out)

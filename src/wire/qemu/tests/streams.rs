@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::description::MAX_EARLY_STATE;
 use crate::error::{Error, Kind};
 
 fn folder() -> PathBuf {
@@ -151,6 +152,30 @@ fn a_small_guest_is_read_and_written_as_qemu_does() {
         };
         assert_eq!(record, Element::Record(expected));
     }
+}
+
+/// A virtio-mem device of 2^62 blocks of a byte each.
+#[test]
+fn early_device_state_is_bounded() {
+    let mut stream = bytes_of(
+        "51 45 56 4d 00 00 00 03 07 00 00 00 04 6e 6f 6e 65 04 00 00 00 26 24 30
+         30 30 30 3a 30 30 3a 30 32 2e 30 2f 76 69 72 74 69 6f 2d 6d 65 6d 2d 64
+         65 76 69 63 65 2d 65 61 72 6c 79 00 00 00 00 00 00 00 01 00 00 00 01 00
+         00 00 00 40 00 00 00 00 00 00 00 00 00 00 00 00 00 00 01 00 00 00 00 00
+         00 00 00 00 00 00 00",
+    );
+    stream.resize(stream.len() + MAX_EARLY_STATE as usize, 0);
+    let (_, elements, error) = read(&stream);
+    assert_eq!(error.unwrap().what, Fault::EarlyTooLong);
+    let early = elements.iter().map(|(element, len)| match element {
+        Element::EarlyState(bytes) => {
+            assert_eq!(bytes.len(), *len);
+            *len as u64
+        }
+        _ => 0,
+    });
+    let early: u64 = early.sum();
+    assert!((MAX_EARLY_STATE - 4096..=MAX_EARLY_STATE).contains(&early));
 }
 
 #[test]
