@@ -70,6 +70,7 @@ impl Context {
         *phase = phase
             .to(next)
             .map_err(|error| Error::new(Kind::Failed, error))?;
+        self.stats.owner(next.owner());
         self.stats.status(next.status());
         Ok(())
     }
@@ -93,6 +94,7 @@ impl Context {
         let last = phase.ended_by(outcome);
         debug_assert!(phase.to(last).is_ok(), "{phase} to {last}");
         *phase = last;
+        self.stats.owner(last.owner());
         self.stats.end(last.status());
     }
 

@@ -66,7 +66,7 @@
 use std::fmt;
 
 use crate::error::{Error, Kind, Result};
-use crate::stats::Status;
+use crate::stats::{Owner, Status};
 
 /// How far a migration has come, at either end. [`Status`] is the same in QEMU's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -166,6 +166,21 @@ impl Phase {
             Err(Kind::OutcomeUnknown) => Phase::Unknown,
             Err(Kind::Interrupted) => Phase::Cancelled,
             Err(_) => Phase::Failed,
+        }
+    }
+
+    /// Which end may run the guest. A migration that failed in [`Phase::Commit`] did so because the
+    /// destination reported that it did not take over.
+    pub(super) fn owner(self) -> Owner {
+        match self {
+            Phase::Setup
+            | Phase::Rounds
+            | Phase::Paused
+            | Phase::Switchover
+            | Phase::Failed
+            | Phase::Cancelled => Owner::Source,
+            Phase::Commit | Phase::Unknown => Owner::Unknown,
+            Phase::Completed => Owner::Destination,
         }
     }
 

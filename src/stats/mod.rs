@@ -18,7 +18,7 @@ pub use report::{Report, RoundReport};
 pub use snapshot::{LiveStats, RoundStats, Snapshot};
 pub(crate) use stage::StageClock;
 pub use stage::{Stage, StageTimes};
-pub use status::Status;
+pub use status::{Owner, Status};
 pub use tally::Tally;
 
 use std::sync::{Mutex, MutexGuard};
@@ -95,6 +95,7 @@ impl Stats {
         let mut inner = self.lock();
         inner.started = Instant::now();
         inner.rate = WireRate::new(inner.started);
+        inner.snapshot.owner = Some(Owner::Source);
         self.enter(&mut inner, Status::Setup);
     }
 
@@ -167,6 +168,18 @@ impl Stats {
     /// The destination takes over, and the writer is not resumed any more.
     pub(crate) fn let_go(&self) {
         self.lock().snapshot.let_go = true;
+    }
+
+    /// Which end may run the guest from now on.
+    pub(crate) fn owner(&self, owner: Owner) {
+        if let Some(before) = &mut self.lock().snapshot.owner {
+            *before = owner;
+        }
+    }
+
+    /// Its writer is not stopped, so that what arrives is a copy and nothing changes hands.
+    pub(crate) fn no_owner(&self) {
+        self.lock().snapshot.owner = None;
     }
 
     /// What a scan found out about the writer.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::{RoundStats, Snapshot, Stage, Status, Tally};
+use super::{Owner, RoundStats, Snapshot, Stage, Status, Tally};
 use crate::caps::{Capability, Caps};
 use crate::page::{Digest, PAGE_SIZE};
 use crate::params::{LinkSpec, Params};
@@ -43,6 +43,10 @@ pub struct Report {
     /// How much the writer was slowed down at the end, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_throttle_percentage: Option<u8>,
+    /// Which end may run the guest. Absent at a source whose writer is not stopped (`--fuzzy`): it runs
+    /// on, and what arrives is a copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Owner>,
     /// What the user should know about the outcome, one line each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
@@ -306,6 +310,7 @@ impl Report {
                 .live
                 .map(|live| live.cpu_throttle_percentage)
                 .filter(|percent| *percent > 0),
+            guest: snapshot.owner,
             notices: snapshot.notices.clone(),
             dropped: snapshot.dropped.clone(),
             error_desc: snapshot.error.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{StageTimes, Status, Tally};
+use super::{Owner, StageTimes, Status, Tally};
 use crate::page::Digest;
 use crate::round::Round;
 
@@ -71,6 +71,9 @@ pub struct Snapshot {
     pub live: Option<LiveStats>,
     /// Whether a writer stays stopped because the destination has, or may have, taken over.
     pub let_go: bool,
+    /// Which end may run the guest; `None` before the start, and at a source whose writer is not
+    /// stopped.
+    pub owner: Option<Owner>,
     /// What the user should know about the outcome, one line each.
     pub notices: Vec<String>,
     /// Methods and capabilities that were requested and left out, because the destination lacks them.

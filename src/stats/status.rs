@@ -1,4 +1,4 @@
-//! The states of a migration, as QEMU names them.
+//! The states of a migration, as QEMU names them, and which end has the guest.
 
 use serde::Serialize;
 
@@ -53,3 +53,21 @@ impl Status {
         }
     }
 }
+
+/// Which end may run the guest, as far as this end knows. At every instant at most one may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Owner {
+    /// The source. A destination that failed says so, too: it does not have the guest.
+    Source,
+    /// The destination, or what receives the stream that was stored.
+    Destination,
+    /// One of the two: the source handed over, and whether the destination took over is not known.
+    Unknown,
+}
+
+names!(Owner {
+    Source: "source",
+    Destination: "destination",
+    Unknown: "unknown"
+});

@@ -76,7 +76,10 @@ impl WriterChoice {
                 Box::new(Commands::new(stop.clone(), resume.clone(), limit, abort))
             }
             WriterChoice::Own(writer) => Box::new(Borrowed(Arc::clone(writer))),
-            WriterChoice::Fuzzy => return Ok(None),
+            WriterChoice::Fuzzy => {
+                context.stats.no_owner();
+                return Ok(None);
+            }
         };
         Ok(Some(Box::new(Announced {
             writer,

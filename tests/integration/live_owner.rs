@@ -209,6 +209,39 @@ fn a_guest_that_another_process_can_write_is_refused_by_its_name() {
 }
 
 #[test]
+fn the_report_says_which_end_has_the_guest() {
+    watchdog!();
+    let scene = Scene::new();
+    let json = |name| {
+        let (to, output) = (
+            scene.address(name),
+            scene.folder.path(name).with_extension("ram"),
+        );
+        let mut receive = Program::start(command(&["receive", &to, text(&output), "--json"]));
+        receive.err_line();
+        receive
+    };
+    let failed = scene.send("nowhere", &["--json", "--connect-timeout", "0.1"]);
+    assert_eq!(failed.json()["guest"], "source");
+    assert_eq!(failed.code, Some(1));
+
+    // Its writer runs on: nothing changed hands.
+    let receive = json("c");
+    let (to, image) = (scene.address("c"), text(&scene.image));
+    let copied = run(&["send", image, &to, "--live", "--fuzzy", "--json"]);
+    assert_eq!(copied.json().get("guest"), None);
+    receive.finish().succeeded();
+
+    let receive = json("d");
+    let sent = scene.send("d", &["--json"]);
+    let received = receive.finish();
+    for ended in [&sent, &received] {
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert_eq!(ended.json()["guest"], "destination");
+    }
+}
+
+#[test]
 fn a_writer_that_is_resumed_from_outside_before_commit_ends_the_migration() {
     watchdog!();
     let scene = Scene::new();

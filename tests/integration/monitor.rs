@@ -221,7 +221,7 @@ fn one_client_starts_another_cancels_and_the_first_starts_again() {
     assert_eq!(seen[seen.len() - 2..], ["cancelling", "cancelled"]);
     assert_eq!(
         one.query(),
-        json!({"status": "cancelled", "side": "source"})
+        json!({"status": "cancelled", "side": "source", "guest": "source"})
     );
     destination.finish().failed_with(1, &[]);
     other.done("migrate_cancel", json!({}));

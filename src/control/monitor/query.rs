@@ -40,7 +40,7 @@ pub(super) fn migrate(
         Status::None | Status::Setup | Status::Failed | Status::Cancelled
     ) {
         let is_kept = |name: &str| match name {
-            "status" | "notices" | "side" | "socket-address" => true,
+            "status" | "guest" | "notices" | "side" | "socket-address" => true,
             "error-desc" => report.status == Status::Failed,
             _ => false,
         };

@@ -3,7 +3,7 @@
 use super::*;
 use crate::page::PAGE_SIZE;
 use crate::round::Round;
-use crate::stats::{LiveStats, RoundStats, Snapshot, Tally};
+use crate::stats::{LiveStats, Owner, RoundStats, Snapshot, Tally};
 
 /// A migration after two rounds.
 fn snapshot(status: Status) -> Snapshot {
@@ -37,6 +37,7 @@ fn snapshot(status: Status) -> Snapshot {
             dirty_pages_rate: 77,
             cpu_throttle_percentage: 20,
         }),
+        owner: Some(Owner::Source),
         notices: vec!["look".to_owned()],
         error: Some("why".to_owned()),
         connections: 1,
@@ -126,7 +127,9 @@ fn a_migration_is_reported_in_qemus_shape() {
         (Status::Failed, Some("why")),
         (Status::Cancelled, None),
     ] {
-        let mut expected = json!({"status": status.name(), "side": "source", "notices": ["look"]});
+        let mut expected = json!({
+            "status": status.name(), "side": "source", "guest": "source", "notices": ["look"],
+        });
         if let Some(why) = why {
             expected["error-desc"] = why.into();
         }
