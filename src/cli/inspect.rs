@@ -369,17 +369,19 @@ fn qemu(out: &mut Text, stream: &QemuStream) {
     out.line(format!("commands: {}", counts(&stream.commands)));
     out.line(format!("sections of RAM: {}", counts(&stream.sections)));
     if !stream.blocks.is_empty() {
-        let or_unknown = |number: Option<u64>| number.map_or("?".to_owned(), |n| n.to_string());
         out.table(
-            ["block", "bytes", "pages", "records", "distinct", "repeats"],
+            [
+                "block", "bytes", "pages", "records", "distinct", "missing", "repeats",
+            ],
             stream.blocks.iter().map(|block| {
                 [
                     name(&block.name),
                     block.bytes.to_string(),
                     (block.bytes / PAGE_SIZE as u64).to_string(),
                     block.records.to_string(),
-                    or_unknown(block.distinct_pages),
-                    or_unknown(block.repeats),
+                    block.distinct_pages.to_string(),
+                    block.missing_pages.to_string(),
+                    block.repeats.to_string(),
                 ]
             }),
         );

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use super::output;
 use crate::page::PAGE_SIZE;
 use crate::stats::{Report, RoundReport};
+use crate::text::printable;
 use crate::units::{format_bytes, format_duration, format_rate};
+use crate::wire::qemu::MissingPages;
 
 /// Prints the summary of a migration that worked.
 pub(super) fn print(report: &Report, end: &str) {
@@ -24,7 +26,12 @@ fn text(report: &Report, end: &str) -> String {
     };
     let time = format_duration(report.total_time);
     let ram = format_bytes(report.ram.total);
-    line(verb, format!("{ram} of RAM in {time}, {end}"));
+    let except: u64 = report.missing_pages.iter().map(|block| block.missing).sum();
+    let except = match except {
+        0 => String::new(),
+        count => format!(" but for {count} pages that never came"),
+    };
+    line(verb, format!("{ram} of RAM in {time}, {end}{except}"));
     line("rate", rates(report));
     line("wire", wire(report));
     if !report.dropped.is_empty() {
@@ -35,6 +42,9 @@ fn text(report: &Report, end: &str) -> String {
         line("link", format!("{link}, emulated"));
     }
     line("pages", pages(report));
+    for block in &report.missing_pages {
+        line("missing", missing(block));
+    }
     if report.rounds.len() > 1 {
         if let Some(deltas) = deltas(report) {
             line("deltas", deltas);
@@ -102,6 +112,19 @@ fn pages(report: &Report) -> String {
         sum(|round| round.delta),
         sum(|round| round.plain),
         sum(|round| round.unchanged)
+    )
+}
+
+fn missing(block: &MissingPages) -> String {
+    let MissingPages {
+        block,
+        missing,
+        pages,
+        ..
+    } = block;
+    format!(
+        "{missing} of the {pages} pages of {}: the source left them out, and they are zero here",
+        printable(block)
     )
 }
 

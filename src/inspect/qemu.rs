@@ -1,16 +1,15 @@
 //! A QEMU stream: what each of its bytes is for, and what its records contain.
 //!
-//! Pages are decoded only to check that they can be. Memory: one element, one bit per page of guests
-//! up to [`MAX_TRACKED`], and devices up to [`MAX_TAIL`].
+//! Pages are decoded only to check that they can be. Memory: one element, what [`Arrivals`] keeps, and
+//! devices up to [`MAX_TAIL`].
 
 use std::io;
 
 use crate::codec::{self, Decoder, Method};
 use crate::delta;
-use crate::dirty::Bitmap;
 use crate::page::PAGE_SIZE;
 use crate::wire::qemu::{
-    Command, Element, Fault, MAX_ELEMENT, Parser, Record, RecordKind, SectionKind, tail,
+    Arrivals, Command, Element, Fault, MAX_ELEMENT, Parser, Record, RecordKind, SectionKind, tail,
 };
 
 use super::input::{Input, ScanError};
@@ -19,8 +18,6 @@ use super::report::{
     ZlibLevels,
 };
 
-/// The largest guest, in bytes, whose pages are tracked, which takes 32 MiB.
-const MAX_TRACKED: u64 = 1 << 40;
 /// The most bytes of device state that are searched for devices.
 pub(super) const MAX_TAIL: usize = 64 << 20;
 /// Bytes of device state per read.
@@ -38,7 +35,7 @@ pub(super) fn read(input: &mut Input<'_>) -> io::Result<(QemuStream, Option<Dama
     let mut scan = QemuScan::new();
     let damage = match scan.stream(input) {
         // A page that cannot be decoded is reported, but does not end the description.
-        Ok(()) => scan.undecodable.take(),
+        Ok(()) => scan.undecodable.take().or_else(|| scan.incomplete()),
         Err(ScanError::Damage(damage)) => Some(damage),
         Err(ScanError::Io(error)) => return Err(error),
     };
@@ -74,8 +71,7 @@ struct QemuScan {
     sections: [u64; SECTIONS.len()],
     commands: [u64; COMMANDS.len()],
     levels: [u64; LEVELS.len()],
-    /// For each block its records, and the pages that had one if they are tracked.
-    blocks: Vec<(u64, Option<Bitmap>)>,
+    arrivals: Arrivals,
     /// The first page that cannot be decoded.
     undecodable: Option<Damage>,
     /// The device state that comes before RAM.
@@ -94,7 +90,7 @@ impl QemuScan {
             sections: [0; SECTIONS.len()],
             commands: [0; COMMANDS.len()],
             levels: [0; LEVELS.len()],
-            blocks: Vec::new(),
+            arrivals: Arrivals::default(),
             undecodable: None,
             early: Vec::new(),
             decoder: codec::decoder(Method::Zlib),
@@ -154,7 +150,7 @@ impl QemuScan {
                 Element::Total(_) | Element::Block => self.bytes.block_list += bytes,
                 Element::Blocks => {
                     self.bytes.block_list += bytes;
-                    self.track();
+                    self.arrivals = Arrivals::new(self.parser.blocks());
                 }
                 Element::Record(record) => {
                     let whole = have.get(..len).unwrap_or_default();
@@ -165,21 +161,6 @@ impl QemuScan {
             }
             input.consume(len);
         }
-    }
-
-    /// Tracks pages from here on, unless the guest is too large.
-    fn track(&mut self) {
-        let blocks = self.parser.blocks();
-        let all = blocks
-            .iter()
-            .fold(0_u64, |all, block| all.saturating_add(block.bytes));
-        self.blocks = blocks
-            .iter()
-            .map(|block| {
-                let pages = block.bytes / PAGE_SIZE as u64;
-                (0, (all <= MAX_TRACKED).then(|| Bitmap::new(pages)))
-            })
-            .collect();
     }
 
     /// Counts and decodes a record, whose bytes are `whole` and begin at `offset`.
@@ -200,13 +181,7 @@ impl QemuScan {
         tally.count += 1;
         tally.heads += (whole.len() - payload.len()) as u64;
         tally.payload += payload.len() as u64;
-        if let Some((records, seen)) = self.blocks.get_mut(usize::from(record.block)) {
-            *records += 1;
-            if let Some(seen) = seen {
-                // The parser has checked that the page is within the block.
-                seen.set(record.page);
-            }
-        }
+        self.arrivals.note(record);
         let decoded = match record.kind {
             RecordKind::Zero | RecordKind::Page => Ok(()),
             RecordKind::Xbzrle => {
@@ -271,6 +246,16 @@ impl QemuScan {
         }
     }
 
+    /// The stream is whole, but the guest's RAM is not in it.
+    fn incomplete(&self) -> Option<Damage> {
+        let error = self.arrivals.check(!self.early.is_empty()).err()?;
+        Some(Damage {
+            offset: None,
+            sort: DamageSort::Incomplete,
+            reason: crate::text::printable(&error.to_string()),
+        })
+    }
+
     fn finish(self, complete: bool, other: u64) -> QemuStream {
         let mut stream = self.stream;
         stream.complete = complete;
@@ -287,21 +272,16 @@ impl QemuScan {
             .filter(|(_, pages)| *pages > 0)
             .map(|(&levels, pages)| ZlibLevels { levels, pages })
             .collect();
-        let untracked = (0, None);
-        stream.blocks = self
-            .parser
-            .blocks()
-            .iter()
-            .enumerate()
+        stream.blocks = (self.parser.blocks().iter().enumerate())
             .map(|(at, block)| {
-                let (records, seen) = self.blocks.get(at).unwrap_or(&untracked);
-                let distinct = seen.as_ref().map(Bitmap::count);
+                let (records, distinct) = self.arrivals.counts(at);
                 QemuBlock {
                     name: block.name.clone(),
                     bytes: block.bytes,
-                    records: *records,
+                    records,
                     distinct_pages: distinct,
-                    repeats: distinct.map(|distinct| records.saturating_sub(distinct)),
+                    missing_pages: block.bytes / PAGE_SIZE as u64 - distinct,
+                    repeats: records - distinct,
                 }
             })
             .collect();

@@ -50,11 +50,12 @@ impl Contents {
     }
 }
 
-/// Where a stream is damaged, or what a guest folder should contain.
+/// Where a stream is damaged or what it lacks, or what a guest folder should contain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Damage {
-    /// Where the damaged record begins, or a truncated stream ends. `None` for a guest folder.
+    /// Where the damaged record begins, or a truncated stream ends. `None` for a guest folder, and for
+    /// what is missing.
     pub offset: Option<u64>,
     pub sort: DamageSort,
     pub reason: String,
@@ -70,6 +71,8 @@ pub enum DamageSort {
     Truncated,
     /// It may be valid, but continues with something that this version does not know.
     Unsupported,
+    /// The stream is valid, but the guest's RAM is not in it.
+    Incomplete,
     /// A guest folder's contents differ from its `guest.json`.
     Differs,
 }
@@ -81,6 +84,7 @@ impl DamageSort {
             DamageSort::Damaged => "damaged",
             DamageSort::Truncated => "truncated",
             DamageSort::Unsupported => "not supported",
+            DamageSort::Incomplete => "not complete",
             DamageSort::Differs => "not what its guest.json says",
         }
     }
@@ -341,10 +345,12 @@ pub struct QemuBlock {
     pub name: String,
     pub bytes: u64,
     pub records: u64,
-    /// Pages with a record; `None` if the guest is too large to track them.
-    pub distinct_pages: Option<u64>,
+    /// Pages with a record.
+    pub distinct_pages: u64,
+    /// Pages without a record: zero when received.
+    pub missing_pages: u64,
     /// Records of pages that had one before.
-    pub repeats: Option<u64>,
+    pub repeats: u64,
 }
 
 /// Records of a kind.

@@ -29,6 +29,7 @@ use rate::WireRate;
 use crate::page::Digest;
 use crate::round::Round;
 use crate::sync;
+use crate::wire::qemu::MissingPages;
 
 #[derive(Debug)]
 struct Counters {
@@ -190,6 +191,11 @@ impl Stats {
     /// Something that the user should know about the outcome.
     pub(crate) fn notice(&self, line: String) {
         self.lock().snapshot.notices.push(line);
+    }
+
+    /// Pages of these blocks never came.
+    pub(crate) fn missing(&self, missing: Vec<MissingPages>) {
+        self.lock().snapshot.missing_pages = missing;
     }
 
     /// Something that was requested is left out.

@@ -12,6 +12,7 @@ use super::{Owner, RoundStats, Snapshot, Stage, Status, Tally};
 use crate::caps::{Capability, Caps};
 use crate::page::{Digest, PAGE_SIZE};
 use crate::params::{LinkSpec, Params};
+use crate::wire::qemu::MissingPages;
 
 /// What `--json` prints at the end of a migration.
 #[derive(Debug, Clone, Serialize)]
@@ -53,6 +54,9 @@ pub struct Report {
     /// Methods and capabilities that were requested and left out, because the destination lacks them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<&'static str>,
+    /// Blocks of which a QEMU left pages out, as with `free-page-hint`. Those pages are zero.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing_pages: Vec<MissingPages>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_desc: Option<String>,
@@ -313,6 +317,7 @@ impl Report {
             guest: snapshot.owner,
             notices: snapshot.notices.clone(),
             dropped: snapshot.dropped.clone(),
+            missing_pages: snapshot.missing_pages.clone(),
             error_desc: snapshot.error.clone(),
             ram: Ram {
                 transferred: snapshot.wire_bytes,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Owner, StageTimes, Status, Tally};
 use crate::page::Digest;
 use crate::round::Round;
+use crate::wire::qemu::MissingPages;
 
 /// One round.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,6 +79,8 @@ pub struct Snapshot {
     pub notices: Vec<String>,
     /// Methods and capabilities that were requested and left out, because the destination lacks them.
     pub dropped: Vec<&'static str>,
+    /// Blocks of which the source left pages out, at a destination of QEMU's wire. Those pages are zero.
+    pub missing_pages: Vec<MissingPages>,
     /// Why it failed, in a line.
     pub error: Option<String>,
     /// CPU time that belongs to no batch.

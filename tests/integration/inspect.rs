@@ -427,9 +427,13 @@ fn an_announced_size_alone_takes_no_memory() {
     put_section_end(&mut bytes, 2);
     put_end_of_stream(&mut bytes);
     std::fs::write(&path, &bytes).unwrap();
-    let report = json(&path, 0);
+    let report = json(&path, 1);
     assert_eq!(report["blocks"][0]["records"], 1);
-    assert_eq!(report["blocks"][0]["distinct-pages"], Value::Null);
+    assert_eq!(report["blocks"][0]["distinct-pages"], 1);
+    assert_eq!(report["complete"], false);
+    assert_eq!(report["damage"]["sort"], "incomplete");
+    let reason = report["damage"]["reason"].as_str().unwrap();
+    assert!(reason.contains("all that did are zero"), "{reason}");
 }
 
 // ---- hostile bytes

@@ -71,6 +71,7 @@
 //! Against real QEMUs: `docs/qemu-tests.md` lists QEMU's own migration tests, and for each of them the
 //! test of ours that covers it.
 
+mod arrivals;
 mod cursor;
 mod early;
 mod fault;
@@ -82,6 +83,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use arrivals::{Arrivals, MissingPages, NoRam};
 pub use fault::{Fault, StreamError, Unsupported};
 pub use parser::Parser;
 pub use writer::{

@@ -136,7 +136,9 @@ fn more_blocks_than_files_may_be_open_leave_nothing() {
     watchdog!();
     let names: Vec<String> = (0..300).map(|number| format!("b{number}")).collect();
     let blocks: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
-    let model = Model::with(&blocks, |model| model.put(7, 0, &Sent::Fill(1)));
+    let model = Model::with(&blocks, |model| {
+        (0..300).for_each(|block| model.put(block, 0, &Sent::Fill(1)));
+    });
     for files in ["100", "320", "330", "500"] {
         let folder = Folder::in_memory();
         let ended = limited(&folder, &format!("ulimit -n {files}"), &model);
@@ -237,7 +239,7 @@ fn of_two_receivers_with_one_output_the_second_gives_up() {
 #[test]
 fn links_and_foreign_folders_at_output_are_left_alone() {
     watchdog!();
-    let model = Model::with(&[("ram", 1)], |_| {});
+    let model = Model::with(&[("ram", 1)], |model| model.put(0, 0, &Sent::Fill(0)));
     for (name, what) in [
         ("link-to-folder", "is a file"),
         ("link-to-nothing", "is a file"),

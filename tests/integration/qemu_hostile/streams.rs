@@ -2,10 +2,12 @@
 //! and pages that cannot be decoded.
 
 use ramferry::page::PAGE_SIZE;
+use ramferry::transport::Address;
 use ramferry::wire::qemu::{Command, SectionKind, put_command};
 
 use super::{
-    Model, Sent, Way, assert_same_guest, delta, devices, receive, receive_in, refuses, zlib,
+    Model, Sent, Way, assert_same_guest, delta, devices, receive, receive_in, refuses, request,
+    zlib,
 };
 use crate::support::{Dice, Folder, Page, watchdog};
 
@@ -317,6 +319,8 @@ fn devices_without_an_end_are_an_error_and_endless_ones_are_bounded() {
     watchdog!();
     let mut model = Model::new(&[("ram", 2)]);
     model.begin(SectionKind::End);
+    model.put(0, 0, &Sent::Fill(0));
+    model.put(0, 1, &Sent::Fill(0));
     model.end();
     let with = |tail: &[u8]| [&model.stream[..], tail].concat();
     for tail in [
@@ -335,4 +339,52 @@ fn devices_without_an_end_are_an_error_and_endless_ones_are_bounded() {
     // No device at all; it has been so with every guest of which nothing but RAM is known.
     receive(&with(&[0])).unwrap();
     receive(&with(&devices())).unwrap();
+}
+
+/// The main connection of a multifd migration up to machine types 8.0, recorded alone, is whole by its
+/// framing: all sections and devices, and the zero pages. The rest went over the other connections.
+#[test]
+fn a_stream_without_the_guests_ram_is_refused() {
+    watchdog!();
+    let blocks = [("pc.ram", 70), ("pc.bios", 64), ("/rom@etc", 1)];
+    let zeros = Model::with(&blocks, |model| {
+        (3..60).for_each(|page| model.put(0, page, &Sent::Fill(0)));
+        (0..64).for_each(|page| model.put(1, page, &Sent::Fill(0)));
+    });
+    let words = "13 of the 70 pages of the block 'pc.ram' never came, and all that did are zero: this looks like \
+                 the main connection of a multifd migration";
+    refuses(&zeros.stream, words);
+    let without_a_block = Model::with(&blocks, |model| {
+        model.put(0, 1, &Sent::Page(Page::Random(1)));
+        model.put(1, 1, &Sent::Page(Page::Random(1)));
+    });
+    let words = "none of the 1 pages of the block '/rom@etc' came: this looks like";
+    refuses(&without_a_block.stream, words);
+}
+
+/// A balloon's hints about free pages make QEMU leave them out.
+#[test]
+fn pages_that_a_source_leaves_out_are_counted_by_block() {
+    watchdog!();
+    let model = Model::with(&[("pc.ram", 70), ("pc.bios", 2), ("vga", 3)], |model| {
+        for page in [0, 5, 69, 5] {
+            model.put(0, page, &Sent::Page(Page::Random(page)));
+        }
+        (0..2).for_each(|page| model.put(1, page, &Sent::Fill(0)));
+        model.put(2, 1, &Sent::Fill(0));
+    });
+    let folder = Folder::in_memory();
+    let stored = folder.path("stream");
+    std::fs::write(&stored, &model.stream).unwrap();
+    let report = request(&Address::File(stored), &folder.path("out"))
+        .start()
+        .unwrap()
+        .wait()
+        .unwrap();
+    let report = serde_json::to_value(&report).unwrap();
+    let expected = serde_json::json!([
+        {"block": "pc.ram", "missing": 67, "pages": 70},
+        {"block": "vga", "missing": 2, "pages": 3},
+    ]);
+    assert_eq!(report["missing-pages"], expected);
 }

@@ -28,7 +28,7 @@ use crate::session::Context;
 use crate::stats::{Stage, StageClock, StageTimes};
 use crate::sync;
 use crate::wire::qemu::return_path::Reply;
-use crate::wire::qemu::{Command, Element, Record, SWITCHOVER_START, tail};
+use crate::wire::qemu::{Arrivals, Command, Element, Record, SWITCHOVER_START, tail};
 
 use super::{Decode, DecodeTarget, Feed, Order, Wire};
 use crate::destination::links::{LAST_WORDS, Links, is_closed};
@@ -61,6 +61,7 @@ struct QemuState {
     description: Description,
     /// Device state that came before the list of blocks, until there is an output to keep it.
     early: Vec<u8>,
+    arrivals: Arrivals,
     /// Whether the source opened the return path, and there is a way back.
     return_path: bool,
     /// Other connections, and the listener that more can come to.
@@ -83,6 +84,7 @@ impl<'a> QemuWire<'a> {
                 reading: Reading::new(&source.head),
                 description: Description::default(),
                 early: Vec::new(),
+                arrivals: Arrivals::default(),
                 return_path: false,
                 others: source.others,
             }),
@@ -103,7 +105,10 @@ impl<'a> QemuWire<'a> {
                 Element::Command(command) => self.obey(command, state)?,
                 Element::EarlyState(bytes) => state.early.extend_from_slice(&bytes),
                 Element::Section { id, .. } => state.description.ram_section_id = id,
-                Element::Blocks => return Ok(()),
+                Element::Blocks => {
+                    state.arrivals = Arrivals::new(state.reading.blocks());
+                    return Ok(());
+                }
                 _ => {}
             }
         }
@@ -130,6 +135,7 @@ impl<'a> QemuWire<'a> {
             while let Some((element, end)) = state.reading.next()? {
                 match element {
                     Element::Record(record) => {
+                        state.arrivals.note(&record);
                         let stretch = record.page.0 / STRETCH + u64::from(record.block);
                         let lane = (stretch % lanes.len() as u64) as usize;
                         lanes[lane].push(entry(&record, end));
@@ -233,7 +239,9 @@ impl Wire for QemuWire<'_> {
         if let Some(others) = state.others.take() {
             others.refuse_multifd(self.context)?;
         }
-        let blocks = state.reading.blocks();
+        let blocks: Vec<(String, u64)> = (state.reading.blocks().iter())
+            .map(|block| (block.name.clone(), block.bytes))
+            .collect();
         let (path, force) = (&self.request.output, self.request.force);
         let output = match &self.request.block {
             Some(keep) => Output::only(path, &blocks, keep, force)?,
@@ -283,6 +291,9 @@ impl Wire for QemuWire<'_> {
     fn end(&self, output: &mut Output) -> Result<Digest> {
         let state = &mut *sync::lock(&self.state);
         self.devices(state, output)?;
+        let virtio_mem = state.description.early.bytes() > 0;
+        state.arrivals.check(virtio_mem)?;
+        self.context.stats.missing(state.arrivals.missing());
         output.describe(std::mem::take(&mut state.description));
         Ok(Digest(self.context.stats.snapshot().total.hashes))
     }

@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::error::{Error, Kind, Result};
 use crate::transport::Stream;
+use crate::wire::BlockInfo;
 use crate::wire::qemu::{Element, MAX_ELEMENT, Parser};
 
 /// Bytes that are read and handed to decoders together.
@@ -86,12 +87,9 @@ impl Reading {
         self.parsed >= CHUNK / 2 || self.is_full()
     }
 
-    /// The guest's blocks, once the stream has listed them: names and sizes in bytes.
-    pub(super) fn blocks(&self) -> Vec<(String, u64)> {
-        let blocks = self.parser.blocks().iter();
-        blocks
-            .map(|block| (block.name.clone(), block.bytes))
-            .collect()
+    /// The guest's blocks, once the stream has listed them.
+    pub(super) fn blocks(&self) -> &[BlockInfo] {
+        self.parser.blocks()
     }
 
     /// Whether the buffer has no room for an element.
