@@ -328,7 +328,7 @@ fn native(out: &mut Text, stream: &NativeStream) {
         rows.chain([(THE_REST, String::new(), stream.other_bytes)]),
     );
     out.line(format!(
-        "frames with pages: {} checked, {} with deltas, which cannot be checked without the guest's RAM",
+        "frames with pages: {} checked, {} with deltas, whose pages only receive can check",
         stream.checked_frames, stream.unchecked_frames
     ));
     if let Some(digest) = stream.digest {

@@ -1,7 +1,8 @@
 //! A native stream: what each frame contains, and whether its pages match its hash.
 //!
 //! The checks are those of the destination, except for what needs the guest's RAM: a delta is
-//! decompressed and measured but not applied, so its frame's hash cannot be checked. Memory: one
+//! decompressed and decoded, but what it applies to is not known, so its frame's hash cannot be
+//! checked, nor the digest after more than one round. `receive` checks those. Memory: one
 //! frame, its pages, and one entry per round, at most [`MAX_ROUNDS`].
 
 use std::io;
@@ -9,7 +10,9 @@ use std::io;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::codec::{CodecError, Decoders, Method};
+use crate::delta::{self, DeltaError};
 use crate::page::{BlockSeed, Digest, PAGE_SIZE};
+use crate::round::Round;
 use crate::session::CAPABILITY_GUEST_FOLDER;
 use crate::wire::native::{
     Class, FolderParts, FrameKind, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead,
@@ -20,6 +23,7 @@ use crate::wire::{WireError, must_be};
 use super::input::{Input, ScanError, whole};
 use super::report::{
     Damage, FrameCount, NativeBlock, NativeCapability, NativeHello, NativeRound, NativeStream,
+    RoundPages,
 };
 
 /// The name of frames of a kind that this version does not know and may skip.
@@ -175,6 +179,7 @@ impl NativeScan {
                 let (counted, pages) = (self.pages as u32, pages as u32);
                 let field = "the number of pages in the round";
                 must_be(field, counted.into(), pages.into())?;
+                self.check_first(round)?;
                 self.round()?.complete = true;
                 self.pages = 0;
                 self.last_round_ended = last;
@@ -213,6 +218,29 @@ impl NativeScan {
                 out_of_place("a source does not send it")
             }
         }
+    }
+
+    /// Round 1 brings every page of the guest, if nothing of it went over other connections.
+    fn check_first(&mut self, ended: Round) -> Result<(), WireError> {
+        if !ended.is_first() || !self.is_alone() {
+            return Ok(());
+        }
+        let pages = self.blocks.iter().map(|(_, pages)| *pages);
+        let expected = pages.fold(0, u64::saturating_add);
+        let RoundPages {
+            zero,
+            whole,
+            stored,
+            ..
+        } = self.round()?.pages;
+        let found = zero.saturating_add(whole + stored);
+        must_be("the number of pages in the first round", found, expected)
+    }
+
+    /// Whether the guest came over this connection alone.
+    fn is_alone(&self) -> bool {
+        let hello = self.stream.hello.as_ref();
+        hello.is_some_and(|hello| hello.connections == 1)
     }
 
     fn folder_part(&mut self, message: &Message) -> Result<(), WireError> {
@@ -325,15 +353,10 @@ impl NativeScan {
 
     /// Compares the digest with that of the frames, if all of them were checked.
     fn prove(&mut self, end: u64) -> Result<(), ScanError> {
-        let alone = self
-            .stream
-            .hello
-            .as_ref()
-            .is_some_and(|hello| hello.connections == 1);
         let Some(digest) = self.stream.digest else {
             return Ok(());
         };
-        if !alone || self.stream.rounds.len() != 1 || self.stream.unchecked_frames > 0 {
+        if !self.is_alone() || self.stream.rounds.len() != 1 || self.stream.unchecked_frames > 0 {
             return Ok(());
         }
         self.stream.computed_digest = Some(self.sum);
@@ -356,6 +379,8 @@ enum FrameError {
     Wire(#[from] WireError),
     #[error(transparent)]
     Codec(#[from] CodecError),
+    #[error(transparent)]
+    Delta(#[from] DeltaError),
     #[error("the source gave up: {0}")]
     GaveUp(String),
 }
@@ -393,12 +418,25 @@ fn describe(hello: Hello) -> NativeHello {
 }
 
 /// Decodes frames to check their hashes.
-#[derive(Default)]
 struct Checker {
     set: PageSet,
+    /// What deltas are applied to, as the pages that they are for are not known.
+    page: Box<[u8; PAGE_SIZE]>,
     decoders: Decoders,
     plain: Vec<u8>,
     hashes: Vec<u8>,
+}
+
+impl Default for Checker {
+    fn default() -> Checker {
+        Checker {
+            set: PageSet::default(),
+            page: Box::new([0; PAGE_SIZE]),
+            decoders: Decoders::default(),
+            plain: Vec::new(),
+            hashes: Vec::new(),
+        }
+    }
 }
 
 impl Checker {
@@ -458,16 +496,21 @@ impl Checker {
         let (lengths, plain) = plain
             .split_at_checked(2 * deltas)
             .ok_or_else(|| body_length(plain.len(), 2 * deltas + whole))?;
-        let delta_bytes: usize = lengths
-            .as_chunks::<2>()
-            .0
+        let (lengths, _) = lengths.as_chunks::<2>();
+        let lengths = lengths
             .iter()
-            .map(|length| usize::from(u16::from_le_bytes(*length)))
-            .sum();
+            .map(|length| usize::from(u16::from_le_bytes(*length)));
+        let delta_bytes: usize = lengths.clone().sum();
         if plain.len() != delta_bytes + whole {
             return Err(body_length(plain.len(), delta_bytes + whole).into());
         }
         if deltas > 0 {
+            let mut rest = plain;
+            for length in lengths {
+                let (one, later) = rest.split_at(length);
+                rest = later;
+                delta::decode(one, &mut self.page)?;
+            }
             return Ok(None);
         }
         let sum = self::hash(&self.set, seed, plain, stored, &mut self.hashes);

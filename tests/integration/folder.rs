@@ -420,7 +420,15 @@ impl Stream {
         for message in &self.before_the_round_ends {
             bytes.extend(message.to_bytes());
         }
-        bytes.extend(round_end(1, 0, 0, true));
+        let (mut frames, mut pages) = (0, 0);
+        for (block, info) in (0..).zip(&hello.blocks) {
+            let count = info.bytes / PAGE_SIZE as u64;
+            let mut zeros = Parts::zeros(1, &[(0, count)]);
+            zeros.header.block = block;
+            bytes.extend(zeros.bytes());
+            (frames, pages) = (frames + 1, pages + count);
+        }
+        bytes.extend(round_end(1, frames, pages, true));
         for message in self.rest.iter().chain([&Message::Finish { digest }]) {
             bytes.extend(message.to_bytes());
         }
@@ -602,7 +610,7 @@ fn frames_of_blocks_that_were_not_announced_or_beyond_their_end_are_refused() {
         let tail = round_end(1, 0, 0, true).len() + 36 + 16;
         bytes.truncate(bytes.len() - tail);
         bytes.extend(frame.bytes());
-        bytes.extend(round_end(1, 1, 1, true));
+        bytes.extend(round_end(1, 3, 4, true));
         let line = receive(&bytes).unwrap_err().one_line();
         assert!(line.contains(why), "{why:?} is not in {line:?}");
     }

@@ -436,6 +436,49 @@ fn an_announced_size_alone_takes_no_memory() {
     assert!(reason.contains("all that did are zero"), "{reason}");
 }
 
+/// What a delta makes of a page cannot be checked here, but that it is a delta can.
+#[test]
+fn a_delta_that_is_not_one_and_a_first_round_without_every_page_are_damage() {
+    let folder = Folder::new();
+    let path = folder.path("stream");
+    let text = Page::Text(9).bytes();
+    let mut edited = text.clone();
+    edited[7] ^= 1;
+    let first = Parts::new(1, &[(0, Carried::Whole(text.clone()))]).bytes();
+    let second = Parts::new(2, &[(0, Carried::Delta(text.clone(), edited.clone()))]);
+    // Two bytes of length, then the delta: it ends within a run.
+    let mut body = second.body.clone();
+    body[2..].fill(0xff);
+    let broken = second.clone().with_body(body);
+    let stream = |pages, second: &Parts| {
+        [
+            hello(pages).to_bytes(),
+            first.clone(),
+            round_end(1, 1, 1, false),
+            second.bytes(),
+            round_end(2, 1, 1, true),
+            finish(&edited),
+        ]
+        .concat()
+    };
+    for (bytes, why) in [
+        (stream(1, &second), None),
+        (stream(1, &broken), Some("delta")),
+        (
+            stream(2, &second),
+            Some("the number of pages in the first round is 1, but 2 was expected"),
+        ),
+    ] {
+        std::fs::write(&path, &bytes).unwrap();
+        let report = look(&path);
+        match (report.damage, why) {
+            (None, None) => {}
+            (Some(damage), Some(why)) => assert!(damage.reason.contains(why), "{damage:?}"),
+            (damage, why) => panic!("{damage:?} instead of {why:?}"),
+        }
+    }
+}
+
 // ---- hostile bytes
 
 #[test]

@@ -18,9 +18,9 @@ use rustix::process::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::support::{
-    Destination, Folder, Page, Program, assert_same, command, digest_of, finish, hello, later,
-    mixed, one_round, params, read_answer, read_hello, read_message, round_end, run, source, unix,
-    until, watchdog,
+    Destination, Folder, Page, Parts, Program, assert_same, command, digest_of, finish, hello,
+    later, mixed, one_round, params, read_answer, read_hello, read_message, round_end, run, source,
+    unix, until, watchdog,
 };
 use crate::support::{Files, SLOW};
 
@@ -102,7 +102,9 @@ fn the_number_of_rounds_in_a_stream_is_limited() {
     let uri = format!("file:{}", stored.display());
     let receive_rounds = |rounds| {
         let mut stream = hello(1).to_bytes();
-        for round in 1..=rounds {
+        stream.extend(Parts::zeros(1, &[(0, 1)]).bytes());
+        stream.extend(round_end(1, 1, 1, rounds == 1));
+        for round in 2..=rounds {
             stream.extend(round_end(round, 0, 0, round == rounds));
         }
         stream.extend(finish(&[0; PAGE_SIZE]));

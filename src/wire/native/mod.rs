@@ -32,7 +32,8 @@
 //! directions, and ends the session. So may `KeepAlive`, which only says that the peer is alive.
 //!
 //! There are at most [`MAX_ROUNDS`] rounds. Within a round each page occurs at most once, so its
-//! frames may arrive in any order. A page that never occurs is zero.
+//! frames may arrive in any order. Round 1 has every page of the guest: the destination counts them,
+//! because the digest cannot tell a page that never came from one that is zero.
 //!
 //! # Guest folders
 //! A source that has a [guest folder](crate::image::folder) requires the capability `guest-folder`. On

@@ -230,6 +230,19 @@ fn a_frame_that_repeats_a_page_does_not_pass_the_proof() {
     watchdog!();
     let frame = |seed| Parts::new(1, &[(0, Carried::Whole(text(seed)))]).bytes();
     let end = [round_end(1, 2, 2, true), finish(&text(3))].concat();
-    let error = receive(&Folder::new(), &stream(1, &[frame(1), frame(2), end])).unwrap_err();
+    let error = receive(&Folder::new(), &stream(2, &[frame(1), frame(2), end])).unwrap_err();
     assert_eq!(error.kind(), Kind::Differs);
+}
+
+/// The digest cannot tell: the page is zero at the destination, and in the source's sum.
+#[test]
+fn a_first_round_without_every_page_does_not_pass_the_proof() {
+    watchdog!();
+    let frame = Parts::new(1, &[(1, Carried::Whole(text(1)))]).bytes();
+    let mut image = vec![0; PAGE_SIZE];
+    image.extend(text(1));
+    let end = [round_end(1, 1, 1, true), finish(&image)].concat();
+    let error = receive(&Folder::new(), &stream(2, &[frame, end])).unwrap_err();
+    let line = "the number of pages in the first round is 1, but 2 was expected";
+    assert!(error.one_line().contains(line), "{}", error.one_line());
 }

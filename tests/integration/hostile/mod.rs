@@ -91,6 +91,7 @@ fn small_stream() -> Vec<u8> {
             (0, Carried::Whole(Page::Fill(7).bytes())),
             (1, Carried::Whole(text(1))),
             (2, Carried::Whole(Page::Fill(9).bytes())),
+            (3, Carried::Zero),
             (4, Carried::Zero),
         ],
     )
@@ -109,7 +110,7 @@ fn small_stream() -> Vec<u8> {
         first.bytes(),
         Message::KeepAlive.to_bytes(),
         Parts::zeros(1, &[(5, 40)]).bytes(),
-        round_end(1, 2, 39, false),
+        round_end(1, 2, 40, false),
         second.bytes(),
         round_end(2, 1, 3, true),
         finish(&small_image()),

@@ -192,18 +192,24 @@ pub(crate) fn finish(image: &[u8]) -> Vec<u8> {
     .to_bytes()
 }
 
-/// An image as the frames of one round, every page that is not zero in one frame.
+/// An image as the frames of one round: every page that is not zero in one, the others in another.
 pub(crate) fn one_round(image: &[u8]) -> Vec<u8> {
-    let pages: Vec<(u64, Carried)> = (0..)
-        .zip(image.chunks_exact(PAGE_SIZE))
+    let pages = || (0..).zip(image.chunks_exact(PAGE_SIZE));
+    let data: Vec<(u64, Carried)> = pages()
         .filter(|(_, page)| !is_zero(page))
         .map(|(index, page)| (index, Carried::Whole(page.to_vec())))
         .collect();
-    [
-        Parts::new(1, &pages).bytes(),
-        round_end(1, 1, pages.len() as u64, true),
-    ]
-    .concat()
+    let zeros: Vec<(u64, u64)> = pages()
+        .filter(|(_, page)| is_zero(page))
+        .map(|(index, _)| (index, index + 1))
+        .collect();
+    let mut frames = vec![Parts::new(1, &data).bytes()];
+    if !zeros.is_empty() {
+        frames.push(Parts::zeros(1, &zeros).bytes());
+    }
+    let pages = (data.len() + zeros.len()) as u64;
+    frames.push(round_end(1, frames.len() as u64, pages, true));
+    frames.concat()
 }
 
 /// Reads a hello or the like: head and rest.

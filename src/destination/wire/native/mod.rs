@@ -165,6 +165,13 @@ impl Wire for NativeWire<'_> {
     fn end(&self, output: &mut Output) -> Result<Digest> {
         let finish = sync::lock(&self.finish).take();
         let finish = finish.ok_or_else(Error::interrupted)?;
+        // The digest says nothing of zero pages: a page that never came would pass for one.
+        let first = self.context.stats.snapshot().rounds.first().copied();
+        must_be(
+            "the number of pages in the first round",
+            first.map_or(0, |round| round.tally.pages()),
+            output.pages(),
+        )?;
         if let Some(description) = finish.description {
             output.describe(description);
         }
