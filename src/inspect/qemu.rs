@@ -72,6 +72,7 @@ struct QemuScan {
     commands: [u64; COMMANDS.len()],
     levels: [u64; LEVELS.len()],
     arrivals: Arrivals,
+    has_virtio_mem: bool,
     /// The first page that cannot be decoded.
     undecodable: Option<Damage>,
     /// The device state that comes before RAM.
@@ -91,6 +92,7 @@ impl QemuScan {
             commands: [0; COMMANDS.len()],
             levels: [0; LEVELS.len()],
             arrivals: Arrivals::default(),
+            has_virtio_mem: false,
             undecodable: None,
             early: Vec::new(),
             decoder: codec::decoder(Method::Zlib),
@@ -232,6 +234,7 @@ impl QemuScan {
         }
         let found = tail::sections(&tail);
         self.stream.devices = devices(&found);
+        self.has_virtio_mem = found.has_virtio_mem();
         if let Some(text) = &found.description {
             self.bytes.description = text.len() as u64;
             self.bytes.devices -= self.bytes.description;
@@ -248,7 +251,7 @@ impl QemuScan {
 
     /// The stream is whole, but the guest's RAM is not in it.
     fn incomplete(&self) -> Option<Damage> {
-        let error = self.arrivals.check(!self.early.is_empty()).err()?;
+        let error = self.arrivals.check(self.has_virtio_mem).err()?;
         Some(Damage {
             offset: None,
             sort: DamageSort::Incomplete,

@@ -45,6 +45,15 @@ pub struct Tail {
     pub complete: bool,
 }
 
+impl Tail {
+    /// Whether a virtio-mem device is among the sections: QEMU sends only what is plugged of its block,
+    /// which may be nothing.
+    pub fn has_virtio_mem(&self) -> bool {
+        let mut names = self.sections.iter().map(|section| &section.name);
+        names.any(|name| name.contains("virtio-mem"))
+    }
+}
+
 /// Whether the tail reaches the end of the stream: it ends with the end byte and a description of
 /// the announced length; or with a section's footer and the end byte, since old machine types have
 /// no description. So a stream that broke off exactly between the two counts as complete, as it

@@ -179,10 +179,11 @@ impl<'a> QemuWire<'a> {
         Ok(())
     }
 
-    /// Stores everything that follows RAM, unchanged, after the early device state.
-    fn devices(&self, state: &mut QemuState, output: &Output) -> Result<()> {
+    /// Stores everything that follows RAM, unchanged, after the early device state. Returns its last
+    /// bytes, with the stream's description.
+    fn devices(&self, state: &mut QemuState, output: &Output) -> Result<Vec<u8>> {
         let reading = &mut state.reading;
-        // The last bytes: the stream's description in them shows that it is complete.
+        // The description in them shows that the stream is complete.
         let mut end = Vec::new();
         loop {
             output.append_device_state(reading.rest())?;
@@ -194,7 +195,7 @@ impl<'a> QemuWire<'a> {
             // A source that waits for an answer does not hang up, so the end has to be found.
             let main = self.links.main();
             if state.return_path && main.is_idle() && tail::has_description(&end) {
-                return Ok(());
+                return Ok(end);
             }
             self.count_bytes();
             if !reading.fill(main)? {
@@ -202,7 +203,7 @@ impl<'a> QemuWire<'a> {
             }
         }
         if tail::is_complete(&end) {
-            Ok(())
+            Ok(end)
         } else {
             Err(reading.cut())
         }
@@ -290,10 +291,12 @@ impl Wire for QemuWire<'_> {
 
     fn end(&self, output: &mut Output) -> Result<Digest> {
         let state = &mut *sync::lock(&self.state);
-        self.devices(state, output)?;
-        let virtio_mem = state.description.early.bytes() > 0;
-        state.arrivals.check(virtio_mem)?;
-        self.context.stats.missing(state.arrivals.missing());
+        let end = self.devices(state, output)?;
+        let missing = state.arrivals.missing();
+        if !missing.is_empty() {
+            (state.arrivals).check(tail::sections(&end).has_virtio_mem())?;
+        }
+        self.context.stats.missing(missing);
         output.describe(std::mem::take(&mut state.description));
         Ok(Digest(self.context.stats.snapshot().total.hashes))
     }
