@@ -357,9 +357,11 @@ fn sum<'a>(out: &mut Text, parts: impl Iterator<Item = (&'a str, String, u64)>) 
 }
 
 fn qemu(out: &mut Text, stream: &QemuStream) {
-    if let Some(machine) = &stream.machine {
-        out.line(format!("machine {}", name(machine)));
-    }
+    // What is refused before its first fact has only the reason for it.
+    let Some(machine) = &stream.machine else {
+        return;
+    };
+    out.line(format!("machine {}", name(machine)));
     settings(out, &stream.configuration);
     let counts = |counts: &[Count]| {
         let words = counts.iter();

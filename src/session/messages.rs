@@ -21,7 +21,8 @@ pub(crate) fn receive_hello(stream: &Stream, head: [u8; HELLO_HEAD_LEN]) -> Resu
 /// The destination hung up on a hello, as a QEMU does.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the destination closed the connection without an answer; if it is a QEMU, use --wire qemu"
+    "the destination closed the connection without an answer; if it was a QEMU that waited with -incoming, \
+     it has ended: start it again, and use --wire qemu"
 )]
 struct HungUpOnHello;
 

@@ -152,5 +152,5 @@ fn explain(error: Error, address: &Address) -> Error {
     Error::new(Kind::Failed, no_answer).in_stage("while probing")
 }
 
-const HUNG_UP: &str =
-    "hung up without an answer: it is not ramferry, or its source has just connected";
+const HUNG_UP: &str = "hung up without an answer: it is not ramferry, or its source has just connected; if it \
+    was a QEMU that waited with -incoming, it has ended: start it again, and use send --wire qemu without probing";

@@ -385,6 +385,26 @@ fn an_unsupported_stream_is_described_up_to_what_is_not_supported() {
 }
 
 #[test]
+fn a_stream_that_is_refused_at_its_head_has_no_tables() {
+    let folder = Folder::new();
+    let path = folder.path("stream");
+    let name = b"\x05\x1aconfiguration/capabilities";
+    let mapped = [&name[..], &[0, 0, 0, 1, 0, 0, 0, 1], b"\x0amapped-ram"].concat();
+    let mut stream = Vec::new();
+    put_header(&mut stream, "pc-i440fx-11.1", &mapped);
+    stream.extend([0; 10_000]);
+    std::fs::write(&path, &stream).unwrap();
+    let ended = run(&["inspect", path.to_str().unwrap()]);
+    ended.failed_with(1, &["'mapped-ram'"]);
+    let lines: Vec<&str> = ended.out.lines().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[1].starts_with("not supported at byte 8: "),
+        "{lines:?}"
+    );
+}
+
+#[test]
 fn a_page_that_cannot_be_decoded_does_not_hide_the_rest() {
     let folder = Folder::new();
     let path = folder.path("stream");

@@ -265,72 +265,73 @@ fn whatever_a_destination_answers_the_source_ends() {
     let folder = Folder::in_memory();
     let pongs = pong(1).repeat(1000);
     let acks = [0, 7, 0, 0].repeat(1000);
-    let unknown = Kind::OutcomeUnknown;
-    for (says, more, hangs_up, kind, what) in [
-        (
-            &SHUT_1[..],
-            &[][..],
-            false,
-            Kind::Refused,
-            "could not load the guest",
-        ),
-        (
-            &[0, 1, 0, 4, 0, 0, 0, 9],
-            &[],
-            false,
-            Kind::Refused,
-            "with 9",
-        ),
-        (
-            &[],
-            &pongs,
-            false,
-            Kind::Failed,
-            "unexpected message Pong(1)",
-        ),
-        (&[], &acks, false, Kind::Failed, "unexpected message"),
-        (
-            &pong(2),
-            &[],
-            false,
-            Kind::Failed,
-            "unexpected message Pong(2)",
-        ),
-        (&[0xff; 64], &[], false, Kind::Failed, "return path"),
-        // REQ_PAGES and REQ_PAGES_ID.
-        (
-            &[0, 4, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9],
-            &[],
-            false,
-            Kind::Failed,
-            "type",
-        ),
-        (&[0, 3, 0, 13], &[0; 13], false, Kind::Failed, "type"),
-        // SHUT with another length, and an answer that is not whole.
-        (&[0, 1, 0, 2, 0, 0], &[], false, Kind::Failed, "length"),
-        (&[0, 1, 0, 4, 0], &[], false, unknown, "outcome unknown"),
-        (&[], &[], false, unknown, "has been silent for 0.3 s"),
-    ] {
-        let error = send(&folder, says, more, hangs_up, true).expect_err(what);
-        let line = error.one_line();
-        assert!(line.contains(what), "{what:?} is not in {line:?}");
-        assert_eq!(error.kind(), kind, "{line}");
+    let (failed, refused, unknown) = (Kind::Failed, Kind::Refused, Kind::OutcomeUnknown);
+    let pages = [&[0, 4, 0, 12][..], &[0; 11], &[9]].concat();
+    let pages_by_name = [&[0, 3, 0, 13][..], &[0; 13]].concat();
+    let unexpected = "unexpected message";
+    // Before RAM, and after it.
+    for (first, cut) in [(&[][..], failed), (&pong(1), unknown)] {
+        for (says, more, kind, what) in [
+            (&SHUT_1[..], &[][..], refused, "could not load the guest"),
+            (&[0, 1, 0, 4, 0, 0, 0, 9], &[], refused, "with 9"),
+            (&pong(2), &[], failed, "unexpected message Pong(2)"),
+            (&[], &acks, failed, unexpected),
+            (&[0xff; 64], &[], failed, "return path"),
+            (&pages, &[], failed, "type"),
+            (&pages_by_name, &[], failed, "type"),
+            // SHUT with another length, and an answer that is not whole.
+            (&[0, 1, 0, 2, 0, 0], &[], failed, "length"),
+            (&[0, 1, 0, 4, 0], &[], cut, "0.3 s"),
+            (&[], &[], cut, "0"),
+        ] {
+            let says = [first, says].concat();
+            let error = send(&folder, &says, more, false, true).expect_err(what);
+            let line = error.one_line();
+            assert!(line.contains(what), "{what:?} is not in {line:?}");
+            assert_eq!(error.kind(), kind, "{line}");
+        }
     }
+    let flood = send(&folder, &[], &pongs, false, true).unwrap_err();
+    assert!(flood.one_line().contains("unexpected message Pong(1)"));
+    let early = send(&folder, &SHUT_0, &[], false, true).unwrap_err();
+    assert!(early.one_line().contains("unexpected message Shut(0)"));
     let gone = send(&folder, &[], &[], true, true).expect_err("hung up");
     let line = gone.one_line();
-    assert!(line.contains("closed") || line.contains("failed"), "{line}");
+    assert!(
+        line.contains("hung up") || line.contains("failed"),
+        "{line}"
+    );
     // Its word is all there is; and without a return path there is none.
-    send(&folder, &SHUT_0, &[], false, true).unwrap();
-    send(
-        &folder,
-        &[pong(1), SHUT_0.to_vec()].concat(),
-        &[],
-        false,
-        true,
-    )
-    .unwrap();
+    let loaded = [pong(1), SHUT_0.to_vec()].concat();
+    send(&folder, &loaded, &[], false, true).unwrap();
+    let ready = [&[0, 7, 0, 0][..], &loaded].concat();
+    send(&folder, &ready, &[], false, true).unwrap();
     send(&folder, &[], &[], false, false).unwrap();
     send(&folder, &[], b"and so on", false, false).unwrap();
+}
+
+/// As a QEMU does whose capability multifd is on: it waits for its further connections.
+#[test]
+fn no_ram_is_sent_to_a_destination_that_does_not_answer() {
+    watchdog!();
+    let folder = Folder::in_memory();
+    let socket = folder.path("destination");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let peer = thread::spawn(move || {
+        let (mut link, _) = listener.accept().unwrap();
+        let mut stream = Vec::new();
+        let _ = link.read_to_end(&mut stream);
+        stream
+    });
+    let image = folder.image("guest", &mixed(500, 3));
+    let error = to_qemu(&image, &socket, true).unwrap_err();
+    assert_eq!(error.kind(), Kind::Failed);
+    let line = error.one_line();
+    assert!(
+        line.contains("did not answer within 300.00 ms: a QEMU whose capability multifd"),
+        "{line}"
+    );
+    assert!(peer.join().unwrap().len() < 200, "it has the preamble only");
 }
 
 #[test]

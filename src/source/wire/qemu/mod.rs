@@ -57,7 +57,9 @@ struct QemuWire {
     later_rounds: bool,
 }
 
-/// Opens the one connection and writes the preamble; there is nothing to agree about.
+/// Opens the one connection and writes the preamble; there is nothing to agree about. A destination
+/// with a return path answers a PING at once: until it has, no RAM is sent, so that one that cannot
+/// load a stream is noticed before that.
 pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Result<Opened> {
     check(request, context)?;
     no_fallback(
@@ -69,8 +71,13 @@ pub(super) fn open(request: &Request, guest: &Guest, context: &Context) -> Resul
     let return_path = links.is_two_way() && context.caps.has(Capability::ReturnPath);
     let wire = QemuWire::new(request, guest, return_path)?;
     let preamble = wire.preamble(guest)?;
-    if let Err(error) = links.main().write(&preamble, &[]) {
-        return Err(links.explain(error.into()));
+    let begun = links.main().write(&preamble, &[]).map_err(Error::from);
+    let heard = begun.and_then(|()| match return_path {
+        true => return_path::wait_for_an_answer(links.main(), PING, context),
+        false => Ok(()),
+    });
+    if let Err(error) = heard {
+        return Err(name_hang_up(links.explain(error)));
     }
     Ok(Opened {
         links,
@@ -200,7 +207,7 @@ impl QemuWire {
     fn hand_over(&self, stream: &Stream, last: &[u8]) -> Result<()> {
         stream.write(last, &[])?;
         if self.return_path {
-            return_path::wait_for_the_end(stream, PING)
+            return_path::wait_for_the_end(stream)
         } else {
             stream.end_of_writing().map_err(Error::from)
         }
@@ -258,22 +265,8 @@ impl Wire for QemuWire {
         Ok(stopped)
     }
 
-    /// A QEMU that cannot load the guest hangs up, and prints the reason on its standard error.
     fn conclude(&self, error: Error) -> Error {
-        #[derive(Debug, thiserror::Error)]
-        #[error(
-            "the destination hung up; a QEMU that cannot load the guest says why on its standard error \
-             (another machine type, -m or devices, or its compress being off)"
-        )]
-        struct HungUp(#[source] TransportError);
-        if !matches!(error.cause(), Some(TransportError::Closed)) {
-            return error;
-        }
-        let hung_up = Error::new(error.kind(), HungUp(TransportError::Closed));
-        match error.place().stage {
-            Some(stage) => hung_up.in_stage(stage),
-            None => hung_up,
-        }
+        name_hang_up(error)
     }
 
     /// QEMU's stream has no message for it.
@@ -303,6 +296,24 @@ impl Channel for Sections<'_> {
         let mut out = Vec::new();
         qemu::put_section_end(&mut out, self.0.section_id);
         out
+    }
+}
+
+/// A QEMU that cannot load the guest hangs up, and prints the reason on its standard error.
+fn name_hang_up(error: Error) -> Error {
+    #[derive(Debug, thiserror::Error)]
+    #[error(
+        "the destination hung up; a QEMU that cannot load the guest says why on its standard error \
+         (another machine type, -m or devices, or its compress being off)"
+    )]
+    struct HungUp(#[source] TransportError);
+    if !matches!(error.cause(), Some(TransportError::Closed)) {
+        return error;
+    }
+    let hung_up = Error::new(error.kind(), HungUp(TransportError::Closed));
+    match error.place().stage {
+        Some(stage) => hung_up.in_stage(stage),
+        None => hung_up,
     }
 }
 
