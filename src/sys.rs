@@ -66,6 +66,55 @@ pub(crate) fn try_lock(file: &File) -> bool {
     rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
+/// How an attempt to lock a range ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RangeLock {
+    /// It is locked until the file is closed, wherever else it is open.
+    Taken,
+    /// Another lock overlaps it: its first byte and its length.
+    HeldByAnother((u64, u64)),
+}
+
+/// Locks the bytes from the first number on, as many as the second says (0: to any end), with an open
+/// file description lock, fcntl_locking(2). Unlike a process's own locks, it does not vanish when the
+/// process closes another descriptor of the file. The file must be open for writing.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn try_lock_range(file: &File, (start, len): (u64, u64)) -> io::Result<RangeLock> {
+    let number = |value| libc::off_t::try_from(value).map_err(|_| rustix::io::Errno::OVERFLOW);
+    // The types of the constants differ between C libraries.
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as _,
+        l_whence: libc::SEEK_SET as _,
+        l_start: number(start)?,
+        l_len: number(len)?,
+        l_pid: 0,
+    };
+    let fd = std::os::fd::AsRawFd::as_raw_fd(file);
+    // SAFETY: the descriptor is open, and the pointer is that of a valid `flock`.
+    if unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, &raw const lock) } == 0 {
+        return Ok(RangeLock::Taken);
+    }
+    let error = io::Error::last_os_error();
+    if !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) {
+        return Err(error);
+    }
+    // SAFETY: as above; the kernel writes the other lock to it.
+    if unsafe { libc::fcntl(fd, libc::F_OFD_GETLK, &raw mut lock) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if lock.l_type == libc::F_UNLCK as libc::c_short {
+        // It was given back in between.
+        return Ok(RangeLock::HeldByAnother((start, len)));
+    }
+    let number = |value| u64::try_from(value).unwrap_or(0);
+    Ok(RangeLock::HeldByAnother((
+        number(lock.l_start),
+        number(lock.l_len),
+    )))
+}
+
 /// The CPU time that this thread has used.
 pub(crate) fn thread_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);

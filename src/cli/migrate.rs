@@ -118,6 +118,9 @@ struct LiveArgs {
     /// Accept a writer that is stopped already: it is migrated as a paused guest and stays stopped
     #[arg(long, requires = "pid")]
     paused_ok: bool,
+    /// Accept a guest that was handed over before: only if its destination does not run it
+    #[arg(long, requires = "live")]
+    again: bool,
     /// Shell command that stops the writer; it must not return before all writing has stopped
     #[arg(
         long,
@@ -143,6 +146,7 @@ impl LiveArgs {
             resume: self.resume_command,
             fuzzy: self.fuzzy,
             paused_ok: self.paused_ok,
+            again: self.again,
         };
         options
             .into_live(Some(guard::this_program()))

@@ -15,6 +15,7 @@ pub(crate) struct LiveOptions {
     pub(crate) resume: Option<String>,
     pub(crate) fuzzy: bool,
     pub(crate) paused_ok: bool,
+    pub(crate) again: bool,
 }
 
 /// Why the options do not fit together.
@@ -77,6 +78,6 @@ impl LiveOptions {
         if self.live == Some(false) {
             return Err(LiveError::Off);
         }
-        Ok(Some(Live::new(writer)))
+        Ok(Some(Live::new(writer).again(self.again)))
     }
 }

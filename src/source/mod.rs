@@ -30,7 +30,7 @@ use crate::image::Guest;
 use crate::page::PAGE_SIZE;
 use crate::pool::{Crew, FirstError};
 use crate::session::{Context, PeerFailure};
-use crate::writer::{Lock, Stopped, Writer};
+use crate::writer::{Stopped, Writer};
 use job::SendState;
 use links::Links;
 use pipeline::Pipeline;
@@ -52,11 +52,12 @@ pub use wire::DEFAULT_MACHINE;
 pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
     let guest = request.open_guest()?;
     let mut writer = match &request.live {
-        Some(live) => live.writer.open(&guest, context)?,
+        Some(live) => {
+            let terms = (&request.address, live.again);
+            live.writer.open(&guest, terms, context)?
+        }
         None => None,
     };
-    // A writer that is not stopped cannot be resumed by the wrong migration either.
-    let _locks = writer.as_ref().map(|_| Lock::images(&guest)).transpose()?;
     let Opened {
         mut links,
         mut wire,
@@ -68,30 +69,36 @@ pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
     context.stats.ram(bytes, links.streams.len() as u16);
 
     let later_rounds = request.has_later_rounds();
-    let outcome = SendState::new(context, &links, caps, later_rounds).and_then(|state| {
-        let writer = writer.as_mut();
-        send(&state, wire, listener, |pipeline| {
-            send_rounds(pipeline, &state, &guest, request, writer)
-        })
-    });
-    context.stats.bytes(links.sent(), links.received());
-    match outcome {
-        Ok(mut stopped) => {
-            // The writer for a stored stream, which is in place only after this.
-            if let Some(stopped) = &mut stopped {
-                stopped.check()?;
-            }
-            links.close()?;
-            if let Some(stopped) = stopped {
-                stopped.release();
-            }
-            // The clock stops here, because unmapping a large image takes a while and is not part
-            // of the migration.
-            context.end(&Ok(()));
-            Ok(())
+    let error = {
+        let outcome = SendState::new(context, &links, caps, later_rounds).and_then(|state| {
+            let writer = writer.as_mut();
+            send(&state, wire, listener, |pipeline| {
+                send_rounds(pipeline, &state, &guest, request, writer)
+            })
+        });
+        context.stats.bytes(links.sent(), links.received());
+        match outcome {
+            Ok(stopped) => return end(stopped, links, context),
+            Err(error) => error,
         }
-        Err(error) => Err(give_up(error, &mut links, wire, context)),
+    };
+    Err(give_up(error, &mut links, wire, writer, context))
+}
+
+/// Everything is done, but for the writer of a stored stream: it is released when the stream has its
+/// name.
+fn end(mut stopped: Option<Stopped<'_>>, links: Links, context: &Context) -> Result<()> {
+    if let Some(stopped) = &mut stopped {
+        stopped.check()?;
     }
+    links.close()?;
+    if let Some(stopped) = stopped {
+        stopped.release();
+    }
+    // The clock stops here, because unmapping a large image takes a while and is not part of the
+    // migration.
+    context.end(&Ok(()));
+    Ok(())
 }
 
 /// Sends all rounds while the wire listens, and then has the destination take over.
@@ -153,7 +160,13 @@ fn send_rounds<'w>(
 
 /// The migration failed: tries to tell the destination, and leaves a notice if the writer stays
 /// stopped. Returns the error with everything that is known about it.
-fn give_up(error: Error, links: &mut Links, wire: &dyn Wire, context: &Context) -> Error {
+fn give_up(
+    error: Error,
+    links: &mut Links,
+    wire: &dyn Wire,
+    writer: Option<Box<dyn Writer>>,
+    context: &Context,
+) -> Error {
     let error = context.name_canceller(error);
     links.give_up(&error, &wire.farewell(&error));
     let error = wire.conclude(links.explain(error));
@@ -161,6 +174,9 @@ fn give_up(error: Error, links: &mut Links, wire: &dyn Wire, context: &Context) 
         // A destination that reports a failure did not take over, even after Commit; but the guard
         // that would have resumed the writer is gone.
         let declined = error.cause::<PeerFailure>().is_some();
+        if let (true, Some(mut writer)) = (declined, writer) {
+            writer.declined();
+        }
         let what = if declined {
             "the writer stays stopped, though the destination did not take over: resume it"
         } else {

@@ -49,6 +49,8 @@ pub struct Live {
     pub writer: WriterChoice,
     /// How to learn what it changed; by comparing with what was sent unless given.
     pub tracker: Option<Arc<dyn Tracker>>,
+    /// Whether a guest that was handed over before is taken, because its destination does not run it.
+    pub again: bool,
 }
 
 impl Live {
@@ -57,7 +59,16 @@ impl Live {
         Live {
             writer,
             tracker: None,
+            again: false,
         }
+    }
+
+    /// Takes a guest that was handed over before, which is refused otherwise: only if its destination
+    /// does not run it.
+    #[must_use]
+    pub fn again(mut self, again: bool) -> Live {
+        self.again = again;
+        self
     }
 
     /// Learns from `tracker` what the writer changed.

@@ -1,18 +1,19 @@
 //! Which writer a migration stops, as a caller chooses it.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::image::Guest;
 use crate::session::Context;
-use crate::stats::{Event, Notifier, Stats};
+use crate::stats::{Event, Notifier};
 use crate::sync;
+use crate::transport::Address;
 
-use super::users::writers_of;
-use super::{Commands, Processes, Writer, WriterError};
+use super::claim::Claim;
+use super::{Commands, Processes, Writer};
 
 /// How the writer of the guest's RAM is stopped for the last round.
 #[derive(Clone)]
@@ -58,17 +59,52 @@ impl fmt::Debug for WriterChoice {
 }
 
 impl WriterChoice {
-    /// Gets hold of the writer; `None` if it is not to be stopped.
-    pub(crate) fn open(&self, guest: &Guest, context: &Context) -> Result<Option<Box<dyn Writer>>> {
+    /// Gets hold of the guest and its writer; `None` if that is not to be stopped. `to` is where the
+    /// guest goes. A guest that was handed over before is refused unless it is to move `again`.
+    pub(crate) fn open(
+        &self,
+        guest: &Guest,
+        (to, again): (&Address, bool),
+        context: &Context,
+    ) -> Result<Option<Box<dyn Writer>>> {
+        let stats = &context.stats;
+        if let WriterChoice::Fuzzy = self {
+            stats.no_owner();
+            return Ok(None);
+        }
+        // First of all, so that a second migration is refused for that reason and no other.
+        let mut claim = Claim::take(guest, to.to_string(), stats)?;
+        let is_own = matches!(self, WriterChoice::Own(_));
+        if !is_own {
+            claim.find_writers()?;
+            if !again {
+                claim.check_mark()?;
+            }
+            claim.clear_marks(stats);
+        }
+        Ok(self.get_hold(&claim, context)?.map(|writer| {
+            let writer = Announced {
+                writer,
+                notifier: stats.notifier(),
+                stopped: false,
+                claim,
+                // Its owner knows what it gave away.
+                marks: !is_own,
+            };
+            Box::new(writer) as Box<dyn Writer>
+        }))
+    }
+
+    fn get_hold(&self, claim: &Claim, context: &Context) -> Result<Option<Box<dyn Writer>>> {
         let abort = Arc::clone(&context.abort);
-        let writer: Box<dyn Writer> = match self {
+        Ok(Some(match self {
             WriterChoice::Processes {
                 pids,
                 guard,
                 paused_ok,
             } => {
                 let processes = Processes::open(pids, guard.as_deref(), *paused_ok, abort)?;
-                check_use(pids, guest, &context.stats)?;
+                claim.check_use(pids, &context.stats)?;
                 Box::new(processes)
             }
             WriterChoice::Commands { stop, resume } => {
@@ -76,71 +112,19 @@ impl WriterChoice {
                 Box::new(Commands::new(stop.clone(), resume.clone(), limit, abort))
             }
             WriterChoice::Own(writer) => Box::new(Borrowed(Arc::clone(writer))),
-            WriterChoice::Fuzzy => {
-                context.stats.no_owner();
-                return Ok(None);
-            }
-        };
-        Ok(Some(Box::new(Announced {
-            writer,
-            notifier: context.stats.notifier(),
-            stopped: false,
-        })))
+            WriterChoice::Fuzzy => return Ok(None),
+        }))
     }
 }
 
-/// Refuses processes that cannot write the guest's image: the shell, timeout or sudo in front of the
-/// writer, or a program that reads it, is stopped as easily, but that does not stop the writer. Refuses
-/// a guest that other processes can write, because they would go on.
-fn check_use(pids: &[u32], guest: &Guest, stats: &Stats) -> Result<()> {
-    let images: Vec<&Path> = guest.blocks().iter().map(|block| block.path()).collect();
-    let Some(first) = images.first() else {
-        return Ok(());
-    };
-    let image = || format!("'{}'", first.display());
-    let writers = writers_of(&images).map_err(|source| WriterError::Io {
-        what: format!("find out which processes can write {}", image()),
-        source,
-    })?;
-    let can_write = |pid: &u32| {
-        writers.users.iter().any(|user| user.pid == *pid) || writers.unseen.contains(pid)
-    };
-    if let Some(pid) = pids.iter().find(|&pid| !can_write(pid)) {
-        return Err(Error::new(
-            Kind::Usage,
-            format!(
-                "process {pid} cannot write {}: it neither maps it shared and writable nor has it open \
-                 for writing; pass the process that writes it, not one that started it or reads it",
-                image()
-            ),
-        ));
-    }
-    if let Some(other) = writers.users.iter().find(|user| !pids.contains(&user.pid)) {
-        return Err(WriterError::AnotherWriter {
-            who: other.to_string(),
-            image: image(),
-        }
-        .into());
-    }
-    let unseen = writers
-        .unseen
-        .iter()
-        .filter(|pid| !pids.contains(pid))
-        .count();
-    if unseen > 0 {
-        stats.notice(format!(
-            "{unseen} processes cannot be examined by this user: make sure that none of them writes {}",
-            image()
-        ));
-    }
-    Ok(())
-}
-
-/// A writer whose stops and resumptions are reported as events.
+/// A writer whose stops and resumptions are reported as events, and whose guest is marked when it is
+/// handed over.
 struct Announced {
     writer: Box<dyn Writer>,
     notifier: Notifier,
     stopped: bool,
+    claim: Claim,
+    marks: bool,
 }
 
 impl Writer for Announced {
@@ -161,7 +145,17 @@ impl Writer for Announced {
         self.writer.check_stopped()
     }
     fn release(&mut self) {
+        // Before it may run elsewhere.
+        if self.marks {
+            self.claim.mark();
+        }
         self.writer.release();
+    }
+    fn declined(&mut self) {
+        if self.marks {
+            self.claim.unmark();
+        }
+        self.writer.declined();
     }
     fn throttle(&mut self, percent: u8) -> Result<bool> {
         self.writer.throttle(percent)
@@ -186,6 +180,9 @@ impl Writer for Borrowed {
     }
     fn release(&mut self) {
         sync::lock(&self.0).release();
+    }
+    fn declined(&mut self) {
+        sync::lock(&self.0).declined();
     }
     fn throttle(&mut self, percent: u8) -> Result<bool> {
         sync::lock(&self.0).throttle(percent)

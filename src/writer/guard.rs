@@ -159,7 +159,7 @@ pub fn serve(targets: &[String]) -> Result<()> {
     let failed = |error: io::Error| Error::new(Kind::Failed, error).in_stage("in the guard");
     let mut processes = Vec::new();
     for text in targets {
-        let target = parse(text).ok_or_else(|| {
+        let target = Target::parse(text).ok_or_else(|| {
             Error::new(
                 Kind::Usage,
                 format!("invalid argument '{text}': use PID:STARTED"),
@@ -194,12 +194,4 @@ pub fn serve(targets: &[String]) -> Result<()> {
         let _ = process.signal(Signal::CONT);
     }
     Ok(())
-}
-
-fn parse(text: &str) -> Option<Target> {
-    let (pid, started) = text.split_once(':')?;
-    Some(Target {
-        pid: pid.parse().ok()?,
-        started: started.parse().ok()?,
-    })
 }

@@ -22,6 +22,17 @@ pub(super) struct Target {
     pub(super) started: u64,
 }
 
+impl Target {
+    /// Reads `PID:STARTED`.
+    pub(super) fn parse(text: &str) -> Option<Target> {
+        let (pid, started) = text.split_once(':')?;
+        Some(Target {
+            pid: pid.parse().ok()?,
+            started: started.parse().ok()?,
+        })
+    }
+}
+
 /// A process, held by a pidfd.
 #[derive(Debug)]
 pub(super) struct HeldProcess {
@@ -177,6 +188,11 @@ fn after_name(stat: &str) -> Option<&str> {
 /// Field 3 of `/proc/PID/stat`, proc_pid_stat(5).
 fn state(stat: &str) -> Option<char> {
     after_name(stat)?.chars().next()
+}
+
+/// When the process that has this PID now was started, as [`Target::started`].
+pub(super) fn start_of(pid: u32) -> Option<u64> {
+    start_time(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// Field 22 of `/proc/PID/stat`: when the process started, in clock ticks since boot.

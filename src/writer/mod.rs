@@ -9,6 +9,7 @@
 
 mod choice;
 pub mod churn;
+mod claim;
 mod command;
 pub mod guard;
 mod held;
@@ -18,7 +19,6 @@ pub mod users;
 
 pub use choice::WriterChoice;
 pub use command::Commands;
-pub(crate) use lock::Lock;
 pub use process::Processes;
 
 use std::fmt;
@@ -60,6 +60,10 @@ pub trait Writer: Send {
     /// To be called right before Commit is written and not after it: if this process were killed
     /// between the two, a guard that is still there would let the guest run in two places.
     fn release(&mut self);
+
+    /// Reports that the destination, after Commit, refused to take over: the writer stays stopped, and
+    /// may be resumed by its owner. Called after [`Writer::release`], if at all.
+    fn declined(&mut self) {}
 
     /// Slows it down by `percent`, 1 to 99; 0 is full speed. Returns `false` if that is not
     /// possible.
@@ -170,6 +174,21 @@ pub enum WriterError {
         /// Its PID.
         pid: u32,
     },
+    /// It was handed over to a destination before.
+    #[error(
+        "'{}' was handed over to {to} {} ago, and may run there{}; if it does not run there, pass --again",
+        image.display(), format_duration(*ago), leftover(*pid)
+    )]
+    HandedOver {
+        /// The image.
+        image: PathBuf,
+        /// Where to.
+        to: String,
+        /// How long ago.
+        ago: Duration,
+        /// A process that wrote it then, and still could.
+        pid: Option<u32>,
+    },
     /// Another migration is moving the same guest.
     #[error("{what} is being migrated already: wait for that migration to end, or cancel it")]
     Busy {
@@ -263,6 +282,12 @@ pub enum WriterError {
         #[source]
         source: io::Error,
     },
+}
+
+fn leftover(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| {
+        format!(": process {pid} has to stay stopped, or to be ended (kill -KILL {pid})")
+    })
 }
 
 fn explain(state: char) -> &'static str {

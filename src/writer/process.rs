@@ -79,7 +79,7 @@ impl Processes {
             .collect::<Result<Vec<_>, _>>()?;
         let mut locks = Vec::new();
         for process in &all {
-            locks.push(Lock::process(process.target()?)?);
+            locks.extend(Lock::process(process)?);
         }
         // Only with the lock: another migration may stop a process for a moment.
         let (mut running, mut paused) = (Vec::new(), Vec::new());

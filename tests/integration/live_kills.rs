@@ -54,7 +54,8 @@ impl Scene {
     /// Three rounds, the last of which is without the writer, to `name`.
     fn send_to(&self, name: &str, args: &[&str]) -> Program {
         let to = format!("unix:{}", text(&self.folder.path(name)));
-        let fixed = ["send", text(&self.image), &to, "--live"];
+        // One guest is moved again and again here, as if its destination were gone.
+        let fixed = ["send", text(&self.image), &to, "--live", "--again"];
         let rounds = ["--downtime-limit", "0", "--max-rounds", "2"];
         let batches = ["--batch-pages", "16", "--compress-method", "lz4"];
         let args = [&fixed[..], &rounds, &batches, args].concat();

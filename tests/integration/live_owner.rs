@@ -84,12 +84,28 @@ fn a_writer_that_was_handed_over_is_not_migrated_again_and_stays_stopped() {
     let receive = scene.receive("d2");
     for (to, more) in [("d2", &[][..]), ("nowhere", &["--connect-timeout", "0.1"])] {
         let refused = scene.send(to, more);
-        refused.failed_with(
-            1,
-            &["is stopped already", "--paused-ok", &scene.churn.pid()],
-        );
+        let left = format!("process {} has to stay stopped", scene.churn.pid());
+        let to = scene.address("d1");
+        refused.failed_with(1, &["was handed over to", &to, "ago", &left, "--again"]);
         scene.churn.stands_still();
     }
+    // Nor by commands, which would resume it when that fails, nor as a paused guest.
+    let (stop, resume) = scene.churn.commands();
+    let to = scene.address("nowhere");
+    let commands = ["--stop-command", &stop, "--resume-command", &resume];
+    let fixed = ["send", text(&scene.image), &to, "--live"];
+    run(&[&fixed[..], &commands].concat()).failed_with(1, &["was handed over"]);
+    scene
+        .send("nowhere", &["--paused-ok"])
+        .failed_with(1, &["was handed over"]);
+    scene.churn.stands_still();
+    // Then it still is the paused guest of a user who insists.
+    let insists = scene.send("nowhere", &["--again"]);
+    insists.failed_with(
+        1,
+        &["is stopped already", "--paused-ok", &scene.churn.pid()],
+    );
+    scene.churn.stands_still();
     receive.signal(Signal::INT);
     receive.finish().failed_with(130, &[]);
     assert!(!scene.folder.path("d2.ram").exists());
@@ -154,6 +170,59 @@ fn one_guest_has_one_live_migration_at_a_time() {
     scene.churn.verify(&scene.folder.path("out"));
 }
 
+#[test]
+fn a_migration_from_another_network_namespace_is_kept_out_as_well() {
+    watchdog!();
+    let unshared = |args: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command.arg("-n").arg(env!("CARGO_BIN_EXE_ramferry"));
+        command.args(args).stdin(std::process::Stdio::null());
+        Program::start(command).finish()
+    };
+    if unshared(&["--version"]).code != Some(0) {
+        eprintln!("SKIPPED: another network namespace: unshare -n is not permitted here");
+        return;
+    }
+    let scene = Scene::new();
+    let (source, destination) = scene.paused();
+    let (image, to, pid) = (
+        text(&scene.image),
+        scene.address("other"),
+        scene.churn.pid(),
+    );
+    let busy = unshared(&["send", image, &to, "--live", "--pid", &pid]);
+    busy.failed_with(1, &["image", "is being migrated already"]);
+    // The process is locked, too, and not only the image.
+    let mut options = std::fs::File::options();
+    let second = scene.folder.image("second", &mixed(16, 1));
+    let _open = options.write(true).open(&second).unwrap();
+    let busy = unshared(&["send", text(&second), &to, "--live", "--pid", &pid]);
+    busy.failed_with(1, &["process", "is being migrated already"]);
+    scene.churn.stands_still();
+    source.proceed().unwrap();
+    source.wait().unwrap();
+    destination.handle.wait().unwrap();
+    scene.churn.verify(&scene.folder.path("out"));
+}
+
+#[test]
+fn another_guest_in_the_same_file_is_not_taken_for_the_one_that_was_handed_over() {
+    watchdog!();
+    let mut scene = Scene::new();
+    let receive = scene.receive("d1");
+    scene.send("d1", &[]).succeeded();
+    receive.finish().succeeded();
+    scene.churn.program.signal(Signal::KILL);
+    std::fs::remove_file(ramferry::writer::churn::records_of(&scene.image)).unwrap();
+    let another = Churn::start(&scene.image, &["--rate", "2000"]);
+    let old = std::mem::replace(&mut scene.churn, another);
+    old.program.finish();
+    let receive = scene.receive("d2");
+    scene.send("d2", &[]).succeeded();
+    receive.finish().succeeded();
+    scene.churn.verify(&scene.folder.path("d2.ram"));
+}
+
 /// A process that does nothing with a file that it has open, until it is dropped.
 struct Holder(std::process::Child);
 
@@ -204,7 +273,7 @@ fn a_guest_that_another_process_can_write_is_refused_by_its_name() {
     scene.churn.resume();
     drop(other);
     let receive = scene.receive("e");
-    scene.send("e", &[]).succeeded();
+    scene.send("e", &["--again"]).succeeded();
     receive.finish().succeeded();
 }
 

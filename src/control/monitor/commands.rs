@@ -315,6 +315,7 @@ fn live(this: &Executor<'_>, arguments: &mut Arguments) -> Result<Option<Live>, 
         resume: arguments.string("resume-command")?,
         fuzzy: arguments.boolean("fuzzy")?.unwrap_or(false),
         paused_ok: arguments.boolean("paused-ok")?.unwrap_or(false),
+        again: arguments.boolean("again")?.unwrap_or(false),
     };
     let guard = this.defaults.guard.clone();
     options.into_live(guard).map_err(|error| match error {

@@ -303,7 +303,8 @@ pub(crate) fn send_live_as(
     caps: Caps,
     params: Params,
 ) -> Migration {
-    let live = Live::new(writer);
+    // Tests move one guest again and again, as if its destination were gone.
+    let live = Live::new(writer).again(true);
     Migration::send(image)
         .to(address.clone())
         .format(format)

@@ -1,0 +1,328 @@
+//! The images of a guest that is being migrated while it runs: locked, and marked once it was handed
+//! over.
+//!
+//! The mark is the extended attribute [`ATTRIBUTE`] of each image, in lines of `name value`: `boot` (the
+//! boot's id), `time` (seconds since 1970), `to` (the destination's address) and any number of `writer`
+//! (`PID:STARTED`, as field 22 of `/proc/PID/stat`). A second migration is refused as long as a process
+//! that could write the guest then still can: it was left stopped, and the destination may run the guest.
+//! A mark is stale after a reboot and once those processes are gone, as another guest in the same file
+//! has other writers.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
+
+use super::WriterError;
+use super::held::{Target, start_of};
+use super::lock::lock_image;
+use super::users::{Writers, writers_of};
+use crate::error::{Error, Kind, Result};
+use crate::image::Guest;
+use crate::stats::Stats;
+use crate::text::printable;
+
+/// Where the mark is.
+const ATTRIBUTE: &str = "user.ramferry.handed-over";
+
+/// A mark takes at most this; an ext4 inode has room for about half of a block.
+const MOST: usize = 1500;
+
+/// A guest whose images this migration alone moves, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Claim {
+    images: Vec<Image>,
+    /// What could write them when it began.
+    writers: Writers,
+    /// Where the guest goes.
+    to: String,
+}
+
+/// An image that is held open: whatever becomes of its name, the lock and the mark are this file's.
+#[derive(Debug)]
+struct Image {
+    path: PathBuf,
+    file: File,
+}
+
+impl Claim {
+    /// Locks the images of all blocks of a guest that goes to `to`. A notice says if one cannot be
+    /// locked.
+    ///
+    /// # Errors
+    /// [`WriterError::Busy`], which names the image, and the system's reasons.
+    pub(super) fn take(guest: &Guest, to: String, stats: &Stats) -> Result<Claim, WriterError> {
+        let mut images = Vec::new();
+        for block in guest.blocks() {
+            let path = block.path().to_owned();
+            let what = format!("image '{}'", path.display());
+            let writable = File::options().read(true).write(true).open(&path);
+            let (file, locked) = match writable {
+                Ok(file) => {
+                    let locked = lock_image(&file, &what)?;
+                    (file, locked)
+                }
+                Err(error) => {
+                    let file = File::open(&path).map_err(|source| WriterError::Io {
+                        what: format!("open {what}"),
+                        source,
+                    })?;
+                    (file, Err(error))
+                }
+            };
+            if let Err(error) = locked {
+                stats.notice(format!(
+                    "cannot lock {what}: {error}; make sure that this is its only migration"
+                ));
+            }
+            images.push(Image { path, file });
+        }
+        Ok(Claim {
+            images,
+            writers: Writers::default(),
+            to,
+        })
+    }
+
+    /// Finds out what can write the guest now.
+    ///
+    /// # Errors
+    /// [`WriterError::Io`].
+    pub(super) fn find_writers(&mut self) -> Result<&Writers, WriterError> {
+        let paths: Vec<&PathBuf> = self.images.iter().map(|image| &image.path).collect();
+        self.writers = writers_of(&paths).map_err(|source| WriterError::Io {
+            what: "find out which processes can write the image".to_owned(),
+            source,
+        })?;
+        Ok(&self.writers)
+    }
+
+    /// Refuses processes that cannot write the guest's image: the shell, timeout or sudo in front of the
+    /// writer, or a program that reads it, is stopped as easily, but that does not stop the writer.
+    /// Refuses a guest that other processes can write, because they would go on.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], and [`WriterError::AnotherWriter`].
+    pub(super) fn check_use(&self, pids: &[u32], stats: &Stats) -> Result<()> {
+        let Writers { users, unseen } = &self.writers;
+        let image = || {
+            let first = self.images.first().map(|image| image.path.display());
+            first.map_or_else(String::new, |path| format!("'{path}'"))
+        };
+        let can_write =
+            |pid: &u32| users.iter().any(|user| user.pid == *pid) || unseen.contains(pid);
+        if let Some(pid) = pids.iter().find(|&pid| !can_write(pid)) {
+            return Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "process {pid} cannot write {}: it neither maps it shared and writable nor has it open \
+                     for writing; pass the process that writes it, not one that started it or reads it",
+                    image()
+                ),
+            ));
+        }
+        if let Some(other) = users.iter().find(|user| !pids.contains(&user.pid)) {
+            return Err(WriterError::AnotherWriter {
+                who: other.to_string(),
+                image: image(),
+            }
+            .into());
+        }
+        let unseen = unseen.iter().filter(|pid| !pids.contains(pid)).count();
+        if unseen > 0 {
+            stats.notice(format!(
+                "{unseen} processes cannot be examined by this user: make sure that none of them writes {}",
+                image()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses a guest that was handed over.
+    ///
+    /// # Errors
+    /// [`WriterError::HandedOver`].
+    pub(super) fn check_mark(&self) -> Result<(), WriterError> {
+        for image in &self.images {
+            let Some(mark) = Mark::read(&image.file) else {
+                continue;
+            };
+            let lives = |writer: &&Target| {
+                let users = &mut self.writers.users.iter().map(|user| user.pid);
+                let unseen = &mut self.writers.unseen.iter().copied();
+                users
+                    .chain(unseen)
+                    .any(|pid| start_of(pid) == Some(writer.started))
+            };
+            let writer = mark.writers.iter().find(lives);
+            let pid = writer.map(|writer| writer.pid);
+            if mark.boot == boot() && (pid.is_some() || mark.writers.is_empty()) {
+                return Err(WriterError::HandedOver {
+                    image: image.path.clone(),
+                    ago: mark.ago(),
+                    to: mark.to,
+                    pid,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes stale marks. A notice says where none can be set.
+    pub(super) fn clear_marks(&self, stats: &Stats) {
+        for image in &self.images {
+            let can_be_set = fsetxattr(&image.file, ATTRIBUTE, &[], XattrFlags::empty());
+            if let Err(error) = can_be_set {
+                stats.notice(format!(
+                    "'{}' cannot be marked once it is handed over: {}; never resume its writer then, and do \
+                     not migrate it again",
+                    image.path.display(),
+                    std::io::Error::from(error)
+                ));
+            }
+        }
+        self.unmark();
+    }
+
+    /// Marks the guest as handed over.
+    pub(super) fn mark(&self) {
+        let mark = Mark::now(&self.to, &self.writers).text();
+        for image in &self.images {
+            // If it cannot be set, that was said at the start.
+            let _ = fsetxattr(&image.file, ATTRIBUTE, mark.as_bytes(), XattrFlags::empty());
+        }
+    }
+
+    /// The destination did not take over.
+    pub(super) fn unmark(&self) {
+        for image in &self.images {
+            // There is none if it could not be set.
+            let _ = fremovexattr(&image.file, ATTRIBUTE);
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mark {
+    boot: String,
+    time: u64,
+    to: String,
+    writers: Vec<Target>,
+}
+
+impl Mark {
+    fn now(to: &str, writers: &Writers) -> Mark {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let target = |pid| {
+            let started = start_of(pid)?;
+            Some(Target { pid, started })
+        };
+        Mark {
+            boot: boot(),
+            time: since.map_or(0, |since| since.as_secs()),
+            to: printable(to).chars().take(MOST / 4).collect(),
+            writers: (writers.users.iter())
+                .filter_map(|user| target(user.pid))
+                .collect(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let Mark { boot, time, to, .. } = self;
+        let mut text = format!("boot {boot}\ntime {time}\nto {to}\n");
+        for Target { pid, started } in &self.writers {
+            let line = format!("writer {pid}:{started}\n");
+            if text.len() + line.len() > MOST {
+                break;
+            }
+            text.push_str(&line);
+        }
+        text
+    }
+
+    fn read(file: &File) -> Option<Mark> {
+        let mut bytes = [0; MOST];
+        let len = fgetxattr(file, ATTRIBUTE, &mut bytes[..]).ok()?;
+        Mark::parse(&String::from_utf8_lossy(&bytes[..len]))
+    }
+
+    /// Another program may have written it: what is not understood is left out.
+    fn parse(text: &str) -> Option<Mark> {
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        let value = |name| move |line: &(&str, &str)| line.0 == name;
+        let boot = lines.clone().find(value("boot"))?.1.to_owned();
+        let to = lines.clone().find(value("to"))?.1;
+        let time = lines.clone().find(value("time"))?.1.parse().ok()?;
+        let mut writers = Vec::new();
+        for (_, text) in lines.by_ref().filter(value("writer")) {
+            writers.extend(Target::parse(text));
+        }
+        Some(Mark {
+            boot,
+            time,
+            to: printable(to),
+            writers,
+        })
+    }
+
+    fn ago(&self) -> Duration {
+        let then = UNIX_EPOCH.checked_add(Duration::from_secs(self.time));
+        then.and_then(|then| SystemTime::now().duration_since(then).ok())
+            .unwrap_or_default()
+    }
+}
+
+/// Differs after each boot: PIDs and start times begin anew. Random(4).
+fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_as_it_was_written_and_nonsense_is_not() {
+        let mark = Mark {
+            boot: "b-1".to_owned(),
+            time: 1_795_403_519,
+            to: "tcp:host:4444".to_owned(),
+            writers: [(7, 99), (8, 100)]
+                .map(|(pid, started)| Target { pid, started })
+                .to_vec(),
+        };
+        let text = mark.text();
+        assert_eq!(
+            text,
+            "boot b-1\ntime 1795403519\nto tcp:host:4444\nwriter 7:99\nwriter 8:100\n"
+        );
+        assert_eq!(Mark::parse(&text), Some(mark.clone()));
+        for text in ["", "boot b\n", "boot b\ntime x\nto y", "\u{0}\u{1b}"] {
+            assert_eq!(Mark::parse(text), None);
+        }
+        let hostile = Mark::parse("boot b\ntime 18446744073709551615\nto a\u{1b}[2J\nwriter 7\n");
+        let hostile = hostile.unwrap();
+        assert_eq!(hostile.to, "a [2J");
+        assert_eq!((hostile.writers.len(), hostile.ago()), (0, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_mark_has_a_limit() {
+        let mark = Mark {
+            boot: String::new(),
+            time: 0,
+            to: String::new(),
+            writers: vec![
+                Target {
+                    pid: u32::MAX,
+                    started: u64::MAX
+                };
+                1000
+            ],
+        };
+        assert!(mark.text().len() <= MOST);
+        assert!(Mark::parse(&mark.text()).unwrap().writers.len() > 30);
+    }
+}
