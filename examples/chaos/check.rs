@@ -293,19 +293,33 @@ impl Checked<'_> {
                 );
                 verdict.add(Category::Message, what);
             }
-            if args.iter().any(|arg| arg == "--json") && code == 0 {
-                let json = out
-                    .find('{')
-                    .map(|at| serde_json::from_str::<serde_json::Value>(&out[at..]));
-                let completed = matches!(&json, Some(Ok(json)) if json["status"] == "completed");
-                verdict.unless(
-                    completed,
-                    Category::Message,
-                    format!("the {end}'s JSON: {out}"),
-                );
+            if args.iter().any(|arg| arg == "--json") {
+                check_json(end, code, out, verdict);
             }
         }
     }
+}
+
+/// The JSON of an end says the same as its exit code.
+fn check_json(end: &str, code: i32, out: &str, verdict: &mut Verdict) {
+    let guest = match code {
+        0 => "destination",
+        5 => "unknown",
+        _ => "source",
+    };
+    let Some(at) = out.find('{') else {
+        // Who fails before it begins prints none.
+        let what = format!("the {end} printed no JSON");
+        verdict.unless(code != 0, Category::Message, what);
+        return;
+    };
+    let says_so = serde_json::from_str::<serde_json::Value>(&out[at..])
+        .is_ok_and(|json| json["guest"] == guest && (json["status"] == "completed") == (code == 0));
+    let what = format!(
+        "the {end} ended with {code}, and its JSON is {}",
+        &out[at..]
+    );
+    verdict.unless(says_so, Category::Message, what);
 }
 
 fn last(text: &str) -> &str {
