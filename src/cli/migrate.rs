@@ -277,6 +277,12 @@ fn finish(
     let report = migration.report();
     match &outcome {
         Ok(()) if !show.quiet => summary::print(&report, end),
+        // Which end has the guest must be known, however little is to be shown.
+        Err(_) if show.quiet && migration.query().let_go => {
+            if let Some(notice) = report.notices.last() {
+                output::report(&format!("note: {notice}"));
+            }
+        }
         _ => {}
     }
     if show.json {
