@@ -218,6 +218,12 @@ impl Checked<'_> {
         if outcome.resumed_late || self.fired(|what| *what == What::KillWriter) {
             return;
         }
+        let others = self.fired(|what| matches!(what, What::ContinueWriter | What::PauseWriter(_)));
+        if self.plan.writer().is_some_and(|writer| writer.paused) && !others {
+            let stays = churn.process.is_stopped();
+            verdict.unless(stays, Category::Owner, "a paused writer was resumed");
+            return;
+        }
         let killed =
             outcome.send == Exit::Signal(9) && self.fired(|what| *what == What::Kill(End::Source));
         let guarded = !self.fired(|what| *what == What::KillGuard)

@@ -131,6 +131,15 @@ impl Process {
     }
 }
 
+impl Process {
+    /// A stop takes effect when each thread leaves the kernel.
+    pub(crate) fn wait_until_stopped(&self) {
+        while !self.has_ended() && !self.is_stopped() {
+            ends_within(&self.pidfd, Duration::from_millis(1));
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.has_ended() {

@@ -158,6 +158,7 @@ fn again(
     if plan.after == After::Nothing || touched || !verdict.problems.is_empty() {
         return Ok(());
     }
+    let paused = plan.writer().is_some_and(|writer| writer.paused);
     let by_commands = plan.writer().is_some_and(|writer| writer.by_commands);
     // Commands know nothing of an earlier migration, which is why the exit code must be looked at.
     if handed_over && by_commands {
@@ -192,8 +193,12 @@ fn again(
     } else {
         let outcome = setup.run()?;
         let has = !scene.is_untouched();
-        // A writer that stays stopped since its guard was killed may be anyone's.
-        let refused = (handed_over && plan.is_live()) || stopped_before;
+        // A writer that stays stopped since its guard was killed may be anyone's. Commands are not
+        // asked whether it is.
+        let refused = match paused || by_commands {
+            true => handed_over,
+            false => (handed_over && plan.is_live()) || stopped_before,
+        };
         if refused {
             if outcome.send == Exit::Code(0) || has {
                 verdict.add(Category::Owner, "a guest was handed over twice");

@@ -47,6 +47,21 @@ pub(crate) struct Writer {
     pub(crate) threads: u64,
     /// Stopped and resumed by commands instead of `--pid`.
     pub(crate) by_commands: bool,
+    /// Its user has stopped it before, and sends it with `--paused-ok`.
+    pub(crate) paused: bool,
+}
+
+impl Writer {
+    fn draw(dice: &mut Dice) -> Writer {
+        let held = dice.below(14);
+        Writer {
+            pattern: dice.pick(&["random", "random", "sequential", "hotset", "counter"]),
+            rate: dice.pick(&[200, 1000, 5000, 20000]),
+            threads: 1 + dice.below(3),
+            by_commands: held < 2,
+            paused: held == 2,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -224,12 +239,7 @@ impl Plan {
         let mode = match dice.below(10) {
             0 | 1 => Mode::Still,
             2 => Mode::Rounds(1 + dice.below(3)),
-            _ => Mode::Live(Writer {
-                pattern: dice.pick(&["random", "random", "sequential", "hotset", "counter"]),
-                rate: dice.pick(&[200, 1000, 5000, 20000]),
-                threads: 1 + dice.below(3),
-                by_commands: dice.one_in(6),
-            }),
+            _ => Mode::Live(Writer::draw(dice)),
         };
         let wire = match dice.below(5) {
             0 => Wire::Qemu,
@@ -312,6 +322,7 @@ impl Plan {
             (matches!(self.disk, Disk::Small(_)), "small disk"),
             (self.faults.is_empty(), "no fault"),
             (self.writer().is_some_and(|w| w.by_commands), "commands"),
+            (self.writer().is_some_and(|w| w.paused), "paused"),
             (self.after != After::Nothing && self.is_live(), "retry"),
         ];
         labels.extend(more.iter().filter(|(is, _)| *is).map(|(_, label)| label));

@@ -42,7 +42,7 @@ const ALL: [Category; 8] = [
     Category::Campaign,
 ];
 
-const MODES: [&str; 17] = [
+const MODES: [&str; 18] = [
     "still",
     "rounds",
     "live",
@@ -59,6 +59,7 @@ const MODES: [&str; 17] = [
     "small disk",
     "no fault",
     "commands",
+    "paused",
     "retry",
 ];
 

@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::actor::{Actor, Client};
 use crate::child::Process;
 use crate::dice::Dice;
@@ -79,12 +81,16 @@ impl Churn {
         );
         let mut command = stage.command(&words(&args));
         let process = Process::start(&mut command, &scene.folder, "churn")?;
-        match process.line("writing") {
-            Some(_) => Ok(Churn {
-                process: Arc::new(process),
-            }),
-            None => Err(io::Error::other(process.err())),
+        if process.line("writing").is_none() {
+            return Err(io::Error::other(process.err()));
         }
+        if writer.paused {
+            process.signal(Signal::STOP);
+            process.wait_until_stopped();
+        }
+        Ok(Churn {
+            process: Arc::new(process),
+        })
     }
 }
 
@@ -161,7 +167,7 @@ impl Setup<'_> {
         if !relay.reached() && !destination.ends_soon() {
             // It waits for another source.
             dismissed = true;
-            destination.signal(rustix::process::Signal::TERM);
+            destination.signal(Signal::TERM);
         }
         let receive = ended(&destination);
         relay.cut();
@@ -292,6 +298,7 @@ impl Setup<'_> {
                 .to_vec(),
                 false => vec!["--pid".to_owned(), pid.to_string()],
             });
+            args.extend(writer.paused.then(|| "--paused-ok".to_owned()));
         }
         args.extend(words("--connect-timeout 1"));
         args.extend(self.plan.send.iter().cloned());
