@@ -103,6 +103,21 @@ impl Error {
         Error::new(Kind::Failed, format!("a worker panicked: {text}")).in_stage(stage)
     }
 
+    /// Replaces the cause by one that has it as its source.
+    #[must_use]
+    pub(crate) fn caused<E>(
+        self,
+        outer: impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> E,
+    ) -> Error
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        Error {
+            cause: outer(self.cause).into(),
+            ..self
+        }
+    }
+
     /// What it means for the caller.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -136,6 +136,7 @@ mod session;
 mod settings;
 pub mod sniff;
 pub mod source;
+mod special;
 pub mod stats;
 mod sync;
 pub mod synthetic;

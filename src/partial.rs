@@ -8,11 +8,13 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags, statx};
 
+use crate::page::PAGE_SIZE;
+use crate::special;
 use crate::sys::{same_file, try_lock};
 
 /// The mode of a file that holds guest RAM.
@@ -28,6 +30,15 @@ pub enum OutputError {
     Exists { path: PathBuf },
     #[error("'{}' is being written by another process", path.display())]
     Busy { path: PathBuf },
+    /// A file system of the kernel's, or one whose files can only be mapped.
+    #[error("cannot write '{}': it lies on {file_system}; choose a folder on another file system", path.display())]
+    FileSystem {
+        path: PathBuf,
+        file_system: &'static str,
+    },
+    /// The system would not let it be renamed over.
+    #[error("cannot replace '{}': {why}", path.display())]
+    Kept { path: PathBuf, why: &'static str },
     #[error("cannot {what} '{}'", path.display())]
     Io {
         what: &'static str,
@@ -94,6 +105,16 @@ impl PartialFile {
             });
         }
         Ok(partial)
+    }
+
+    /// Writes a page, which the next write may replace: there are file systems on which files can be
+    /// created but not written, or that are full.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn try_write(&self) -> Result<(), OutputError> {
+        let written = self.file.write_all_at(&[0; PAGE_SIZE], 0);
+        written.map_err(OutputError::io("write", &self.path))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -189,12 +210,95 @@ pub(crate) fn keep_access(new: &File, old: &Path) -> io::Result<()> {
 /// # Errors
 /// I/O errors.
 pub(crate) fn sync_name(path: &Path) -> Result<(), OutputError> {
-    let folder = match path.parent() {
+    let synced = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+    synced.map_err(OutputError::io("sync the folder of", path))
+}
+
+/// The folder that a path lies in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
+    }
+}
+
+/// A name for a file that lives for moments.
+///
+/// # Errors
+/// The system has no random numbers.
+pub(crate) fn random_name() -> io::Result<String> {
+    let mut number = [0; 8];
+    rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
+    Ok(format!(".ramferry-{:016x}", u64::from_ne_bytes(number)))
+}
+
+/// Checks that the file system of `output` can hold it, as far as its kind tells.
+///
+/// # Errors
+/// [`OutputError::FileSystem`], and a folder from which nothing can be removed.
+pub(crate) fn check_file_system(output: &Path) -> Result<(), OutputError> {
+    let folder = folder_of(output);
+    if let Some(file_system) = special::unwritable_file_system(folder) {
+        return Err(OutputError::FileSystem {
+            path: output.to_owned(),
+            file_system,
+        });
+    }
+    if attributes(folder).intersects(StatxAttributes::APPEND) {
+        return Err(OutputError::Kept {
+            path: output.to_owned(),
+            why: "its folder is append-only (chattr +a)",
+        });
+    }
+    Ok(())
+}
+
+/// Checks that the file or folder at `old` can be renamed over.
+///
+/// # Errors
+/// [`OutputError::Kept`].
+pub(crate) fn check_replaceable(old: &Path) -> Result<(), OutputError> {
+    let attributes = attributes(old);
+    let why = if attributes.intersects(StatxAttributes::IMMUTABLE) {
+        "it is immutable (chattr +i)"
+    } else if attributes.intersects(StatxAttributes::APPEND) {
+        "it is append-only (chattr +a)"
+    } else if attributes.intersects(StatxAttributes::MOUNT_ROOT) {
+        "it is a mount point"
+    } else if is_anothers(old) {
+        "it belongs to another user, in a folder where only owners may remove files"
+    } else {
+        return Ok(());
     };
-    let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(OutputError::io("sync the folder of", path))
+    Err(OutputError::Kept {
+        path: old.to_owned(),
+        why,
+    })
+}
+
+/// Of a file or folder itself, not of what a link leads to. A system that does not report an attribute
+/// will say no to the rename.
+fn attributes(path: &Path) -> StatxAttributes {
+    let about = statx(
+        CWD,
+        path,
+        AtFlags::SYMLINK_NOFOLLOW,
+        StatxFlags::BASIC_STATS,
+    );
+    about.map_or(StatxAttributes::empty(), |about| about.stx_attributes)
+}
+
+/// Whether it lies in a sticky folder, and neither belongs to this user.
+fn is_anothers(path: &Path) -> bool {
+    const STICKY: u32 = 0o1000;
+    let user = rustix::process::geteuid();
+    let is_own = |metadata: &std::fs::Metadata| user.is_root() || metadata.uid() == user.as_raw();
+    let folder = std::fs::metadata(folder_of(path));
+    let file = std::fs::symlink_metadata(path);
+    match (folder, file) {
+        (Ok(folder), Ok(file)) => folder.mode() & STICKY != 0 && !is_own(&folder) && !is_own(&file),
+        _ => false,
+    }
 }
 
 /// The path where OUTPUT is written.

@@ -9,7 +9,7 @@ use crate::units::{format_bytes, format_duration, parse_duration, parse_size};
 use crate::writer::churn::{self, Ending, Pattern, Request, Summary};
 
 use super::output::{announce, print, print_json, report};
-use super::params::Checked;
+use super::params::{Checked, ImagePath};
 use super::signals;
 
 #[derive(Debug, clap::Args)]
@@ -26,6 +26,7 @@ The records in IMAGE.churn keep what the working set held before, so they are as
 replace those of an earlier churn.")]
 pub(super) struct ChurnArgs {
     /// A raw RAM image
+    #[arg(value_parser = ImagePath)]
     image: PathBuf,
     /// Where to write: random, sequential, hotset (90 % of the writes to 10 % of the pages) or
     /// counter (a number at each page's beginning)

@@ -7,10 +7,12 @@ use crate::image::Guest;
 
 use super::format::FormatArg;
 use super::output::{print, print_json};
+use super::params::ImagePath;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DigestArgs {
     /// A raw RAM image or a guest folder
+    #[arg(value_parser = ImagePath)]
     image: PathBuf,
     #[command(flatten)]
     format: FormatArg,

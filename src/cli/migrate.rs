@@ -17,7 +17,7 @@ use super::dropped::Dropped;
 use super::format::FormatArg;
 use super::monitor::{self, Attached};
 use super::output::{self, announce, print_json};
-use super::params::{Checked, DestinationArgs, ImagePath, SourceArgs};
+use super::params::{Checked, DestinationArgs, ImagePath, OutputPath, SourceArgs};
 use super::progress::Progress;
 use super::{signals, summary};
 
@@ -41,7 +41,7 @@ pub(super) struct SendArgs {
     #[arg(value_parser = Checked(str::parse::<Address>))]
     uri: Address,
     /// The same guest's RAM at a later time: adds a delta round for what changed (repeatable)
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", value_parser = ImagePath)]
     then: Vec<PathBuf>,
     #[command(flatten)]
     format: FormatArg,
@@ -87,6 +87,7 @@ pub(super) struct ReceiveArgs {
     #[arg(value_parser = Checked(address_first))]
     uri: Address,
     /// The raw RAM image to write, or the guest folder if that is what arrives
+    #[arg(value_parser = OutputPath)]
     output: PathBuf,
     /// Keep only this block of the guest, as a raw image
     #[arg(long, value_name = "NAME")]

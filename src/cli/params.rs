@@ -381,9 +381,32 @@ where
 }
 
 /// clap's error for a value that is refused; it ends the program with exit code 2.
-/// Takes the path of an image, and refuses an address that was given in its place.
+/// Takes the path of an image, and refuses an address that was given in its place, or `-`.
 #[derive(Clone)]
 pub(super) struct ImagePath;
+
+/// Takes the path of an output, and refuses `-`.
+#[derive(Clone)]
+pub(super) struct OutputPath;
+
+impl TypedValueParser for OutputPath {
+    type Value = PathBuf;
+
+    fn parse_ref(
+        &self,
+        _command: &Command,
+        _arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<PathBuf, clap::Error> {
+        if value == "-" {
+            return Err(refusal(
+                "'-' cannot be OUTPUT: a guest is not written from its beginning to its end, as standard \
+                 output would need; ./- is a file of this name",
+            ));
+        }
+        Ok(PathBuf::from(value))
+    }
+}
 
 impl TypedValueParser for ImagePath {
     type Value = PathBuf;
@@ -396,6 +419,12 @@ impl TypedValueParser for ImagePath {
     ) -> Result<PathBuf, clap::Error> {
         let path = PathBuf::from(value);
         let text = value.to_string_lossy();
+        if text == "-" {
+            return Err(refusal(
+                "'-' cannot be IMAGE: it is not read from its beginning to its end, as standard input would \
+                 need; ./- is a file of this name",
+            ));
+        }
         if text.contains(':') && text.parse::<Address>().is_ok() && !path.exists() {
             let text = Quoted(&text).to_string();
             return Err(refusal(format!(

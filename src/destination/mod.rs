@@ -22,9 +22,12 @@ mod request;
 mod stage;
 mod wire;
 
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
-use crate::image::Output;
+use crate::image::{ImageError, Output};
 use crate::page::{Digest, PAGE_SIZE};
 use crate::pool::analysis_pool;
 use crate::session::{Context, Phase};
@@ -51,8 +54,8 @@ pub(crate) fn run(
     listening: &dyn Fn(&Address),
     dropped: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
-    Output::check(&request.output, request.force)?;
     request.keep_stream()?;
+    Output::check(&request.output, request.force)?;
     match accept::accept(request, context, listening, dropped)? {
         Source::Native(source) => receive(NativeWire::new(*source, context), request.sync, context),
         Source::Qemu(source) => receive(
@@ -65,24 +68,45 @@ pub(crate) fn run(
 
 /// Receives from a source that has been accepted.
 fn receive<W: Wire>(mut wire: W, sync: bool, context: &Context) -> Result<()> {
+    // The block device whose old content is lost.
+    let overwritten = OnceLock::new();
     let outcome = Error::catch(RECEIVING, || {
-        let output = receive_and_prove(&wire, sync, context)?;
+        let output = receive_and_prove(&wire, sync, &overwritten, context)?;
         wire.links_mut().finish()?;
         take_over(&wire, output, context)
     })
     .map_err(|error| wire.failed(context.name_canceller(error)));
     let links = wire.links();
     context.stats.bytes(links.received(), links.sent());
-    outcome?;
+    outcome.map_err(|error| match overwritten.into_inner() {
+        Some(path) => error.caused(|source| ImageError::PartlyWritten { path, source }),
+        None => error,
+    })?;
     context.end(&Ok(()));
     Ok(())
 }
 
 /// All phases up to the source's letting go: the output that may take over.
-fn receive_and_prove<W: Wire>(wire: &W, sync: bool, context: &Context) -> Result<Output> {
+fn receive_and_prove<W: Wire>(
+    wire: &W,
+    sync: bool,
+    overwritten: &OnceLock<PathBuf>,
+    context: &Context,
+) -> Result<Output> {
     wire.attend(|| {
         let mut output = wire.output()?;
         output.set_sync(sync);
+        output
+            .notes()
+            .into_iter()
+            .for_each(|note| context.stats.notice(note));
+        if let Some(path) = output.device() {
+            overwritten.get_or_init(|| path.to_owned());
+        }
+        output.begin(|| match context.abort.is_raised() {
+            true => Err(Error::interrupted()),
+            false => Ok(()),
+        })?;
         let connections = wire.links().streams.len() as u16;
         let bytes = output.pages() * PAGE_SIZE as u64;
         context.stats.ram(bytes, connections);

@@ -23,9 +23,35 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
-    /// A folder, a device, a pipe.
-    #[error("'{}' is not a regular file", path.display())]
-    NotAFile { path: PathBuf },
+    /// A pipe, a socket, a character device.
+    #[error("'{}' is {sort}: a RAM image is a regular file, a block device or a guest folder", path.display())]
+    NotAnImage { path: PathBuf, sort: &'static str },
+    /// A file of the kernel's.
+    #[error("'{}' lies on {file_system}, which holds no RAM images: copy it to another file first", path.display())]
+    Pseudo {
+        path: PathBuf,
+        file_system: &'static str,
+    },
+    /// A folder, a pipe, a socket, a character device.
+    #[error("'{}' is {sort}, which cannot be replaced: choose another output", path.display())]
+    NotAnOutput { path: PathBuf, sort: &'static str },
+    #[error("'{}' is a block device; --force overwrites it", path.display())]
+    Overwrite { path: PathBuf },
+    #[error("'{}' is in use: unmount it, or end the program that has it open", path.display())]
+    DeviceInUse { path: PathBuf },
+    #[error("'{}' has {bytes} bytes, but the guest has {needed}", path.display())]
+    SmallDevice {
+        path: PathBuf,
+        bytes: u64,
+        needed: u64,
+    },
+    /// A migration that failed, to a block device.
+    #[error("'{}' is partly overwritten", path.display())]
+    PartlyWritten {
+        path: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// It begins like a file of another format.
     #[error("'{}' is {content}, not a raw RAM image: {}; --format raw takes it for RAM regardless", path.display(), content.way_out())]
     NotRam { path: PathBuf, content: Content },
@@ -87,6 +113,8 @@ pub enum ImageError {
     NoSuchBlock { name: String, names: String },
     #[error("cannot replace '{}': it is a file, and a guest folder is received", path.display())]
     FileByFolder { path: PathBuf },
+    #[error("cannot write '{}': it is a block device, and a guest folder is received; --block keeps one block", path.display())]
+    DeviceByFolder { path: PathBuf },
     #[error("cannot replace '{}': it is a guest folder, and a raw image is received", path.display())]
     FolderByFile { path: PathBuf },
     #[error("the device state is longer than the maximum of {allowed} bytes")]

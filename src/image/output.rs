@@ -2,25 +2,26 @@
 //!
 //! If it is dropped without [`Output::commit`], the partial file or folder is removed, and an older
 //! OUTPUT stays as it was.
+//!
+//! A block device is written in place, from [`Output::begin`] on: it has no other to exchange it with.
 
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
-
 use super::folder::{
-    DEVICE_STATE, DeviceStateWriter, Directory, FolderError, GuestJson, PartialFolder,
-    check_blocks, clear_folder, file_name,
+    DEVICE_STATE, DeviceStateWriter, FolderError, GuestJson, PartialFolder, check_blocks,
+    clear_folder, file_name,
 };
 use super::store::FlatFile;
 use super::{Block, DeviceState, ImageError, Ram};
 use crate::description::Description;
 use crate::page::{Digest, PAGE_SIZE};
-use crate::partial::{Commit, OutputError, PartialFile, create_private};
+use crate::partial::{Commit, PartialFile};
 use crate::sync;
+use crate::units::format_bytes;
+use place::{Existing, check_place, examine, nameless_file, open_device, tidy};
 
 /// A guest being received: its RAM, and what is to become OUTPUT.
 #[derive(Debug)]
@@ -43,23 +44,24 @@ pub struct Output {
 enum Partial {
     File(PartialFile),
     Folder(PartialFolder),
-}
-
-/// What exists at OUTPUT.
-enum Existing {
-    Nothing,
-    File,
-    GuestFolder,
+    /// OUTPUT itself, and the bytes that it has.
+    Device {
+        kept: String,
+        bytes: u64,
+    },
 }
 
 impl Output {
-    /// Checks that OUTPUT can be created, so that no source connects in vain.
+    /// Checks that OUTPUT can be created, so that no source connects in vain: a partial file is made
+    /// and removed.
     ///
     /// # Errors
-    /// It exists and `force` is off, or it is neither a file nor a guest folder, so that nothing may
-    /// replace it.
+    /// It exists and `force` is off, it is neither a file, a guest folder nor a block device, or the
+    /// system does not let it be written or replaced.
     pub fn check(path: &Path, force: bool) -> Result<(), ImageError> {
-        examine(&tidy(path), force).map(drop)
+        let path = &tidy(path);
+        let existing = examine(path, force)?;
+        check_place(path, existing)
     }
 
     /// OUTPUT becomes the raw image of a guest with one block: its name and its size in bytes.
@@ -79,7 +81,8 @@ impl Output {
     }
 
     /// OUTPUT becomes the raw image of the block `keep`. The others go into unnamed files, so that
-    /// they can be proven too, and are gone when this is dropped.
+    /// they can be proven too, and are gone when this is dropped. A block device must be at least as
+    /// large as the block, and is in use by nothing else from now on.
     ///
     /// # Errors
     /// As [`Output::image`], and a `keep` that is not among the blocks.
@@ -97,10 +100,14 @@ impl Output {
                 names: names(blocks),
             });
         }
-        if let Existing::GuestFolder = examine(path, force)? {
-            return Err(ImageError::FolderByFile {
-                path: path.to_owned(),
-            });
+        match examine(path, force)? {
+            Existing::GuestFolder => {
+                return Err(ImageError::FolderByFile {
+                    path: path.to_owned(),
+                });
+            }
+            Existing::Device => return Output::on_device(path, blocks, keep),
+            Existing::Nothing | Existing::File => {}
         }
         clear_folder(path)?;
         let partial = PartialFile::create(path)?;
@@ -122,6 +129,45 @@ impl Output {
         ))
     }
 
+    /// OUTPUT is a block device, to which the block `keep` is written in place.
+    fn on_device(path: &Path, blocks: &[(String, u64)], keep: &str) -> Result<Output, ImageError> {
+        let (device, bytes) = open_device(path)?;
+        let kept = blocks.iter().find(|(name, _)| name == keep);
+        let needed = kept.map_or(0, |(_, bytes)| *bytes);
+        if bytes < needed {
+            return Err(ImageError::SmallDevice {
+                path: path.to_owned(),
+                bytes,
+                needed,
+            });
+        }
+        let mut stores = Vec::new();
+        for (name, bytes) in blocks {
+            let pages = bytes / PAGE_SIZE as u64;
+            let store = if name == keep {
+                let device = device.try_clone().map_err(ImageError::io("open", path))?;
+                FlatFile::front_of(device, path, pages)
+            } else {
+                // Beside the device there are only devices.
+                let file = nameless_file(&std::env::temp_dir().join("block"))?;
+                FlatFile::new_raw(file, path, pages)?
+            };
+            stores.push(Block::new(name, Arc::new(store), None));
+        }
+        let device_state = DeviceStateWriter::new(None, path.to_owned());
+        let partial = Partial::Device {
+            kept: keep.to_owned(),
+            bytes,
+        };
+        Ok(Output::new(
+            path,
+            Ram::new(stores),
+            device_state,
+            true,
+            partial,
+        ))
+    }
+
     /// OUTPUT becomes a guest folder with these blocks: their names and sizes in bytes.
     ///
     /// # Errors
@@ -133,10 +179,18 @@ impl Output {
     ) -> Result<Output, ImageError> {
         let path = &tidy(path);
         check_blocks(blocks).map_err(|error| unfit(path, error))?;
-        if let Existing::File = examine(path, force)? {
-            return Err(ImageError::FileByFolder {
-                path: path.to_owned(),
-            });
+        match examine(path, force)? {
+            Existing::File => {
+                return Err(ImageError::FileByFolder {
+                    path: path.to_owned(),
+                });
+            }
+            Existing::Device => {
+                return Err(ImageError::DeviceByFolder {
+                    path: path.to_owned(),
+                });
+            }
+            Existing::Nothing | Existing::GuestFolder => {}
         }
         let contents = GuestJson {
             complete: false,
@@ -181,6 +235,61 @@ impl Output {
             sync: true,
             partial,
         }
+    }
+
+    /// Makes all RAM zero, which it must be before the first page is placed. Only a block device is
+    /// not so yet: its old content is lost from here on. `go_on` is asked now and then.
+    ///
+    /// # Errors
+    /// I/O errors, and those of `go_on`.
+    pub(crate) fn begin<E: From<ImageError>>(
+        &self,
+        go_on: impl Fn() -> Result<(), E>,
+    ) -> Result<(), E> {
+        /// 64 MiB, which a slow disk takes a second for.
+        const STEP: u64 = 1 << 14;
+        let Partial::Device { kept, .. } = &self.partial else {
+            return Ok(());
+        };
+        for block in self.blocks().iter().filter(|block| block.name() == kept) {
+            for step in block.range().steps(STEP) {
+                go_on()?;
+                block.clear(step)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The block device that is written in place, so that a failure leaves part of the old content
+    /// and part of the new.
+    pub(crate) fn device(&self) -> Option<&Path> {
+        matches!(self.partial, Partial::Device { .. }).then_some(&self.path)
+    }
+
+    /// What a user should know of it before pages arrive.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let path = self.path.display();
+        if let Partial::Device { kept, bytes } = &self.partial {
+            let block = self.blocks().iter().find(|block| block.name() == kept);
+            let guest = block.map_or(0, Block::bytes);
+            if guest < *bytes {
+                notes.push(format!(
+                    "'{path}' has {} more than the guest, which stay as they are and are not part of \
+                     the digest",
+                    format_bytes(bytes - guest)
+                ));
+            }
+        } else if let Some(free) = place::free_bytes(&self.path)
+            && free < self.ram.bytes()
+        {
+            notes.push(format!(
+                "'{path}' may take {}, and its file system has {} free; zero pages take none",
+                format_bytes(self.ram.bytes()),
+                format_bytes(free)
+            ));
+        }
+        notes
     }
 
     /// The RAM, which may be shared with the threads of a migration.
@@ -284,6 +393,8 @@ impl Output {
             sync: self.sync,
         };
         match &mut self.partial {
+            // It has its name already.
+            Partial::Device { .. } => Ok(()),
             Partial::File(partial) => Ok(partial.commit(&self.path, how)?),
             Partial::Folder(partial) => {
                 let contents = GuestJson {
@@ -335,100 +446,6 @@ fn open_blocks(
     Ok(Ram::new(blocks.collect::<Result<_, ImageError>>()?))
 }
 
-/// The path without a trailing slash, with which OUTPUT.partial would lie inside OUTPUT.
-fn tidy(path: &Path) -> PathBuf {
-    path.components().collect()
-}
-
-/// What exists at OUTPUT, if it may be replaced.
-fn examine(path: &Path, force: bool) -> Result<Existing, ImageError> {
-    // `.`, `..` and `/` have no name to be exchanged under.
-    if path.file_name().is_none() {
-        return Err(ImageError::NotAFile {
-            path: path.to_owned(),
-        });
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => {
-            let old = Directory::open(path, false)?;
-            if !force && old.contents().is_ok() {
-                return Err(OutputError::Exists {
-                    path: path.to_owned(),
-                }
-                .into());
-            }
-            old.accounted(false)
-                .map(|_| Existing::GuestFolder)
-                .map_err(|error| match error {
-                    ImageError::Folder {
-                        source: FolderError::NoDescription,
-                        ..
-                    } => ImageError::NotAFile {
-                        path: path.to_owned(),
-                    },
-                    other => other,
-                })
-        }
-        Ok(_) if !force => Err(OutputError::Exists {
-            path: path.to_owned(),
-        }
-        .into()),
-        Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
-            Err(ImageError::NotAFile {
-                path: path.to_owned(),
-            })
-        }
-        Ok(_) => Ok(Existing::File),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::metadata(folder_of(path))
-            .map(|_| Existing::Nothing)
-            .map_err(|source| ImageError::Io {
-                what: "use the folder of",
-                path: path.to_owned(),
-                source,
-            }),
-        Err(source) => Err(ImageError::Io {
-            what: "examine",
-            path: path.to_owned(),
-            source,
-        }),
-    }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
-/// An unnamed file on OUTPUT's file system.
-fn nameless_file(output: &Path) -> Result<File, ImageError> {
-    let folder = folder_of(output);
-    let failed = |source| ImageError::Io {
-        what: "create a temporary file beside",
-        path: output.to_owned(),
-        source,
-    };
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    match rustix::fs::open(folder, flags, Mode::from_raw_mode(0o600)) {
-        Ok(file) => return Ok(file.into()),
-        // A file system or a kernel without O_TMPFILE.
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {
-        }
-        Err(error) => return Err(failed(error.into())),
-    }
-    named_and_unlinked(folder).map_err(failed)
-}
-
-/// For file systems without O_TMPFILE.
-fn named_and_unlinked(folder: &Path) -> io::Result<File> {
-    let mut number = [0; 8];
-    rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
-    let path = folder.join(format!(".ramferry-{:016x}", u64::from_ne_bytes(number)));
-    let file = create_private(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
-}
-
+mod place;
 #[cfg(test)]
 mod tests;

@@ -27,14 +27,14 @@ pub use report::{
     RoundPages, Sample, ZlibLevels,
 };
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
 use crate::image::{Guest, ImageError, ImageFormat};
 use crate::page::PAGE_SIZE;
 use crate::sniff::{self, Content};
+use crate::special::{self, PatientReader};
 use input::Input;
 
 /// The name of standard input.
@@ -57,7 +57,7 @@ pub enum InspectError {
         source: io::Error,
     },
     /// A pipe or a device can only be a stream, and this does not begin like one.
-    #[error("'{}' is not a migration stream, and a RAM image must be a regular file", path.display())]
+    #[error("'{}' is not a migration stream, and a RAM image must be a regular file or a block device", path.display())]
     NoStream { path: PathBuf },
     #[error(
         "'{}' is neither a migration stream nor a raw RAM image: {size} bytes is not a multiple of the page size, {PAGE_SIZE}",
@@ -104,28 +104,42 @@ pub fn inspect_as(path: &Path, format: ImageFormat, progress: &OnProgress<'_>) -
             .into()
         });
     }
-    let file = File::open(path).map_err(failed("open"))?;
-    let metadata = file.metadata().map_err(failed("examine"))?;
-    if metadata.is_dir() {
+    if path.is_dir() {
         return guest(path, format, progress);
     }
-    let size = if metadata.is_file() {
-        metadata.len()
+    let file = special::open_to_read(path).map_err(failed("open"))?;
+    let metadata = file.metadata().map_err(failed("examine"))?;
+    // Of what has one.
+    let has_size = metadata.is_file() || special::is_device(&metadata);
+    let size = if has_size {
+        let size = special::size(&file).map_err(failed("examine"))?;
+        (&file).rewind().map_err(failed("examine"))?;
+        size
     } else {
         0
     };
-    if metadata.is_file() && size == 0 {
+    if let Some(file_system) = special::pseudo_file_system(path).filter(|_| metadata.is_file()) {
+        return Err(ImageError::Pseudo {
+            path: path.to_owned(),
+            file_system,
+        }
+        .into());
+    }
+    if has_size && size == 0 {
         return Err(ImageError::Empty {
             path: path.to_owned(),
         }
         .into());
     }
-    let input: Box<dyn Read> = Box::new(file);
+    let input: Box<dyn Read> = match has_size {
+        true => Box::new(file),
+        false => Box::new(PatientReader::new(file)),
+    };
     if let Some(report) = stream(path, Input::new(input, size, progress))? {
         return Ok(report);
     }
     let path_of = || path.to_owned();
-    if !metadata.is_file() {
+    if !has_size {
         return Err(InspectError::NoStream { path: path_of() }.into());
     }
     if size % PAGE_SIZE as u64 != 0 {

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,8 @@ use super::child::{Direction, ShellCommand};
 use super::error::TransportError;
 use super::sockets::{connect_unix, each_address};
 use super::stream::Stream;
-use crate::partial::{Commit, OutputError, PartialFile};
+use crate::partial::{Commit, OutputError, PartialFile, check_file_system, check_replaceable};
+use crate::special;
 use crate::sys::{is_listening, take_fd};
 
 /// How long to wait between attempts while the destination is not listening yet.
@@ -140,7 +141,25 @@ impl Connector {
         path: &Path,
         abort: &Abort,
     ) -> Result<(OwnedFd, Option<Stored>), TransportError> {
+        let refused = |why: String| TransportError::Io {
+            what: "store a stream in",
+            address: self.address.to_string(),
+            source: io::Error::other(why),
+        };
         match std::fs::metadata(path) {
+            // Its old content could not be kept until the stream is complete.
+            Ok(metadata) if special::is_device(&metadata) => {
+                return Err(refused(format!(
+                    "it is a block device: use 'exec:dd of={} bs=1M' to overwrite it",
+                    path.display()
+                )));
+            }
+            Ok(metadata) if metadata.is_dir() || metadata.file_type().is_socket() => {
+                return Err(refused(format!(
+                    "it is {}",
+                    special::sort(metadata.file_type())
+                )));
+            }
             // A named pipe, a terminal, /dev/null: written as they are.
             Ok(metadata) if !metadata.is_file() => {
                 let open = || {
@@ -151,14 +170,16 @@ impl Connector {
                 };
                 return Ok((self.retry(abort, open)?.into(), None));
             }
-            Ok(_) if !self.force => {
+            _ if std::fs::symlink_metadata(path).is_err() => {}
+            _ if self.force => check_replaceable(path)?,
+            _ => {
                 return Err(OutputError::Exists {
                     path: path.to_owned(),
                 }
                 .into());
             }
-            _ => {}
         }
+        check_file_system(path)?;
         let partial = PartialFile::create(path)?;
         let file = partial.file()?;
         let stored = Stored {

@@ -308,9 +308,8 @@ fn an_image_that_is_a_named_pipe_is_refused_and_not_waited_for() {
     make_fifo(&fifo);
     let fifo = fifo.to_str().unwrap();
     let nowhere = "exec:cat >/dev/null";
-    run(&["send", fifo, nowhere]).failed_with(1, &["is not a regular file"]);
-    run(&["send", files.image(), nowhere, "--then", fifo])
-        .failed_with(1, &["is not a regular file"]);
+    run(&["send", fifo, nowhere]).failed_with(1, &["is a named pipe"]);
+    run(&["send", files.image(), nowhere, "--then", fifo]).failed_with(1, &["is a named pipe"]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::bench::report::{SCHEMA, SCHEMA_VERSION};
 use crate::bench::statistics::{chance_of_greater, median};
 use crate::error::{Error, Kind, Result};
+use crate::special::{PatientReader, open_to_read};
 use crate::text::printable;
 
 /// The p-value up to which a difference counts.
@@ -124,7 +125,8 @@ pub fn files(old: &Path, new: &Path) -> Result<Comparison> {
 fn read(path: &Path) -> Result<ExportedReport> {
     let name = path.display().to_string();
     let mut text = String::new();
-    std::fs::File::open(path)
+    open_to_read(path)
+        .map(PatientReader::new)
         .and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text))
         .map_err(|error| Error::new(Kind::Failed, Unusable::Io(name.clone(), error)))?;
     let usage = |what| Error::new(Kind::Usage, what);

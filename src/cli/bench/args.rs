@@ -10,7 +10,7 @@ use crate::bench::measure::workload::Transport;
 use crate::bench::peer::PeerSpec;
 use crate::bench::show::rows::Sort;
 use crate::cli::format::FormatArg;
-use crate::cli::params::{BenchParams, Checked};
+use crate::cli::params::{BenchParams, Checked, ImagePath};
 use crate::page::PAGE_SIZE;
 use crate::synthetic::Mix;
 use crate::units::{parse_duration, parse_size};
@@ -29,6 +29,7 @@ the table shows their medians; --json has every run. Ctrl-C ends the benchmark a
 progress, and the results so far are printed and exported; a second Ctrl-C ends it immediately.")]
 pub(in crate::cli) struct BenchArgs {
     /// A raw RAM image or a guest folder [default: a synthetic guest]
+    #[arg(value_parser = ImagePath)]
     pub(super) image: Option<PathBuf>,
     /// A later image of the same guest: a delta round over what changed (repeatable)
     #[arg(long, value_name = "IMAGE", requires = "image")]

@@ -42,7 +42,7 @@ pub use device_state::DeviceState;
 pub(super) use device_state::DeviceStateWriter;
 pub(super) use directory::Directory;
 pub(super) use json::GuestJson;
-pub(super) use partial::{PartialFolder, clear_folder};
+pub(super) use partial::{PartialFolder, check_exchange, clear_folder};
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -111,6 +111,11 @@ pub enum FolderError {
     /// A link, a folder, a pipe.
     #[error("'{file}' is not a regular file")]
     NotAFile { file: String },
+    /// Its file system has no `RENAME_EXCHANGE`.
+    #[error(
+        "its file system cannot exchange it for another: remove it first, or choose another output"
+    )]
+    NoExchange,
     #[error("'{file}' has {size} bytes, but {GUEST_JSON} says {expected}")]
     Size {
         file: String,

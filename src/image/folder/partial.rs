@@ -6,11 +6,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 
 use super::super::ImageError;
-use super::{Directory, GuestJson};
+use super::{Directory, FolderError, GuestJson};
 use crate::partial::{
-    Commit, OutputError, partial_path, remove_left_behind, rename_noreplace, replaced, sync_name,
+    Commit, OutputError, create_private, folder_of, partial_path, random_name, remove_left_behind,
+    rename_noreplace, replaced, sync_name,
 };
 
 /// Removes the folder that a killed process left at `OUTPUT.partial`, unless it is locked or contains
@@ -25,6 +27,30 @@ pub(crate) fn clear_folder(output: &Path) -> Result<(), ImageError> {
     let files = folder.accounted(true)?;
     let removed = folder.remove(&partial, &files);
     removed.map_err(ImageError::io("remove", &partial))
+}
+
+/// Checks that the file system can exchange two names, as a guest folder and its successor are.
+pub(crate) fn check_exchange(output: &Path) -> Result<(), ImageError> {
+    let try_it = || {
+        let folder = folder_of(output);
+        let (one, other) = (folder.join(random_name()?), folder.join(random_name()?));
+        create_private(&one)?;
+        let exchanged = create_private(&other).and_then(|_| {
+            let flags = RenameFlags::EXCHANGE;
+            Ok(rustix::fs::renameat_with(CWD, &one, CWD, &other, flags)?)
+        });
+        // The first error is the one to report.
+        let _ = std::fs::remove_file(&other);
+        let _ = std::fs::remove_file(&one);
+        exchanged
+    };
+    try_it().map_err(|error| match rustix::io::Errno::from_io_error(&error) {
+        Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => ImageError::Folder {
+            path: output.to_owned(),
+            source: FolderError::NoExchange,
+        },
+        _ => ImageError::io("replace", output)(error),
+    })
 }
 
 /// Creates a folder at `OUTPUT.partial`, in place of what a killed process left there.

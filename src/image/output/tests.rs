@@ -1,5 +1,6 @@
 use super::*;
 use crate::page::{PAGE_SIZE, PageIndex, PageRange};
+use crate::partial::OutputError;
 
 fn image(path: &Path, pages: u64, force: bool) -> Result<Output, ImageError> {
     let block = ("pc.ram".to_owned(), pages * PAGE_SIZE as u64);
@@ -117,7 +118,10 @@ fn a_folder_with_other_files_is_never_replaced() {
     std::fs::create_dir(&path).unwrap();
     std::fs::write(path.join("thesis"), b"years").unwrap();
     for force in [false, true] {
-        assert!(line(Output::check(&path, force).unwrap_err()).contains("not a regular file"));
+        assert!(
+            line(Output::check(&path, force).unwrap_err())
+                .contains("is a folder, which cannot be replaced")
+        );
     }
     std::fs::remove_file(path.join("thesis")).unwrap();
     std::fs::remove_dir(&path).unwrap();
@@ -222,8 +226,8 @@ fn one_block_is_kept_and_the_others_are_proven_and_gone() {
     let held = std::fs::read(&path).unwrap();
     assert_eq!(held, [[0; PAGE_SIZE], page].concat());
     // For file systems without unnamed files.
-    let mut file = named_and_unlinked(dir.path()).unwrap();
-    io::Write::write_all(&mut file, b"x").unwrap();
+    let mut file = place::named_and_unlinked(dir.path()).unwrap();
+    std::io::Write::write_all(&mut file, b"x").unwrap();
     assert_eq!(names(dir.path()), ["out"]);
 }
 

@@ -23,7 +23,7 @@ use super::super::ImageError;
 use super::super::map::ReadMap;
 use super::{PageStore, len};
 use crate::page::{PAGE_SIZE, PageIndex, PageRange};
-use crate::sync;
+use crate::{special, sync};
 
 /// Pages that are contiguous in a file.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +137,7 @@ impl FlatFile {
     fn truncated(&self) -> ImageError {
         ImageError::Truncated {
             path: self.path.clone(),
-            size: self.file.metadata().map_or(0, |metadata| metadata.len()),
+            size: special::size(&self.file).unwrap_or(0),
             expected: self.file_len(),
         }
     }
@@ -255,7 +255,7 @@ impl PageStore for FlatFile {
     }
 
     fn check_size(&self) -> Result<(), ImageError> {
-        let size = self.file.metadata().map_err(self.failed("examine"))?.len();
+        let size = special::size(&self.file).map_err(self.failed("examine"))?;
         if size >= self.file_len() {
             Ok(())
         } else {

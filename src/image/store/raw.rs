@@ -1,28 +1,25 @@
 //! Raw images, which are RAM from the first byte to the last: a memory-backend-file, a pmemsave, a
 //! Firecracker memory file, a block of a guest folder.
 
-use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::super::{ImageError, ImageFormat};
 use super::flat::{Extent, FlatFile};
 use crate::page::{PAGE_SIZE, PageRange};
 use crate::sniff::{self, Content};
+use crate::special;
 
 impl FlatFile {
     /// Opens and maps an image in `format`.
     ///
     /// # Errors
-    /// [`ImageError::NotRam`]; a file that is missing, unreadable, empty, not a regular file, or not
-    /// of whole pages.
+    /// [`ImageError::NotRam`]; a file that is missing, unreadable, empty, neither a regular file nor
+    /// a block device, or not of whole pages.
     pub(crate) fn open(path: &Path, format: ImageFormat) -> Result<FlatFile, ImageError> {
-        let file = File::options()
-            .read(true)
-            // So that a named pipe is refused, instead of waiting for its writer.
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .map_err(ImageError::io("open", path))?;
+        let file = special::open_to_read(path).map_err(|error| cannot_open(path, error))?;
         if format == ImageFormat::Detect {
             refuse_what_is_not_ram(&file, path)?;
         }
@@ -32,12 +29,18 @@ impl FlatFile {
     /// Maps an open raw image. `path` is for messages.
     ///
     /// # Errors
-    /// A file that is empty, not a regular file, or not of whole pages, and I/O errors.
+    /// A file that is empty, neither a regular file nor a block device, or not of whole pages, and
+    /// I/O errors.
     pub(crate) fn raw(file: File, path: &Path) -> Result<FlatFile, ImageError> {
         let metadata = file.metadata().map_err(ImageError::io("examine", path))?;
-        let (path, size) = (path.to_owned(), metadata.len());
-        if !metadata.is_file() {
-            return Err(ImageError::NotAFile { path });
+        if !metadata.is_file() && !special::is_device(&metadata) {
+            return Err(not_an_image(path, &metadata));
+        }
+        let size = special::size(&file).map_err(ImageError::io("examine", path))?;
+        let path = path.to_owned();
+        if let Some(file_system) = special::pseudo_file_system(&path).filter(|_| metadata.is_file())
+        {
+            return Err(ImageError::Pseudo { path, file_system });
         }
         if size == 0 {
             return Err(ImageError::Empty { path });
@@ -51,6 +54,11 @@ impl FlatFile {
         Ok(flat)
     }
 
+    /// The first pages of a block device, which has at least as many.
+    pub(crate) fn front_of(device: File, path: &Path, pages: u64) -> FlatFile {
+        FlatFile::new(device, path.to_owned(), whole(pages))
+    }
+
     /// Makes `file`, which is empty, a raw image of zeros, all holes. It is mapped on first use.
     ///
     /// # Errors
@@ -59,6 +67,23 @@ impl FlatFile {
         file.set_len(pages.saturating_mul(PAGE_SIZE as u64))
             .map_err(ImageError::io("set the size of", path))?;
         Ok(FlatFile::new(file, path.to_owned(), whole(pages)))
+    }
+}
+
+fn not_an_image(path: &Path, metadata: &Metadata) -> ImageError {
+    ImageError::NotAnImage {
+        path: path.to_owned(),
+        sort: special::sort(metadata.file_type()),
+    }
+}
+
+/// Why a file could not be opened: what it is says more than the system's reason.
+fn cannot_open(path: &Path, error: io::Error) -> ImageError {
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() && !special::is_device(&metadata) => {
+            not_an_image(path, &metadata)
+        }
+        _ => ImageError::io("open", path)(error),
     }
 }
 
@@ -104,11 +129,11 @@ mod tests {
         ));
         assert!(matches!(
             refusal(folder.path()),
-            ImageError::NotAFile { .. }
+            ImageError::NotAnImage { .. }
         ));
         // It never has a writer.
         let pipe = folder.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
-        assert!(matches!(refusal(&pipe), ImageError::NotAFile { .. }));
+        assert!(matches!(refusal(&pipe), ImageError::NotAnImage { .. }));
     }
 }

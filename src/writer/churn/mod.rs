@@ -36,6 +36,7 @@ use serde::Serialize;
 use crate::error::{Error, Kind, Result};
 use crate::image::{Block, ImageError, ImageFormat, WriteLane};
 use crate::page::PAGE_SIZE;
+use crate::special;
 use crate::transport::Abort;
 use ending::StopWatch;
 use records::Records;
@@ -111,6 +112,14 @@ pub enum ChurnError {
     InTheWay {
         /// Where the records belong.
         path: PathBuf,
+    },
+    /// There can be no file where the records belong.
+    #[error("cannot create '{}': {why}; choose another file with --records", path.display())]
+    NoPlace {
+        /// Where the records belong.
+        path: PathBuf,
+        /// The system's reason.
+        why: io::Error,
     },
     /// The file is not a churn's records.
     #[error("'{}' does not hold records of a churn: {why}", path.display())]
@@ -233,11 +242,12 @@ pub fn run(request: &Request, end: &Ending, first: impl FnOnce()) -> Result<Summ
             source,
         }
     };
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(&request.image)
-        .map_err(open("open for writing"))?;
+    let is_device = std::fs::metadata(&request.image).is_ok_and(|found| special::is_device(&found));
+    let file = match is_device {
+        true => special::open_device(&request.image),
+        false => File::options().read(true).write(true).open(&request.image),
+    };
+    let file = file.map_err(open("open for writing"))?;
     // Root can open a read-only file for writing.
     let examined = file.metadata().map_err(open("examine"))?;
     if examined.permissions().readonly() {

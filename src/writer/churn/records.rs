@@ -39,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::image::{Block, ImageError, ImageFormat, MappedWords, RAW_BLOCK_NAME};
 use crate::page::{BlockSeed, PAGE_SIZE, PageIndex, PageRange, is_zero};
 use crate::partial::create_private;
+use crate::special::open_to_read;
 use crate::sys::same_file;
 
 const MAGIC: [u8; 8] = *b"ramchurn";
@@ -130,7 +131,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageErr
 
 /// Whether the file holds records, finished or not.
 pub(super) fn are_kept_in(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| holds_magic(&file))
+    open_to_read(path).is_ok_and(|file| holds_magic(&file))
 }
 
 fn holds_magic(file: &File) -> bool {
@@ -141,6 +142,10 @@ fn holds_magic(file: &File) -> bool {
 /// Makes the file and locks it.
 fn create(path: &Path) -> Result<File> {
     let new = || create_private(path);
+    let no_place = |why| ChurnError::NoPlace {
+        path: path.into(),
+        why,
+    };
     let file = match new() {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let older = OpenOptions::new()
@@ -153,9 +158,9 @@ fn create(path: &Path) -> Result<File> {
             }
             lock(&older, path)?;
             std::fs::remove_file(path).map_err(failed("remove", path))?;
-            new().map_err(failed("create", path))?
+            new().map_err(no_place)?
         }
-        other => other.map_err(failed("create", path))?,
+        other => other.map_err(no_place)?,
     };
     lock(&file, path)?;
     Ok(file)

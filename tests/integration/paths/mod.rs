@@ -1,3 +1,4 @@
 //! What may be named as IMAGE, OUTPUT or address.
 
 mod addresses;
+mod devices;

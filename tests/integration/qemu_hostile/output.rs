@@ -241,9 +241,9 @@ fn links_and_foreign_folders_at_output_are_left_alone() {
     watchdog!();
     let model = Model::with(&[("ram", 1)], |model| model.put(0, 0, &Sent::Fill(0)));
     for (name, what) in [
-        ("link-to-folder", "is a file"),
+        ("link-to-folder", "is a folder, which cannot be replaced"),
         ("link-to-nothing", "is a file"),
-        ("foreign", "is not a regular file"),
+        ("foreign", "is a folder, which cannot be replaced"),
         ("stuffed", "not part of a guest folder"),
         ("stuffed-with-a-link", "is not a regular file"),
     ] {

@@ -6,14 +6,17 @@ mod html;
 mod json;
 mod markdown;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::rows::Sort;
 use crate::bench::report::BenchReport;
 use crate::error::{Error, Kind, Result};
+use crate::special;
 
 /// A format of a report.
 trait Exporter {
@@ -66,8 +69,9 @@ struct ExportTarget {
     form: Form,
     /// Without symbolic links, which a renamed file would replace.
     path: PathBuf,
-    /// Whether it can be replaced by renaming. A pipe or a device is written to once, at the end.
-    regular: bool,
+    /// A pipe or a character device, which is written to once, at the end. It stays open until
+    /// then: a pipe's reader takes the first close for the end.
+    pipe: Option<File>,
 }
 
 /// A file cannot be written.
@@ -92,12 +96,7 @@ impl Exports {
                 let path = path.clone();
                 Error::new(Kind::Usage, NotWritten { path, source })
             };
-            let file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(path)
-                .map_err(refused)?;
+            let file = open(path).map_err(refused)?;
             let about = file.metadata().map_err(refused)?;
             let identity = (about.dev(), about.ino());
             let is_image = images.iter().any(|image| {
@@ -111,6 +110,7 @@ impl Exports {
                 return Err(Error::new(Kind::Usage, what));
             }
             let path = path.canonicalize().map_err(refused)?;
+            let pipe = (!about.is_file()).then_some(file);
             if about.is_file() && targets.iter().any(|target| target.path == path) {
                 let what = format!("'{}' is given twice: choose another file", path.display());
                 return Err(Error::new(Kind::Usage, what));
@@ -118,7 +118,7 @@ impl Exports {
             targets.push(ExportTarget {
                 form: *form,
                 path,
-                regular: about.is_file(),
+                pipe,
             });
         }
         Ok(Exports { targets, sort })
@@ -131,7 +131,7 @@ impl Exports {
 
     /// The files that have been written so far by [`Exports::write`] without `end`.
     pub fn kept(&self) -> Vec<PathBuf> {
-        let regular = self.targets.iter().filter(|target| target.regular);
+        let regular = self.targets.iter().filter(|target| target.pipe.is_none());
         regular.map(|target| target.path.clone()).collect()
     }
 
@@ -141,7 +141,7 @@ impl Exports {
     /// Of kind [`Kind::Failed`] for the first file that cannot be written.
     pub fn write(&self, report: &BenchReport, end: bool) -> Result<()> {
         for target in &self.targets {
-            if !target.regular && !end {
+            if target.pipe.is_some() && !end {
                 continue;
             }
             let text = text(report, target.form, self.sort)?;
@@ -154,13 +154,37 @@ impl Exports {
     }
 }
 
+/// Opens a file to write a report to. A named pipe must have its reader, so that it is not waited for.
+fn open(path: &Path) -> io::Result<File> {
+    let opened = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path);
+    let file = opened.map_err(|error| {
+        let kind = std::fs::metadata(path).map(|about| special::sort(about.file_type()));
+        match (error.raw_os_error(), kind) {
+            (Some(libc::ENXIO), Ok("a named pipe")) => {
+                io::Error::other("no program reads this pipe; start it first")
+            }
+            (Some(libc::ENXIO), Ok(kind)) => io::Error::other(format!("it is {kind}")),
+            _ => error,
+        }
+    })?;
+    if special::is_device(&file.metadata()?) {
+        return Err(io::Error::other("it is a block device"));
+    }
+    // The reader may be slow.
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
 impl ExportTarget {
     fn write(&self, text: &str) -> io::Result<()> {
-        if !self.regular {
-            return OpenOptions::new()
-                .write(true)
-                .open(&self.path)?
-                .write_all(text.as_bytes());
+        if let Some(mut pipe) = self.pipe.as_ref() {
+            return pipe.write_all(text.as_bytes());
         }
         // A reader finds the old or the new file at any time, never half of one.
         let mut partial = self.path.clone().into_os_string();
