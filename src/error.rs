@@ -22,7 +22,8 @@ pub enum Kind {
     Refused,
     /// The link broke after Commit was sent: the destination may or may not have taken over.
     OutcomeUnknown,
-    /// A comparison of two measurements found something slower than allowed.
+    /// A comparison of two measurements found something slower than allowed. One that cannot tell is
+    /// [`Kind::Failed`].
     Slower,
     /// A signal or the caller ended it.
     Interrupted,

@@ -156,6 +156,16 @@ pub fn chance_of_greater(first: &[f64], second: &[f64]) -> f64 {
     ways.iter().skip(won).sum::<f64>() / all
 }
 
+/// The least that [`chance_of_greater`] can give for samples of these sizes: all of one beyond all of
+/// the other. Without a sample nothing is known.
+pub fn least_chance(n: usize, m: usize) -> f64 {
+    if n == 0 || m == 0 {
+        return 1.0;
+    }
+    // One over the binomial coefficient; its factors shrink it step by step, so it cannot overflow.
+    (1..=n).fold(1.0, |chance, i| chance * i as f64 / (m + i) as f64)
+}
+
 /// The number of orders of `n` and `m` different numbers in which the latter win 0, 1, 2 ... of all
 /// pairs.
 fn ways_to_win(n: usize, m: usize) -> Vec<f64> {

@@ -37,17 +37,14 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
 /// Compares two reports instead of measuring.
 fn compare_files(files: &CompareFiles) -> Result<()> {
     let comparison = compare::files(&files.old, &files.new)?;
-    print(&comparison.text())?;
-    let Some(percent) = files.fail_if_slower else {
-        return Ok(());
-    };
-    let slower = comparison.slower(percent);
-    let names: Vec<&str> = slower.iter().map(|row| &row.name[..]).collect();
-    if names.is_empty() {
-        return Ok(());
+    if files.json {
+        print_json(&comparison)?;
+    } else {
+        print(&comparison.text())?;
     }
-    let what = format!("slower by more than {percent} %: {}", names.join("; "));
-    Err(Error::new(Kind::Slower, what))
+    files
+        .fail_if_slower
+        .map_or(Ok(()), |percent| comparison.gate(percent))
 }
 
 fn measure(plan: &Measurement) -> Result<()> {

@@ -83,6 +83,28 @@ fn a_matrix_is_measured_recommended_and_exported() {
     run(&["bench", "--compare", &json, &slow]).succeeded();
     run(&["bench", "--compare", &json, &slow, "--fail-if-slower", "5%"])
         .failed_with(6, &["slower by more than 5 %", "zstd:1"]);
+    let compared = run(&["bench", "--compare", &json, &slow, "--json"]);
+    let compared: serde_json::Value = serde_json::from_str(&compared.out).unwrap();
+    assert_eq!(compared["rows"][0]["verdict"], "slower");
+    assert_eq!(compared["only-old"].as_array().map(Vec::len), Some(0));
+
+    slower["settings"].as_array_mut().unwrap().truncate(1);
+    slower["settings"][0]["runs"]
+        .as_array_mut()
+        .unwrap()
+        .truncate(1);
+    slower["status"] = "cancelled".into();
+    std::fs::write(&slow, slower.to_string()).unwrap();
+    run(&["bench", "--compare", &json, &slow]).succeeded();
+    run(&["bench", "--compare", &json, &slow, "--fail-if-slower", "5%"]).failed_with(
+        1,
+        &[
+            "cannot tell whether something became slower",
+            "is cancelled, not completed",
+            "not measured again: ",
+            "too few runs",
+        ],
+    );
 }
 
 #[test]

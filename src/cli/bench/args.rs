@@ -175,9 +175,10 @@ pub(super) struct OutputArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) report: Option<PathBuf>,
     /// Compare two files of --export-json instead of measuring
-    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with_all = ["image", "json"])]
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with = "image")]
     pub(super) compare: Option<Vec<PathBuf>>,
-    /// With --compare: exit with code 6 if a setting became slower by more than this and the noise
+    /// With --compare: exit with code 6 if a setting became slower by more than this and the noise,
+    /// and with 1 if that cannot be told
     #[arg(long, value_name = "PERCENT", requires = "compare", value_parser = Checked(compare::parse_percent))]
     pub(super) fail_if_slower: Option<f64>,
     /// Do not show progress

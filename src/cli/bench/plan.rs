@@ -35,6 +35,7 @@ pub(super) struct CompareFiles {
     pub(super) new: PathBuf,
     /// In percent.
     pub(super) fail_if_slower: Option<f64>,
+    pub(super) json: bool,
 }
 
 /// A benchmark to run.
@@ -75,6 +76,7 @@ impl BenchPlan {
                 old: old.clone(),
                 new: new.clone(),
                 fail_if_slower: args.output.fail_if_slower,
+                json: args.output.json,
             }));
         }
         Measurement::new(args).map(|measurement| BenchPlan::Measure(Box::new(measurement)))
