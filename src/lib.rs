@@ -126,6 +126,8 @@ mod fault;
 mod grid;
 pub mod image;
 pub mod inspect;
+#[cfg(all(test, shuttle))]
+mod model;
 pub mod page;
 pub mod params;
 pub mod partial;

@@ -2,18 +2,17 @@
 //! without lanes, workers that come and go, and recycled buffers.
 
 use std::num::NonZero;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::{self, Scope};
 
 use bytes::{Buf, BytesMut};
-use crossbeam_channel::{Receiver, Sender, bounded};
 use rayon::iter::MaxLen;
 use rayon::prelude::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::page::PAGE_SIZE;
-use crate::sync;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::channel::{Receiver, Sender, bounded};
+use crate::sync::thread::{self, Scope};
+use crate::sync::{self, Mutex};
 
 /// Packets that may wait between two stages, besides one for each connection. Enough for a stage
 /// to go on while another is off its core: waking an idle core takes longer than a packet.
@@ -47,10 +46,7 @@ impl<'scope, 'env> Crew<'scope, 'env> {
         let run = move || {
             self.answer_for(stage, work);
         };
-        if let Err(error) = thread::Builder::new()
-            .name(name)
-            .spawn_scoped(self.scope, run)
-        {
+        if let Err(error) = thread::spawn(self.scope, name, run) {
             (self.failed)(Error::new(Kind::Failed, error).in_stage("while starting a thread"));
         }
     }
@@ -200,6 +196,12 @@ impl Buffers {
         }
     }
 
+    /// How many wait here.
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn waiting(&self) -> usize {
+        sync::lock(&self.free).len()
+    }
+
     /// Gives a buffer back; one too many is freed.
     pub(crate) fn give(&self, buffer: BytesMut) {
         let mut free = sync::lock(&self.free);
@@ -254,7 +256,7 @@ impl Workers {
     /// Whether the worker that asks is one too many; if so it must end.
     pub(crate) fn leave_if_above(&self, wanted: usize) -> bool {
         self.alive
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |alive| {
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |alive| {
                 (alive > wanted).then(|| alive - 1)
             })
             .is_ok()

@@ -3,10 +3,8 @@
 //! A page may occur in both, on different connections and with different decoders; without the
 //! barrier the older copy could be placed last.
 
-use std::sync::{Condvar, Mutex};
-
 use crate::round::Round;
-use crate::sync;
+use crate::sync::{self, Condvar, Mutex};
 
 #[derive(Debug)]
 struct RoundState {

@@ -16,6 +16,8 @@ mod barrier;
 mod greet;
 mod links;
 mod lobby;
+#[cfg(all(test, shuttle))]
+pub(crate) mod model;
 mod pipeline;
 mod prove;
 mod request;

@@ -19,15 +19,13 @@
 //! Memory: (work in the queues + K + M) buffers, whatever the size of the image. With more than one
 //! round also 16 bytes for each page that holds data and two bits for each page: what `prove.rs` keeps.
 
-use std::thread;
-
-use crossbeam_channel::Receiver;
-
 use crate::error::{Error, Result};
 use crate::image::Output;
 use crate::pool::{Crew, FirstError, QUEUE, Queues, Workers};
 use crate::round::{Baseline, Round};
 use crate::session::Context;
+use crate::sync::channel::Receiver;
+use crate::sync::thread;
 
 use super::barrier::{Barrier, NotEnded};
 use super::prove::Proof;

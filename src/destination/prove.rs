@@ -26,12 +26,10 @@
 //! are only announced cost no more than the bits. A guest of more than [`MAX_PAGES`], whose bits alone
 //! would take too much, is read back at the end.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use crossbeam_channel::{Receiver, Sender, bounded};
 use rayon::prelude::*;
 
 use crate::dirty::{Bitmap, PageHashes};
@@ -42,7 +40,9 @@ use crate::page::{Digest, PAGE_SIZE, PageIndex, PageRange};
 use crate::pool::{analysis_pool, page_aligned};
 use crate::session::Context;
 use crate::stats::Stage;
-use crate::sync;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::channel::{Receiver, Sender, bounded};
+use crate::sync::{self, Mutex};
 use crate::sys::thread_cpu_time;
 
 /// 4 TiB of RAM: 128 MiB for each bitmap.

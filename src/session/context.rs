@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
-
-use crossbeam_channel::{Receiver, Sender, bounded};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::caps::Caps;
 use crate::codec::Method;
@@ -13,7 +11,8 @@ use crate::params::{ParamError, Params};
 use crate::round::Round;
 use crate::settings::Settings;
 use crate::stats::Stats;
-use crate::sync;
+use crate::sync::channel::{Receiver, Sender, bounded};
+use crate::sync::{self, RwLock};
 use crate::transport::{Abort, EmulatedLink, Stream, TransportError};
 
 use super::Phase;

@@ -1,6 +1,6 @@
 //! What goes down the pipeline, and what its threads share.
 
-use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 
@@ -14,7 +14,7 @@ use crate::pool::{Buffers, QUEUE, Workers};
 use crate::round::RoundMark;
 use crate::session::Context;
 use crate::stats::Tally;
-use crate::sync;
+use crate::sync::{self, RwLock, RwLockReadGuard};
 
 use super::links::Links;
 use super::throttle::Throttle;

@@ -25,6 +25,16 @@ pub(super) struct Links {
 }
 
 impl Links {
+    /// Connections that a model checker's wire only counts bytes on.
+    #[cfg(all(test, shuttle))]
+    pub(super) fn to(streams: Vec<Stream>) -> Links {
+        Links {
+            streams,
+            stored: None,
+            mid_frame: AtomicBool::new(false),
+        }
+    }
+
     /// The first connection.
     pub(super) fn open(opener: &Opener<'_>) -> Result<Links, TransportError> {
         let Connected { stream, stored } = opener.connect()?;

@@ -15,6 +15,8 @@ mod encode;
 mod job;
 mod links;
 mod live;
+#[cfg(all(test, shuttle))]
+pub(crate) mod model;
 mod pipeline;
 mod probe;
 mod request;
@@ -23,13 +25,13 @@ mod throttle;
 mod wire;
 
 use std::sync::Arc;
-use std::thread;
 
 use crate::error::{Error, Result};
 use crate::image::Guest;
 use crate::page::PAGE_SIZE;
 use crate::pool::{Crew, FirstError};
 use crate::session::{Context, PeerFailure};
+use crate::sync::thread;
 use crate::writer::{Stopped, Writer};
 use job::SendState;
 use links::Links;

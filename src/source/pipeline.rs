@@ -22,10 +22,7 @@
 //! size of the image.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select, unbounded};
 
 use crate::caps::Capability;
 use crate::dirty::PageHashes;
@@ -37,6 +34,8 @@ use crate::pool::{Crew, FirstError, QUEUE};
 use crate::round::RoundMark;
 use crate::session::Phase;
 use crate::stats::{Stage, StageClock, Tally};
+use crate::sync::channel::{Receiver, Sender, TrySendError, bounded, select, unbounded};
+use crate::sync::thread;
 
 use super::job::{Job, Packet, SendState};
 use super::wire::{Batches, Channel, Encode, Wire};

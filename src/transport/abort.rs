@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// A flag that ends waits: once raised it stays raised, and every `poll` sees it.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ impl Abort {
         self.raised.store(true, Ordering::Release);
         // This fails only if the counter is full, and then it is readable already.
         let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+        #[cfg(all(test, shuttle))]
+        crate::sync::channel::step();
     }
 
     /// Whether it has been raised.

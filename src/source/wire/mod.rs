@@ -14,6 +14,8 @@ use crate::wire::Format;
 use super::request::Request;
 
 pub use qemu::DEFAULT_MACHINE;
+#[cfg(all(test, shuttle))]
+pub(super) use seam::KeepAlive;
 pub(super) use seam::{AllSent, Batches, Channel, Encode, Listener, Opened, Wire};
 
 /// Opens the connections of the request's format.
