@@ -59,6 +59,10 @@ enum Mark {
     End(RoundMark),
 }
 
+/// Both ends of the queue of a connection's marks. The producer holds the sender thread's end too, so
+/// that it never finds a queue closed by a thread that has failed: the reason is on its way.
+type MarkQueue = (Sender<Mark>, Receiver<Mark>);
+
 /// The producer's end of the pipeline.
 pub(super) struct Pipeline<'scope, 'env> {
     crew: Crew<'scope, 'env>,
@@ -71,7 +75,7 @@ pub(super) struct Pipeline<'scope, 'env> {
     errors: &'scope FirstError,
     answers: Receiver<Answer>,
     /// One for each connection.
-    marks: Vec<Sender<Mark>>,
+    marks: Vec<MarkQueue>,
     /// Batches without an answer.
     outstanding: usize,
     digest: Digest,
@@ -129,7 +133,7 @@ impl<'scope> Pipeline<'scope, '_> {
     fn start_senders(&mut self, packets: &Receiver<Packet>, answer: &Sender<Answer>) {
         for connection in 0..self.state.links.streams.len() {
             let (mark, marks) = unbounded();
-            self.marks.push(mark);
+            self.marks.push((mark, marks.clone()));
             let (state, wire) = (self.state, self.wire);
             let (packets, answer) = (packets.clone(), answer.clone());
             let name = format!("send-{connection}");
@@ -234,7 +238,7 @@ impl<'scope> Pipeline<'scope, '_> {
 
     /// Has every sender mark its connection. No batch may be under way.
     fn mark(&mut self, mark: Mark) -> Result<()> {
-        for marks in &self.marks {
+        for (marks, _) in &self.marks {
             marks.send(mark).map_err(|_| gone("while sending"))?;
         }
         let mut open = self.marks.len();
