@@ -76,6 +76,8 @@ pub(crate) enum Fault {
     Place,
     /// The connections disagree about the last round.
     Disagree,
+    /// The system refuses to start a thread.
+    Thread,
 }
 
 /// The shape of a migration, as the schedule chooses it.
@@ -284,15 +286,12 @@ fn connections_that_disagree_about_the_last_round_fail() {
 fn a_thread_that_the_system_refuses_fails_the_migration_with_that_reason() {
     check(|| {
         thread::refuse_after(choose(10) as isize);
-        let plan = Plan::choose(Fault::None);
-        let ended = migrate(&plan, Cancelled::Neither);
-        let words = ended.words();
-        if words != [None, None] {
-            let reason = "refused on purpose";
-            let has = |line: &Option<String>| line.as_ref().is_some_and(|l| l.contains(reason));
-            assert!(words.iter().any(has), "{words:?}");
-            assert!(ended.destination.is_err(), "{words:?}");
-        }
+        let plan = Plan::choose(Fault::Thread);
+        let words = migrate(&plan, Cancelled::Neither).words();
+        let reason = "refused on purpose";
+        let has = |line: &Option<String>| line.as_ref().is_some_and(|l| l.contains(reason));
+        // With one encoder or decoder fewer it may end well, if the others are done first.
+        assert!(words == [None, None] || words.iter().any(has), "{words:?}");
     });
 }
 

@@ -74,7 +74,7 @@ pub(crate) mod thread {
     ) -> T {
         shuttle::thread::scope(|scope| {
             let (anchor, end) = channel::bounded::<()>(1);
-            scope.spawn(move || drop(end.recv()));
+            scope.spawn(move || end.recv().is_ok());
             let done = work(scope);
             drop(anchor);
             done
