@@ -1,5 +1,6 @@
 //! Makes faults happen.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -15,6 +16,9 @@ use rustix::process::{
 use crate::child::{Process, as_pid, children, command_line};
 use crate::plan::{End, Fault, What, When, socket};
 use crate::relay::Seen;
+
+/// What another program puts where an output is to be.
+pub(crate) const OF_OTHERS: &[u8] = b"of another program";
 
 /// What faults act on.
 #[derive(Debug, Default)]
@@ -114,6 +118,10 @@ impl Actor {
             What::FileLimit => self.limit_files(),
             What::Truncate => self.truncate(),
             What::Cancel(end) => self.cancel(end).is_some(),
+            What::OutputAppears => {
+                let output = self.folder.join("out");
+                File::create_new(output).is_ok_and(|mut file| file.write_all(OF_OTHERS).is_ok())
+            }
         };
         if happened {
             self.note(what);
@@ -189,7 +197,7 @@ impl Actor {
     }
 
     fn truncate(&self) -> bool {
-        let file = std::fs::File::options().write(true).open(&self.image);
+        let file = File::options().write(true).open(&self.image);
         file.and_then(|file| {
             let length = file.metadata()?.len();
             file.set_len(length / 2)

@@ -34,6 +34,17 @@ pub(crate) struct Hangs;
 impl Process {
     /// Starts `command` in `folder`, with its output in `NAME.out` and `NAME.err` there.
     pub(crate) fn start(command: &mut Command, folder: &Path, name: &str) -> io::Result<Process> {
+        let out = File::create(folder.join(format!("{name}.out")))?;
+        Process::start_onto(out, command, folder, name)
+    }
+
+    /// With another standard output.
+    pub(crate) fn start_onto(
+        stdout: File,
+        command: &mut Command,
+        folder: &Path,
+        name: &str,
+    ) -> io::Result<Process> {
         let (out, err) = (
             folder.join(format!("{name}.out")),
             folder.join(format!("{name}.err")),
@@ -41,7 +52,7 @@ impl Process {
         let child = command
             .current_dir(folder)
             .stdin(Stdio::null())
-            .stdout(File::create(&out)?)
+            .stdout(stdout)
             .stderr(File::create(&err)?)
             .spawn()?;
         let pid = child.id();

@@ -71,6 +71,7 @@ pub(crate) fn run(stage: &Stage, seed: u64, keep: bool) -> Record {
     record
 }
 
+/// Its parts, in order: the migration, what an orchestrator does next, and the end.
 fn play(
     stage: &Stage,
     plan: &Plan,
@@ -78,184 +79,193 @@ fn play(
     verdict: &mut Verdict,
 ) -> io::Result<Outcome> {
     let writer = plan.writer();
-    let churn = writer
-        .map(|writer| Churn::start(stage, scene, writer))
-        .transpose()?;
-    let quiet = plan.without_faults();
-    let setup = |plan, name, output| Setup {
-        stage,
-        scene,
-        plan,
-        churn: churn.as_ref(),
-        name,
-        output,
-    };
-    let (first, second) = (setup(plan, "a", &scene.output), setup(&quiet, "b", "out2"));
-    let (outcome, other) = match plan.twice {
-        true => thread::scope(|scope| {
-            let other = scope.spawn(|| second.run());
-            let outcome = first.run();
-            (outcome, other.join().ok())
-        }),
-        false => (first.run(), None),
-    };
-    let (outcome, other) = (outcome?, other.transpose()?);
-    let checked = |of, outcome, output: &str, has, other_has| Checked {
-        plan: of,
-        scene,
-        outcome,
-        churn: churn.as_ref(),
-        output: scene.path(output),
-        has,
-        is_alone: !plan.twice,
-        other_has,
-    };
-    let has = !scene.is_untouched();
-    let other_has = plan.twice && scene.path("out2").exists();
-    let mut first = checked(plan, &outcome, &scene.output, has, other_has);
-    let mut let_go = first.let_go();
-    if let Some(other) = &other {
-        let mut second = checked(&quiet, other, "out2", other_has, has);
-        let_go |= second.let_go();
-        first.other_has |= second.let_go();
-        second.other_has |= first.let_go();
-        second.check(verdict);
-        if has && other_has {
-            verdict.add(Category::Owner, "two destinations have the guest");
-        }
-    }
-    first.check(verdict);
-    let handed_over = has || other_has || let_go || verdict.nowhere;
-    again(
+    let churn = writer.map(|writer| Churn::start(stage, scene, writer));
+    let churn = churn.transpose()?;
+    let mut run = Run {
         stage,
         plan,
+        quiet: plan.without_faults(),
         scene,
-        churn.as_ref(),
-        &outcome,
-        handed_over,
-        verdict,
-    )?;
-    end(scene, churn, &outcome, verdict);
+        churn,
+    };
+    let (outcome, handed_over) = run.migrate(verdict)?;
+    let healed = run.again(&outcome, handed_over, verdict)?;
+    run.end(&outcome, healed, verdict);
     Ok(outcome)
 }
 
-/// What an orchestrator does next: the same command once more.
-fn again(
-    stage: &Stage,
-    plan: &Plan,
-    scene: &mut Scene,
-    churn: Option<&Churn>,
-    outcome: &Outcome,
-    handed_over: bool,
-    verdict: &mut Verdict,
-) -> io::Result<()> {
-    let touched = outcome.fired.iter().any(|what| {
-        matches!(
-            what,
-            What::Truncate | What::KillWriter | What::PauseWriter(_) | What::ContinueWriter
-        )
-    });
-    if plan.after == After::Nothing || touched || !verdict.problems.is_empty() {
-        return Ok(());
-    }
-    let paused = plan.writer().is_some_and(|writer| writer.paused);
-    let by_commands = plan.writer().is_some_and(|writer| writer.by_commands);
-    // Commands know nothing of an earlier migration, which is why the exit code must be looked at.
-    if handed_over && by_commands {
-        return Ok(());
-    }
-    let quiet = plan.without_faults();
-    let stopped_before = churn.is_some_and(|churn| churn.process.is_stopped());
-    scene.unmount();
-    if scene.output != "out" {
-        "out".clone_into(&mut scene.output);
-    }
-    scene.note_output();
-    let setup = Setup {
-        stage,
-        scene,
-        plan: &quiet,
-        churn,
-        name: "c",
-        output: &scene.output,
-    };
-    if plan.after == After::AgainNowhere && plan.is_live() {
-        let send = setup
-            .send("unix:nowhere")?
-            .finish()
-            .map_or(Exit::Hangs, Exit::from);
-        if send != Exit::Code(1) {
-            verdict.add(
-                Category::ExitCode,
-                format!("a send to nowhere ended with {send}"),
-            );
-        }
-    } else {
-        let outcome = setup.run()?;
-        let has = !scene.is_untouched();
-        // A writer that stays stopped since its guard was killed may be anyone's. Commands are not
-        // asked whether it is.
-        let refused = match paused || by_commands {
-            true => handed_over,
-            false => (handed_over && plan.is_live()) || stopped_before,
-        };
-        if refused {
-            if outcome.send == Exit::Code(0) || has {
-                verdict.add(Category::Owner, "a guest was handed over twice");
-            }
-        } else {
-            let checked = Checked {
-                plan: &quiet,
-                scene,
-                outcome: &outcome,
-                churn,
-                output: scene.path(&scene.output),
-                has,
-                is_alone: true,
-                other_has: false,
-            };
-            checked.check(verdict);
-        }
-    }
-    if let Some(churn) = churn
-        && stopped_before
-        && !churn.process.is_stopped()
-    {
-        verdict.add(
-            Category::Owner,
-            "another attempt resumed a writer that was stopped",
-        );
-    }
-    Ok(())
+struct Run<'a> {
+    stage: &'a Stage,
+    plan: &'a Plan,
+    /// The same without what goes wrong.
+    quiet: Plan,
+    scene: &'a mut Scene,
+    churn: Option<Churn>,
 }
 
-/// The writer's records are right, and nothing is left.
-fn end(scene: &mut Scene, churn: Option<Churn>, outcome: &Outcome, verdict: &mut Verdict) {
-    if let Some(churn) = churn {
-        let truncated = outcome.fired.contains(&What::Truncate);
-        if !runs_or_stopped(&churn) && !outcome.fired.contains(&What::KillWriter) {
-            verdict.add(Category::Difference, "the writer has ended by itself");
-        }
-        drop(churn);
-        if !truncated {
-            let (image, records) = (scene.path(&scene.image), scene.path("records"));
-            verify(&image, &records, "the image", verdict);
+impl Run<'_> {
+    fn setup<'a>(&'a self, plan: &'a Plan, name: &'static str, output: &'a str) -> Setup<'a> {
+        Setup {
+            stage: self.stage,
+            scene: self.scene,
+            plan,
+            churn: self.churn.as_ref(),
+            name,
+            output,
         }
     }
-    for left in orphans(None) {
-        verdict.add(Category::Leftover, format!("a process: {left}"));
+
+    fn checked<'a>(&'a self, plan: &'a Plan, outcome: &'a Outcome, output: &str) -> Checked<'a> {
+        Checked {
+            plan,
+            scene: self.scene,
+            outcome,
+            churn: self.churn.as_ref(),
+            output: self.scene.path(output),
+            has: false,
+            is_alone: true,
+            other_has: false,
+        }
     }
-    let killed = outcome
-        .fired
-        .iter()
-        .any(|what| matches!(what, What::Kill(_)));
-    let left = scene.leftovers();
-    // What was killed cannot clean up. The next attempt does, and those with an attempt are checked.
-    let is_excused = killed || outcome.receive == Exit::None;
-    if !left.is_empty() && !is_excused {
-        verdict.add(Category::Leftover, left.join(", "));
+
+    /// What came of it, and whether the writer was handed over or may have been.
+    fn migrate(&self, verdict: &mut Verdict) -> io::Result<(Outcome, bool)> {
+        let output = &self.scene.output;
+        let first = self.setup(self.plan, "a", output);
+        let second = self.setup(&self.quiet, "b", "out2");
+        let (outcome, other) = match self.plan.twice {
+            true => thread::scope(|scope| {
+                let other = scope.spawn(|| second.run());
+                let outcome = first.run();
+                (outcome, other.join().ok())
+            }),
+            false => (first.run(), None),
+        };
+        let (outcome, other) = (outcome?, other.transpose()?);
+        let mut first = self.checked(self.plan, &outcome, output);
+        first.is_alone = !self.plan.twice;
+        first.has = !self.scene.is_untouched();
+        let mut handed_over = first.has || first.let_go();
+        if let Some(other) = &other {
+            let mut second = self.checked(&self.quiet, other, "out2");
+            second.is_alone = false;
+            second.has = self.scene.path("out2").exists();
+            second.other_has = handed_over;
+            first.other_has = second.has || second.let_go();
+            handed_over |= first.other_has;
+            second.check(verdict);
+            if first.has && second.has {
+                verdict.add(Category::Owner, "two destinations have the guest");
+            }
+        }
+        first.check(verdict);
+        Ok((outcome, handed_over || verdict.nowhere))
     }
-    scene.unmount();
+
+    /// What an orchestrator does next. `true`: the same command worked, and has cleaned up.
+    fn again(
+        &mut self,
+        outcome: &Outcome,
+        handed_over: bool,
+        verdict: &mut Verdict,
+    ) -> io::Result<bool> {
+        let by_others = |what: &What| {
+            matches!(
+                what,
+                What::Truncate | What::KillWriter | What::PauseWriter(_) | What::ContinueWriter
+            )
+        };
+        let touched = outcome.fired.iter().any(by_others);
+        if self.plan.after == After::Nothing || touched || !verdict.problems.is_empty() {
+            return Ok(false);
+        }
+        let writer = self.plan.writer();
+        let by_commands = writer.is_some_and(|writer| writer.by_commands);
+        // Commands know nothing of an earlier migration, so the exit code must be looked at.
+        if handed_over && by_commands {
+            return Ok(false);
+        }
+        let is_stopped = |churn: &Option<Churn>| {
+            let churn = churn.as_ref();
+            churn.is_some_and(|churn| churn.process.is_stopped())
+        };
+        let stopped = is_stopped(&self.churn);
+        self.scene.unmount();
+        self.scene.note_output();
+        // A writer that stays stopped since its guard was killed may be anyone's.
+        let refused = match writer {
+            Some(writer) if writer.paused || writer.by_commands => handed_over,
+            Some(_) => handed_over || stopped,
+            None => false,
+        };
+        let healed = match self.plan.after == After::AgainNowhere && writer.is_some() {
+            true => self.to_nowhere(verdict).map(|()| false),
+            false => self.repeat(refused, verdict),
+        };
+        if stopped && !is_stopped(&self.churn) {
+            let what = "another attempt resumed a writer that was stopped";
+            verdict.add(Category::Owner, what);
+        }
+        healed
+    }
+
+    fn to_nowhere(&self, verdict: &mut Verdict) -> io::Result<()> {
+        let setup = self.setup(&self.quiet, "c", &self.scene.output);
+        let send = setup.send("unix:nowhere")?.finish();
+        let send = send.map_or(Exit::Hangs, Exit::from);
+        if send != Exit::Code(1) {
+            let what = format!("a send to nowhere ended with {send}");
+            verdict.add(Category::ExitCode, what);
+        }
+        Ok(())
+    }
+
+    fn repeat(&self, refused: bool, verdict: &mut Verdict) -> io::Result<bool> {
+        let setup = self.setup(&self.quiet, "c", &self.scene.output);
+        let outcome = setup.run()?;
+        let has = !self.scene.is_untouched();
+        if !refused {
+            let mut checked = self.checked(&self.quiet, &outcome, &self.scene.output);
+            checked.has = has;
+            checked.check(verdict);
+            return Ok(true);
+        }
+        if outcome.send == Exit::Code(0) || has {
+            verdict.add(Category::Owner, "a guest was handed over twice");
+        }
+        Ok(false)
+    }
+
+    /// The writer's records are right, and nothing is left.
+    fn end(self, outcome: &Outcome, healed: bool, verdict: &mut Verdict) {
+        let fired = &outcome.fired;
+        if let Some(churn) = self.churn {
+            if !runs_or_stopped(&churn) && !fired.contains(&What::KillWriter) {
+                verdict.add(Category::Difference, "the writer has ended by itself");
+            }
+            drop(churn);
+            if !fired.contains(&What::Truncate) {
+                let image = self.scene.path(&self.scene.image);
+                let records = self.scene.path("records");
+                verify(&image, &records, "the image", verdict);
+            }
+        }
+        for left in orphans(None) {
+            verdict.add(Category::Leftover, format!("a process: {left}"));
+        }
+        let killed = fired.iter().any(|what| matches!(what, What::Kill(_)));
+        // What was killed cannot clean up. The next attempt does, without a monitor.
+        let is_excused = |name: &String| {
+            let was_killed = killed || outcome.receive == Exit::None;
+            was_killed && (!healed || name.ends_with(".qmp"))
+        };
+        let mut left = self.scene.leftovers();
+        left.retain(|name| !is_excused(name));
+        if !left.is_empty() {
+            verdict.add(Category::Leftover, left.join(", "));
+        }
+        self.scene.unmount();
+    }
 }
 
 fn runs_or_stopped(churn: &Churn) -> bool {

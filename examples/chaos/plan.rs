@@ -14,6 +14,10 @@ pub(crate) struct Plan {
     pub(crate) path: Path,
     /// What is at OUTPUT before.
     pub(crate) old: Old,
+    /// Whether OUTPUT may be replaced.
+    pub(crate) force: bool,
+    /// Whose report does not find room on standard output.
+    pub(crate) full: Option<End>,
     pub(crate) disk: Disk,
     pub(crate) send: Vec<String>,
     pub(crate) receive: Vec<String>,
@@ -154,6 +158,8 @@ pub(crate) enum What {
     Truncate,
     /// A monitor's client cancels.
     Cancel(End),
+    /// Another program creates a file at OUTPUT.
+    OutputAppears,
 }
 
 impl What {
@@ -176,6 +182,7 @@ impl What {
             What::KillWriter => "kill writer",
             What::FileLimit => "file limit",
             What::Truncate => "truncated file",
+            What::OutputAppears => "output appears",
             What::Cancel(End::Source) => "cancel at source",
             What::Cancel(End::Destination) => "cancel at destination",
         }
@@ -262,6 +269,8 @@ impl Plan {
             wire,
             path,
             old: dice.pick(&[Old::Nothing, Old::Something]),
+            force: false,
+            full: None,
             disk: Disk::Roomy,
             send: Vec::new(),
             receive: Vec::new(),
@@ -270,7 +279,10 @@ impl Plan {
             twice: false,
             after: dice.pick(&[After::Nothing, After::Again, After::AgainNowhere]),
         };
+        plan.force = plan.old == Old::Something || dice.one_in(2);
         plan.draw_settings(dice);
+        plan.draw_live_settings(dice);
+        plan.draw_output_settings(dice);
         plan.draw_faults(dice);
         plan.draw_rest(dice);
         plan
@@ -317,6 +329,7 @@ impl Plan {
         ];
         let more = [
             (self.guest.folder, "folder"),
+            (self.full.is_some(), "no room for a report"),
             (self.twice, "twice"),
             (!self.clients.is_empty(), "monitor"),
             (matches!(self.disk, Disk::Small(_)), "small disk"),
@@ -362,28 +375,45 @@ impl Plan {
         if dice.one_in(3) {
             self.send.push("--capability=xbzrle=off".to_owned());
         }
-        if self.is_live() {
-            for (name, values) in [
-                ("downtime-limit", &["0", "0", "300"][..]),
-                ("max-rounds", &["1", "2", "4"]),
-                ("max-time", &["", "", "20ms"]),
-            ] {
-                let value = dice.pick(values);
-                if !value.is_empty() {
-                    self.send.extend([format!("--{name}"), value.to_owned()]);
-                }
-            }
-            if dice.one_in(4) {
-                self.send.push("--capability=auto-converge=on".to_owned());
+    }
+
+    fn draw_live_settings(&mut self, dice: &mut Dice) {
+        if !self.is_live() {
+            return;
+        }
+        for (name, values) in [
+            ("downtime-limit", &["0", "0", "300"][..]),
+            ("max-rounds", &["1", "2", "4"]),
+            ("max-time", &["", "", "20ms"]),
+        ] {
+            let value = dice.pick(values);
+            if !value.is_empty() {
+                self.send.extend([format!("--{name}"), value.to_owned()]);
             }
         }
+        if dice.one_in(4) {
+            self.send.push("--capability=auto-converge=on".to_owned());
+        }
+    }
+
+    fn draw_output_settings(&mut self, dice: &mut Dice) {
         let threads = dice.pick(&["1", "2", "4"]);
         self.receive
             .extend(["--decompress-threads".to_owned(), threads.to_owned()]);
-        for end in [&mut self.send, &mut self.receive] {
+        for end in [End::Source, End::Destination] {
+            let args = match end {
+                End::Source => &mut self.send,
+                End::Destination => &mut self.receive,
+            };
             match dice.below(4) {
-                0 => end.push("--json".to_owned()),
-                1 => end.push("--quiet".to_owned()),
+                0 => {
+                    args.push("--json".to_owned());
+                    // On a port that is picked, the address comes on standard output, too.
+                    if dice.one_in(4) && (end == End::Source || self.path == Path::Unix) {
+                        self.full = Some(end);
+                    }
+                }
+                1 => args.push("--quiet".to_owned()),
                 _ => {}
             }
         }
@@ -412,7 +442,7 @@ impl Plan {
     fn draw_what(&self, dice: &mut Dice) -> What {
         let end = dice.pick(&[End::Source, End::Source, End::Destination]);
         loop {
-            let what = match dice.below(22) {
+            let what = match dice.below(23) {
                 0..3 => What::Cut,
                 3 => What::HalfClose,
                 4 | 5 => What::Flip(dice.below(8) as u8),
@@ -427,6 +457,7 @@ impl Plan {
                 17 => What::FileLimit,
                 18 => What::Truncate,
                 19 | 20 => What::Cancel(end),
+                21 => What::OutputAppears,
                 _ => What::Terminate(end),
             };
             let by_pid = self.writer().is_some_and(|writer| !writer.by_commands);
@@ -434,6 +465,7 @@ impl Plan {
                 What::Cut | What::HalfClose => self.path.has_relay(),
                 What::Flip(_) => self.path != Path::Pipe,
                 What::KillGuard => by_pid,
+                What::OutputAppears => !self.force && self.disk == Disk::Roomy,
                 What::PauseWriter(_) | What::ContinueWriter | What::KillWriter => self.is_live(),
                 What::Truncate => self.path.is_stored() || !self.is_live(),
                 // The destination is a grandchild, whose PID is the shell's.
@@ -481,7 +513,7 @@ impl Plan {
 
     fn draw_rest(&mut self, dice: &mut Dice) {
         let room = self.pages() * 4;
-        if dice.one_in(14) {
+        if dice.one_in(14) && !self.has(|what| what == What::OutputAppears) {
             self.disk = Disk::Small(16 + dice.below(room * 5 / 4));
         }
         let cancels = |end| self.has(|what| what == What::Cancel(end));

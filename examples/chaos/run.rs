@@ -1,6 +1,7 @@
 //! One run: both ends, the writer, what happens to them, and what they end with.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
@@ -110,6 +111,14 @@ pub(crate) struct Setup<'a> {
 }
 
 impl Setup<'_> {
+    /// Part of the addresses: another attempt has those of the first.
+    fn link(&self) -> &'static str {
+        match self.name {
+            "b" => "b",
+            _ => "a",
+        }
+    }
+
     pub(crate) fn run(&self) -> io::Result<Outcome> {
         let seen = Seen::default();
         if self.plan.wire == Wire::Qemu || !self.plan.path.has_relay() {
@@ -130,7 +139,7 @@ impl Setup<'_> {
     }
 
     fn over_a_relay(&self, actor: &Arc<Actor>) -> io::Result<Outcome> {
-        let far = format!("{}.far", self.name);
+        let far = format!("{}.far", self.link());
         let listen = match self.plan.path {
             Path::Tcp => "tcp:127.0.0.1:0".to_owned(),
             _ => format!("unix:{far}"),
@@ -144,7 +153,7 @@ impl Setup<'_> {
         {
             Some(port) => Between::Tcp(port.parse().map_err(io::Error::other)?),
             None => Between::Unix {
-                near: self.scene.path(&format!("{}.near", self.name)),
+                near: self.scene.path(&format!("{}.near", self.link())),
                 far: self.scene.path(&far),
             },
         };
@@ -303,11 +312,7 @@ impl Setup<'_> {
         args.extend(words("--connect-timeout 1"));
         args.extend(self.plan.send.iter().cloned());
         let mut command = self.stage.command(&args);
-        Process::start(
-            &mut command,
-            &self.scene.folder,
-            &format!("{}-send", self.name),
-        )
+        self.start(End::Source, &mut command, "send")
     }
 
     pub(crate) fn receive(&self, from: &str) -> io::Result<Process> {
@@ -317,18 +322,25 @@ impl Setup<'_> {
             .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
             .arg(&self.stage.program)
             .args(self.receive_args(from));
-        Process::start(
-            &mut command,
-            &self.scene.folder,
-            &format!("{}-receive", self.name),
-        )
+        self.start(End::Destination, &mut command, "receive")
+    }
+
+    fn start(&self, end: End, command: &mut Command, what: &str) -> io::Result<Process> {
+        let (folder, name) = (&self.scene.folder, format!("{}-{what}", self.name));
+        if self.plan.full != Some(end) {
+            return Process::start(command, folder, &name);
+        }
+        let no_room = File::options().write(true).open("/dev/full")?;
+        Process::start_onto(no_room, command, folder, &name)
     }
 
     fn receive_args(&self, from: &str) -> Vec<String> {
         let mut args = words("receive");
         args.push(from.to_owned());
         args.push(self.output.to_owned());
-        args.push("--force".to_owned());
+        if self.plan.force || self.name == "c" {
+            args.push("--force".to_owned());
+        }
         if self.plan.wire == Wire::Qemu && !self.plan.guest.folder {
             args.extend(words("--block pc.ram"));
         }

@@ -11,6 +11,7 @@ use ramferry::page::PAGE_SIZE;
 use ramferry::synthetic::{Mix, write_mix};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::actor::OF_OTHERS;
 use crate::dice::Dice;
 use crate::plan::{Disk, Mode, Old, Plan, TEMPLATES};
 
@@ -143,7 +144,9 @@ impl Scene {
 
     /// Whether OUTPUT is as it was before.
     pub(crate) fn is_untouched(&self) -> bool {
-        snapshot(&self.path(&self.output)) == self.before
+        let output = self.path(&self.output);
+        let is_of_others = std::fs::read(&output).is_ok_and(|bytes| bytes == OF_OTHERS);
+        is_of_others || snapshot(&output) == self.before
     }
 
     /// OUTPUT as it was before, for another run with it.
@@ -240,9 +243,11 @@ impl Scene {
         Ok(())
     }
 
+    /// From now on there is room for the output, which is elsewhere.
     pub(crate) fn unmount(&mut self) {
         if let Some(small) = self.mounted.take() {
             let _ = Command::new("umount").arg(small).status();
+            "out".clone_into(&mut self.output);
         }
     }
 
