@@ -62,14 +62,26 @@ impl Actor {
     pub(crate) fn start_timers(self: &Arc<Actor>, faults: &[Fault]) {
         for fault in faults {
             if let When::Time(milliseconds) = fault.when {
-                let (own, what) = (Arc::clone(self), fault.what);
-                let timer = thread::spawn(move || {
-                    if !own.is_over_within(Duration::from_millis(milliseconds)) {
-                        own.fire(what);
-                    }
-                });
-                lock(&self.later).push(timer);
+                self.in_a_while(Duration::from_millis(milliseconds), fault.what);
             }
+        }
+    }
+
+    fn in_a_while(self: &Arc<Actor>, time: Duration, what: What) {
+        let own = Arc::clone(self);
+        let timer = thread::spawn(move || {
+            if !own.is_over_within(time) {
+                own.fire(what);
+            }
+        });
+        lock(&self.later).push(timer);
+    }
+
+    /// At once, or in a while.
+    pub(crate) fn fire_after(self: &Arc<Actor>, time: Duration, what: What) {
+        match time.is_zero() {
+            true => self.fire(what),
+            false => self.in_a_while(time, what),
         }
     }
 

@@ -97,6 +97,13 @@ impl Checked<'_> {
             || self.outcome.send_err.contains("the writer stays stopped")
     }
 
+    /// Whether the destination has, or may have, the guest. One that says that it does not take over
+    /// does not.
+    pub(crate) fn handed_over(&self) -> bool {
+        let declined = "though the destination did not take over";
+        self.has || (self.let_go() && !self.outcome.send_err.contains(declined))
+    }
+
     pub(crate) fn check(&self, verdict: &mut Verdict) {
         self.check_ends(verdict);
         self.check_pair(verdict);

@@ -145,14 +145,14 @@ impl Run<'_> {
         let mut first = self.checked(self.plan, &outcome, output);
         first.is_alone = !self.plan.twice;
         first.has = !self.scene.is_untouched();
-        let mut handed_over = first.has || first.let_go();
+        let mut handed_over = first.handed_over();
         if let Some(other) = &other {
             let mut second = self.checked(&self.quiet, other, "out2");
             second.is_alone = false;
             second.has = self.scene.path("out2").exists();
-            second.other_has = handed_over;
+            second.other_has = first.has || first.let_go();
             first.other_has = second.has || second.let_go();
-            handed_over |= first.other_has;
+            handed_over |= second.handed_over();
             second.check(verdict);
             if first.has && second.has {
                 verdict.add(Category::Owner, "two destinations have the guest");

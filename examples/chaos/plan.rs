@@ -132,6 +132,8 @@ pub(crate) enum When {
     Byte(Way, u64),
     /// Before the first message of this kind passes (native wire).
     Message(Way, &'static str),
+    /// So many microseconds after that message began to pass.
+    After(Way, &'static str, u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -501,12 +503,16 @@ impl Plan {
             0 | 1 if !needs_relay => time,
             0..4 => When::Byte(Way::Forth, dice.below(self.pages() * 2048)),
             4 => When::Byte(Way::Back, dice.small_below(256)),
+            5 if self.wire == Wire::Qemu => When::Byte(Way::Back, dice.small_below(24)),
             _ if self.wire == Wire::Qemu => {
                 When::Byte(Way::Forth, dice.small_below(self.pages() * 4096))
             }
             _ => {
                 let (way, kind) = dice.pick(&MESSAGES);
-                When::Message(way, kind)
+                match needs_relay || dice.one_in(2) {
+                    true => When::Message(way, kind),
+                    false => When::After(way, kind, dice.below(3000)),
+                }
             }
         }
     }

@@ -9,14 +9,15 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use ramferry::wire::native::{FrameKind, HEADER_LEN, HELLO_HEAD_LEN, Header};
 use rustix::net::{Shutdown, shutdown};
 
 use crate::plan::{Fault, Way, What, When};
 
-/// What makes a fault happen that is not one of the link.
-type Fire = Box<dyn Fn(What) + Send + Sync>;
+/// What makes a fault happen that is not one of the link, after a while.
+type Fire = Box<dyn Fn(What, Duration) + Send + Sync>;
 
 /// Where a relay listens and where it connects to.
 #[derive(Debug, Clone)]
@@ -147,7 +148,7 @@ const GREETING: u64 = 1024;
 fn spoils_the_greeting(fault: &Fault) -> bool {
     let is_early = match fault.when {
         When::Byte(_, at) => at <= GREETING,
-        When::Message(..) | When::Time(_) => false,
+        When::Message(..) | When::After(..) | When::Time(_) => false,
     };
     is_early && matches!(fault.what, What::Flip(_) | What::Cut | What::HalfClose)
 }
@@ -190,7 +191,12 @@ impl Shared {
 
     /// The faults that are due within the next bytes of a direction, and how many bytes pass before
     /// each.
-    fn due(&self, way: Way, count: usize, starts: &[(usize, FrameKind)]) -> Vec<(usize, What)> {
+    fn due(
+        &self,
+        way: Way,
+        count: usize,
+        starts: &[(usize, FrameKind)],
+    ) -> Vec<(usize, What, Duration)> {
         let count = count as u64;
         let from = self.passed[way as usize].fetch_add(count, Ordering::AcqRel);
         let mut due = Vec::new();
@@ -199,16 +205,20 @@ impl Shared {
                 When::Byte(side, byte) if side == way => {
                     (from..from + count).contains(&byte).then_some(byte - from)
                 }
-                When::Message(side, name) if side == way => starts
+                When::Message(side, name) | When::After(side, name, _) if side == way => starts
                     .iter()
                     .find(|(_, kind)| kind.name() == name)
                     .map(|(at, _)| *at as u64),
                 _ => None,
             };
-            due.extend(at.map(|at| (at as usize, fault.what)));
+            let later = match fault.when {
+                When::After(_, _, time) => Duration::from_micros(time),
+                _ => Duration::ZERO,
+            };
+            due.extend(at.map(|at| (at as usize, fault.what, later)));
             at.is_none()
         });
-        due.sort_by_key(|(at, _)| *at);
+        due.sort_by_key(|(at, ..)| *at);
         due
     }
 
@@ -233,7 +243,7 @@ fn pump(from: &OwnedFd, to: &OwnedFd, way: Way, shared: &Shared) {
         let bytes = &mut buffer[..read];
         let starts = messages.starts(bytes);
         let mut passed = 0;
-        for (at, what) in shared.due(way, read, &starts) {
+        for (at, what, later) in shared.due(way, read, &starts) {
             // What is before the fault arrives first.
             if !write_all(to, &bytes[passed..at]) {
                 return shared.cut();
@@ -242,21 +252,21 @@ fn pump(from: &OwnedFd, to: &OwnedFd, way: Way, shared: &Shared) {
             match what {
                 What::Cut => {
                     shared.note(&starts, at);
-                    (shared.fire)(what);
+                    (shared.fire)(what, later);
                     return shared.cut();
                 }
                 What::HalfClose => {
-                    (shared.fire)(what);
+                    (shared.fire)(what, later);
                     let _ = shutdown(to, Shutdown::Write);
                     // The peer is not told: it goes on writing.
                     while let Ok(1..) = rustix::io::read(from, &mut buffer[..]) {}
                     return;
                 }
                 What::Flip(bit) => {
-                    (shared.fire)(what);
+                    (shared.fire)(what, later);
                     bytes[at] ^= 1 << bit;
                 }
-                other => (shared.fire)(other),
+                other => (shared.fire)(other, later),
             }
         }
         // Before it arrives: who reads it may end at once.

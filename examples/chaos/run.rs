@@ -158,7 +158,7 @@ impl Setup<'_> {
             },
         };
         let own = Arc::clone(actor);
-        let fire = Box::new(move |what| own.fire(what));
+        let fire = Box::new(move |what, later| own.fire_after(later, what));
         let is_native = self.plan.wire == Wire::Native;
         let relay = Relay::start(
             between,
