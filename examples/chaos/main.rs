@@ -10,14 +10,16 @@
 //! something is wrong is kept.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use clap::Parser;
 use rustix::process::{Signal, getpid, set_child_subreaper, set_parent_process_death_signal};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 mod actor;
 mod check;
@@ -97,7 +99,13 @@ fn campaign(args: &Args) -> io::Result<bool> {
         None => std::env::current_exe()?,
     };
     Stage::prepare(&root, &program)?;
+    // What runs ends by itself; a process that is ended here would leave others.
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
     let seeds = Seeds {
+        interrupted,
         next: AtomicU64::new(args.seed),
         left: Mutex::new(args.runs),
         only: args.only.clone(),
@@ -138,6 +146,7 @@ fn campaign(args: &Args) -> io::Result<bool> {
 
 /// The seeds of the runs that are still to be carried out.
 struct Seeds {
+    interrupted: Arc<AtomicBool>,
     next: AtomicU64,
     left: Mutex<u64>,
     only: Option<String>,
@@ -147,6 +156,9 @@ impl Seeds {
     fn next(&self) -> Option<u64> {
         let mut left = self.left.lock().ok()?;
         *left = left.checked_sub(1)?;
+        if self.interrupted.load(Ordering::Relaxed) {
+            return None;
+        }
         loop {
             let seed = self.next.fetch_add(1, Ordering::Relaxed);
             let fits = |only: &String| Plan::new(seed).labels().contains(&only.as_str());
@@ -187,6 +199,8 @@ impl Worker {
         if may_mount {
             command.args(alone).arg(&program);
         }
+        // Ctrl-C is for the campaign alone.
+        command.process_group(0);
         let mut child = command
             .arg("--worker")
             .arg(root)
