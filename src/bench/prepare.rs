@@ -19,6 +19,7 @@ use crate::inspect;
 use crate::inspect::{Contents, Pages};
 use crate::page::{Digest, PAGE_SIZE};
 use crate::stats::Status;
+use crate::writer;
 
 impl Bench {
     /// Checks the request, reads every image once, which also brings them into the page cache, and
@@ -113,12 +114,14 @@ struct Images {
 impl Images {
     fn read(request: &BenchRequest) -> Result<Images> {
         let mut last = Guest::open_as(&request.image, request.image_format)?;
+        // The note comes with every migration that is measured.
+        let digest_of = |guest: &Guest| writer::digest(guest, drop);
+        let first = digest_of(&last)?;
         let sample = PageSample::of(&last)?;
-        let first = last.digest()?;
         let mut digest = first;
         for later in &request.then {
             last = last.open_later(later)?;
-            digest = last.digest()?;
+            digest = digest_of(&last)?;
         }
         Ok(Images {
             sample,

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use crate::error::Result;
 use crate::image::Guest;
+use crate::writer;
 
 use super::format::FormatArg;
-use super::output::{print, print_json};
+use super::output::{self, print, print_json};
 use super::params::ImagePath;
 
 #[derive(Debug, clap::Args)]
@@ -22,7 +23,8 @@ pub(super) struct DigestArgs {
 }
 
 pub(super) fn run(args: &DigestArgs) -> Result<()> {
-    let digest = Guest::open_as(&args.image, args.format.into())?.digest()?;
+    let guest = Guest::open_as(&args.image, args.format.into())?;
+    let digest = writer::digest(&guest, |note| output::report(&format!("note: {note}")))?;
     if args.json {
         let image = args.image.display().to_string();
         return print_json(&serde_json::json!({ "image": image, "digest": digest }));

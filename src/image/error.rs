@@ -77,6 +77,9 @@ pub enum ImageError {
         /// When the file was opened.
         expected: u64,
     },
+    /// Another file has its name now.
+    #[error("'{}' was replaced by another file during the migration: what was sent is the old one", path.display())]
+    Replaced { path: PathBuf },
     /// A store through a map was lost.
     #[error("cannot write to '{}': it was truncated, or the disk is full", path.display())]
     StoreLost { path: PathBuf },

@@ -219,9 +219,15 @@ impl Guest {
     /// # Errors
     /// When an image cannot be read, or a block's digest is not the one in `guest.json`.
     pub fn digest(&self) -> Result<Digest, ImageError> {
-        let (digests, _) = self.ram.digests()?;
-        let mut whole = Digest::default();
-        for (block, digest) in self.ram.blocks().iter().zip(digests) {
+        Ok(self.digest_and_sample()?.0)
+    }
+
+    /// [`Guest::digest`], and the part of it that the sampled pages have.
+    pub(crate) fn digest_and_sample(&self) -> Result<(Digest, Digest), ImageError> {
+        let (mut whole, mut sampled) = (Digest::default(), Digest::default());
+        for block in self.ram.blocks() {
+            let (digest, sample, _) = block.digest_and_sample()?;
+            sampled.add(sample.0);
             match block.recorded_digest() {
                 Some(recorded) if recorded != digest => {
                     return Err(damaged(block, digest, recorded));
@@ -229,7 +235,7 @@ impl Guest {
                 _ => whole.add(digest.0),
             }
         }
-        Ok(whole)
+        Ok((whole, sampled))
     }
 }
 

@@ -29,6 +29,7 @@ pub use guest::{Guest, ImageFormat};
 pub(crate) use map::{MappedWords, WriteLane};
 pub use output::Output;
 pub use ram::{Block, Ram};
+pub(crate) use store::FileState;
 
 /// The block name of a raw image: QEMU's name for a PC's main memory.
 pub const RAW_BLOCK_NAME: &str = "pc.ram";

@@ -1,12 +1,13 @@
 //! A guest's RAM: named blocks of pages, which are read, placed, cleared and hashed.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rayon::prelude::*;
 
-use super::store::{FlatFile, PageStore};
+use super::store::{FileState, FlatFile, PageStore};
 use super::{ImageError, ImageFormat, RAW_BLOCK_NAME};
 use crate::page::{BlockSeed, Digest, PAGE_SIZE, PageIndex, PageRange};
 use crate::pool::evenly;
@@ -83,6 +84,38 @@ impl Ram {
     /// As [`Block::check_size`].
     pub fn check_size(&self) -> Result<(), ImageError> {
         self.blocks.iter().try_for_each(Block::check_size)
+    }
+
+    /// Checks that the blocks' paths still lead to the files that are open. One that is gone has not been
+    /// replaced.
+    ///
+    /// # Errors
+    /// [`ImageError::Replaced`], and I/O errors.
+    pub(crate) fn check_paths(&self) -> Result<(), ImageError> {
+        for block in &self.blocks {
+            let path = block.path();
+            let Ok(now) = std::fs::metadata(path) else {
+                continue;
+            };
+            if (now.dev(), now.ino()) != block.file_state()?.identity {
+                return Err(ImageError::Replaced {
+                    path: path.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The sum of the hashes of the sampled pages of all blocks, computed on rayon's threads.
+    ///
+    /// # Errors
+    /// As [`Block::read`].
+    pub(crate) fn sample(&self) -> Result<Digest, ImageError> {
+        let mut all = Digest::default();
+        for block in &self.blocks {
+            all.add(block.sample()?);
+        }
+        Ok(all)
     }
 
     /// The digest of each block, computed on rayon's threads, and the CPU time that this took.
@@ -315,22 +348,58 @@ impl Block {
     /// # Errors
     /// As [`Block::read`].
     pub fn digest(&self) -> Result<(Digest, Duration), ImageError> {
+        let (digest, _, time) = self.digest_and_sample()?;
+        Ok((digest, time))
+    }
+
+    /// [`Block::digest`], and the part of it that the sampled pages have.
+    pub(super) fn digest_and_sample(&self) -> Result<(Digest, Digest, Duration), ImageError> {
         let ranges = self.data_ranges()?;
         let steps: Vec<PageRange> = ranges.iter().flat_map(|range| range.steps(STEP)).collect();
-        let (sum, time) = evenly(&steps)
+        let (sum, sample, time) = evenly(&steps)
             .map(|step| {
                 let start = thread_cpu_time();
-                let mut sum = 0_u128;
+                let (mut sum, mut sample) = (0_u128, 0_u128);
                 self.scan(*step, |page, bytes| {
-                    sum = sum.wrapping_add(self.seed.hash_or_zero(page, bytes));
+                    let hash = self.seed.hash_or_zero(page, bytes);
+                    sum = sum.wrapping_add(hash);
+                    if page.is_sampled() {
+                        sample = sample.wrapping_add(hash);
+                    }
                 })?;
-                Ok::<_, ImageError>((sum, thread_cpu_time().saturating_sub(start)))
+                Ok::<_, ImageError>((sum, sample, thread_cpu_time().saturating_sub(start)))
             })
             .try_reduce(
-                || (0, Duration::ZERO),
-                |a, b| Ok((a.0.wrapping_add(b.0), a.1 + b.1)),
+                || (0, 0, Duration::ZERO),
+                |a, b| Ok((a.0.wrapping_add(b.0), a.1.wrapping_add(b.1), a.2 + b.2)),
             )?;
         self.check_size()?;
-        Ok((Digest(sum), time))
+        Ok((Digest(sum), Digest(sample), time))
+    }
+
+    /// The sum of the hashes of the sampled pages, computed on rayon's threads. Holes are not read.
+    fn sample(&self) -> Result<u128, ImageError> {
+        let ranges = self.data_ranges()?;
+        let steps: Vec<PageRange> = (ranges.iter())
+            .flat_map(|range| range.steps(32 * STEP))
+            .collect();
+        evenly(&steps)
+            .map(|step| {
+                let (mut sum, mut bytes) = (0_u128, [0; PAGE_SIZE]);
+                for page in step.pages().filter(|page| page.is_sampled()) {
+                    self.read(page, &mut bytes)?;
+                    sum = sum.wrapping_add(self.seed.hash_or_zero(page, &bytes));
+                }
+                Ok(sum)
+            })
+            .try_reduce(|| 0, |a, b| Ok(a.wrapping_add(b)))
+    }
+
+    /// The file as it is now.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn file_state(&self) -> Result<FileState, ImageError> {
+        self.store.file_state()
     }
 }

@@ -74,7 +74,15 @@ pub(super) fn hash(
             Some(sent) => sent.replace(block.key(copied.page), copied.hash),
             None => 0,
         };
-        tally.hashes = tally.hashes.wrapping_add(copied.hash).wrapping_sub(before);
+        count(tally, copied.page, before, copied.hash);
+    }
+}
+
+/// Adds to the sums that the page's hash is another one now.
+fn count(tally: &mut Tally, page: PageIndex, before: u128, now: u128) {
+    tally.hashes = tally.hashes.wrapping_add(now).wrapping_sub(before);
+    if page.is_sampled() {
+        tally.sample = tally.sample.wrapping_add(now).wrapping_sub(before);
     }
 }
 
@@ -84,7 +92,7 @@ pub(super) fn hash_holes(state: &SendState<'_>, job: &Job, tally: &mut Tally) {
     let block = job.block();
     for page in job.pages() {
         let before = sent.replace(block.key(page), 0);
-        tally.hashes = tally.hashes.wrapping_sub(before);
+        count(tally, page, before, 0);
     }
 }
 

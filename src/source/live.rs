@@ -81,6 +81,8 @@ pub(super) fn send_live<'w>(
     let stopped = writer
         .map(|writer| Stopped::stop(writer.as_mut(), limit))
         .transpose()?;
+    // A writer that opens it by its name now would write to another file.
+    guest.ram().check_paths()?;
     rounds.pipeline.wait_for_leave()?;
     rounds.round(last, None)?;
     Ok(stopped)

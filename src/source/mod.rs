@@ -26,13 +26,13 @@ mod wire;
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
 use crate::page::PAGE_SIZE;
-use crate::pool::{Crew, FirstError};
+use crate::pool::{Crew, FirstError, analysis_pool};
 use crate::session::{Context, PeerFailure};
 use crate::sync::thread;
-use crate::writer::{Stopped, Writer};
+use crate::writer::{Still, Stopped, Writer};
 use job::SendState;
 use links::Links;
 use pipeline::Pipeline;
@@ -52,7 +52,10 @@ pub use wire::DEFAULT_MACHINE;
 /// With any other kind it has not, and the source is unchanged, except that the writer of a live
 /// guest is still stopped if the destination gave up after Commit; a notice says so.
 pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
-    let guest = request.open_guest()?;
+    let (guest, files) = request.open_guest()?;
+    if request.live.is_none() {
+        files.begin(|note| context.stats.notice(note))?;
+    }
     let mut writer = match &request.live {
         Some(live) => {
             let terms = (&request.address, live.again);
@@ -75,7 +78,7 @@ pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
         let outcome = SendState::new(context, &links, caps, later_rounds).and_then(|state| {
             let writer = writer.as_mut();
             send(&state, wire, listener, |pipeline| {
-                send_rounds(pipeline, &state, &guest, request, writer)
+                send_rounds(pipeline, &state, (&guest, &files), request, writer)
             })
         });
         context.stats.bytes(links.sent(), links.received());
@@ -138,7 +141,7 @@ fn send<'w>(
 fn send_rounds<'w>(
     pipeline: &mut Pipeline<'_, '_>,
     state: &SendState<'_>,
-    guest: &Arc<Guest>,
+    (guest, files): (&Arc<Guest>, &Still),
     request: &Request,
     writer: Option<&'w mut Box<dyn Writer>>,
 ) -> Result<AllSent<'w>> {
@@ -148,10 +151,14 @@ fn send_rounds<'w>(
             let stopped = live::send_live(pipeline, guest, live, caps, writer, context)?;
             (Arc::clone(guest), stopped)
         }
-        None => (
-            rounds::send_snapshots(pipeline, guest, &request.then)?,
-            None,
-        ),
+        None => {
+            let last = rounds::send_snapshots(pipeline, guest, &request.then)?;
+            let pool = analysis_pool(state.context.tuning.get().compress_threads)
+                .map_err(|error| Error::new(Kind::Failed, error))?;
+            let sample = pipeline.sample();
+            pool.install(|| files.end(last.ram(), sample))?;
+            (last, None)
+        }
     };
     Ok(AllSent {
         digest: pipeline.digest(),

@@ -79,6 +79,8 @@ pub(super) struct Pipeline<'scope, 'env> {
     /// Batches without an answer.
     outstanding: usize,
     digest: Digest,
+    /// The part of the digest that the sampled pages have.
+    sample: Digest,
     /// Encodes without compressing when no encoder is free and it was asked not to wait.
     spare: Box<dyn Encode + 'scope>,
 }
@@ -117,6 +119,7 @@ pub(super) fn run<T>(
             marks: Vec::new(),
             outstanding: 0,
             digest: Digest::default(),
+            sample: Digest::default(),
             spare: wire.encoder(state),
         };
         pipeline.start_senders(&packet_queue, &answer);
@@ -208,6 +211,7 @@ impl<'scope> Pipeline<'scope, '_> {
         if let Answer::Sent(tally) = answer {
             self.outstanding -= 1;
             self.digest.add(tally.hashes);
+            self.sample.add(tally.sample);
             self.state.context.stats.add(tally);
             self.state.count_bytes();
         }
@@ -261,6 +265,11 @@ impl<'scope> Pipeline<'scope, '_> {
             return Err(Error::interrupted());
         }
         context.enter(Phase::Switchover)
+    }
+
+    /// The part of [`Pipeline::digest`] that the sampled pages have.
+    pub(super) fn sample(&self) -> Digest {
+        self.sample
     }
 
     /// The digest of the RAM that the destination must hold now.

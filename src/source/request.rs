@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::{Guest, ImageFormat};
 use crate::transport::Address;
 use crate::wire::Format;
-use crate::writer::WriterChoice;
+use crate::writer::{Still, WriterChoice};
 
 /// What to send, and where to.
 #[derive(Debug, Clone)]
@@ -102,23 +102,27 @@ impl Request {
         self.live.is_some() || !self.then.is_empty()
     }
 
-    /// Opens the guest, and checks that later snapshots can be opened and fit it.
-    pub(super) fn open_guest(&self) -> Result<Arc<Guest>> {
+    /// Opens the guest, and checks that later snapshots can be opened and fit it. Returns it with all of
+    /// their files.
+    pub(super) fn open_guest(&self) -> Result<(Arc<Guest>, Still)> {
         self.keep_images()?;
         let mut guest = Guest::open_as(&self.image, self.image_format)?;
         if let Some(name) = &self.block {
             guest.name_block(name)?;
         }
         let guest = Arc::new(guest);
+        let mut files = Still::default();
+        files.add(guest.ram())?;
         let mut last = Arc::clone(&guest);
         for later in &self.then {
             last = Arc::new(last.open_later(later)?);
+            files.add(last.ram())?;
         }
         if self.live.is_some() && !self.then.is_empty() {
             let what = "a live guest has no later images";
             return Err(Error::new(Kind::Usage, what));
         }
-        Ok(guest)
+        Ok((guest, files))
     }
 
     /// A stored stream may not replace an image that it is made from, not even by force.

@@ -34,6 +34,8 @@ pub struct Tally {
     pub frames: u64,
     /// The change of the digest's sum.
     pub hashes: u128,
+    /// The same of the sampled pages alone: one in 32.
+    pub(crate) sample: u128,
     /// CPU time.
     pub cpu: StageTimes,
 }
@@ -65,6 +67,7 @@ impl AddAssign for Tally {
         self.overflow += other.overflow;
         self.frames += other.frames;
         self.hashes = self.hashes.wrapping_add(other.hashes);
+        self.sample = self.sample.wrapping_add(other.sample);
         self.cpu += other.cpu;
     }
 }

@@ -15,11 +15,13 @@ pub mod guard;
 mod held;
 mod lock;
 mod process;
+mod still;
 pub mod users;
 
 pub use choice::WriterChoice;
 pub use command::Commands;
 pub use process::Processes;
+pub(crate) use still::{Still, digest};
 
 use std::fmt;
 use std::io;
@@ -204,6 +206,26 @@ pub enum WriterError {
         who: String,
         /// The image, in quotes.
         image: String,
+    },
+    /// A process can write an image that is to be read as RAM at rest.
+    #[error(
+        "{user} can write {image}, and what is read while it runs is of no single instant: stop it first, read a \
+         copy, or send with --live (and --pid {}, or --fuzzy for a copy of no single instant)", user.pid
+    )]
+    Written {
+        /// The process.
+        user: users::User,
+        /// The image, in quotes.
+        image: String,
+    },
+    /// An image was written while it was read as RAM at rest.
+    #[error(
+        "'{}' was written while it was being read, so that what was read is of no single instant: stop what \
+         writes it, read a copy, or send with --live", image.display()
+    )]
+    Changed {
+        /// The image.
+        image: PathBuf,
     },
     /// It was stopped for the last round, and runs again.
     #[error(

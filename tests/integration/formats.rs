@@ -120,6 +120,7 @@ fn the_blocks_of_a_guest_folder_may_begin_with_anything() {
     let first = ramferry::page::PageIndex(0);
     output.blocks()[0].place(first, &bytes).unwrap();
     output.commit().unwrap();
+    drop(output);
     run(&["digest", path.to_str().unwrap()]).succeeded();
 }
 

@@ -497,11 +497,9 @@ fn an_image_that_is_cut_short_in_any_round_is_an_error() {
 }
 
 #[test]
-fn an_image_whose_name_goes_to_another_file_is_still_the_one_that_is_written() {
+fn an_image_whose_name_goes_to_another_file_before_the_last_round_fails_by_name() {
     watchdog!();
     let scene = Scene::new();
-    let first = scene.folder.path("first");
-    std::fs::hard_link(&scene.image, &first).unwrap();
     let other = scene.folder.image("other", &mixed(PAGES, 99));
     let image = scene.image.clone();
     let place = Place(Way::Forth, Some(FrameKind::RoundEnd), 1);
@@ -513,7 +511,8 @@ fn an_image_whose_name_goes_to_another_file_is_still_the_one_that_is_written() {
         },
         |_, _| {},
     );
-    ended.source.unwrap();
-    ended.destination.unwrap().unwrap();
-    assert_same(&scene.output, &first);
+    let line = ended.source.unwrap_err().one_line();
+    assert!(line.contains("was replaced by another file"), "{line}");
+    let line = ended.destination.unwrap().unwrap_err().one_line();
+    assert!(line.contains("was replaced by another file"), "{line}");
 }

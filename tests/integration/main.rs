@@ -31,6 +31,7 @@ mod qemu;
 mod qemu_hostile;
 mod qmp_clients;
 mod secrets;
+mod still;
 mod support;
 mod tables;
 mod texts;

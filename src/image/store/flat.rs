@@ -6,6 +6,9 @@
 //! third of that to all of it, and leave page tables to tear down. Neither touches a hole: reading a
 //! hole of a tmpfs file through a shared map would allocate it.
 //!
+//! On overlayfs a map shows a file as it was before its first write, even after another process has
+//! written it, which copies it to the upper layer: there, pages are read for both purposes.
+//!
 //! Pages are written by `pwrite`, never through a map: for runs of pages it costs a third of the faults
 //! on a fresh map, and a full disk is an error value instead of a signal.
 
@@ -21,9 +24,12 @@ use rustix::io::Errno;
 
 use super::super::ImageError;
 use super::super::map::ReadMap;
-use super::{PageStore, len};
+use super::{FileState, PageStore, len};
 use crate::page::{PAGE_SIZE, PageIndex, PageRange};
 use crate::{special, sync};
+
+/// The type that statfs reports for overlayfs, `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
 
 /// Pages that are contiguous in a file.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +67,8 @@ pub(crate) struct FlatFile {
     pages: u64,
     /// Ascending by pages, without overlaps.
     extents: Vec<Extent>,
+    /// Whether a map may show an older file than reading does.
+    is_overlay: bool,
     /// Made on first use, and kept to the end: unmapping takes half as long as reading all of it, so
     /// it must not happen while a peer waits.
     map: OnceLock<ReadMap>,
@@ -74,9 +82,10 @@ impl FlatFile {
     pub(super) fn new(file: File, path: PathBuf, extents: Vec<Extent>) -> FlatFile {
         FlatFile {
             path,
-            file,
             pages: extents.last().map_or(0, |extent| extent.pages.end()),
             extents,
+            is_overlay: rustix::fs::fstatfs(&file).is_ok_and(|about| about.f_type == OVERLAYFS),
+            file,
             map: OnceLock::new(),
             writing: Mutex::new(()),
         }
@@ -215,6 +224,9 @@ impl PageStore for FlatFile {
     }
 
     fn copy(&self, range: PageRange, out: &mut [u8]) -> Result<(), ImageError> {
+        if self.is_overlay {
+            return self.read(range, out);
+        }
         assert_eq!(out.len(), len(range));
         let map = self.map()?;
         for (bytes, offset) in self.pieces(range) {
@@ -252,6 +264,11 @@ impl PageStore for FlatFile {
 
     fn sync(&self) -> Result<(), ImageError> {
         self.file.sync_data().map_err(self.failed("sync"))
+    }
+
+    fn file_state(&self) -> Result<FileState, ImageError> {
+        let metadata = self.file.metadata().map_err(self.failed("examine"))?;
+        Ok(FileState::of(&metadata))
     }
 
     fn check_size(&self) -> Result<(), ImageError> {

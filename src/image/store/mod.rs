@@ -11,10 +11,32 @@ mod raw;
 pub(super) use flat::FlatFile;
 
 use std::fmt::Debug;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::ImageError;
 use crate::page::{PAGE_SIZE, PageIndex, PageRange};
+
+/// What shows that a file is another one, or that it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileState {
+    /// Device and inode.
+    pub(crate) identity: (u64, u64),
+    size: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+}
+
+impl FileState {
+    pub(super) fn of(metadata: &Metadata) -> FileState {
+        FileState {
+            identity: (metadata.dev(), metadata.ino()),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
 
 /// The pages of one block.
 ///
@@ -76,6 +98,12 @@ pub(super) trait PageStore: Debug + Send + Sync {
     fn sync(&self) -> Result<(), ImageError> {
         Ok(())
     }
+
+    /// The file as it is now.
+    ///
+    /// # Errors
+    /// I/O errors.
+    fn file_state(&self) -> Result<FileState, ImageError>;
 
     /// Checks that the file still has all pages. Reading through a map does not notice if the file
     /// now ends within a page.
