@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::WriterError;
 use super::held::{HeldProcess, Target};
@@ -173,7 +173,7 @@ pub fn serve(targets: &[String]) -> Result<()> {
     }
     // A signal to the whole group also reaches the parent, and its end decides.
     let ignored = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
+    for signal in [SIGHUP, SIGINT, SIGTERM, SIGQUIT] {
         signal_hook::flag::register(signal, Arc::clone(&ignored)).map_err(failed)?;
     }
     let mut out = io::stdout();
