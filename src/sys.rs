@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -50,6 +50,36 @@ pub(crate) fn is_listening(fd: RawFd) -> bool {
     // SAFETY: borrowed only for this question; a wrong number is answered with EBADF.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     rustix::net::sockopt::socket_acceptconn(fd).unwrap_or(false)
+}
+
+/// The PID of the process at the other end of a Unix socket: that of a connected one if this one
+/// accepted it, and that of the listener if this one connected. `None`: it has no PID that this process
+/// could name, being in another PID namespace.
+///
+/// # Errors
+/// When this is not such a socket.
+pub(crate) fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or(0);
+    // SAFETY: it writes at most `len` bytes to the pointer, which is valid for as many. (Not rustix's:
+    // its PIDs cannot be 0.)
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u32::try_from(peer.pid).ok().filter(|pid| *pid > 0))
 }
 
 /// Whether `path` names the file that is open as `file`. A link is not followed.

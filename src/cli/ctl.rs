@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::control::job_info::{JobType, PrettyCapacity};
 use crate::error::{Error, Kind, Result};
 use crate::params::LONGEST_TIMEOUT;
-use crate::qmp::Client;
+use crate::qmp::{self, Client};
 use crate::text::{Quoted, printable};
 use crate::transport::Address;
 use crate::units::{parse_duration, parse_rate, parse_size};
@@ -38,7 +38,7 @@ The monitor is that of ramferry send, receive or monitor, or the QMP socket of a
 one client at a time. If it declines a command, its own message is printed, with exit code 1.")]
 pub(super) struct CtlArgs {
     /// The monitor: the path of its socket, unix:PATH or tcp:HOST:PORT
-    #[arg(value_parser = Checked(monitor))]
+    #[arg(value_parser = Checked(qmp::address))]
     socket: Address,
     /// Time limit for connecting and for each answer
     #[arg(
@@ -121,26 +121,6 @@ enum Speed {
     Limit(u64),
     /// Below zero: no limit, as in virsh.
     Unlimited,
-}
-
-/// Reads the monitor's address. A path needs no scheme.
-fn monitor(text: &str) -> Result<Address, String> {
-    let scheme = text.split_once(':').map(|(scheme, _)| scheme);
-    let address = match scheme {
-        Some("tcp" | "unix") => text.parse(),
-        Some("file" | "fd" | "exec") => {
-            return Err(format!(
-                "invalid monitor address {}: allowed are a path, unix:PATH and tcp:HOST:PORT",
-                Quoted(text)
-            ));
-        }
-        _ => format!("unix:{text}").parse::<Address>(),
-    };
-    address.map_err(|error| {
-        error
-            .allowing("a path, unix:PATH and tcp:HOST:PORT")
-            .to_string()
-    })
 }
 
 fn time_limit(text: &str) -> Result<Duration, String> {

@@ -1,16 +1,15 @@
 //! `ramferry send` and `ramferry receive`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use signal_hook::iterator::Signals;
 
 use crate::caps::{Capability, Caps};
 use crate::control::{Control, LiveOptions, Migration};
 use crate::error::{Error, Kind, Result};
+use crate::qmp;
 use crate::settings::Settings;
 use crate::source::{Live, WriterChoice};
-use crate::stats::Owner;
 use crate::transport::Address;
 use crate::wire::Format;
 use crate::writer::guard;
@@ -29,7 +28,8 @@ Examples:
   ramferry send guest.ram tcp:192.0.2.7:4444 --compress-method zstd
   ramferry send t0.ram unix:r.sock --then t1.ram --then t2.ram --xbzrle-cache-size 256MiB
   ramferry send guest.ram file:guest.stream
-  ramferry send guest.ram tcp:192.0.2.7:4444 --live --pid 1234 --downtime-limit 100
+  ramferry send guest.ram tcp:192.0.2.7:4444 --live --qmp unix:qemu.qmp --downtime-limit 100
+  ramferry send guest.ram tcp:192.0.2.7:4444 --live --pid 1234
   ramferry send guest unix:qemu.sock --wire qemu
   ramferry send guest.ram 'exec:ssh host ramferry receive fd:0 guest.ram'
 With --wire qemu, a guest folder is sent with its devices, to a QEMU with the same machine and devices. \
@@ -114,12 +114,16 @@ struct LiveArgs {
     /// then stop the writer for the last round
     #[arg(long)]
     live: bool,
+    /// QMP socket (a path or unix:PATH) of the QEMU that runs the guest: stopped for the last round, with
+    /// its disk I/O completed, and resumed unless the destination takes over
+    #[arg(long, value_name = "SOCKET", requires = "live", value_parser = Checked(qmp::socket_path))]
+    qmp: Option<PathBuf>,
     /// PID of the process that writes the image: stopped for the last round, resumed unless the
     /// destination takes over (repeatable)
     #[arg(long, value_name = "PID", requires = "live")]
     pid: Vec<u32>,
     /// Accept a writer that is stopped already: it is migrated as a paused guest and stays stopped
-    #[arg(long, requires = "pid")]
+    #[arg(long, requires = "live", conflicts_with_all = ["stop_command", "fuzzy"])]
     paused_ok: bool,
     /// Accept a guest that was handed over before: only if its destination does not run it
     #[arg(long, requires = "live")]
@@ -144,6 +148,7 @@ impl LiveArgs {
     fn into_live(self) -> Result<Option<Live>> {
         let options = LiveOptions {
             live: Some(self.live),
+            qmp: self.qmp,
             pids: (!self.pid.is_empty()).then_some(self.pid),
             stop: self.stop_command,
             resume: self.resume_command,
@@ -271,8 +276,7 @@ fn finish(
     (waiting, end): (String, &str),
 ) -> Result<()> {
     let migration = attached.migration()?;
-    let ended = Arc::clone(&migration);
-    signals::end_on_each(signals, migration.canceller(), move || outcome_now(&ended))?;
+    signals::end_on_each(signals, migration.canceller())?;
     attached.announce();
     if !show.quiet {
         Progress::new(waiting).follow(&migration);
@@ -301,17 +305,4 @@ fn finish(
     }
     attached.close();
     outcome
-}
-
-/// How a migration ends that is not waited for any more: by which end has the guest.
-fn outcome_now(migration: &Migration) -> Result<()> {
-    match migration.query().owner {
-        Some(Owner::Destination) => Ok(()),
-        Some(Owner::Unknown) => Err(Error::new(
-            Kind::OutcomeUnknown,
-            "outcome unknown: ended by a second signal while the destination took over; if OUTPUT exists there \
-             under its final name and not as OUTPUT.partial, it has",
-        )),
-        Some(Owner::Source) | None => Err(Error::interrupted()),
-    }
 }

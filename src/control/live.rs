@@ -10,6 +10,7 @@ use crate::writer::WriterChoice;
 pub(crate) struct LiveOptions {
     /// Whether `live` itself was given, and how.
     pub(crate) live: Option<bool>,
+    pub(crate) qmp: Option<PathBuf>,
     pub(crate) pids: Option<Vec<u32>>,
     pub(crate) stop: Option<String>,
     pub(crate) resume: Option<String>,
@@ -36,15 +37,15 @@ pub(crate) enum LiveError {
 impl LiveError {
     /// One line, with options named as `name` writes them.
     pub(crate) fn describe(self, name: impl Fn(&str) -> String) -> String {
-        let [live, pid, fuzzy] = ["live", "pid", "fuzzy"].map(&name);
+        let [live, qmp, pid, fuzzy] = ["live", "qmp", "pid", "fuzzy"].map(&name);
         let [stop, resume] = ["stop-command", "resume-command"].map(&name);
         match self {
             LiveError::NoWriter => format!(
-                "{live} needs to know how to stop the writer: give {pid}, or {stop} with {resume}; \
-                 or {fuzzy}, for a copy that is not a point-in-time snapshot"
+                "{live} needs to know how to stop the writer: give {qmp} (a QEMU), {pid}, or {stop} with \
+                 {resume}; or {fuzzy}, for a copy that is not a point-in-time snapshot"
             ),
             LiveError::SeveralWriters => {
-                format!("{pid}, {stop} and {fuzzy} exclude each other: give one of them")
+                format!("{qmp}, {pid}, {stop} and {fuzzy} exclude each other: give one of them")
             }
             LiveError::NoProcess => format!("{pid} needs at least one process"),
             LiveError::Missing(option) => format!("{} is missing", name(option)),
@@ -56,23 +57,30 @@ impl LiveError {
 impl LiveOptions {
     /// What the options say together; `None` if the guest is not live.
     pub(crate) fn into_live(self, guard: Option<PathBuf>) -> Result<Option<Live>, LiveError> {
-        let writer = match (self.pids, self.stop, self.resume, self.fuzzy) {
-            (None, None, None, false) if self.live == Some(true) => {
+        let writer = match (self.qmp, self.pids, self.stop, self.resume, self.fuzzy) {
+            (None, None, None, None, false) if self.live == Some(true) => {
                 return Err(LiveError::NoWriter);
             }
-            (None, None, None, false) => return Ok(None),
-            (Some(pids), None, None, false) if pids.is_empty() => {
+            (None, None, None, None, false) => return Ok(None),
+            (Some(socket), None, None, None, false) => WriterChoice::Qmp {
+                socket,
+                guard,
+                paused_ok: self.paused_ok,
+            },
+            (None, Some(pids), None, None, false) if pids.is_empty() => {
                 return Err(LiveError::NoProcess);
             }
-            (Some(pids), None, None, false) => WriterChoice::Processes {
+            (None, Some(pids), None, None, false) => WriterChoice::Processes {
                 pids,
                 guard,
                 paused_ok: self.paused_ok,
             },
-            (None, Some(stop), Some(resume), false) => WriterChoice::Commands { stop, resume },
-            (None, Some(_), None, false) => return Err(LiveError::Missing("resume-command")),
-            (None, None, Some(_), false) => return Err(LiveError::Missing("stop-command")),
-            (None, None, None, true) => WriterChoice::Fuzzy,
+            (None, None, Some(stop), Some(resume), false) => {
+                WriterChoice::Commands { stop, resume }
+            }
+            (None, None, Some(_), None, false) => return Err(LiveError::Missing("resume-command")),
+            (None, None, None, Some(_), false) => return Err(LiveError::Missing("stop-command")),
+            (None, None, None, None, true) => WriterChoice::Fuzzy,
             _ => return Err(LiveError::SeveralWriters),
         };
         if self.live == Some(false) {

@@ -5,18 +5,27 @@
 //! The format is QEMU's: one JSON object per line, a greeting, `qmp_capabilities`, then commands that
 //! are answered by their ids, with events in between.
 
+mod error;
+mod message;
+
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
 use serde_json::{Map, Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::error::{Error, Kind};
-use crate::text::printable;
-use crate::transport::{Address, each_address};
-use crate::units::format_duration;
+use crate::text::Quoted;
+use crate::transport::{Abort, Address, Woken, each_address};
+
+use message::short;
+
+pub use error::ClientError;
+pub use message::{Greeting, MonitorEvent};
 
 /// The longest message that is taken; the longest of QEMU's (its schema) has less than 1 MiB.
 const MOST_BYTES: usize = 16 << 20;
@@ -31,152 +40,48 @@ const CHUNK: usize = 64 << 10;
 const MOST_QUOTED: usize = 80;
 /// How much of the reason is kept with which a command is declined.
 const MOST_WORDS: usize = 2000;
+/// Why a monitor may be silent from the start: a QEMU's socket serves one client, and others are accepted
+/// by the kernel, and wait.
+const OTHER_CLIENT: &str = ": is another client connected to it?";
+/// Ends whatever a parser is in the middle of: QEMU's resets itself at a byte that is not UTF-8, and
+/// any parser of lines at the line end.
+const RESET: &[u8] = b"\xff\n";
 
-/// Why a command got no answer, or the error that it got. Each is one line.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// The connection failed.
-    #[error("cannot connect to the monitor at {address}")]
-    Connect {
-        /// The monitor's address.
-        address: String,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// Monitors have no such address.
-    #[error("invalid monitor address {address}: allowed are a path, unix:PATH and tcp:HOST:PORT")]
-    Address {
-        /// The address that was given.
-        address: String,
-    },
-    /// No answer within the time limit.
-    #[error(
-        "the monitor at {address} gave no {awaited} within {}{hint}", format_duration(*.limit)
-    )]
-    Silent {
-        /// The monitor's address.
-        address: String,
-        /// What was awaited from it.
-        awaited: String,
-        /// The time limit.
-        limit: Duration,
-        /// A possible reason, which follows the sentence.
-        hint: &'static str,
-    },
-    /// It closed the connection.
-    #[error("the monitor at {address} hung up before its {awaited}")]
-    HungUp {
-        /// The monitor's address.
-        address: String,
-        /// What was awaited from it.
-        awaited: String,
-    },
-    /// The connection broke.
-    #[error("the connection to the monitor at {address} broke")]
-    Broken {
-        /// The monitor's address.
-        address: String,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// What it sent is not QMP.
-    #[error("{address} does not speak QMP: {why}")]
-    NotQmp {
-        /// The monitor's address.
-        address: String,
-        /// What is wrong with its message.
-        why: String,
-    },
-    /// It answered with an error, in its own words.
-    #[error("{desc}")]
-    Declined {
-        /// QMP's class, such as `GenericError`.
-        class: String,
-        /// The error message.
-        desc: String,
-    },
-}
-
-impl From<ClientError> for Error {
-    fn from(error: ClientError) -> Error {
-        let kind = match error {
-            ClientError::Address { .. } => Kind::Usage,
-            _ => Kind::Failed,
-        };
-        Error::new(kind, error)
-    }
-}
-
-/// What a monitor says of itself when a client connects.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Greeting {
-    /// Major, minor and micro of the QEMU version; 0 where it is missing.
-    pub version: [u64; 3],
-    /// What the greeting calls the package; often empty.
-    pub package: String,
-    /// Whether commands out of band are offered.
-    pub oob: bool,
-}
-
-impl Greeting {
-    /// Whether it is a ramferry rather than a QEMU.
-    pub fn is_ramferry(&self) -> bool {
-        self.package.contains("ramferry")
-    }
-
-    /// Its name and version, for messages: `QEMU 7.2.22`.
-    pub fn product(&self) -> String {
-        if self.is_ramferry() {
-            self.package.clone()
-        } else {
-            let [major, minor, micro] = self.version;
-            format!("QEMU {major}.{minor}.{micro}")
+/// Reads a monitor's address. A path needs no scheme.
+///
+/// # Errors
+/// One line, for an address of another kind.
+pub fn address(text: &str) -> Result<Address, String> {
+    let scheme = text.split_once(':').map(|(scheme, _)| scheme);
+    let address = match scheme {
+        Some("tcp" | "unix") => text.parse(),
+        Some("file" | "fd" | "exec") => {
+            return Err(format!(
+                "invalid monitor address {}: allowed are a path, unix:PATH and tcp:HOST:PORT",
+                Quoted(text)
+            ));
         }
-    }
-
-    fn read(message: &Map<String, Value>) -> Option<Greeting> {
-        let qmp = message.get("QMP")?.as_object()?;
-        let version = qmp.get("version").unwrap_or(&Value::Null);
-        let number = |name: &str| version["qemu"][name].as_u64().unwrap_or(0);
-        let package = version["package"].as_str().unwrap_or_default();
-        let offered = qmp.get("capabilities").and_then(Value::as_array);
-        Some(Greeting {
-            version: [number("major"), number("minor"), number("micro")],
-            package: short(package, MOST_QUOTED),
-            oob: offered.is_some_and(|list| list.iter().any(|name| name == "oob")),
-        })
-    }
+        _ => format!("unix:{text}").parse::<Address>(),
+    };
+    address.map_err(|error| {
+        error
+            .allowing("a path, unix:PATH and tcp:HOST:PORT")
+            .to_string()
+    })
 }
 
-/// A message that a monitor sent without a request.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MonitorEvent {
-    /// Its name, such as `MIGRATION`.
-    pub name: String,
-    /// Its data; null if it has none.
-    pub data: Value,
-    /// Since the epoch, by the monitor's clock.
-    pub time: Option<Duration>,
-}
-
-impl MonitorEvent {
-    /// The status in a `MIGRATION` event.
-    pub fn migration_status(&self) -> Option<&str> {
-        (self.name == "MIGRATION")
-            .then(|| self.data["status"].as_str())
-            .flatten()
-    }
-
-    fn read(message: &mut Map<String, Value>) -> Option<MonitorEvent> {
-        let name = message.get("event")?.as_str()?.to_owned();
-        let stamp = message.get("timestamp").unwrap_or(&Value::Null);
-        let time = stamp["seconds"].as_u64().map(|seconds| {
-            let micros = stamp["microseconds"].as_u64().unwrap_or(0).min(999_999);
-            Duration::from_secs(seconds) + Duration::from_micros(micros)
-        });
-        let data = message.remove("data").unwrap_or_default();
-        Some(MonitorEvent { name, data, time })
+/// Reads the address of a QEMU's monitor as [`address`] does, and returns the path of its socket.
+///
+/// # Errors
+/// One line, for an address of another kind.
+pub(crate) fn socket_path(text: &str) -> Result<PathBuf, String> {
+    match address(text)? {
+        Address::Unix(path) => Ok(path),
+        _ => Err(format!(
+            "invalid QMP socket {}: allowed are a path and unix:PATH, because only of a Unix socket the \
+             system tells which process listens",
+            Quoted(text)
+        )),
     }
 }
 
@@ -186,7 +91,15 @@ pub struct Client {
     socket: Socket,
     address: String,
     limit: Duration,
+    /// Ends the wait for an answer.
+    abort: Option<Arc<Abort>>,
     greeting: Greeting,
+    /// The rest of requests that were given up before they were written; it goes out first.
+    unsent: Vec<u8>,
+    /// The ids of commands whose answers may still come, and are passed over.
+    given_up: Vec<Value>,
+    /// Until the first answer, anything may come: see [`Client::take_over`].
+    resyncs: bool,
     /// Input after the last complete message.
     buffer: Vec<u8>,
     /// How much of it is known to hold no line end.
@@ -195,6 +108,7 @@ pub struct Client {
     /// Each with its length in bytes.
     events: VecDeque<(MonitorEvent, usize)>,
     event_bytes: usize,
+    dropped_events: u64,
 }
 
 /// A message, and how many bytes it had.
@@ -224,6 +138,12 @@ impl Client {
         let address = address.to_string();
         match socket {
             Ok(socket) => Client::over(socket, address, limit),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(ClientError::Silent {
+                address,
+                awaited: "connection".to_owned(),
+                limit,
+                hint: OTHER_CLIENT,
+            }),
             Err(source) => Err(ClientError::Connect { address, source }),
         }
     }
@@ -237,25 +157,9 @@ impl Client {
         address: impl Into<String>,
         limit: Duration,
     ) -> Result<Client, ClientError> {
-        let mut client = Client {
-            socket: Socket::from(socket.into()),
-            address: address.into(),
-            limit,
-            greeting: Greeting {
-                version: [0; 3],
-                package: String::new(),
-                oob: false,
-            },
-            buffer: Vec::new(),
-            searched: 0,
-            commands: 0,
-            events: VecDeque::new(),
-            event_bytes: 0,
-        };
+        let mut client = Client::new(socket.into(), address.into(), limit);
         let Some((message, _)) = client.message("greeting", Instant::now() + limit)? else {
-            // A QEMU's socket serves one client; others are accepted by the kernel, and wait.
-            let hint = ": is another client connected to it?";
-            return Err(client.silent("greeting", hint));
+            return Err(client.silent("greeting", OTHER_CLIENT));
         };
         client.greeting = Greeting::read(&message)
             .ok_or_else(|| client.not_qmp("its first message is not a greeting"))?;
@@ -267,6 +171,44 @@ impl Client {
         Ok(client)
     }
 
+    /// Takes over a connection from a client that has ended in another process, wherever that was: in
+    /// the middle of a request, or of an answer. What was meant for it is passed over.
+    pub(crate) fn take_over(socket: OwnedFd, address: &str, limit: Duration) -> Client {
+        let mut client = Client::new(socket, address.to_owned(), limit);
+        client.unsent.extend_from_slice(RESET);
+        client.resyncs = true;
+        client
+    }
+
+    fn new(socket: OwnedFd, address: String, limit: Duration) -> Client {
+        Client {
+            socket: Socket::from(socket),
+            address,
+            limit,
+            abort: None,
+            greeting: Greeting {
+                version: [0; 3],
+                package: String::new(),
+                oob: false,
+            },
+            unsent: Vec::new(),
+            given_up: Vec::new(),
+            resyncs: false,
+            buffer: Vec::new(),
+            searched: 0,
+            commands: 0,
+            events: VecDeque::new(),
+            event_bytes: 0,
+            dropped_events: 0,
+        }
+    }
+
+    /// From now on a single answer may take this long, and `abort` ends the wait for it.
+    pub(crate) fn wait_for(&mut self, limit: Duration, abort: Option<Arc<Abort>>) {
+        self.limit = limit;
+        self.abort = abort;
+    }
+
     /// The monitor's greeting.
     pub fn greeting(&self) -> &Greeting {
         &self.greeting
@@ -276,8 +218,9 @@ impl Client {
     /// `arguments` is an object, or null for none.
     ///
     /// # Errors
-    /// [`ClientError::Declined`] with the monitor's words, after which the client can be used again; and
-    /// those of the connection, after which it cannot: a late answer would be taken for the next one's.
+    /// [`ClientError::Declined`] with the monitor's words; [`ClientError::Silent`] and
+    /// [`ClientError::Interrupted`], after which a late answer is passed over; and those of the
+    /// connection, after which the client cannot be used again.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, ClientError> {
         let mut request = Map::new();
         request.insert("execute".to_owned(), command.into());
@@ -299,9 +242,13 @@ impl Client {
         mut request: Map<String, Value>,
     ) -> Result<Value, ClientError> {
         self.commands += 1;
+        let own = match self.resyncs {
+            true => "ramferry-guard",
+            false => "ramferry",
+        };
         let id = request
             .entry("id")
-            .or_insert_with(|| format!("ramferry-{}", self.commands).into())
+            .or_insert_with(|| format!("{own}-{}", self.commands).into())
             .clone();
         let command = ["execute", "exec-oob"]
             .iter()
@@ -310,42 +257,81 @@ impl Client {
             Some(command) => format!("answer to {}", short(command, MOST_QUOTED)),
             None => "answer".to_owned(),
         };
+        let outcome = self.exchange(&Value::Object(request), &id, &awaited);
+        if let Err(ClientError::Silent { .. } | ClientError::Interrupted) = outcome {
+            self.given_up.push(id);
+        }
+        outcome
+    }
+
+    /// Sends a request, and waits for its answer.
+    fn exchange(
+        &mut self,
+        request: &Value,
+        id: &Value,
+        awaited: &str,
+    ) -> Result<Value, ClientError> {
         let deadline = Instant::now() + self.limit;
-        self.send(&Value::Object(request), &awaited, deadline)?;
+        self.unsent
+            .extend_from_slice(request.to_string().as_bytes());
+        self.unsent.push(b'\n');
+        self.send(awaited, deadline)?;
         loop {
-            let Some((mut message, bytes)) = self.message(&awaited, deadline)? else {
-                return Err(self.silent(&awaited, ""));
+            let (mut message, bytes) = match self.message(awaited, deadline) {
+                Ok(Some(message)) => message,
+                Ok(None) => return Err(self.silent(awaited, "")),
+                Err(ClientError::NotQmp { .. })
+                    if self.resyncs && self.buffer.len() < MOST_BYTES =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             if let Some(event) = MonitorEvent::read(&mut message) {
                 self.keep(event, bytes);
                 continue;
             }
-            let error = message.get("error");
-            match message.get("id") {
-                Some(found) if *found == id => {}
-                // What cannot be read at all is declined without an id.
-                None if error.is_some() => {}
-                found => {
-                    let found = found.map_or("none".to_owned(), Value::to_string);
-                    let why = format!(
-                        "it answers with id {} where {id} was asked",
-                        short(&found, MOST_QUOTED)
-                    );
-                    return Err(self.not_qmp(&why));
-                }
+            if self.is_late(&message) || self.resyncs && message.get("id") != Some(id) {
+                continue;
             }
-            if let Some(error) = error {
-                let text = |name: &str| error[name].as_str().unwrap_or("no words");
-                return Err(ClientError::Declined {
-                    class: short(text("class"), MOST_QUOTED),
-                    desc: short(text("desc"), MOST_WORDS),
-                });
-            }
-            return match message.remove("return") {
-                Some(value) => Ok(value),
-                None => Err(self.not_qmp("its answer has neither return nor error")),
-            };
+            self.resyncs = false;
+            return self.outcome(message, id);
         }
+    }
+
+    /// Whether a message is the answer to a command that was given up.
+    fn is_late(&mut self, message: &Map<String, Value>) -> bool {
+        let found = message.get("id");
+        let late = self.given_up.iter().position(|id| Some(id) == found);
+        late.map(|at| self.given_up.swap_remove(at)).is_some()
+    }
+
+    /// What an answer says.
+    fn outcome(&self, mut message: Map<String, Value>, id: &Value) -> Result<Value, ClientError> {
+        let error = message.get("error");
+        match message.get("id") {
+            Some(found) if found == id => {}
+            // What cannot be read at all is declined without an id.
+            None if error.is_some() => {}
+            found => {
+                let found = found.map_or("none".to_owned(), Value::to_string);
+                let why = format!(
+                    "it answers with id {} where {id} was asked",
+                    short(&found, MOST_QUOTED)
+                );
+                return Err(self.not_qmp(&why));
+            }
+        }
+        if let Some(error) = error {
+            let text = |name: &str| error[name].as_str().unwrap_or("no words");
+            return Err(ClientError::Declined {
+                class: short(text("class"), MOST_QUOTED),
+                desc: short(text("desc"), MOST_WORDS),
+            });
+        }
+        message
+            .remove("return")
+            .ok_or_else(|| self.not_qmp("its answer has neither return nor error"))
     }
 
     /// The oldest event that was kept, if there is one; this does not wait.
@@ -353,6 +339,11 @@ impl Client {
         let (event, bytes) = self.events.pop_front()?;
         self.event_bytes -= bytes;
         Some(event)
+    }
+
+    /// How many events were dropped so far, because none took them in time.
+    pub(crate) fn dropped_events(&self) -> u64 {
+        self.dropped_events
     }
 
     /// Waits for an event until `deadline`, unless one was kept; `None` if there is none by then.
@@ -379,27 +370,23 @@ impl Client {
             if self.take_event().is_none() {
                 break;
             }
+            self.dropped_events += 1;
         }
     }
 
-    fn send(
-        &mut self,
-        request: &Value,
-        awaited: &str,
-        deadline: Instant,
-    ) -> Result<(), ClientError> {
-        let line = format!("{request}\n");
-        let mut rest = line.as_bytes();
-        while !rest.is_empty() {
+    /// Writes all that is to be written.
+    fn send(&mut self, awaited: &str, deadline: Instant) -> Result<(), ClientError> {
+        while !self.unsent.is_empty() {
             let Some(time) = left(deadline) else {
                 return Err(self.silent(awaited, ": it does not read"));
             };
+            self.wait(PollFlags::OUT, time)?;
             let sent = self
                 .socket
                 .set_write_timeout(Some(time))
-                .and_then(|()| (&self.socket).write(rest));
+                .and_then(|()| (&self.socket).write(&self.unsent));
             match sent {
-                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Ok(count) => drop(self.unsent.drain(..count)),
                 Err(error) if again(&error) => {}
                 // It may have said why before it closed the connection.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
@@ -434,6 +421,7 @@ impl Client {
             let Some(time) = left(deadline) else {
                 return Ok(None);
             };
+            self.wait(PollFlags::IN, time)?;
             let mut chunk = [0; CHUNK];
             let read = self
                 .socket
@@ -451,6 +439,18 @@ impl Client {
                 }
                 Err(source) => return Err(self.broken(source)),
             }
+        }
+    }
+
+    /// Waits until the socket is ready or the time is up, which reading and writing then find.
+    fn wait(&self, events: PollFlags, time: Duration) -> Result<(), ClientError> {
+        let Some(abort) = &self.abort else {
+            return Ok(());
+        };
+        match abort.wait_for(self.socket.as_fd(), events, Some(time)) {
+            Ok(Woken::Aborted) => Err(ClientError::Interrupted),
+            Ok(Woken::Ready | Woken::TimedOut) => Ok(()),
+            Err(source) => Err(self.broken(source)),
         }
     }
 
@@ -500,14 +500,10 @@ impl Client {
     }
 }
 
-/// Text from a monitor for a message: one line of at most `most` characters.
-fn short(text: &str, most: usize) -> String {
-    let mut line: String = printable(text).chars().take(most + 1).collect();
-    if line.chars().count() > most {
-        line.pop();
-        line.push_str("...");
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
-    line
 }
 
 /// Whether an attempt that failed so is to be repeated, or was ended by its time limit.

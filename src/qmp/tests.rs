@@ -1,4 +1,4 @@
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::{Error, Kind};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(30);
@@ -89,6 +90,27 @@ fn line_of(error: ClientError) -> String {
         "{line}"
     );
     line
+}
+
+#[test]
+fn a_monitor_is_a_path_or_an_address() {
+    let unix = |path: &str| Ok(Address::Unix(path.into()));
+    assert_eq!(address("/run/m.sock"), unix("/run/m.sock"));
+    assert_eq!(address("unix:m"), unix("m"));
+    assert_eq!(address("./tcp:1"), unix("./tcp:1"));
+    assert_eq!(address("a:b"), unix("a:b"));
+    assert_eq!(
+        address("tcp:[::1]:4").map(|to| to.to_string()),
+        Ok("tcp:[::1]:4".to_owned())
+    );
+    for text in ["fd:3", "exec:x", "file:x", "tcp:x", "unix:", ""] {
+        let why = address(text).expect_err(text);
+        assert!(why.contains("tcp:HOST:PORT"), "{why}");
+    }
+    assert_eq!(socket_path("/run/m.sock"), Ok("/run/m.sock".into()));
+    let why = socket_path("tcp:h:4").expect_err("not a socket's path");
+    assert!(why.contains("a path and unix:PATH"), "{why}");
+    assert!(address(&"x".repeat(108)).is_err());
 }
 
 #[test]
@@ -477,7 +499,70 @@ fn a_full_queue_of_connections_is_waited_for_until_the_time_limit() {
     socket.listen(0).unwrap();
     let _first = UnixStream::connect(&path).unwrap();
     let error = Client::connect(&Address::Unix(path), SHORT).unwrap_err();
-    assert!(matches!(error, ClientError::Connect { .. }), "{error}");
+    let line = error.to_string();
+    assert!(line.contains("gave no connection within"), "{line}");
+}
+
+#[test]
+fn a_late_answer_is_passed_over_and_half_a_request_completed() {
+    let (mut client, far) = greeted(LONG, |far| {
+        let late = far.hear();
+        assert_eq!(late["execute"], "stop");
+        assert_eq!(far.hear()["execute"], "unsent");
+        let next = far.hear();
+        let reply = |id: &Value| format!("{}\n", json!({"return": {"to": id}, "id": id}));
+        far.say(&reply(&late["id"]));
+        far.say(&reply(&next["id"]));
+        far.wait();
+    });
+    client.wait_for(SHORT, None);
+    let error = client.execute("stop", &Value::Null).unwrap_err();
+    assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+    client.wait_for(LONG, None);
+    // It could not be written in time.
+    client
+        .unsent
+        .extend_from_slice(b"{\"execute\": \"unsent\"}\n");
+    let answer = client.execute("cont", &Value::Null).unwrap();
+    assert_eq!(answer["to"], "ramferry-3");
+    drop(client);
+    end(far);
+}
+
+#[test]
+fn an_abort_ends_the_wait_for_an_answer() {
+    let (mut client, far) = greeted(LONG, Far::wait);
+    let abort = Arc::new(Abort::new().unwrap());
+    client.wait_for(LONG, Some(Arc::clone(&abort)));
+    abort.raise();
+    let error = client.execute("stop", &Value::Null).unwrap_err();
+    assert!(matches!(error, ClientError::Interrupted), "{error}");
+    drop(client);
+    end(far);
+}
+
+#[test]
+fn a_connection_is_taken_over_in_the_middle_of_anything() {
+    let (near, other) = UnixStream::pair().expect("a pair");
+    let far = thread::spawn(move || {
+        let mut far = Far(BufReader::new(other));
+        // What was left of the answer to the client before, and of its request.
+        far.say("\"status\": \"running\"}}\r\n{\"return\": {}, \"id\": \"ramferry-1\"}\n");
+        let mut reset = [0; 2];
+        far.0.read_exact(&mut reset).unwrap();
+        assert_eq!(reset, *b"\xff\n");
+        far.say("{\"error\": {\"class\": \"GenericError\", \"desc\": \"JSON parse error\"}}\n");
+        far.answer("", &json!({"status": "paused"}));
+        far.answer("{\"event\": \"RESUME\"}\n", &json!({}));
+        far.wait();
+    });
+    let mut client = Client::take_over(near.into(), "QEMU", LONG);
+    let status = client.execute("query-status", &Value::Null).unwrap();
+    assert_eq!(status["status"], "paused");
+    client.execute("cont", &Value::Null).unwrap();
+    assert_eq!(client.take_event().unwrap().name, "RESUME");
+    drop(client);
+    end(far);
 }
 
 /// Pieces of what a monitor says.

@@ -27,7 +27,7 @@ pub(crate) struct Context {
     /// The capabilities that may be used; what is used is then negotiated.
     pub(crate) caps: Caps,
     /// The counters, and the status that they show.
-    pub(crate) stats: Stats,
+    pub(crate) stats: Arc<Stats>,
     phase: Mutex<Phase>,
     cancelled_by: OnceLock<CancelledBy>,
     /// The emulated link that all connections share, if there is one.
@@ -54,7 +54,7 @@ impl Context {
             caps,
             cancelled_by: OnceLock::new(),
             tuning: Tuning(RwLock::new(Arc::new(params))),
-            stats: Stats::default(),
+            stats: Arc::default(),
             agreed: OnceLock::new(),
             gate: Gate::default(),
             faults: crate::fault::Faults::default(),

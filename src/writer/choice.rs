@@ -8,17 +8,26 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::image::Guest;
 use crate::session::Context;
-use crate::stats::{Event, Notifier};
+use crate::stats::{Event, Stats};
 use crate::sync;
 use crate::transport::Address;
 
-use super::claim::{Claim, Search};
-use super::{Commands, Processes, Writer};
+use super::claim::Claim;
+use super::{Commands, Processes, QemuWriter, Writer, WriterError};
 
 /// How the writer of the guest's RAM is stopped for the last round.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum WriterChoice {
+    /// The guest of a QEMU, stopped and resumed through its monitor.
+    Qmp {
+        /// The path of its QMP socket, which no other client is connected to.
+        socket: PathBuf,
+        /// As for processes: the program to start as the guard.
+        guard: Option<PathBuf>,
+        /// Whether a guest that is paused already is taken, and left paused; otherwise it is refused.
+        paused_ok: bool,
+    },
     /// Processes, stopped by signals.
     Processes {
         /// Their PIDs.
@@ -48,6 +57,7 @@ pub enum WriterChoice {
 impl fmt::Debug for WriterChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            WriterChoice::Qmp { socket, .. } => f.debug_tuple("Qmp").field(socket).finish(),
             WriterChoice::Processes { pids, .. } => f.debug_tuple("Processes").field(pids).finish(),
             WriterChoice::Commands { stop, resume } => {
                 f.debug_tuple("Commands").field(stop).field(resume).finish()
@@ -85,13 +95,11 @@ impl WriterChoice {
         Ok(self.get_hold(&claim, context)?.map(|writer| {
             let writer = Announced {
                 writer,
-                notifier: stats.notifier(),
+                stats: Arc::clone(stats),
                 stopped: false,
                 claim,
                 // Its owner knows what it gave away.
                 marks: !is_own,
-                watches: matches!(self, WriterChoice::Processes { .. }),
-                search: None,
             };
             Box::new(writer) as Box<dyn Writer>
         }))
@@ -109,6 +117,16 @@ impl WriterChoice {
                 claim.check_use(pids, &context.stats)?;
                 Box::new(processes)
             }
+            WriterChoice::Qmp {
+                socket,
+                guard,
+                paused_ok,
+            } => {
+                let limit = context.tuning.get().timeout;
+                let qemu = QemuWriter::open(socket, guard.as_deref(), *paused_ok, limit, abort)?;
+                claim.check_ram_of(&qemu, &context.stats)?;
+                Box::new(qemu)
+            }
             WriterChoice::Commands { stop, resume } => {
                 let limit = context.tuning.get().timeout;
                 Box::new(Commands::new(stop.clone(), resume.clone(), limit, abort))
@@ -123,37 +141,34 @@ impl WriterChoice {
 /// handed over.
 struct Announced {
     writer: Box<dyn Writer>,
-    notifier: Notifier,
+    stats: Arc<Stats>,
     stopped: bool,
     claim: Claim,
-    /// Whether the guest is marked when it is handed over.
     marks: bool,
-    /// Whether a process that can write the guest since the beginning is noticed.
-    watches: bool,
-    search: Option<Search>,
 }
 
 impl Writer for Announced {
     fn stop(&mut self, limit: Duration) -> Result<()> {
         self.writer.stop(limit)?;
-        if self.watches {
-            self.search = Some(self.claim.search_again()?);
-        }
         self.stopped = true;
-        self.notifier.notify(Event::Stop);
+        self.stats.notifier().notify(Event::Stop);
         Ok(())
     }
     fn resume(&mut self) -> Result<()> {
-        self.writer.resume()?;
-        if std::mem::take(&mut self.stopped) {
-            self.notifier.notify(Event::Resume);
+        let was_stopped = std::mem::take(&mut self.stopped);
+        self.writer.resume().inspect_err(|error| {
+            // On most ways here another error is the one that is reported.
+            if !matches!(error.cause(), Some(WriterError::Gone { .. })) {
+                let (who, why) = (self.writer.describe(), error.one_line());
+                self.stats.notice(format!("cannot resume {who}: {why}"));
+            }
+        })?;
+        if was_stopped {
+            self.stats.notifier().notify(Event::Resume);
         }
         Ok(())
     }
     fn check_stopped(&mut self) -> Result<()> {
-        if let Some(search) = self.search.take() {
-            self.claim.check_found(search)?;
-        }
         self.writer.check_stopped()
     }
     fn release(&mut self) {

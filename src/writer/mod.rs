@@ -1,7 +1,8 @@
 //! What writes the guest's RAM, and how to stop it.
 //!
 //! A migration sends the last changes while nothing writes. [`Writer`] is how it gets there:
-//! [`Processes`] stops processes by their PIDs, [`Commands`] runs commands of the user's. A stopped
+//! [`QemuWriter`] asks a QEMU to stop its guest, [`Processes`] stops processes by their PIDs, [`Commands`]
+//! runs commands of the user's. A stopped
 //! writer is resumed whatever goes wrong: by [`Stopped`] on every way out, and by a [`guard`]
 //! process if this one is killed. Only [`Writer::release`] ends that.
 //!
@@ -15,12 +16,14 @@ pub mod guard;
 mod held;
 mod lock;
 mod process;
+mod qmp;
 mod still;
 pub mod users;
 
 pub use choice::WriterChoice;
 pub use command::Commands;
 pub use process::Processes;
+pub use qmp::{QemuError, QemuWriter};
 pub(crate) use still::{Still, digest};
 
 use std::fmt;
@@ -239,17 +242,6 @@ pub enum WriterError {
         thread: u32,
         /// The thread's state as in `/proc/PID/stat`.
         state: char,
-    },
-    /// It was stopped for the last round, ran again, and is stopped now.
-    #[error(
-        "process {pid} was resumed by another program while its last pages were sent, and stopped again (its \
-         thread {thread} ran): what arrived is not its RAM any more"
-    )]
-    ContinuedForAWhile {
-        /// Its PID.
-        pid: u32,
-        /// The first thread that ran.
-        thread: u32,
     },
     /// It did not stop in time.
     #[error(

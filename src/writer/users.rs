@@ -77,6 +77,16 @@ pub fn writers_of<P: AsRef<Path>>(files: &[P]) -> io::Result<Writers> {
     Ok(writers)
 }
 
+/// Whether a process maps this file shared and may write to the mapping.
+///
+/// # Errors
+/// When the file or the process cannot be examined.
+pub(super) fn maps_writable(pid: u32, file: &Path) -> io::Result<bool> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let maps = fs::read(process.join("maps"))?;
+    finds_writable(&process, &maps, &[Wanted::of(file)?])
+}
+
 /// A file, as it is found again in another process.
 struct Wanted {
     identity: (u64, u64),
@@ -123,7 +133,7 @@ fn can_write(process: &Path, wanted: &[Wanted]) -> io::Result<bool> {
         // A kernel thread, or a process whose main thread has ended: the others tell.
         return others_can_write(process, wanted);
     }
-    Ok(opens_for_writing(process, wanted)? || maps_writable(process, &maps, wanted)?)
+    Ok(opens_for_writing(process, wanted)? || finds_writable(process, &maps, wanted)?)
 }
 
 fn others_can_write(process: &Path, wanted: &[Wanted]) -> io::Result<bool> {
@@ -136,7 +146,7 @@ fn others_can_write(process: &Path, wanted: &[Wanted]) -> io::Result<bool> {
         let maps = fs::read(thread.join("maps"))?;
         if !maps.is_empty() {
             return Ok(
-                opens_for_writing(&thread, wanted)? || maps_writable(&thread, &maps, wanted)?
+                opens_for_writing(&thread, wanted)? || finds_writable(&thread, &maps, wanted)?
             );
         }
     }
@@ -165,7 +175,7 @@ fn opens_for_writing(process: &Path, wanted: &[Wanted]) -> io::Result<bool> {
     Ok(false)
 }
 
-fn maps_writable(process: &Path, maps: &[u8], wanted: &[Wanted]) -> io::Result<bool> {
+fn finds_writable(process: &Path, maps: &[u8], wanted: &[Wanted]) -> io::Result<bool> {
     for line in maps.split(|&byte| byte == b'\n') {
         let Some(mapping) = Mapping::parse(line).filter(|mapping| mapping.is_shared()) else {
             continue;

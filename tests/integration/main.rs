@@ -37,3 +37,4 @@ mod tables;
 mod texts;
 mod versions;
 mod writer;
+mod writer_qmp;

@@ -30,24 +30,6 @@ fn the_command_line_is_sound() {
 }
 
 #[test]
-fn a_monitor_is_a_path_or_an_address() {
-    let unix = |path: &str| Ok(Address::Unix(path.into()));
-    assert_eq!(monitor("/run/m.sock"), unix("/run/m.sock"));
-    assert_eq!(monitor("unix:m"), unix("m"));
-    assert_eq!(monitor("./tcp:1"), unix("./tcp:1"));
-    assert_eq!(monitor("a:b"), unix("a:b"));
-    assert_eq!(
-        monitor("tcp:[::1]:4").map(|to| to.to_string()),
-        Ok("tcp:[::1]:4".to_owned())
-    );
-    for text in ["fd:3", "exec:x", "file:x", "tcp:x", "unix:", ""] {
-        let why = monitor(text).expect_err(text);
-        assert!(why.contains("tcp:HOST:PORT"), "{why}");
-    }
-    assert!(monitor(&"x".repeat(108)).is_err());
-}
-
-#[test]
 fn minus_one_leaves_alone_and_other_negatives_are_refused() {
     let args = parameters_of(&["--level", "-1", "--threads=-1", "--dthreads", "4"]);
     args.check().unwrap();

@@ -8,6 +8,7 @@ use crate::caps::Capability;
 use crate::control::live::{LiveError, LiveOptions};
 use crate::control::{Control, ControlError, Migration, RunState};
 use crate::image::ImageFormat;
+use crate::qmp;
 use crate::source::Live;
 use crate::stats::Status;
 use crate::transport::Address;
@@ -310,6 +311,10 @@ fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
 fn live(this: &Executor<'_>, arguments: &mut Arguments) -> Result<Option<Live>, QmpError> {
     let options = LiveOptions {
         live: arguments.boolean("live")?,
+        qmp: arguments
+            .string("qmp")?
+            .map(|text| qmp::socket_path(&text).map_err(QmpError::generic))
+            .transpose()?,
         pids: arguments.numbers("pid")?,
         stop: arguments.string("stop-command")?,
         resume: arguments.string("resume-command")?,

@@ -1,9 +1,10 @@
 //! A program that runs in a QEMU: it counts, writes all over its memory as it goes, and says how
 //! far it is, so that a test can see whether it went on where it was.
 
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
-use crate::support::Folder;
+use crate::support::{Dice, Folder};
 
 /// It says at regular intervals how far it is.
 const STEPS_PER_LINE: u32 = 0x1000;
@@ -65,13 +66,72 @@ const CODE: &[u8] = &[
     0xc3,                               // 6b        ret
 ];
 
-/// A floppy disk that boots the program.
-pub(crate) fn boot_floppy(folder: &Folder) -> PathBuf {
-    let mut sector = CODE.to_vec();
+/// Where the reader of a disk counts what it has read.
+const READS: usize = 0x610;
+
+/// A boot sector that reads its disk, 32 KiB at a time over and over, into the memory from [`SWEEP_START`]
+/// to [`SWEEP_END`]. What it asks the firmware for is described at 0x600.
+#[rustfmt::skip]
+const READER: &[u8] = &[
+    0xfa,                               // 00        cli
+    0x66, 0x31, 0xc0,                   // 01        xor  eax, eax
+    0x8e, 0xd8,                         // 04        mov  ds, ax
+    0x8e, 0xd0,                         // 06        mov  ss, ax
+    0xbc, 0x00, 0x70,                   // 08        mov  sp, 0x7000
+    0xfb,                               // 0b        sti
+    0x66, 0xc7, 0x06, 0x00, 0x06,       // 0c        mov  dword [0x600], 0x400010
+    0x10, 0x00, 0x40, 0x00,             //                                   64 sectors
+    0x66, 0xc7, 0x06, 0x04, 0x06,       // 15        mov  dword [0x604], 0x10000000
+    0x00, 0x00, 0x00, 0x10,             //                                   to segment 0x1000
+    0x66, 0xa3, 0x08, 0x06,             // 1e        mov  [0x608], eax       from sector 0
+    0x66, 0xa3, 0x0c, 0x06,             // 22        mov  [0x60c], eax
+    0x66, 0xa3, 0x10, 0x06,             // 26        mov  [0x610], eax
+    0xb4, 0x42,                         // 2a next:  mov  ah, 0x42
+    0xb2, 0x80,                         // 2c        mov  dl, 0x80
+    0xbe, 0x00, 0x06,                   // 2e        mov  si, 0x600
+    0xcd, 0x13,                         // 31        int  0x13
+    0x72, 0xf5,                         // 33        jc   next
+    0x66, 0xff, 0x06, 0x10, 0x06,       // 35        inc  dword [0x610]
+    0x83, 0x06, 0x08, 0x06, 0x40,       // 3a        add  word [0x608], 64
+    0x81, 0x26, 0x08, 0x06, 0xff, 0x1f, // 3f        and  word [0x608], 0x1fff
+    0x81, 0x06, 0x06, 0x06, 0x00, 0x08, // 45        add  word [0x606], 0x800
+    0x81, 0x3e, 0x06, 0x06, 0x00, 0x80, // 4b        cmp  word [0x606], 0x8000
+    0x72, 0xd7,                         // 51        jb   next
+    0xc7, 0x06, 0x06, 0x06, 0x00, 0x10, // 53        mov  word [0x606], 0x1000
+    0xeb, 0xcf,                         // 59        jmp  next
+];
+
+/// A hard disk of 4 MiB that boots the reader.
+pub(crate) fn reader_disk(folder: &Folder) -> PathBuf {
+    let mut disk = boot_sector(READER);
+    let mut dice = Dice::new(12);
+    while disk.len() < 4 << 20 {
+        disk.extend_from_slice(&dice.next().to_le_bytes());
+    }
+    let path = folder.path("disk");
+    std::fs::write(&path, disk).unwrap();
+    path
+}
+
+/// How often the reader has read, by its RAM.
+pub(crate) fn reads(ram: &Path) -> u32 {
+    let mut bytes = [0; 4];
+    let ram = std::fs::File::open(ram).unwrap();
+    ram.read_exact_at(&mut bytes, READS as u64).unwrap();
+    u32::from_le_bytes(bytes)
+}
+
+fn boot_sector(code: &[u8]) -> Vec<u8> {
+    let mut sector = code.to_vec();
     sector.resize(510, 0);
     sector.extend_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+/// A floppy disk that boots the program.
+pub(crate) fn boot_floppy(folder: &Folder) -> PathBuf {
     let path = folder.path("floppy");
-    std::fs::write(&path, sector).unwrap();
+    std::fs::write(&path, boot_sector(CODE)).unwrap();
     path
 }
 

@@ -56,6 +56,7 @@ mod ours;
 mod pairs;
 mod to_qemu;
 mod trouble;
+mod writer;
 
 /// The tests that the table of QEMU's own tests names are there.
 #[test]

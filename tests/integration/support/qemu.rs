@@ -458,6 +458,12 @@ impl Qemu {
         self.wait()
     }
 
+    /// Kills it.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits until it has ended by itself.
     pub(crate) fn wait(mut self) -> Gone {
         while self.monitor.message().is_some() {}

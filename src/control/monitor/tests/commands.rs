@@ -112,15 +112,19 @@ fn what_is_sent_is_what_was_said_or_the_default() {
     );
     client.done(
         "migrate",
+        json!({"uri": "tcp:h:1", "qmp": "unix:q", "paused-ok": true}),
+    );
+    client.done(
+        "migrate",
         json!({"uri": "tcp:h:1", "fuzzy": true, "live": true}),
     );
     client.done(
         "migrate",
         json!({"uri": "tcp:h:1", "fuzzy": false, "live": false}),
     );
-    assert_eq!(bench.fake.calls(), ["migrate"; 5]);
+    assert_eq!(bench.fake.calls(), ["migrate"; 6]);
     let state = bench.fake.state();
-    let [plain, all, pids, fuzzy, still] = &state.sent[..] else {
+    let [plain, all, pids, qmp, fuzzy, still] = &state.sent[..] else {
         panic!("{:?}", state.sent);
     };
     assert_eq!(plain.address.to_string(), "unix:r.sock");
@@ -153,6 +157,17 @@ fn what_is_sent_is_what_was_said_or_the_default() {
         }
         other => panic!("{other:?}"),
     }
+    match writer(qmp) {
+        Some(WriterChoice::Qmp {
+            socket,
+            guard,
+            paused_ok,
+        }) => {
+            assert_eq!((socket, paused_ok), ("q".into(), true));
+            assert_eq!(guard, Some("/the/program".into()));
+        }
+        other => panic!("{other:?}"),
+    }
     assert!(matches!(writer(fuzzy), Some(WriterChoice::Fuzzy)));
     assert!(still.live.is_none());
 }
@@ -161,7 +176,7 @@ fn what_is_sent_is_what_was_said_or_the_default() {
 fn what_makes_no_sense_is_not_sent() {
     let bench = bench();
     let mut client = bench.client();
-    let ways = "'pid', 'stop-command' and 'fuzzy' exclude each other: give one of them";
+    let ways = "'qmp', 'pid', 'stop-command' and 'fuzzy' exclude each other: give one of them";
     declines(
         &mut client,
         "migrate",
@@ -235,6 +250,15 @@ fn what_makes_no_sense_is_not_sent() {
                 ways,
             ),
             (
+                json!({"uri": "tcp:h:1", "image": "i", "pid": [1], "qmp": "q"}),
+                ways,
+            ),
+            (
+                json!({"uri": "tcp:h:1", "image": "i", "qmp": "tcp:h:1"}),
+                "invalid QMP socket tcp:h:1: allowed are a path and unix:PATH, because only of a Unix \
+                 socket the system tells which process listens",
+            ),
+            (
                 json!({"uri": "tcp:h:1", "image": "i", "stop-command": "s", "resume-command": "r", "fuzzy": true}),
                 ways,
             ),
@@ -252,7 +276,7 @@ fn what_makes_no_sense_is_not_sent() {
             ),
             (
                 json!({"uri": "tcp:h:1", "image": "i", "live": true}),
-                "'live' needs to know how to stop the writer: give 'pid', or 'stop-command' with \
+                "'live' needs to know how to stop the writer: give 'qmp' (a QEMU), 'pid', or 'stop-command' with \
                  'resume-command'; or 'fuzzy', for a copy that is not a point-in-time snapshot",
             ),
         ],

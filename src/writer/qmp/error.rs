@@ -1,0 +1,174 @@
+//! What can go wrong with a QEMU as a writer.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::QemuWriter;
+use crate::error::{Error, Kind};
+use crate::qmp::ClientError;
+use crate::units::format_duration;
+
+/// What can go wrong with a QEMU as a writer, besides its [monitor](ClientError).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QemuError {
+    /// The monitor is another program's.
+    #[error(
+        "the monitor at {socket} is {product}, not a QEMU: pass the QMP socket of the QEMU that runs the guest"
+    )]
+    NotQemu {
+        /// The monitor's address.
+        socket: String,
+        /// What it calls itself.
+        product: String,
+    },
+    /// The listener's PID is not known here.
+    #[error(
+        "cannot identify the process that listens at {socket}: it is in another PID namespace; run \
+         ramferry where the QEMU runs"
+    )]
+    Unidentified {
+        /// The monitor's address.
+        socket: String,
+    },
+    /// The guest is paused.
+    #[error(
+        "the guest of the QEMU at {socket} is not running (state {state}: {why}): it may have been handed \
+         over to a destination that runs it now; if it has not, resume it first (QMP command cont), or pass \
+         --paused-ok to migrate it as a paused guest, which stays paused"
+    )]
+    Paused {
+        /// The monitor's address.
+        socket: String,
+        /// QEMU's name of the state.
+        state: String,
+        /// What it means.
+        why: &'static str,
+    },
+    /// A guest in this state is not migrated.
+    #[error("the guest of the QEMU at {socket} cannot be migrated in state {state}: {why}")]
+    WrongState {
+        /// The monitor's address.
+        socket: String,
+        /// QEMU's name of the state.
+        state: String,
+        /// What it means.
+        why: &'static str,
+    },
+    /// QEMU itself migrates the guest.
+    #[error(
+        "the QEMU at {socket} migrates its guest itself (status {status}): wait for that migration to end, \
+         or cancel it"
+    )]
+    Migrating {
+        /// The monitor's address.
+        socket: String,
+        /// QEMU's name of the migration's status.
+        status: String,
+    },
+    /// The image is not what the guest's RAM is in.
+    #[error(
+        "'{}' is not the RAM of the QEMU at {socket}: process {pid} does not map it shared and writable; \
+         pass the file of its memory-backend-file, which needs share=on", image.display()
+    )]
+    NotItsRam {
+        /// The monitor's address.
+        socket: String,
+        /// The QEMU's PID.
+        pid: u32,
+        /// The image.
+        image: PathBuf,
+    },
+    /// QEMU has no result for `stop`.
+    #[error(
+        "the guest of the QEMU at {socket} did not stop within {}: QEMU first completes the guest's disk \
+         I/O; raise timeout if its disks are slow",
+        format_duration(*limit)
+    )]
+    DidNotStop {
+        /// The monitor's address.
+        socket: String,
+        /// How long it had.
+        limit: Duration,
+    },
+    /// The guest's state is none that `stop` leads to.
+    #[error("the guest of the QEMU at {socket} is in state {state} after it was stopped: {why}")]
+    NotStopped {
+        /// The monitor's address.
+        socket: String,
+        /// QEMU's name of the state.
+        state: String,
+        /// What it means.
+        why: &'static str,
+    },
+    /// It was stopped for the last round, and runs or ran again.
+    #[error(
+        "the guest of the QEMU at {socket} was resumed by another client while its last pages were sent \
+         ({sign}): what arrived is not its RAM any more"
+    )]
+    Resumed {
+        /// The monitor's address.
+        socket: String,
+        /// What says so.
+        sign: String,
+    },
+    /// Events were dropped, of which one may have said that the guest was resumed.
+    #[error(
+        "cannot tell whether the guest of the QEMU at {socket} was resumed while its last pages were sent: \
+         it sent too many events to keep them"
+    )]
+    EventsLost {
+        /// The monitor's address.
+        socket: String,
+    },
+    /// QEMU declines a command.
+    #[error("the QEMU at {socket} refuses {command}")]
+    Declined {
+        /// The monitor's address.
+        socket: String,
+        /// The command.
+        command: &'static str,
+        /// Its words.
+        source: ClientError,
+    },
+    /// The connection has ended. (Its process may not show as ended yet when that is why.)
+    #[error("the QEMU at {socket} (process {pid}) has ended, or closed its monitor")]
+    Lost {
+        /// The monitor's address.
+        socket: String,
+        /// The QEMU's PID.
+        pid: u32,
+        /// How the connection ended.
+        source: ClientError,
+    },
+    /// The guest was not resumed, after something else went wrong.
+    #[error("{error}; and its guest stays paused: {why}{hint}")]
+    StaysPaused {
+        /// What went wrong first.
+        error: String,
+        /// Why the guest is not resumed.
+        why: String,
+        /// What happens next, or what to do.
+        hint: &'static str,
+    },
+}
+
+impl QemuError {
+    pub(in crate::writer) fn not_its_ram(qemu: &QemuWriter, image: &Path) -> QemuError {
+        QemuError::NotItsRam {
+            socket: qemu.socket().to_owned(),
+            pid: qemu.pid(),
+            image: image.to_owned(),
+        }
+    }
+}
+
+impl From<QemuError> for Error {
+    fn from(error: QemuError) -> Error {
+        let kind = match error {
+            QemuError::NotQemu { .. } | QemuError::NotItsRam { .. } => Kind::Usage,
+            _ => Kind::Failed,
+        };
+        Error::new(kind, error)
+    }
+}

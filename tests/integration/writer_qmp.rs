@@ -1,0 +1,513 @@
+//! A QEMU as the writer, played by a script: what it may say, or fail to say, and what becomes of its
+//! guest. Real ones are in `qemu::writer`.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use ramferry::transport::Abort;
+use ramferry::writer::{QemuWriter, Writer};
+use ramferry::{Error, Kind};
+use serde_json::{Value, json};
+
+use crate::support::{Folder, run, until, watchdog};
+
+const LONG: Duration = Duration::from_secs(60);
+/// For what is not going to come.
+const SHORT: Duration = Duration::from_millis(100);
+/// For what is not going to come after something else that has to.
+const SOME: Duration = Duration::from_secs(2);
+const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}"#;
+
+/// The QEMU's end.
+struct Far(BufReader<UnixStream>);
+
+impl Far {
+    fn say(&mut self, text: &str) {
+        // A client that has gone is its own affair.
+        let _ = self.0.get_mut().write_all(format!("{text}\r\n").as_bytes());
+    }
+
+    /// The next line as it came; empty when the client is gone.
+    fn hear_line(&mut self) -> Vec<u8> {
+        let mut line = Vec::new();
+        let _ = self.0.read_until(b'\n', &mut line);
+        line
+    }
+
+    /// The next command, and its id.
+    #[track_caller]
+    fn hear(&mut self, command: &str) -> Value {
+        let line = self.hear_line();
+        let request: Value = serde_json::from_slice(&line)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&line)));
+        assert_eq!(request["execute"], command, "{request}");
+        request["id"].clone()
+    }
+
+    #[track_caller]
+    fn answer(&mut self, command: &str, value: &Value) {
+        let id = self.hear(command);
+        self.say(&json!({"return": value, "id": id}).to_string());
+    }
+
+    #[track_caller]
+    fn status(&mut self, state: &str) {
+        self.answer(
+            "query-status",
+            &json!({"status": state, "running": state == "running"}),
+        );
+    }
+
+    #[track_caller]
+    fn greet(&mut self) {
+        self.say(GREETING);
+        self.answer("qmp_capabilities", &json!({}));
+    }
+
+    #[track_caller]
+    fn greet_running(&mut self) {
+        self.greet();
+        self.status("running");
+        self.answer("query-migrate", &json!({}));
+    }
+
+    #[track_caller]
+    fn stops(&mut self) {
+        self.status("running");
+        let id = self.hear("stop");
+        self.say(r#"{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}"#);
+        self.say(&json!({"return": {}, "id": id}).to_string());
+        self.status("paused");
+    }
+
+    #[track_caller]
+    fn resumes(&mut self) {
+        self.status("paused");
+        self.answer("cont", &json!({}));
+    }
+
+    #[track_caller]
+    fn hangs_up(&mut self) {
+        let line = self.hear_line();
+        assert!(line.is_empty(), "{:?}", String::from_utf8_lossy(&line));
+    }
+}
+
+/// A QEMU that does this to its one client.
+struct Scene {
+    _folder: Folder,
+    socket: PathBuf,
+    abort: Arc<Abort>,
+    far: JoinHandle<()>,
+}
+
+impl Scene {
+    fn new(script: impl FnOnce(&mut Far) + Send + 'static) -> Scene {
+        let folder = Folder::new();
+        let socket = folder.path("qmp");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let far = thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            script(&mut Far(BufReader::new(stream)));
+        });
+        Scene {
+            _folder: folder,
+            socket,
+            abort: Arc::new(Abort::new().unwrap()),
+            far,
+        }
+    }
+
+    fn open_with(&self, paused_ok: bool, limit: Duration) -> Result<QemuWriter, Error> {
+        let guard = PathBuf::from(env!("CARGO_BIN_EXE_ramferry"));
+        let abort = Arc::clone(&self.abort);
+        QemuWriter::open(&self.socket, Some(&guard), paused_ok, limit, abort)
+    }
+
+    fn open(&self) -> QemuWriter {
+        self.open_with(false, LONG).unwrap()
+    }
+
+    /// The script had nothing to object.
+    fn end(self) {
+        if let Err(panic) = self.far.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[track_caller]
+fn refused(paused_ok: bool, words: &[&str], script: impl FnOnce(&mut Far) + Send + 'static) {
+    refused_within(LONG, paused_ok, words, script);
+}
+
+#[track_caller]
+fn refused_within(
+    limit: Duration,
+    paused_ok: bool,
+    words: &[&str],
+    script: impl FnOnce(&mut Far) + Send + 'static,
+) {
+    let scene = Scene::new(script);
+    let error = scene.open_with(paused_ok, limit).unwrap_err();
+    let line = error.one_line();
+    for words in words {
+        assert!(line.contains(words), "no {words:?} in {line}");
+    }
+    scene.end();
+}
+
+#[test]
+fn it_stops_is_looked_at_again_and_is_resumed_or_released() {
+    watchdog!();
+    let scene = Scene::new(|far| {
+        far.greet_running();
+        for _ in 0..2 {
+            far.stops();
+            far.resumes();
+        }
+        far.stops();
+        far.say(r#"{"event": "BLOCK_JOB_COMPLETED", "data": {}}"#);
+        far.status("paused");
+        far.hangs_up();
+    });
+    let mut writer = scene.open();
+    assert_eq!(writer.pid(), std::process::id());
+    assert!(!writer.throttle(50).unwrap());
+    writer.resume().unwrap();
+    writer.stop(LONG).unwrap();
+    writer.stop(LONG).unwrap();
+    writer.resume().unwrap();
+    writer.resume().unwrap();
+    writer.stop(LONG).unwrap();
+    writer.resume().unwrap();
+    writer.stop(LONG).unwrap();
+    writer.check_stopped().unwrap();
+    writer.release();
+    let error = writer.resume().unwrap_err();
+    assert!(error.one_line().contains("was handed over"), "{error}");
+    drop(writer);
+    scene.end();
+}
+
+#[test]
+fn a_guest_in_another_state_than_running_is_refused_by_its_name() {
+    watchdog!();
+    for (state, words) in [
+        ("paused", "--paused-ok"),
+        ("prelaunch", "--paused-ok"),
+        ("io-error", "--paused-ok"),
+        ("postmigrate", "the destination may run it"),
+        ("inmigrate", "waits for an incoming migration"),
+        ("suspended", "wake it up"),
+        ("shutdown", "has shut down"),
+        ("internal-error", "reset it"),
+        ("new-state", "not known"),
+    ] {
+        let name = format!("state {state}");
+        refused(false, &[&name, words], move |far| {
+            far.greet();
+            far.status(state);
+        });
+    }
+    refused(true, &["state shutdown"], |far| {
+        far.greet();
+        far.status("shutdown");
+    });
+    refused(
+        false,
+        &["migrates its guest itself (status active)"],
+        |far| {
+            far.greet();
+            far.status("running");
+            far.answer("query-migrate", &json!({"status": "active"}));
+        },
+    );
+}
+
+#[test]
+fn what_is_not_a_qemu_that_answers_is_named() {
+    watchdog!();
+    let taken = ["gave no greeting within 100", "another client"];
+    refused_within(SHORT, false, &taken, Far::hangs_up);
+    refused(false, &["hung up before its greeting"], |_| {});
+    refused(false, &["does not speak QMP"], |far| far.say("220 mail"));
+    let ours = r#"{"QMP": {"version": {"package": "ramferry 0.1.0"}, "capabilities": []}}"#;
+    refused(false, &["not a QEMU", "ramferry 0.1.0"], |far| {
+        far.say(ours);
+        far.answer("qmp_capabilities", &json!({}));
+    });
+    let silent = ["no answer to query-status within 2"];
+    refused_within(SOME, false, &silent, |far| {
+        far.greet();
+        far.hear("query-status");
+        far.hangs_up();
+    });
+    refused(false, &["more than 16 MiB"], |far| {
+        far.greet();
+        far.hear("query-status");
+        far.say(&" ".repeat(17 << 20));
+    });
+    refused(false, &["refuses query-status", "no such thing"], |far| {
+        far.greet();
+        let id = far.hear("query-status");
+        let error = json!({"class": "CommandNotFound", "desc": "no such thing"});
+        far.say(&json!({"error": error, "id": id}).to_string());
+    });
+    let folder = Folder::new();
+    let image = folder.image("ram", &[]);
+    for (socket, words) in [
+        ("tcp:h:1", "invalid QMP socket"),
+        ("fd:3", "invalid monitor address"),
+    ] {
+        let image = image.to_str().unwrap();
+        run(&["send", image, "unix:x", "--live", "--qmp", socket]).failed_with(2, &[words]);
+    }
+}
+
+#[test]
+fn a_guest_that_another_client_resumed_is_left_to_that_client() {
+    watchdog!();
+    for (event, state) in [(true, "paused"), (false, "running")] {
+        let scene = Scene::new(move |far| {
+            far.greet_running();
+            far.stops();
+            if event {
+                far.say(r#"{"event": "RESUME"}"#);
+            }
+            far.status(state);
+            // Neither this nor the guard says anything more.
+            far.hangs_up();
+        });
+        let mut writer = scene.open();
+        writer.stop(LONG).unwrap();
+        let line = writer.check_stopped().unwrap_err().one_line();
+        assert!(line.contains("was resumed by another client"), "{line}");
+        writer.resume().unwrap();
+        drop(writer);
+        scene.end();
+    }
+    // On another way out, without the last look.
+    let scene = Scene::new(|far| {
+        far.greet_running();
+        far.stops();
+        far.say(r#"{"event": "RESUME"}"#);
+        far.status("paused");
+        far.hangs_up();
+    });
+    let mut writer = scene.open();
+    writer.stop(LONG).unwrap();
+    writer.resume().unwrap();
+    drop(writer);
+    scene.end();
+}
+
+#[test]
+fn a_guest_that_is_paused_meanwhile_is_left_so() {
+    watchdog!();
+    let scene = Scene::new(|far| {
+        far.greet_running();
+        far.say(r#"{"event": "STOP"}"#);
+        far.status("paused");
+        far.status("paused");
+        far.hangs_up();
+    });
+    let mut writer = scene.open();
+    writer.stop(LONG).unwrap();
+    writer.check_stopped().unwrap();
+    writer.resume().unwrap();
+    drop(writer);
+    scene.end();
+}
+
+#[test]
+fn a_guest_that_does_not_stop_or_fails_is_named_and_resumed_only_if_it_is_paused() {
+    watchdog!();
+    let scene = Scene::new(|far| {
+        far.greet_running();
+        far.status("running");
+        let id = far.hear("stop");
+        far.say(&json!({"error": {"class": "GenericError", "desc": "There is a dump in progress"}, "id": id}).to_string());
+        // Not stopped, as QEMU says.
+        far.status("running");
+        far.status("running");
+        far.answer("stop", &json!({}));
+        far.status("guest-panicked");
+        far.status("guest-panicked");
+        far.hangs_up();
+    });
+    let mut writer = scene.open();
+    let line = writer.stop(LONG).unwrap_err().one_line();
+    assert!(line.contains("refuses stop: There is a dump"), "{line}");
+    let line = writer.stop(LONG).unwrap_err().one_line();
+    assert!(line.contains("in state guest-panicked"), "{line}");
+    drop(writer);
+    scene.end();
+}
+
+#[test]
+fn an_answer_that_comes_late_is_passed_over_and_the_guest_resumed() {
+    watchdog!();
+    let scene = Scene::new(|far| {
+        far.greet_running();
+        far.status("running");
+        let id = far.hear("stop");
+        // Only now does the limit of `stop` end, and the guest stops all the same.
+        let asked = far.hear("query-status");
+        far.say(r#"{"event": "STOP"}"#);
+        far.say(&json!({"return": {}, "id": id}).to_string());
+        far.say(&json!({"return": {"status": "paused"}, "id": asked}).to_string());
+        far.answer("cont", &json!({}));
+        far.hangs_up();
+    });
+    let mut writer = scene.open();
+    let line = writer.stop(SHORT).unwrap_err().one_line();
+    assert!(line.contains("did not stop within 100"), "{line}");
+    assert!(
+        line.contains("disk I/O") && !line.contains("stays"),
+        "{line}"
+    );
+    drop(writer);
+    scene.end();
+}
+
+#[test]
+fn an_abort_ends_the_wait_for_a_guest_to_stop_and_it_is_resumed() {
+    watchdog!();
+    let (heard, stopping) = std::sync::mpsc::channel();
+    let scene = Scene::new(move |far| {
+        far.greet_running();
+        far.status("running");
+        let id = far.hear("stop");
+        heard.send(()).unwrap();
+        let asked = far.hear("query-status");
+        far.say(&json!({"return": {}, "id": id}).to_string());
+        far.say(&json!({"return": {"status": "paused"}, "id": asked}).to_string());
+        far.answer("cont", &json!({}));
+        far.hangs_up();
+    });
+    let mut writer = scene.open();
+    let abort = Arc::clone(&scene.abort);
+    thread::spawn(move || {
+        stopping.recv().unwrap();
+        abort.raise();
+    });
+    let error = writer.stop(LONG).unwrap_err();
+    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    drop(writer);
+    scene.end();
+}
+
+#[test]
+fn a_qemu_that_hangs_is_waited_for_by_the_guard_which_takes_over_in_the_middle() {
+    watchdog!();
+    let (come_back, waits) = std::sync::mpsc::channel::<()>();
+    let scene = Scene::new(move |far| {
+        far.greet_running();
+        far.status("running");
+        let id = far.hear("stop");
+        let asked = far.hear("query-status");
+        waits.recv().unwrap();
+        // The migration has failed, and its program has ended for all that QEMU knows. It answers
+        // what it was asked, half of which went to the program.
+        far.say(&json!({"return": {}, "id": id}).to_string());
+        far.say(&json!({"return": {"status": "paused"}, "id": asked}).to_string());
+        assert_eq!(far.hear_line(), b"\xff\n");
+        far.say(r#"{"error": {"class": "GenericError", "desc": "JSON parse error"}}"#);
+        far.say(r#"ain"}, "id": "ramferry-9"}"#);
+        let id = far.hear("query-status");
+        assert_eq!(id, "ramferry-guard-1");
+        far.say(r#"{"event": "STOP"}"#);
+        far.say(&json!({"return": {"status": "paused"}, "id": id}).to_string());
+        far.answer("cont", &json!({}));
+        far.hangs_up();
+    });
+    let mut writer = scene.open_with(false, SOME).unwrap();
+    let line = writer.stop(SHORT).unwrap_err().one_line();
+    for words in [
+        "did not stop",
+        "stays paused: ",
+        "no answer to query-status",
+        "a guard waits",
+    ] {
+        assert!(line.contains(words), "{line}");
+    }
+    drop(writer);
+    come_back.send(()).unwrap();
+    scene.end();
+}
+
+#[test]
+fn a_qemu_that_hangs_up_is_named() {
+    watchdog!();
+    let scene = Scene::new(|far| {
+        far.greet_running();
+        far.status("running");
+        far.hear("stop");
+    });
+    let mut writer = scene.open();
+    let line = writer.stop(LONG).unwrap_err().one_line();
+    let words = format!(
+        "(process {}) has ended, or closed its monitor",
+        std::process::id()
+    );
+    for words in [&words, "resume its guest with the QMP command cont"] {
+        assert!(line.contains(words), "{line}");
+    }
+    drop(writer);
+    scene.end();
+}
+
+#[test]
+fn one_migration_at_a_time_has_hold_of_a_qemu() {
+    watchdog!();
+    let first = Scene::new(|far| {
+        far.greet_running();
+        far.hangs_up();
+    });
+    let writer = first.open();
+    let second = Scene::new(Far::greet);
+    let error = second.open_with(false, LONG).unwrap_err();
+    assert!(
+        error.one_line().contains("is being migrated already"),
+        "{error}"
+    );
+    drop(writer);
+    first.end();
+    second.end();
+}
+
+#[test]
+fn a_guard_that_is_gone_is_noticed_before_the_guest_is_stopped() {
+    watchdog!();
+    let scene = Scene::new(|far| {
+        far.greet_running();
+        far.status("running");
+        far.hangs_up();
+    });
+    let mut writer = scene.open();
+    let guard = guard_of_this_process();
+    crate::support::signal(guard, rustix::process::Signal::KILL);
+    until(|| !std::fs::read(format!("/proc/{guard}/cmdline")).is_ok_and(|line| !line.is_empty()));
+    let line = writer.stop(LONG).unwrap_err().one_line();
+    assert!(
+        line.contains("the guard") && line.contains("has ended"),
+        "{line}"
+    );
+    drop(writer);
+    scene.end();
+}
+
+fn guard_of_this_process() -> u32 {
+    let own = std::process::id();
+    let children = format!("/proc/{own}/task");
+    let threads = std::fs::read_dir(children).unwrap();
+    let children: String = threads
+        .map(|thread| std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap())
+        .collect();
+    children.split_whitespace().next().unwrap().parse().unwrap()
+}
