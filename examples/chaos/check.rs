@@ -302,13 +302,16 @@ impl Checked<'_> {
                 (true, true) | (false, false) => errors == 1,
                 (true, false) => errors == 1 || errors == 2,
             };
-            let is_lost =
-                plan.path == plan::Path::Pipe || self.fired(|what| *what == What::FileLimit);
+            let is_asked = plan.monitored && end == End::Source;
+            let is_lost = plan.path == plan::Path::Pipe
+                || is_asked
+                || self.fired(|what| *what == What::FileLimit);
             if !(expected || is_lost) {
                 let what = format!("{errors} errors with {code} by the {end:?}: {}", last(err));
                 verdict.add(Category::Message, what);
             }
-            if args.iter().any(|arg| arg == "--json") && has_room {
+            let has_json = is_asked || args.iter().any(|arg| arg == "--json");
+            if has_json && has_room {
                 check_json(end, code, out, verdict);
             }
         }

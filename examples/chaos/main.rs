@@ -25,6 +25,7 @@ mod actor;
 mod check;
 mod child;
 mod dice;
+mod monitored;
 mod one;
 mod plan;
 mod relay;

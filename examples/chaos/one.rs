@@ -293,6 +293,7 @@ impl Plan {
             faults: Vec::new(),
             disk: crate::plan::Disk::Roomy,
             twice: false,
+            monitored: false,
             path: match self.path {
                 Path::Exec => Path::File,
                 path => path,

@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) disk: Disk,
     pub(crate) send: Vec<String>,
     pub(crate) receive: Vec<String>,
+    /// The source is a waiting monitor, which is told to migrate.
+    pub(crate) monitored: bool,
     pub(crate) clients: Vec<Client>,
     pub(crate) faults: Vec<Fault>,
     /// A second live send of the same writer at the same time, to a destination of its own.
@@ -276,6 +278,7 @@ impl Plan {
             disk: Disk::Roomy,
             send: Vec::new(),
             receive: Vec::new(),
+            monitored: false,
             clients: Vec::new(),
             faults: Vec::new(),
             twice: false,
@@ -331,6 +334,7 @@ impl Plan {
         ];
         let more = [
             (self.guest.folder, "folder"),
+            (self.monitored, "monitored"),
             (self.full.is_some(), "no room for a report"),
             (self.twice, "twice"),
             (!self.clients.is_empty(), "monitor"),
@@ -559,6 +563,15 @@ impl Plan {
         self.twice = self.writer().is_some_and(|writer| !writer.by_commands)
             && self.path == Path::Unix
             && dice.one_in(8);
+        let signals = [What::Terminate(End::Source), What::Interrupt(End::Source)];
+        // What becomes of a migration is not asked in time if its monitor is ended by a signal.
+        self.monitored = self.path.has_relay()
+            && dice.one_in(6)
+            && !self.twice
+            && !self.has(|what| signals.contains(&what));
+        if self.monitored && self.full == Some(End::Source) {
+            self.full = None;
+        }
         if self.after == After::Nothing && dice.one_in(2) {
             self.after = After::Again;
         }

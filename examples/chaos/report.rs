@@ -42,7 +42,7 @@ const ALL: [Category; 8] = [
     Category::Campaign,
 ];
 
-const MODES: [&str; 19] = [
+const MODES: [&str; 20] = [
     "still",
     "rounds",
     "live",
@@ -59,6 +59,7 @@ const MODES: [&str; 19] = [
     "small disk",
     "no fault",
     "commands",
+    "monitored",
     "no room for a report",
     "paused",
     "retry",

@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use crate::actor::{Actor, Client};
 use crate::child::Process;
 use crate::dice::Dice;
+use crate::monitored::commands;
 use crate::plan::{self, End, Path, Plan, What, When, Wire, Writer};
 use crate::relay::{Between, Relay, Seen};
 use crate::scene::{Scene, Stage};
@@ -167,11 +168,15 @@ impl Setup<'_> {
             Arc::clone(&actor.seen),
             fire,
         )?;
-        let source = Arc::new(self.send(&relay.address)?);
+        let source = Arc::new(match self.plan.monitored {
+            true => self.command_a_monitor(&relay.address)?,
+            false => self.send(&relay.address)?,
+        });
         let _ = actor.source.set(Arc::clone(&source));
         actor.start_timers(&self.plan.faults);
         let clients = self.clients(actor);
-        let send = ended(&source);
+        let followed = self.plan.monitored.then(|| self.follow(&source));
+        let send = (followed.as_ref()).map_or_else(|| ended(&source), |followed| followed.exit);
         let mut dismissed = false;
         if !relay.reached() && !destination.ends_soon() {
             // It waits for another source.
@@ -183,14 +188,13 @@ impl Setup<'_> {
         let fired = actor.finish();
         drop(relay);
         join(clients);
-        Ok(outcome(
-            &source,
-            &destination,
-            (send, receive),
-            actor,
-            fired,
-            dismissed,
-        ))
+        let ends = (send, receive);
+        let mut outcome = outcome(&source, &destination, ends, actor, fired, dismissed);
+        if let Some(followed) = followed {
+            outcome.send_err.push_str(&followed.answer);
+            outcome.send_out = followed.answer;
+        }
+        Ok(outcome)
     }
 
     fn stored(&self, actor: &Arc<Actor>) -> io::Result<Outcome> {
@@ -295,16 +299,14 @@ impl Setup<'_> {
         if let (Some(writer), Some(churn)) = (self.plan.writer(), self.churn) {
             let pid = churn.process.pid;
             args.push("--live".to_owned());
+            let [stop, resume] = commands(pid);
             args.extend(match writer.by_commands {
-                true => [
+                true => vec![
                     "--stop-command".to_owned(),
-                    format!(
-                        "kill -STOP {pid} && while grep -qv ') T ' /proc/{pid}/task/*/stat; do :; done"
-                    ),
+                    stop,
                     "--resume-command".to_owned(),
-                    format!("kill -CONT {pid}"),
-                ]
-                .to_vec(),
+                    resume,
+                ],
                 false => vec!["--pid".to_owned(), pid.to_string()],
             });
             args.extend(writer.paused.then(|| "--paused-ok".to_owned()));
@@ -375,7 +377,7 @@ fn of_the_destination(what: What) -> bool {
     )
 }
 
-fn ended(process: &Process) -> Exit {
+pub(crate) fn ended(process: &Process) -> Exit {
     process.finish().map_or(Exit::Hangs, Exit::from)
 }
 
