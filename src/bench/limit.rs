@@ -149,7 +149,7 @@ pub fn waiting(causes: &WaitCauses) -> String {
             _ => "the two ends waited for each other".to_owned(),
         },
     };
-    format!("{why}; neither the link nor our CPU time was the limit")
+    format!("{why}; neither the link nor ramferry's CPU time was the limit")
 }
 
 #[cfg(test)]

@@ -243,6 +243,7 @@ fn abort(client: &mut Client) -> Result<()> {
         _ => {}
     }
     client.execute("migrate_cancel", &Value::Null)?;
+    let mut cancelling = false;
     for _ in 0..LOOKS {
         // A program that was there for this one migration is gone with it.
         let Ok(status) = job_status(client) else {
@@ -250,9 +251,15 @@ fn abort(client: &mut Client) -> Result<()> {
         };
         match JobType::of_status(&status) {
             JobType::Completed => return failed("it completed before it was cancelled".to_owned()),
-            over if over.is_over() || status == "cancelling" => return Ok(()),
-            _ => std::thread::sleep(LOOK),
+            JobType::Failed => return failed("it failed before it was cancelled".to_owned()),
+            JobType::Cancelled | JobType::None => return Ok(()),
+            JobType::Unbounded => {}
         }
+        cancelling = status == "cancelling";
+        std::thread::sleep(LOOK);
+    }
+    if cancelling {
+        return Ok(());
     }
     let product = client.greeting().product();
     failed(format!(
@@ -270,7 +277,7 @@ fn declined(client: &Client, what: &str, unknown: Option<&String>, desc: String)
     let text = match unknown {
         Some(name) => {
             let product = client.greeting().product();
-            format!("{product} has no {what} {}: {desc}", Quoted(name))
+            format!("{product} has no {what} {}", Quoted(name))
         }
         None => desc,
     };

@@ -120,7 +120,7 @@ struct LiveArgs {
     qmp: Option<PathBuf>,
     /// PID of the process that writes the image: stopped for the last round, resumed unless the
     /// destination takes over (repeatable)
-    #[arg(long, value_name = "PID", requires = "live")]
+    #[arg(long, value_name = "PID")]
     pid: Vec<u32>,
     /// Accept a writer that is stopped already: it is migrated as a paused guest and stays stopped
     #[arg(long, requires = "live", conflicts_with_all = ["stop_command", "fuzzy"])]
@@ -129,18 +129,13 @@ struct LiveArgs {
     #[arg(long, requires = "live")]
     again: bool,
     /// Shell command that stops the writer; it must not return before all writing has stopped
-    #[arg(
-        long,
-        value_name = "COMMAND",
-        requires = "resume_command",
-        requires = "live"
-    )]
+    #[arg(long, value_name = "COMMAND", requires = "resume_command")]
     stop_command: Option<String>,
     /// Shell command that resumes the writer if the destination does not take over
     #[arg(long, value_name = "COMMAND", requires = "stop_command")]
     resume_command: Option<String>,
     /// Do not stop the writer: the copy is not a point-in-time snapshot
-    #[arg(long, requires = "live")]
+    #[arg(long)]
     fuzzy: bool,
 }
 

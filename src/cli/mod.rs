@@ -20,8 +20,10 @@ mod tables;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
+use crate::codec::Method;
 use crate::error::{Kind, Result};
 use crate::writer::guard;
 use output::report;
@@ -106,13 +108,28 @@ impl Cli {
 
 /// Runs the program with the arguments of this process: parse, act, map the error to an exit code.
 pub fn run() -> ExitCode {
-    match Cli::parse().run() {
+    match parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&format!("error: {}", error.one_line()));
             ExitCode::from(exit_code(error.kind()))
         }
     }
+}
+
+/// Reads the arguments of this process; a mistake ends it.
+fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|mut error| {
+        // A list of methods that was given as on other programs' command lines.
+        if let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
+            && argument.parse::<Method>().is_ok()
+        {
+            let tip = "methods are separated by commas: --methods lz4,none";
+            let tip = ContextValue::StyledStrs(vec![tip.into()]);
+            error.insert(ContextKind::Suggested, tip);
+        }
+        error.exit()
+    })
 }
 
 /// The program's exit code for an error.

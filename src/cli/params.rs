@@ -213,7 +213,16 @@ impl LimitArgs {
 
 impl Args for LimitArgs {
     fn augment_args(command: Command) -> Command {
-        command.args(Self::rows().map(option))
+        // Here it is not a migration that fails.
+        let silence = "How long the destination may be silent before this fails";
+        command
+            .args(Self::rows().map(option))
+            .mut_arg("timeout", |arg| {
+                let range = Self::rows().find(|row| row.name == "timeout");
+                let range = range.map_or("", |row| row.range);
+                arg.help(silence)
+                    .long_help(format!("{silence}.\n\nAllowed: {range}."))
+            })
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -251,6 +260,11 @@ fn option(row: &'static Parameter) -> Arg {
     } else {
         (ArgAction::Set, vec![row.default])
     };
+    // Sizes, rates and times of seconds show theirs in the placeholder.
+    let unit = match row.unit {
+        Some(unit @ ("milliseconds" | "percent")) => format!(" ({unit})"),
+        _ => String::new(),
+    };
     Arg::new(row.name)
         .long(row.name)
         .value_name(value_name(row))
@@ -261,8 +275,11 @@ fn option(row: &'static Parameter) -> Arg {
         .default_values(defaults)
         .allow_negative_numbers(true)
         .help_heading("Parameters")
-        .help(row.meaning)
-        .long_help(format!("{}.\n\nAllowed: {range}. {running}", row.meaning))
+        .help(format!("{}{unit}", row.meaning))
+        .long_help(format!(
+            "{}{unit}.\n\nAllowed: {range}. {running}",
+            row.meaning
+        ))
 }
 
 /// Splits `METHOD:LEVEL`; other parameters have no level.
@@ -278,7 +295,15 @@ fn check(row: &Parameter, value: &str) -> Result<(), ParamError> {
     let mut params = Params::default();
     let (value, level) = with_level(row, value);
     if let Some(level) = level {
-        params.set_text(LEVEL, level)?;
+        // The method's own range, if there is such a method.
+        params.set_text(METHOD, value)?;
+        let method = params.compress_method;
+        match level.parse() {
+            Ok(level) if !method.levels().contains(&level) => {
+                return Err(ParamError::BadLevel { method, level });
+            }
+            _ => params.set_text(LEVEL, level)?,
+        }
     }
     if row.repeatable {
         let one = [TypedParam::from_text(row.name, value)?];

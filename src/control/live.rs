@@ -49,7 +49,9 @@ impl LiveError {
             }
             LiveError::NoProcess => format!("{pid} needs at least one process"),
             LiveError::Missing(option) => format!("{} is missing", name(option)),
-            LiveError::Off => format!("{live} is off, but an option says what writes the image"),
+            LiveError::Off => {
+                format!("{pid}, {stop} and {fuzzy} are for a live migration: give {live}, too")
+            }
         }
     }
 }

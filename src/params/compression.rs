@@ -25,7 +25,7 @@ pub(super) struct Compression {
 }
 
 impl Compression {
-    /// The meaning of one value. The error is what is allowed, to follow the words "is not".
+    /// The meaning of one value. The error is what is allowed, to follow the words "allowed is".
     pub(super) fn of_one(word: &str) -> Result<Compression, String> {
         let method = match word {
             XBZRLE => None,
@@ -66,7 +66,7 @@ impl Compression {
     }
 
     /// Refuses what only capabilities can do. The error is what is allowed, to follow the words
-    /// "is not".
+    /// "allowed is".
     pub(super) fn without_caps(self) -> Result<Compression, String> {
         if self.xbzrle {
             return Err(

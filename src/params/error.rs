@@ -46,13 +46,13 @@ pub enum ParamError {
         second: String,
     },
     /// The value is not one that the parameter can have.
-    #[error("{name} {} is not {allowed}", Quoted(.value))]
+    #[error("invalid {name} {}: allowed is {allowed}", Quoted(.value))]
     BadValue {
         /// The parameter's name.
         name: &'static str,
         /// The value given.
         value: String,
-        /// What is allowed, to follow the words "is not".
+        /// What is allowed, to follow the words "allowed is".
         allowed: String,
     },
     /// It can only be changed before a migration.
@@ -63,7 +63,7 @@ pub enum ParamError {
     },
     /// The level is not one that the method has.
     #[error(
-        "compress-level {level} is not a level of {method}: {} to {} (0: the method's own default, {})",
+        "invalid compress-level {level}: {method} supports levels {} to {} (0: the method's own default, {})",
         .method.levels().start(), .method.levels().end(), .method.default_level()
     )]
     BadLevel {

@@ -56,7 +56,7 @@ fn the_level_is_checked_against_the_method() {
         .expect("zstd has it");
     assert_eq!(
         words(params.validate()),
-        "compress-level 12 is not a level of zlib: 0 to 9 (0: the method's own default, 6)"
+        "invalid compress-level 12: zlib supports levels 0 to 9 (0: the method's own default, 6)"
     );
     for method in Method::ALL {
         for level in 0..=HIGHEST_LEVEL {
@@ -81,81 +81,81 @@ fn each_refusal_names_the_value_and_what_is_allowed() {
         (
             "compress-method",
             "lzma",
-            "compress-method lzma is not none, zlib, gzip, lz4 or zstd",
+            "invalid compress-method lzma: allowed is none, zlib, gzip, lz4 or zstd",
         ),
         (
             "compress-level",
             "20",
-            "compress-level 20 is not 0 to 9 for zlib and gzip, 0 to 19 for zstd, 0 or 1 for lz4; \
+            "invalid compress-level 20: allowed is 0 to 9 for zlib and gzip, 0 to 19 for zstd, 0 or 1 for lz4; \
              0: the method's own default, which is 6 for zlib and gzip and 3 for zstd",
         ),
         (
             "compress-threads",
             "0",
-            "compress-threads 0 is not an integer from 1 to 255",
+            "invalid compress-threads 0: allowed is an integer from 1 to 255",
         ),
         (
             "decompress-threads",
             "256",
-            "decompress-threads 256 is not an integer from 1 to 255",
+            "invalid decompress-threads 256: allowed is an integer from 1 to 255",
         ),
         (
             "compress-wait-thread",
             "maybe",
-            "compress-wait-thread maybe is not on or off",
+            "invalid compress-wait-thread maybe: allowed is on or off",
         ),
         (
             "connections",
             "65",
-            "connections 65 is not an integer from 1 to 64",
+            "invalid connections 65: allowed is an integer from 1 to 64",
         ),
         (
             "batch-pages",
             "257",
-            "batch-pages 257 is not auto or an integer from 1 to 256",
+            "invalid batch-pages 257: allowed is auto or an integer from 1 to 256",
         ),
         (
             "zlib-engine",
             "zlib",
-            "zlib-engine zlib is not libdeflate or zlib-rs",
+            "invalid zlib-engine zlib: allowed is libdeflate or zlib-rs",
         ),
         (
             "link",
             "1Gb",
-            "link 1Gb is not off or RATE[/DELAY], such as 200Mbit or 1Gbit/20ms: 1Gb is not a rate \
+            "invalid link 1Gb: allowed is off or RATE[/DELAY], such as 200Mbit or 1Gbit/20ms: 1Gb is not a rate \
              such as 200kbit, 10Mbit, 2.5Gbit or 125MB/s",
         ),
         (
             "link",
             "1Tbit",
-            "link 1Tbit is not off or RATE[/DELAY], such as 200Mbit or 1Gbit/20ms: 1Tbit is not a \
+            "invalid link 1Tbit: allowed is off or RATE[/DELAY], such as 200Mbit or 1Gbit/20ms: 1Tbit is not a \
              rate such as 200kbit, 10Mbit, 2.5Gbit or 125MB/s",
         ),
         (
             "link",
             "1000Gbit",
-            "link 1000Gbit is not off or RATE[/DELAY] with a rate from 10kbit to 100Gbit and a delay of \
+            "invalid link 1000Gbit: allowed is off or RATE[/DELAY] with a rate from 10kbit to 100Gbit and a delay of \
              up to 10s, such as 200Mbit or 1Gbit/20ms, and no more than 128 MiB under way at once",
         ),
         (
             "compress-threads",
             "",
-            "compress-threads \"\" is not an integer from 1 to 255",
+            "invalid compress-threads \"\": allowed is an integer from 1 to 255",
         ),
         (
             "compress-threads",
             "+1",
-            "compress-threads +1 is not an integer from 1 to 255",
+            "invalid compress-threads +1: allowed is an integer from 1 to 255",
         ),
         (
             "compress-threads",
             "1e3",
-            "compress-threads 1e3 is not an integer from 1 to 255",
+            "invalid compress-threads 1e3: allowed is an integer from 1 to 255",
         ),
         (
             "compression",
             "lzma",
-            "compression lzma is not zlib, gzip, lz4, zstd, none, mt (libvirt's word for zlib) or xbzrle",
+            "invalid compression lzma: allowed is zlib, gzip, lz4, zstd, none, mt (libvirt's word for zlib) or xbzrle",
         ),
     ] {
         assert_eq!(words(params.set_text(name, value)), expected);
@@ -173,7 +173,7 @@ fn each_refusal_names_the_value_and_what_is_allowed() {
     ] {
         let words = words(params.set_text(name, value));
         assert!(
-            words.starts_with(&format!("{name} {value} is not ")),
+            words.starts_with(&format!("invalid {name} {value}: allowed is ")),
             "{words}"
         );
         assert!(words.contains("such as"), "{words}");

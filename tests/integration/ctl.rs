@@ -400,16 +400,13 @@ fn what_the_monitor_does_not_have_is_reported_by_name_and_version() {
     let qemu = Some(10);
     let replies = [declines("Parameter 'compress-level' is unexpected")];
     let (ended, _) = ctl(qemu, &replies, &["migrate-setparameters", "--level", "3"]);
-    ended.failed_with(
-        1,
-        &["QEMU 10.0.1 has no parameter compress-level: Parameter"],
-    );
+    ended.failed_with(1, &["QEMU 10.0.1 has no parameter compress-level"]);
 
     let replies = [declines(
         "Parameter 'capability' does not accept value 'compress'",
     )];
     let (ended, _) = ctl(qemu, &replies, &["migrate-setcapabilities", "compress=on"]);
-    ended.failed_with(1, &["QEMU 10.0.1 has no capability compress: Parameter"]);
+    ended.failed_with(1, &["QEMU 10.0.1 has no capability compress"]);
 
     let other = json!({"max-bandwidth": 5, "compress-threads": 1});
     let (ended, _) = ctl(qemu, &[returns(&other)], &["migrate-compcache"]);

@@ -385,7 +385,7 @@ fn a_method_that_the_destination_lacks_cannot_be_chosen_while_it_runs() {
         .unwrap_err();
     assert_eq!(
         refused.one_line(),
-        "compress-method zstd is not what the destination supports: none, zlib, gzip, lz4"
+        "invalid compress-method zstd: allowed is what the destination supports: none, zlib, gzip, lz4"
     );
     migration.change(&[("compress-method", "lz4")]).unwrap();
     drop(link);

@@ -116,7 +116,7 @@ fn why_a_migration_waited_follows_from_what_was_measured() {
     };
     let words = |causes: WaitCauses| {
         let words = waiting(&causes);
-        let end = "; neither the link nor our CPU time was the limit";
+        let end = "; neither the link nor ramferry's CPU time was the limit";
         words.strip_suffix(end).expect(end).to_owned()
     };
     assert_eq!(words(causes), "the two ends waited for each other");

@@ -13,6 +13,7 @@ use crate::cli::format::FormatArg;
 use crate::cli::params::{BenchParams, Checked, ImagePath};
 use crate::page::PAGE_SIZE;
 use crate::synthetic::Mix;
+use crate::text::Quoted;
 use crate::units::{parse_duration, parse_size};
 
 #[derive(Debug, clap::Args)]
@@ -138,7 +139,7 @@ pub(super) struct EffortArgs {
         long,
         value_name = "N",
         default_value_t = 3,
-        value_parser = clap::value_parser!(u32).range(1..=10_000)
+        value_parser = Checked(runs)
     )]
     pub(super) runs: u32,
     /// Minimum time for each setting
@@ -234,4 +235,16 @@ impl clap::FromArgMatches for ExplicitMethod {
         self.given = given("compress-method") || given("compress-level");
         Ok(())
     }
+}
+
+/// Reads a number of runs.
+fn runs(text: &str) -> Result<u32, String> {
+    let runs = text.parse().ok();
+    runs.filter(|runs| (1..=10_000).contains(runs))
+        .ok_or_else(|| {
+            format!(
+                "invalid number of runs {}: allowed are 1 to 10000",
+                Quoted(text)
+            )
+        })
 }

@@ -111,10 +111,13 @@ fn settings_have_the_type_of_their_row() {
     for (text, why) in [
         (
             "compress-level=20",
-            "compress-level 20 is not 0 to 9 for zlib and gzip",
+            "invalid compress-level 20: allowed is 0 to 9 for zlib and gzip",
         ),
         ("xbzrle-cache-size=5", "a power of two"),
-        ("max-bandwidth=fast", "max-bandwidth fast is not a rate"),
+        (
+            "max-bandwidth=fast",
+            "invalid max-bandwidth fast: allowed is a rate",
+        ),
         ("compress-level", "compress-level is not NAME=VALUE"),
         ("=5", "=5 is not NAME=VALUE"),
         ("", "\"\" is not NAME=VALUE"),
@@ -177,7 +180,7 @@ fn switches_and_downtimes() {
     assert!(
         values::downtime("-1")
             .expect_err("negative")
-            .contains("downtime-limit -1 is not")
+            .contains("invalid downtime-limit -1: ")
     );
     assert!(values::downtime("1.5").is_err());
 }

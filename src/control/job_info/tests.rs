@@ -318,3 +318,25 @@ proptest! {
         }
     }
 }
+
+/// As `query-migrate` of QEMU 11.1 has it: two more states, and a second `remaining`.
+#[test]
+fn the_states_and_members_of_a_newer_qemu_are_understood() {
+    for status in ["failing", "postcopy-device", "cancelling"] {
+        assert_eq!(JobType::of_status(status), JobType::Unbounded, "{status}");
+    }
+    let reply = json!({
+        "status": "failing",
+        "total-time": 1036,
+        "remaining": 195_551_232_u64,
+        "ram": {"total": 201_859_072_u64, "transferred": 5_781_159, "remaining": 195_026_944_u64},
+    });
+    let text = JobInfo::new(&reply, None).to_string();
+    for line in [
+        "Memory remaining: 185.992 MiB",
+        "Data remaining:   185.992 MiB",
+        "Migration status: failing",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in {text}");
+    }
+}

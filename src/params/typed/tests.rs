@@ -123,20 +123,20 @@ fn each_wrong_list_has_an_error_of_its_own_and_changes_nothing() {
         ),
         (
             ("compress-threads", TypedValue::Int(-1)),
-            "compress-threads -1 is not an integer from 1 to 255",
+            "invalid compress-threads -1: allowed is an integer from 1 to 255",
         ),
         (
             ("downtime-limit", TypedValue::Ullong(2_000_001)),
-            "downtime-limit 2000001 is not 0 to 2000000 milliseconds, such as 300, or a time with its \
+            "invalid downtime-limit 2000001: allowed is 0 to 2000000 milliseconds, such as 300, or a time with its \
              unit, such as 1.5s",
         ),
         (
             ("timeout", TypedValue::Double(f64::NAN)),
-            "timeout NaN is not a time of more than 0 and up to 1 day, such as 30 (seconds), 500ms or 2min",
+            "invalid timeout NaN: allowed is a time of more than 0 and up to 1 day, such as 30 (seconds), 500ms or 2min",
         ),
         (
             ("compress-level", TypedValue::Int(12)),
-            "compress-level 12 is not a level of zlib: 0 to 9 (0: the method's own default, 6)",
+            "invalid compress-level 12: zlib supports levels 0 to 9 (0: the method's own default, 6)",
         ),
     ] {
         let mut params = start.clone();
@@ -252,7 +252,7 @@ fn compression_that_makes_no_sense_is_refused_by_what_was_named() {
         ),
         (
             &["xbzrle", "zip"],
-            "compression zip is not zlib, gzip, lz4, zstd, none, mt (libvirt's word for zlib) or xbzrle",
+            "invalid compression zip: allowed is zlib, gzip, lz4, zstd, none, mt (libvirt's word for zlib) or xbzrle",
         ),
     ] {
         assert_eq!(words(compressed(values).map(drop)), expected);
@@ -280,7 +280,7 @@ fn compression_that_makes_no_sense_is_refused_by_what_was_named() {
     assert_eq!(
         set(&[("compression", "zstd"), ("compression", "xbzrle")]),
         (
-            Err("compression \"zstd xbzrle\" is not a method that compresses, which are zlib, gzip, \
+            Err("invalid compression \"zstd xbzrle\": allowed is a method that compresses, which are zlib, gzip, \
                  lz4, zstd and none: it is a capability, so switch the capability xbzrle"
                 .to_owned()),
             Method::Lz4

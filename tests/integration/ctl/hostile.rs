@@ -128,7 +128,7 @@ fn what_makes_no_sense_is_refused_without_a_monitor() {
         ),
         (
             &["m", "migrate-setparameters", "--set", "compress-level=99"],
-            "compress-level 99 is not",
+            "invalid compress-level 99: ",
         ),
         (&["m", "qmp", "{"], "the request is not a JSON object"),
         (

@@ -74,13 +74,7 @@ fn parameters_and_capabilities_are_set_and_read() {
     ctl.run("migrate-setparameters --set downtime-limit=7 --set multifd-channels=0")
         .failed_with(1, &["expects a value between 1 and 255"]);
     ctl.run("migrate-setparameters --set connections=2")
-        .failed_with(
-            1,
-            &[
-                "QEMU ",
-                " has no parameter connections: Parameter 'connections' is unexpected",
-            ],
-        );
+        .failed_with(1, &["QEMU ", " has no parameter connections"]);
     assert_eq!(now(&mut qemu), parameters);
 
     let text = ctl.run("migrate-getparameters");
@@ -126,7 +120,7 @@ fn parameters_and_capabilities_are_set_and_read() {
         assert!(text.contains(line), "{text}");
     }
     ctl.run("migrate-setcapabilities xbzrle=off telepathy=on")
-        .failed_with(1, &["QEMU ", " has no capability telepathy: "]);
+        .failed_with(1, &["QEMU ", " has no capability telepathy"]);
     let document: Value = serde_json::from_str(&ctl.out("migrate-getcapabilities --json")).unwrap();
     assert_eq!(document, qemu.qmp("query-migrate-capabilities", json!({})));
     let xbzrle = json!({"capability": "xbzrle", "state": true});

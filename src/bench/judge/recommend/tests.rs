@@ -127,7 +127,7 @@ fn other_programs_are_named_where_neither_link_nor_cpu_was_the_limit() {
     assert_eq!(quiet[0].recommended.limit, Limit::Waiting);
     assert!(
         reason.ends_with(
-            "the two ends waited for each other; neither the link nor our CPU time was the limit"
+            "the two ends waited for each other; neither the link nor ramferry's CPU time was the limit"
         ),
         "{reason}"
     );

@@ -112,8 +112,7 @@ fn for_qemu(chosen: &Recommendation) -> Vec<CommandBlock> {
     let (Some(setting), Some(virsh)) = (&chosen.qemu_setting, &chosen.virsh) else {
         return vec![CommandBlock {
             words: format!(
-                "QEMU does not support {method}: measure zlib, zstd (up to level 20) or none for its \
-                 commands."
+                "QEMU does not support {method}: measure zlib, zstd or none for its commands."
             ),
             lines: Vec::new(),
         }];

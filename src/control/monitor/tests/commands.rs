@@ -272,7 +272,7 @@ fn what_makes_no_sense_is_not_sent() {
             ),
             (
                 json!({"uri": "tcp:h:1", "image": "i", "live": false, "fuzzy": true}),
-                "'live' is off, but an option says what writes the image",
+                "'pid', 'stop-command' and 'fuzzy' are for a live migration: give 'live', too",
             ),
             (
                 json!({"uri": "tcp:h:1", "image": "i", "live": true}),
