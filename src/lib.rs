@@ -122,6 +122,9 @@ pub mod destination;
 pub mod dirty;
 pub mod error;
 mod fault;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(feature = "cli")]
 mod grid;
 pub mod image;

@@ -113,7 +113,7 @@ impl Drop for ScanBar {
 }
 
 /// The report for people.
-fn text(report: &Report) -> String {
+pub(crate) fn text(report: &Report) -> String {
     let mut out = Text::default();
     out.line(format!(
         "{}: {}, {}",

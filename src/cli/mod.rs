@@ -26,6 +26,8 @@ use clap::{Parser, Subcommand};
 use crate::codec::Method;
 use crate::error::{Kind, Result};
 use crate::writer::guard;
+#[cfg(any(test, fuzzing))]
+pub(crate) use inspect::text as inspect_text;
 use output::report;
 
 /// Move a virtual machine's RAM: compressed by a pool of threads, sent as deltas after the bulk

@@ -75,6 +75,9 @@ impl FromStr for Address {
                     }
                     None => host,
                 };
+                if host.contains(['[', ']', '/']) {
+                    return Err(wrong("a host is a name or an IP address"));
+                }
                 Ok(Address::Tcp {
                     host: host.to_owned(),
                     port,
@@ -172,6 +175,8 @@ mod tests {
             "[::1]:4444",
             "unix:~/r.sock",
             "tcp:[::1:5",
+            "tcp:[[]:441",
+            "tcp:[//h]:1",
             "udp:x:1",
             "fd:-1",
             "fd:x",

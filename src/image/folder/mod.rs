@@ -41,7 +41,7 @@ mod partial;
 pub use device_state::DeviceState;
 pub(super) use device_state::DeviceStateWriter;
 pub(super) use directory::Directory;
-pub(super) use json::GuestJson;
+pub(crate) use json::GuestJson;
 pub(super) use partial::{PartialFolder, check_exchange, clear_folder};
 
 use xxhash_rust::xxh3::xxh3_128;

@@ -7,4 +7,4 @@ mod parser;
 
 #[cfg(test)]
 pub(super) use parser::{MOST_BYTES, MOST_NESTING, MOST_TOKENS};
-pub(super) use parser::{Message, Parser};
+pub(crate) use parser::{Message, Parser};
