@@ -101,7 +101,8 @@
 //! * Every batch carries a hash over its header, page set and decoded pages, which is checked before
 //!   anything is placed. Before the end the destination reads back and hashes what it really holds:
 //!   what earlier rounds wrote while later ones run, so that little of it is left for the downtime.
-//! * A failed migration leaves the source as it was and an older output untouched.
+//! * A failed migration leaves the source as it was and an older output untouched; a block device, which
+//!   is written in place, is left partly overwritten.
 //! * Where the answer to Commit is lost, that is an outcome of its own, [`Kind::OutcomeUnknown`].
 //!
 //! `tcp:` is neither encrypted nor authenticated.

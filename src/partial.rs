@@ -107,14 +107,15 @@ impl PartialFile {
         Ok(partial)
     }
 
-    /// Writes a page, which the next write may replace: there are file systems on which files can be
-    /// created but not written, or that are full.
+    /// Writes a page and removes it again: there are file systems on which files can be created but
+    /// not written, or that are full.
     ///
     /// # Errors
     /// I/O errors.
     pub(crate) fn try_write(&self) -> Result<(), OutputError> {
         let written = self.file.write_all_at(&[0; PAGE_SIZE], 0);
-        written.map_err(OutputError::io("write", &self.path))
+        let emptied = written.and_then(|()| self.file.set_len(0));
+        emptied.map_err(OutputError::io("write", &self.path))
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -1,5 +1,6 @@
 //! Errors of images, guest folders and outputs.
 
+use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use crate::error::{Error, Kind};
 use crate::page::PAGE_SIZE;
 use crate::partial::OutputError;
 use crate::sniff::Content;
+use crate::special;
 
 /// What can be wrong with an image, a guest folder or an output.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +127,23 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    pub(crate) fn not_an_image(path: &Path, metadata: &Metadata) -> ImageError {
+        ImageError::NotAnImage {
+            path: path.to_owned(),
+            sort: special::sort(metadata.file_type()),
+        }
+    }
+
+    /// Why an image could not be opened: what it is says more than the system's reason.
+    pub(crate) fn cannot_open(path: &Path, error: io::Error) -> ImageError {
+        match std::fs::metadata(path) {
+            Ok(metadata) if !metadata.is_file() && !special::is_device(&metadata) => {
+                ImageError::not_an_image(path, &metadata)
+            }
+            _ => ImageError::io("open", path)(error),
+        }
+    }
+
     /// For an I/O error while trying to do `what` to `path`.
     pub(crate) fn io(
         what: &'static str,

@@ -107,7 +107,7 @@ pub fn inspect_as(path: &Path, format: ImageFormat, progress: &OnProgress<'_>) -
     if path.is_dir() {
         return guest(path, format, progress);
     }
-    let file = special::open_to_read(path).map_err(failed("open"))?;
+    let file = special::open_to_read(path).map_err(|error| ImageError::cannot_open(path, error))?;
     let metadata = file.metadata().map_err(failed("examine"))?;
     // Of what has one.
     let has_size = metadata.is_file() || special::is_device(&metadata);

@@ -181,6 +181,7 @@ impl Connector {
         }
         check_file_system(path)?;
         let partial = PartialFile::create(path)?;
+        partial.try_write()?;
         let file = partial.file()?;
         let stored = Stored {
             partial,

@@ -5,7 +5,8 @@ use std::fs::OpenOptions;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::child::{Direction, ShellCommand};
 use super::error::TransportError;
 use super::sockets::{Access, UnixSocket, listen_tcp};
 use super::stream::Stream;
+use crate::special;
 use crate::sys::{is_listening, take_fd};
 
 /// Connections that may wait to be accepted.
@@ -162,6 +164,19 @@ impl AsFd for Listener {
     }
 }
 
+/// Why what is at a path cannot hold a stream.
+fn cannot_be_read(path: &Path) -> Option<String> {
+    let metadata = std::fs::metadata(path).ok()?;
+    if special::is_device(&metadata) {
+        return Some(format!(
+            "it is a block device, which goes on where the stream ends: use 'exec:head -c BYTES {}'",
+            path.display()
+        ));
+    }
+    let kind = metadata.file_type();
+    (kind.is_dir() || kind.is_socket()).then(|| format!("it is {}", special::sort(kind)))
+}
+
 /// Opens an address that a destination reads without listening: a stored stream, a descriptor, a
 /// command.
 ///
@@ -178,10 +193,10 @@ pub fn open_for_reading(
         source,
     };
     let fd = match address {
-        Address::File(path) if path.is_dir() => {
-            return Err(failed(io::ErrorKind::IsADirectory.into()));
-        }
         Address::File(path) => {
+            if let Some(why) = cannot_be_read(path) {
+                return Err(failed(io::Error::other(why)));
+            }
             let file = OpenOptions::new()
                 .read(true)
                 .custom_flags(libc::O_NONBLOCK)

@@ -1,8 +1,7 @@
 //! Raw images, which are RAM from the first byte to the last: a memory-backend-file, a pmemsave, a
 //! Firecracker memory file, a block of a guest folder.
 
-use std::fs::{File, Metadata};
-use std::io;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -19,7 +18,8 @@ impl FlatFile {
     /// [`ImageError::NotRam`]; a file that is missing, unreadable, empty, neither a regular file nor
     /// a block device, or not of whole pages.
     pub(crate) fn open(path: &Path, format: ImageFormat) -> Result<FlatFile, ImageError> {
-        let file = special::open_to_read(path).map_err(|error| cannot_open(path, error))?;
+        let file =
+            special::open_to_read(path).map_err(|error| ImageError::cannot_open(path, error))?;
         if format == ImageFormat::Detect {
             refuse_what_is_not_ram(&file, path)?;
         }
@@ -34,7 +34,7 @@ impl FlatFile {
     pub(crate) fn raw(file: File, path: &Path) -> Result<FlatFile, ImageError> {
         let metadata = file.metadata().map_err(ImageError::io("examine", path))?;
         if !metadata.is_file() && !special::is_device(&metadata) {
-            return Err(not_an_image(path, &metadata));
+            return Err(ImageError::not_an_image(path, &metadata));
         }
         let size = special::size(&file).map_err(ImageError::io("examine", path))?;
         let path = path.to_owned();
@@ -67,23 +67,6 @@ impl FlatFile {
         file.set_len(pages.saturating_mul(PAGE_SIZE as u64))
             .map_err(ImageError::io("set the size of", path))?;
         Ok(FlatFile::new(file, path.to_owned(), whole(pages)))
-    }
-}
-
-fn not_an_image(path: &Path, metadata: &Metadata) -> ImageError {
-    ImageError::NotAnImage {
-        path: path.to_owned(),
-        sort: special::sort(metadata.file_type()),
-    }
-}
-
-/// Why a file could not be opened: what it is says more than the system's reason.
-fn cannot_open(path: &Path, error: io::Error) -> ImageError {
-    match std::fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() && !special::is_device(&metadata) => {
-            not_an_image(path, &metadata)
-        }
-        _ => ImageError::io("open", path)(error),
     }
 }
 

@@ -2,3 +2,6 @@
 
 mod addresses;
 mod devices;
+mod rows;
+mod table;
+mod world;
