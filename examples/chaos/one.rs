@@ -141,7 +141,11 @@ impl Run<'_> {
             }),
             false => (first.run(), None),
         };
-        let (outcome, other) = (outcome?, other.transpose()?);
+        let (outcome, mut other) = (outcome?, other.transpose()?);
+        if let Some(other) = &mut other {
+            // It is one writer.
+            other.resumed_late |= outcome.resumed_late;
+        }
         let mut first = self.checked(self.plan, &outcome, output);
         first.is_alone = !self.plan.twice;
         first.has = !self.scene.is_untouched();
@@ -191,6 +195,7 @@ impl Run<'_> {
         };
         let stopped = is_stopped(&self.churn);
         self.scene.unmount();
+        self.scene.clear_of_others();
         self.scene.note_output();
         // A writer that stays stopped since its guard was killed may be anyone's.
         let refused = match writer {

@@ -467,12 +467,14 @@ impl Plan {
                 _ => What::Terminate(end),
             };
             let by_pid = self.writer().is_some_and(|writer| !writer.by_commands);
+            let runs = self.writer().is_some_and(|writer| !writer.paused);
             let fits = match what {
                 What::Cut | What::HalfClose => self.path.has_relay(),
                 What::Flip(_) => self.path != Path::Pipe,
                 What::KillGuard => by_pid,
                 What::OutputAppears => !self.force && self.disk == Disk::Roomy,
-                What::PauseWriter(_) | What::ContinueWriter | What::KillWriter => self.is_live(),
+                What::PauseWriter(_) | What::ContinueWriter => runs,
+                What::KillWriter => self.is_live(),
                 What::Truncate => self.path.is_stored() || !self.is_live(),
                 // The destination is a grandchild, whose PID is the shell's.
                 _ if self.path == Path::Pipe => !matches!(

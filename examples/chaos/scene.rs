@@ -144,9 +144,19 @@ impl Scene {
 
     /// Whether OUTPUT is as it was before.
     pub(crate) fn is_untouched(&self) -> bool {
-        let output = self.path(&self.output);
-        let is_of_others = std::fs::read(&output).is_ok_and(|bytes| bytes == OF_OTHERS);
-        is_of_others || snapshot(&output) == self.before
+        self.is_of_others() || snapshot(&self.path(&self.output)) == self.before
+    }
+
+    fn is_of_others(&self) -> bool {
+        let output = std::fs::read(self.path(&self.output));
+        output.is_ok_and(|bytes| bytes == OF_OTHERS)
+    }
+
+    /// The other program takes back what it put there: a folder does not replace a file.
+    pub(crate) fn clear_of_others(&self) {
+        if self.is_of_others() {
+            let _ = std::fs::remove_file(self.path(&self.output));
+        }
     }
 
     /// OUTPUT as it was before, for another run with it.
