@@ -275,7 +275,8 @@ fn a_destination_that_is_killed_at_commit_is_an_unknown_outcome() {
         receive.finish();
     });
     let sent = send.finish();
-    sent.failed_with(5, &["outcome unknown"]);
+    let stage = "while waiting for the destination to take over";
+    sent.failed_with(5, &["outcome unknown", stage]);
     assert_eq!(sent.json()["guest"], "unknown");
     // However quiet it is: that the guest runs nowhere must be known.
     assert!(

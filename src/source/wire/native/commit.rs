@@ -24,7 +24,7 @@ pub(super) fn commit(
     context.enter(Phase::Switchover)?;
     context.faults.check(Site::Finish)?;
     session::send_message(main, &Message::Finish { digest })?;
-    match replies.next()? {
+    match replies.next("while waiting for the proof")? {
         Message::Proven { digest: held } if held == digest => {}
         Message::Proven { digest: held } => {
             return Err(Error::new(
@@ -40,7 +40,7 @@ pub(super) fn commit(
     }
     let_go(all.stopped, context)?;
     session::send_message(main, &Message::Commit).map_err(unknown)?;
-    match replies.next() {
+    match replies.next("while waiting for the destination to take over") {
         Ok(Message::Committed) => Ok(()),
         Ok(other) => Err(unknown(session::out_of_place(
             &other,

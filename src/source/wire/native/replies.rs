@@ -43,12 +43,12 @@ impl Replies {
         }))
     }
 
-    /// The next message.
-    pub(super) fn next(&self) -> Result<Message> {
+    /// The next message. `stage` is what an error names as being done meanwhile.
+    pub(super) fn next(&self, stage: &'static str) -> Result<Message> {
         self.reported
             .recv()
             .unwrap_or_else(|_| Err(TransportError::Closed.into()))
-            .map_err(|error| error.in_stage("while waiting for the proof"))
+            .map_err(|error| error.in_stage(stage))
     }
 
     /// When a link breaks during a write, the destination has usually given up: its reason says
