@@ -9,7 +9,7 @@
 //! | arguments | what it does at the end |
 //! |---|---|
 //! | `PID:STARTED`..., where STARTED is field 22 of `/proc/PID/stat` | sends SIGCONT to each process, of which it has a pidfd |
-//! | [`MONITOR`] | continues the guest of a QEMU, whose monitor is connected to its standard output |
+//! | `monitor` | continues the guest of a QEMU, whose monitor is connected to its standard output |
 //!
 //! A QEMU's monitor serves one client at a time. The guard therefore has its parent's connection rather
 //! than one of its own, and says nothing on it while its parent lives. It then waits for QEMU without a
