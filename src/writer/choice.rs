@@ -12,7 +12,7 @@ use crate::stats::{Event, Stats};
 use crate::sync;
 use crate::transport::Address;
 
-use super::claim::Claim;
+use super::claim::{Claim, Search};
 use super::{Commands, Processes, QemuWriter, Writer, WriterError};
 
 /// How the writer of the guest's RAM is stopped for the last round.
@@ -100,6 +100,8 @@ impl WriterChoice {
                 claim,
                 // Its owner knows what it gave away.
                 marks: !is_own,
+                watches: matches!(self, WriterChoice::Processes { .. }),
+                search: None,
             };
             Box::new(writer) as Box<dyn Writer>
         }))
@@ -144,12 +146,19 @@ struct Announced {
     stats: Arc<Stats>,
     stopped: bool,
     claim: Claim,
+    /// Whether the guest is marked when it is handed over.
     marks: bool,
+    /// Whether a process that can write the guest since the beginning is noticed.
+    watches: bool,
+    search: Option<Search>,
 }
 
 impl Writer for Announced {
     fn stop(&mut self, limit: Duration) -> Result<()> {
         self.writer.stop(limit)?;
+        if self.watches {
+            self.search = Some(self.claim.search_again()?);
+        }
         self.stopped = true;
         self.stats.notifier().notify(Event::Stop);
         Ok(())
@@ -169,6 +178,9 @@ impl Writer for Announced {
         Ok(())
     }
     fn check_stopped(&mut self) -> Result<()> {
+        if let Some(search) = self.search.take() {
+            self.claim.check_found(search)?;
+        }
         self.writer.check_stopped()
     }
     fn release(&mut self) {

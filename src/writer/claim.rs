@@ -9,15 +9,17 @@
 //! has other writers.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 
 use super::held::{Target, start_of};
 use super::lock::lock_image;
-use super::users::{Writers, maps_writable, writers_of};
+use super::users::{User, Writers, maps_writable, writers_of};
 use super::{QemuError, QemuWriter, WriterError};
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
@@ -90,13 +92,42 @@ impl Claim {
     ///
     /// # Errors
     /// [`WriterError::Io`].
-    pub(super) fn find_writers(&mut self) -> Result<&Writers, WriterError> {
-        let paths: Vec<&PathBuf> = self.images.iter().map(|image| &image.path).collect();
-        self.writers = writers_of(&paths).map_err(|source| WriterError::Io {
-            what: "find out which processes can write the image".to_owned(),
-            source,
-        })?;
-        Ok(&self.writers)
+    pub(super) fn find_writers(&mut self) -> Result<(), WriterError> {
+        self.writers = writers_of(&self.links()).map_err(search_failed)?;
+        Ok(())
+    }
+
+    /// Begins to look for processes that can write the guest now and could not at the beginning.
+    pub(super) fn search_again(&self) -> Result<Search, WriterError> {
+        Search::start(self.links()).map_err(search_failed)
+    }
+
+    /// Refuses a guest that another process can write than at the beginning. Waits for the search.
+    ///
+    /// # Errors
+    /// [`WriterError::AnotherWriter`].
+    pub(super) fn check_found(&self, search: Search) -> Result<(), WriterError> {
+        let found = search.end().map_err(search_failed)?;
+        let is_new = |user: &&User| self.writers.users.iter().all(|known| known.pid != user.pid);
+        match found.users.iter().find(is_new) {
+            None => Ok(()),
+            Some(other) => Err(WriterError::AnotherWriter {
+                who: other.to_string(),
+                image: self.first(),
+            }),
+        }
+    }
+
+    /// Names of the files that are open, whatever has become of their paths.
+    fn links(&self) -> Vec<PathBuf> {
+        let link = |image: &Image| format!("/proc/self/fd/{}", image.file.as_raw_fd()).into();
+        self.images.iter().map(link).collect()
+    }
+
+    /// The first image, for messages.
+    fn first(&self) -> String {
+        let first = self.images.first().map(|image| image.path.display());
+        first.map_or_else(String::new, |path| format!("'{path}'"))
     }
 
     /// Refuses processes that cannot write the guest's image: the shell, timeout or sudo in front of the
@@ -107,10 +138,6 @@ impl Claim {
     /// [`Kind::Usage`], and [`WriterError::AnotherWriter`].
     pub(super) fn check_use(&self, pids: &[u32], stats: &Stats) -> Result<()> {
         let Writers { users, unseen } = &self.writers;
-        let image = || {
-            let first = self.images.first().map(|image| image.path.display());
-            first.map_or_else(String::new, |path| format!("'{path}'"))
-        };
         let can_write =
             |pid: &u32| users.iter().any(|user| user.pid == *pid) || unseen.contains(pid);
         if let Some(pid) = pids.iter().find(|&pid| !can_write(pid)) {
@@ -119,14 +146,14 @@ impl Claim {
                 format!(
                     "process {pid} cannot write {}: it neither maps it shared and writable nor has it open \
                      for writing; pass the process that writes it, not one that started it or reads it",
-                    image()
+                    self.first()
                 ),
             ));
         }
         if let Some(other) = users.iter().find(|user| !pids.contains(&user.pid)) {
             return Err(WriterError::AnotherWriter {
                 who: other.to_string(),
-                image: image(),
+                image: self.first(),
             }
             .into());
         }
@@ -134,7 +161,7 @@ impl Claim {
         if unseen > 0 {
             stats.notice(format!(
                 "{unseen} processes cannot be examined by this user: make sure that none of them writes {}",
-                image()
+                self.first()
             ));
         }
         Ok(())
@@ -211,7 +238,7 @@ impl Claim {
                     "'{}' cannot be marked once it is handed over: {}; never resume its writer then, and do \
                      not migrate it again",
                     image.path.display(),
-                    std::io::Error::from(error)
+                    io::Error::from(error)
                 ));
             }
         }
@@ -233,6 +260,31 @@ impl Claim {
             // There is none if it could not be set.
             let _ = fremovexattr(&image.file, ATTRIBUTE);
         }
+    }
+}
+
+/// A search for what can write files, in a thread of its own: where many processes run it takes a while,
+/// and the downtime has begun.
+#[derive(Debug)]
+pub(super) struct Search(JoinHandle<io::Result<Writers>>);
+
+impl Search {
+    fn start(files: Vec<PathBuf>) -> io::Result<Search> {
+        let thread = thread::Builder::new().name("writers".into());
+        thread.spawn(move || writers_of(&files)).map(Search)
+    }
+
+    fn end(self) -> io::Result<Writers> {
+        self.0
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("it panicked")))
+    }
+}
+
+fn search_failed(source: io::Error) -> WriterError {
+    WriterError::Io {
+        what: "find out which processes can write the image".to_owned(),
+        source,
     }
 }
 

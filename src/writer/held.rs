@@ -117,29 +117,45 @@ impl HeldProcess {
         matches!(poll(&mut fds, Some(&at_once)), Ok(1..))
     }
 
-    /// A thread that has not stopped, and its state. `None` if all have.
-    pub(super) fn running(&self) -> Result<Option<(u32, char)>, WriterError> {
+    /// A thread that has not stopped. `None` if all have.
+    pub(super) fn running(&self) -> Result<Option<Thread>, WriterError> {
         let before = self.threads()?;
         if let Some(running) = first_running(&before) {
             return Ok(Some(running));
         }
         // The pidfd reports its end a moment later.
-        if before.iter().all(|(_, state)| matches!(state, 'Z' | 'X')) {
+        if before
+            .iter()
+            .all(|thread| matches!(thread.state, 'Z' | 'X'))
+        {
             return Err(WriterError::Gone { pid: self.pid });
         }
         // A thread that was started after the list was read was started by one that had not
         // stopped.
         let after = self.threads()?;
-        Ok(first_running(&after).or_else(|| {
-            after
-                .iter()
-                .find(|thread| !before.contains(thread))
-                .copied()
-        }))
+        let is_new = |thread: &&Thread| before.iter().all(|known| known.id != thread.id);
+        Ok(first_running(&after).or_else(|| after.iter().find(is_new).copied()))
+    }
+
+    /// What its threads have done up to now, if all of them have stopped and left their processors;
+    /// see [`Rest`]. Otherwise the first one that has not.
+    pub(super) fn rest(&self) -> Result<Result<Rest, Thread>, WriterError> {
+        let before = self.threads()?;
+        let waits = |thread: &Thread| match thread.state {
+            'T' | 't' => waits_off_processor(self.pid, thread.id),
+            _ => true,
+        };
+        let off = before.iter().all(waits);
+        let threads = self.threads()?;
+        if let Some(running) = first_running(&threads) {
+            return Ok(Err(running));
+        }
+        let settled = off && before == threads;
+        Ok(Ok(Rest { threads, settled }))
     }
 
     /// The states of all threads.
-    fn threads(&self) -> Result<Vec<(u32, char)>, WriterError> {
+    fn threads(&self) -> Result<Vec<Thread>, WriterError> {
         let threads = read_threads(self.pid);
         if self.has_ended() {
             return Err(WriterError::Gone { pid: self.pid });
@@ -151,6 +167,42 @@ impl HeldProcess {
     }
 }
 
+/// A thread, as `/proc/PID/task/TID/status` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Thread {
+    pub(super) id: u32,
+    pub(super) state: char,
+    /// How often it left a processor: to wait, which includes stopping, and to make room for others.
+    switches: [u64; 2],
+}
+
+/// What stopped threads had done. A thread that is resumed has to leave its processor when it stops
+/// again: its numbers of switches are then others.
+///
+/// It leaves its processor a moment after its state is T, and both may be seen in between. `settled` is
+/// false where that cannot be excluded, and one switch then proves nothing.
+#[derive(Debug)]
+pub(super) struct Rest {
+    threads: Vec<Thread>,
+    pub(super) settled: bool,
+}
+
+impl Rest {
+    /// A thread that has run since, in a process that rests `now`.
+    pub(super) fn ran_before(&self, now: &Rest) -> Option<u32> {
+        let ran = |thread: &&Thread| {
+            let before = self.threads.iter().find(|before| before.id == thread.id);
+            let Some(before) = before else {
+                return true;
+            };
+            let waited = thread.switches[0].abs_diff(before.switches[0]);
+            waited > u64::from(!self.settled)
+                || (self.settled && thread.switches != before.switches)
+        };
+        now.threads.iter().find(ran).map(|thread| thread.id)
+    }
+}
+
 fn failed(what: String, error: Errno) -> WriterError {
     WriterError::Io {
         what,
@@ -158,43 +210,58 @@ fn failed(what: String, error: Errno) -> WriterError {
     }
 }
 
-fn read_threads(pid: u32) -> io::Result<Vec<(u32, char)>> {
+fn read_threads(pid: u32) -> io::Result<Vec<Thread>> {
     let mut threads = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let entry = entry?;
         let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
-        let stat = match std::fs::read_to_string(entry.path().join("stat")) {
-            Ok(stat) => stat,
+        let status = match std::fs::read(entry.path().join("status")) {
+            Ok(status) => status,
             // It has ended: ENOENT before the file is open, ESRCH after.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => continue,
             Err(error) => return Err(error),
         };
-        let (Some(id), Some(state)) = (id, state(&stat)) else {
-            return Err(Errno::PROTO.into());
-        };
-        threads.push((id, state));
+        let status = String::from_utf8_lossy(&status);
+        let thread = id.and_then(|id| thread(id, &status)).ok_or(Errno::PROTO)?;
+        threads.push(thread);
     }
     Ok(threads)
 }
 
+/// Reads proc_pid_status(5). The name in its first line may hold anything but a line's end.
+fn thread(id: u32, status: &str) -> Option<Thread> {
+    let value = |name| status.lines().find_map(|line| line.strip_prefix(name));
+    let number = |name| value(name)?.trim().parse().ok();
+    Some(Thread {
+        id,
+        state: value("State:")?.trim_start().chars().next()?,
+        switches: [
+            number("voluntary_ctxt_switches:")?,
+            number("nonvoluntary_ctxt_switches:")?,
+        ],
+    })
+}
+
+/// Whether a thread waits in the kernel and has left its processor: only then it has a place where it
+/// waits, proc_pid_wchan(5). `false` also where the kernel does not say so.
+fn waits_off_processor(pid: u32, thread: u32) -> bool {
+    let place = std::fs::read(format!("/proc/{pid}/task/{thread}/wchan"));
+    place.is_ok_and(|place| !matches!(&place[..], b"" | b"0"))
+}
+
 /// The first thread that may still write. Those that have ended (a main thread stays as a zombie
 /// until all others have ended, too) do not.
-fn first_running(threads: &[(u32, char)]) -> Option<(u32, char)> {
+fn first_running(threads: &[Thread]) -> Option<Thread> {
     threads
         .iter()
-        .find(|(_, state)| !matches!(state, 'T' | 't' | 'Z' | 'X'))
+        .find(|thread| !matches!(thread.state, 'T' | 't' | 'Z' | 'X'))
         .copied()
 }
 
 /// What follows the name in `/proc/PID/stat`. The name may hold anything, brackets included.
 fn after_name(stat: &str) -> Option<&str> {
     stat.rsplit_once(')').map(|(_, rest)| rest.trim_start())
-}
-
-/// Field 3 of `/proc/PID/stat`, proc_pid_stat(5).
-fn state(stat: &str) -> Option<char> {
-    after_name(stat)?.chars().next()
 }
 
 /// When the process that has this PID now was started, as [`Target::started`].
@@ -216,7 +283,6 @@ mod tests {
         let fields: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
         for name in ["sleep", "a b", "x) T (y", ")", ""] {
             let stat = format!("42 ({name}) S {}\n", fields.join(" "));
-            assert_eq!(state(&stat), Some('S'), "{name}");
             assert_eq!(start_time(&stat), Some(22), "{name}");
         }
         for stat in ["", "42", "42 (x", "42 (x)", "42 (x) S 1 2"] {
@@ -224,13 +290,66 @@ mod tests {
         }
     }
 
+    fn threads(of: &[(u32, char, [u64; 2])]) -> Vec<Thread> {
+        let thread = |&(id, state, switches)| Thread {
+            id,
+            state,
+            switches,
+        };
+        of.iter().map(thread).collect()
+    }
+
     #[test]
     fn threads_that_may_still_write_are_found() {
-        assert_eq!(first_running(&[(1, 'T'), (2, 't'), (3, 'T')]), None);
-        assert_eq!(first_running(&[(1, 'Z'), (2, 'T')]), None);
+        let all = |states: &[char]| {
+            let numbered = (1..).zip(states);
+            let threads: Vec<_> = numbered.map(|(id, &state)| (id, state, [0, 0])).collect();
+            first_running(&self::threads(&threads)).map(|thread| thread.id)
+        };
+        assert_eq!(all(&['T', 't', 'T']), None);
+        assert_eq!(all(&['Z', 'T']), None);
         for state in ['R', 'S', 'D', 'I', 'W', 'P'] {
-            assert_eq!(first_running(&[(1, 'T'), (2, state)]), Some((2, state)));
+            assert_eq!(all(&['T', state]), Some(2));
         }
+    }
+
+    #[test]
+    fn the_fields_of_status_are_found_after_any_name() {
+        let status = "Name:\tState:\\nState:R\nUmask:\t0022\nState:\tT (stopped)\nTgid:\t7\n\
+                      voluntary_ctxt_switches:\t12\nnonvoluntary_ctxt_switches:\t3\n";
+        let found = thread(7, status).unwrap();
+        assert_eq!((found.id, found.state, found.switches), (7, 'T', [12, 3]));
+        for status in [
+            "",
+            "State:\tT",
+            "voluntary_ctxt_switches:\t1\nnonvoluntary_ctxt_switches:\t1",
+        ] {
+            assert_eq!(thread(7, status), None);
+        }
+    }
+
+    #[test]
+    fn a_thread_that_ran_meanwhile_is_found_by_its_switches() {
+        let rest = |settled, of: &[_]| Rest {
+            threads: threads(of),
+            settled,
+        };
+        let before = [(1, 'T', [5, 2]), (2, 'T', [7, 0])];
+        let settled = rest(true, &before);
+        assert_eq!(settled.ran_before(&rest(true, &before)), None);
+        for (ran, now) in [
+            (2, [(1, 'T', [5, 2]), (2, 'T', [8, 0])]),
+            (1, [(1, 'T', [5, 3]), (2, 'T', [7, 0])]),
+            (3, [(1, 'T', [5, 2]), (3, 'T', [1, 0])]),
+        ] {
+            assert_eq!(settled.ran_before(&rest(true, &now)), Some(ran));
+        }
+        // One switch may be that of its stopping.
+        let unsettled = rest(false, &before);
+        let once = rest(true, &[(1, 'T', [6, 4]), (2, 'T', [8, 0])]);
+        assert_eq!(unsettled.ran_before(&once), None);
+        let twice = rest(true, &[(1, 'T', [7, 2]), (2, 'T', [8, 0])]);
+        assert_eq!(unsettled.ran_before(&twice), Some(1));
     }
 
     #[test]

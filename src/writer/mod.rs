@@ -243,6 +243,17 @@ pub enum WriterError {
         /// The thread's state as in `/proc/PID/stat`.
         state: char,
     },
+    /// It was stopped for the last round, ran again, and is stopped now.
+    #[error(
+        "process {pid} was resumed by another program while its last pages were sent, and stopped again (its \
+         thread {thread} ran): what arrived is not its RAM any more"
+    )]
+    ContinuedForAWhile {
+        /// Its PID.
+        pid: u32,
+        /// The first thread that ran.
+        thread: u32,
+    },
     /// It did not stop in time.
     #[error(
         "process {pid} did not stop within {}: its thread {thread} is in state {state}{}",

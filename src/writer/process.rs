@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::guard::{Guard, Guarded};
-use super::held::{HeldProcess, Target};
+use super::held::{HeldProcess, Rest, Target};
 use super::lock::Lock;
 use super::{Writer, WriterError};
 use crate::error::{Error, Kind, Result};
@@ -22,6 +22,10 @@ const LOOK: Duration = Duration::from_micros(100);
 /// The most time between two looks. A thread that takes longer to stop is waiting for something
 /// slow.
 const LONGEST_LOOK: Duration = Duration::from_millis(5);
+
+/// How long stopped threads have to leave their processors. Where the kernel does not say that they
+/// have (no symbols), the stop takes this much longer.
+const SETTLING: Duration = Duration::from_millis(10);
 
 /// How long a throttled process runs between two pauses, as QEMU's vCPUs do.
 const SLICE: Duration = Duration::from_millis(10);
@@ -43,6 +47,8 @@ pub struct Processes {
     throttle: Option<Throttle>,
     abort: Arc<Abort>,
     state: State,
+    /// What all had done when the last stop was complete, those that were paused at the end.
+    rests: Vec<Rest>,
     /// Held until the migration is over.
     _locks: Vec<Lock>,
 }
@@ -108,6 +114,7 @@ impl Processes {
             throttle: None,
             abort,
             state: State::Running,
+            rests: Vec::new(),
         })
     }
 
@@ -118,36 +125,55 @@ impl Processes {
         for process in self.all.iter() {
             process.signal(Signal::STOP)?;
         }
-        // One that was paused may have been resumed since.
-        first_continued(&self.paused)?;
         let mut look = LOOK;
         for process in self.all.iter() {
-            while let Some((thread, state)) = process.running()? {
+            while let Some(thread) = process.running()? {
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                     return Err(WriterError::DidNotStop {
                         pid: process.pid,
-                        thread,
-                        state,
+                        thread: thread.id,
+                        state: thread.state,
                         limit,
                     }
                     .into());
                 }
                 // Another program may have resumed it in between; if it stops already, this does nothing.
                 process.signal(Signal::STOP)?;
-                let wait = look;
-                look = (look * 2).min(LONGEST_LOOK);
-                match self.abort.wait(wait) {
-                    Ok(Woken::Aborted) => return Err(Error::interrupted()),
-                    Ok(_) => {}
-                    Err(error) => {
-                        return Err(
-                            Error::new(Kind::Failed, error).in_stage("while stopping the writer")
-                        );
-                    }
-                }
+                self.wait_for_next(&mut look)?;
             }
         }
+        self.rests = self.settle()?;
         Ok(())
+    }
+
+    /// What all have done once they have left their processors.
+    fn settle(&self) -> Result<Vec<Rest>> {
+        let mut rests = Vec::new();
+        let started = Instant::now();
+        let mut look = LOOK;
+        // One that was paused may have been resumed since.
+        for process in self.all.iter().chain(&self.paused) {
+            rests.push(loop {
+                let rest = rest(process)?;
+                if rest.settled || started.elapsed() >= SETTLING {
+                    break rest;
+                }
+                self.wait_for_next(&mut look)?;
+            });
+        }
+        Ok(rests)
+    }
+
+    fn wait_for_next(&self, look: &mut Duration) -> Result<()> {
+        let wait = *look;
+        *look = (wait * 2).min(LONGEST_LOOK);
+        match self.abort.wait(wait) {
+            Ok(Woken::Aborted) => Err(Error::interrupted()),
+            Ok(_) => Ok(()),
+            Err(error) => {
+                Err(Error::new(Kind::Failed, error).in_stage("while stopping the writer"))
+            }
+        }
     }
 
     /// From now on the guard resumes the processes if this one is killed.
@@ -200,8 +226,14 @@ impl Writer for Processes {
     }
 
     fn check_stopped(&mut self) -> Result<()> {
-        first_continued(&self.all)?;
-        Ok(first_continued(&self.paused)?)
+        let all = self.all.iter().chain(&self.paused);
+        for (process, before) in all.zip(&self.rests) {
+            if let Some(thread) = before.ran_before(&rest(process)?) {
+                let pid = process.pid;
+                return Err(WriterError::ContinuedForAWhile { pid, thread }.into());
+            }
+        }
+        Ok(())
     }
 
     fn release(&mut self) {
@@ -260,15 +292,13 @@ impl Drop for Processes {
     }
 }
 
-/// The first of them that is not stopped, as an error.
-fn first_continued(processes: &[HeldProcess]) -> Result<(), WriterError> {
-    for process in processes {
-        if let Some((thread, state)) = process.running()? {
-            let pid = process.pid;
-            return Err(WriterError::Continued { pid, thread, state });
-        }
-    }
-    Ok(())
+/// What a process has done that must be stopped.
+fn rest(process: &HeldProcess) -> Result<Rest, WriterError> {
+    process.rest()?.map_err(|thread| WriterError::Continued {
+        pid: process.pid,
+        thread: thread.id,
+        state: thread.state,
+    })
 }
 
 /// A thread that stops processes for a part of the time, again and again.

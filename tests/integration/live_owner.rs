@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ramferry::stats::Status;
-use ramferry::{Caps, Kind, Migration};
+use ramferry::source::Live;
+use ramferry::stats::{Event, Status};
+use ramferry::{Caps, Kind, Migration, Settings};
 use rustix::process::Signal;
 
 use crate::support::live::{Churn, send_live};
@@ -208,15 +209,22 @@ fn a_migration_from_another_network_namespace_is_kept_out_as_well() {
 #[test]
 fn another_guest_in_the_same_file_is_not_taken_for_the_one_that_was_handed_over() {
     watchdog!();
-    let mut scene = Scene::new();
+    let scene = Scene::new();
     let receive = scene.receive("d1");
     scene.send("d1", &[]).succeeded();
     receive.finish().succeeded();
-    scene.churn.program.signal(Signal::KILL);
-    std::fs::remove_file(ramferry::writer::churn::records_of(&scene.image)).unwrap();
-    let another = Churn::start(&scene.image, &["--rate", "2000"]);
-    let old = std::mem::replace(&mut scene.churn, another);
-    old.program.finish();
+    let Scene {
+        folder,
+        image,
+        churn,
+    } = scene;
+    churn.program.signal(Signal::KILL);
+    churn.program.finish();
+    let scene = Scene {
+        churn: Churn::start(&image, &["--rate", "2000"]),
+        folder,
+        image,
+    };
     let receive = scene.receive("d2");
     scene.send("d2", &[]).succeeded();
     receive.finish().succeeded();
@@ -308,6 +316,58 @@ fn the_report_says_which_end_has_the_guest() {
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert_eq!(ended.json()["guest"], "destination");
     }
+}
+
+#[test]
+fn a_process_that_opens_the_image_during_the_rounds_ends_the_migration() {
+    watchdog!();
+    let scene = Scene::new();
+    let address = unix(&scene.folder.path("d"));
+    let destination = Destination::start(&address, &scene.folder.path("out"), params(&[]));
+    destination.address();
+    let image = scene.image.clone();
+    let late = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let opened = std::sync::Arc::clone(&late);
+    let source = Migration::send(&scene.image)
+        .to(address)
+        .live(Live::new(scene.churn.by_pid()))
+        .settings(Settings::new(
+            params(&[("downtime-limit", "0"), ("max-rounds", "2")]),
+            Caps::default(),
+        ))
+        .on_event(move |event| {
+            if matches!(event, Event::Pass(2)) {
+                let mut options = std::fs::File::options();
+                let file = options.read(true).write(true).open(&image).unwrap();
+                *opened.lock().unwrap() = Some(Holder::of(file));
+            }
+        })
+        .start()
+        .unwrap();
+    let line = source.wait().unwrap_err().one_line();
+    assert!(line.contains("(sleep) can write"), "{line}");
+    destination.handle.wait().unwrap_err();
+    assert!(!scene.folder.path("out").exists());
+    scene.churn.writes_on();
+    assert!(late.lock().unwrap().is_some());
+}
+
+#[test]
+fn a_writer_that_ran_for_a_while_and_is_stopped_again_ends_the_migration() {
+    watchdog!();
+    let scene = Scene::new();
+    let (source, destination) = scene.paused();
+    scene.churn.resume();
+    scene.churn.writes_on();
+    scene.churn.program.signal(Signal::STOP);
+    until(|| scene.churn.program.is_stopped());
+    source.proceed().unwrap();
+    let line = source.wait().unwrap_err().one_line();
+    assert!(line.contains("and stopped again"), "{line}");
+    let line = destination.handle.wait().unwrap_err().one_line();
+    assert!(line.contains("and stopped again"), "{line}");
+    assert!(!scene.folder.path("out").exists());
+    scene.churn.writes_on();
 }
 
 #[test]
