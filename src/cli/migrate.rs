@@ -1,6 +1,7 @@
 //! `ramferry send` and `ramferry receive`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use signal_hook::iterator::Signals;
 
@@ -10,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::qmp;
 use crate::settings::Settings;
 use crate::source::{Live, WriterChoice};
+use crate::stats::Owner;
 use crate::transport::Address;
 use crate::wire::Format;
 use crate::writer::guard;
@@ -271,7 +273,8 @@ fn finish(
     (waiting, end): (String, &str),
 ) -> Result<()> {
     let migration = attached.migration()?;
-    signals::end_on_each(signals, migration.canceller())?;
+    let ended = Arc::clone(&migration);
+    signals::end_on_each(signals, migration.canceller(), move || outcome_now(&ended))?;
     attached.announce();
     if !show.quiet {
         Progress::new(waiting).follow(&migration);
@@ -300,4 +303,17 @@ fn finish(
     }
     attached.close();
     outcome
+}
+
+/// How a migration ends that is not waited for any more: by which end has the guest.
+fn outcome_now(migration: &Migration) -> Result<()> {
+    match migration.query().owner {
+        Some(Owner::Destination) => Ok(()),
+        Some(Owner::Unknown) => Err(Error::new(
+            Kind::OutcomeUnknown,
+            "outcome unknown: ended by a second signal while the destination took over; if OUTPUT exists there \
+             under its final name and not as OUTPUT.partial, it has",
+        )),
+        Some(Owner::Source) | None => Err(Error::interrupted()),
+    }
 }

@@ -80,6 +80,21 @@ enum Command {
     Man(package::ManArgs),
 }
 
+impl Command {
+    /// Whether it catches signals, since there is something to clean up.
+    fn ends_cleanly(&self) -> bool {
+        matches!(
+            self,
+            Command::Send(_)
+                | Command::Receive(_)
+                | Command::Bench(_)
+                | Command::Churn(_)
+                | Command::Monitor(_)
+                | Command::ResumeGuard { .. }
+        )
+    }
+}
+
 #[derive(Debug, clap::Args)]
 struct TableArgs {
     /// Print one JSON document
@@ -89,6 +104,9 @@ struct TableArgs {
 
 impl Cli {
     fn run(self) -> Result<()> {
+        if !self.command.ends_cleanly() {
+            signals::let_through();
+        }
         match self.command {
             Command::Send(args) => migrate::send(args),
             Command::Receive(args) => migrate::receive(args),
@@ -110,7 +128,7 @@ impl Cli {
 
 /// Runs the program with the arguments of this process: parse, act, map the error to an exit code.
 pub fn run() -> ExitCode {
-    match parse().run() {
+    match signals::hold().and_then(|()| parse().run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&format!("error: {}", error.one_line()));

@@ -73,15 +73,19 @@ pub(super) fn run(args: MonitorArgs) -> Result<()> {
 
     let interrupted = Arc::new(AtomicBool::new(false));
     let (controlled, flag) = (Arc::clone(&controller), Arc::clone(&interrupted));
-    signals::end_on_each(signals, move || {
-        let status = controlled
-            .report()
-            .map_or(Status::None, |report| report.status);
-        if status.is_running() {
-            flag.store(true, Ordering::Relaxed);
-        }
-        controlled.quit();
-    })?;
+    signals::end_on_each(
+        signals,
+        move || {
+            let status = controlled
+                .report()
+                .map_or(Status::None, |report| report.status);
+            if status.is_running() {
+                flag.store(true, Ordering::Relaxed);
+            }
+            controlled.quit();
+        },
+        || Err(Error::interrupted()),
+    )?;
     controller.wait_for_quit();
     if let Some(migration) = controller.migration() {
         // Clients have been sent the outcome.

@@ -30,7 +30,7 @@ use std::time::Duration;
 use rustix::event::PollFlags;
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::WriterError;
 use super::held::{HeldProcess, Target};
@@ -250,7 +250,7 @@ pub fn serve(targets: &[String]) -> Result<()> {
 fn watch() -> io::Result<bool> {
     // A signal to the whole group also reaches the parent, and its end decides.
     let ignored = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
+    for signal in [SIGHUP, SIGINT, SIGTERM, SIGQUIT] {
         signal_hook::flag::register(signal, Arc::clone(&ignored))?;
     }
     let parent = io::stdin();

@@ -423,6 +423,8 @@ fn on_the_qemu_wire_too_the_outcome_is_unknown_once_the_writer_was_let_go() {
         let (caps, to) = (Caps::for_qemu(), unix(&scene.near()));
         let source = send_live_as(Format::Qemu, &scene.image, &to, writer, caps, params);
         let (peer, _) = listener.accept().unwrap();
+        // The return path is alive: PONG 1, as QEMU answers.
+        std::io::Write::write_all(&mut &peer, &[0, 2, 0, 4, 0, 0, 0, 1]).unwrap();
         let reading = peer.try_clone().unwrap();
         let reader = thread::spawn(move || std::io::copy(&mut &reading, &mut std::io::sink()));
         moment.act(|| match cancels {

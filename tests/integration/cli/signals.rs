@@ -4,12 +4,14 @@ use std::os::unix::net::UnixListener;
 
 use rustix::process::Signal;
 
-use crate::support::{Files, SLOW, assert_same, read_hello, start_with, until, watchdog};
+use crate::support::{
+    Files, Program, SLOW, assert_same, command, read_hello, start_with, until, watchdog,
+};
 
 #[test]
 fn a_signal_to_the_source_ends_both_sides_and_changes_nothing() {
     watchdog!();
-    for signal in [Signal::INT, Signal::TERM] {
+    for signal in [Signal::INT, Signal::TERM, Signal::QUIT] {
         for old in [None, Some(&b"old"[..])] {
             let files = Files::new();
             files.with_old_output(old);
@@ -34,7 +36,7 @@ fn a_signal_to_the_source_ends_both_sides_and_changes_nothing() {
 #[test]
 fn a_signal_to_the_destination_ends_both_sides_and_changes_nothing() {
     watchdog!();
-    for signal in [Signal::INT, Signal::TERM] {
+    for signal in [Signal::INT, Signal::TERM, Signal::QUIT] {
         for old in [None, Some(&b"old"[..])] {
             let files = Files::new();
             files.with_old_output(old);
@@ -54,7 +56,7 @@ fn a_signal_to_the_destination_ends_both_sides_and_changes_nothing() {
 #[test]
 fn a_signal_ends_a_receiver_that_listens_and_a_source_without_an_answer() {
     watchdog!();
-    for signal in [Signal::INT, Signal::TERM] {
+    for signal in [Signal::INT, Signal::TERM, Signal::QUIT] {
         let files = Files::small();
         let receiver = files.receiver(&[]);
         receiver.signal(signal);
@@ -120,4 +122,39 @@ fn a_killed_source_ends_the_receiver() {
         .finish()
         .failed_with(1, &["the peer closed the connection"]);
     files.nothing_changed(None);
+}
+
+#[test]
+fn a_signal_ends_what_has_nothing_to_clean_up_as_it_ends_any_program() {
+    watchdog!();
+    for signal in [Signal::INT, Signal::TERM, Signal::QUIT] {
+        let files = Files::small();
+        let listener = UnixListener::bind(&files.socket).unwrap();
+        let probe = start_with(&["probe", &files.uri()], &[]);
+        let _link = listener.accept().unwrap();
+        probe.signal(signal);
+        assert_eq!(probe.finish().code, None, "{signal:?}");
+    }
+}
+
+#[test]
+fn a_report_that_cannot_be_printed_does_not_change_what_happened() {
+    watchdog!();
+    let files = Files::small();
+    let full = || {
+        std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let receive = command(&["receive", &files.uri(), files.output(), "--json"]);
+    let mut receive = Program::start_with_stdout(receive, full());
+    receive.err_line();
+    let send = command(&["send", files.image(), &files.uri(), "--json"]);
+    let sent = Program::start_with_stdout(send, full()).finish();
+    for ended in [sent, receive.finish()] {
+        ended.succeeded();
+        assert!(ended.err.contains("no report: "), "{ended:?}");
+    }
+    assert_same(&files.output, &files.image);
 }
