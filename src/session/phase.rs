@@ -59,7 +59,22 @@
 //! | the output cannot be renamed | `Failed`, as the destination says so | `Failed` | neither: resume the source by hand |
 //! | `Committed` is lost | `Unknown` | `Completed` | the destination |
 //!
+//! | the source is killed before its guard is released | (killed) | `Failed` | the source: the guard resumes its writer |
+//! | the source is killed between that and `Commit` | (killed) | `Failed` | neither: resume the source by hand |
+//! | the source is killed after `Commit` | (killed) | `Completed` | the destination |
+//! | the destination is killed before it renames the output | `Failed`, or `Unknown` after `Commit` | (killed) | the source; by hand after `Commit` |
+//! | the destination is killed after that | `Unknown`, or `Completed` | (killed) | the destination |
+//!
 //! The source cannot distinguish a lost `Commit` from a lost `Committed`, so both are `Unknown`.
+//!
+//! That the guest runs at neither end cannot be excluded, only made rare. Two things have to happen, one
+//! here (nothing resumes the writer any more) and one there (`Commit` arrives), and no order makes
+//! them one: a failure in between leaves the guest with neither end in the order that is used, and with
+//! both ends in the other. Between the two is one system call. In each of these cases the writer is
+//! stopped, whole and marked as handed over, and OUTPUT's name at the destination says which end is to
+//! run it.
+//!
+//! [`Phase::owner`] is the same as `guest` in the reports, and docs/control.md has it for each exit code.
 //! With a QEMU, the last byte of the stream takes the place of `Commit`, and shutting the return
 //! path with 0 that of `Committed`.
 

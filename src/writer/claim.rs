@@ -19,7 +19,7 @@ use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 
 use super::held::{Target, start_of};
 use super::lock::lock_image;
-use super::users::{User, Writers, maps_writable, writers_of};
+use super::users::{User, Writers, has_async_io, maps_writable, writers_of};
 use super::{QemuError, QemuWriter, WriterError};
 use crate::error::{Error, Kind, Result};
 use crate::image::Guest;
@@ -156,6 +156,13 @@ impl Claim {
                 image: self.first(),
             }
             .into());
+        }
+        if let Some(pid) = pids.iter().find(|&&pid| has_async_io(pid)) {
+            stats.notice(format!(
+                "process {pid} uses asynchronous I/O (io_uring or aio), which goes on while its threads are \
+                 stopped and may change RAM that has been sent: stop it by its monitor instead (--qmp for a \
+                 QEMU, or --stop-command)"
+            ));
         }
         let unseen = unseen.iter().filter(|pid| !pids.contains(pid)).count();
         if unseen > 0 {

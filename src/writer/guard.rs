@@ -49,7 +49,7 @@ const ARM: u8 = b'S';
 /// What its parent writes once it has resumed the writer.
 const DISARM: u8 = b'R';
 
-/// What its parent writes for it to exit at once.
+/// What its parent writes when the writer stays stopped for good: it exits at once.
 const RELEASE: u8 = b'X';
 
 /// What the guard says when it is on guard.
@@ -73,7 +73,7 @@ pub(super) enum Guarded {
     Monitor(OwnedFd),
 }
 
-/// The guard, as its parent sees it. Dropped, it resumes the writer.
+/// The guard, as its parent sees it. Dropped, it resumes the writer unless it was released.
 #[derive(Debug)]
 pub(super) struct Guard {
     child: Child,
@@ -161,13 +161,13 @@ impl Guard {
         }
     }
 
-    /// Ends the guard: when this returns, it is gone and resumes nothing.
-    pub(super) fn release(mut self) {
-        // It must not see the end of its input before it has ended.
-        if !self.tell(RELEASE) || !self.ends() {
+    /// From now on the guard resumes nothing, even if it is the only one that is left: it reads its input
+    /// in order, so this comes before the end, and need not be waited for. Each moment between this and
+    /// Commit is one in which the guest may be left without an owner.
+    pub(super) fn release(&mut self) {
+        if !self.tell(RELEASE) {
             self.kill();
         }
-        self.parent = None;
     }
 
     fn tell(&self, byte: u8) -> bool {
@@ -197,7 +197,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // The end of its input is what makes it resume the writer.
+        // The end of its input is what makes it end, and resume the writer first if it is to.
         drop(self.parent.take());
         if !self.ends() {
             if self.is_patient {

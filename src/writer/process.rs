@@ -238,7 +238,8 @@ impl Writer for Processes {
 
     fn release(&mut self) {
         self.throttle = None;
-        if let Some(guard) = self.guard.take() {
+        // It is waited for when all is over, and not now.
+        if let Some(guard) = &mut self.guard {
             guard.release();
         }
         if self.state == State::Running {

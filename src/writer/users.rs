@@ -87,6 +87,26 @@ pub(super) fn maps_writable(pid: u32, file: &Path) -> io::Result<bool> {
     finds_writable(&process, &maps, &[Wanted::of(file)?])
 }
 
+/// Whether a process has the kernel do I/O for it while its threads do something else, or have stopped:
+/// by io_uring(7) or io_setup(2). `false` also if that cannot be examined.
+pub fn has_async_io(pid: u32) -> bool {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let is_ring = |entry: fs::DirEntry| {
+        let link = fs::read_link(entry.path());
+        link.is_ok_and(|link| link.as_os_str() == "anon_inode:[io_uring]")
+    };
+    let mut files = fs::read_dir(process.join("fd"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    if files.any(is_ring) {
+        return true;
+    }
+    let maps = fs::read(process.join("maps")).unwrap_or_default();
+    let mut lines = maps.split(|&byte| byte == b'\n').filter_map(Mapping::parse);
+    lines.any(|mapping| mapping.path.starts_with(b"/[aio]"))
+}
+
 /// A file, as it is found again in another process.
 struct Wanted {
     identity: (u64, u64),
@@ -328,6 +348,35 @@ mod tests {
         assert_eq!(writers_of(&[&other]).unwrap().users, []);
         drop(writer);
         assert_eq!(writers_of(&[&file]).unwrap().users, []);
+    }
+
+    /// A Python with a context for asynchronous I/O, if there is a Python, until it is dropped.
+    fn with_aio() -> Option<Shell> {
+        let script = format!(
+            "import ctypes\ncontext = ctypes.c_ulong()\n\
+             assert ctypes.CDLL(None).syscall({}, 1, ctypes.byref(context)) == 0\n\
+             print(flush=True)\ninput()",
+            libc::SYS_io_setup
+        );
+        let python = ["python3", "-c", "import ctypes"];
+        let there = Command::new(python[0]).args(&python[1..]).status();
+        let runs = there.is_ok_and(|status| status.success());
+        runs.then(|| {
+            Shell::start(
+                &format!("exec python3 -c '{script}'"),
+                Path::new("/dev/null"),
+            )
+        })
+    }
+
+    #[test]
+    fn a_process_whose_io_the_kernel_does_meanwhile_is_found() {
+        let none = Shell::start("true", Path::new("/dev/null"));
+        assert!(!has_async_io(none.0.id()));
+        match with_aio() {
+            Some(aio) => assert!(has_async_io(aio.0.id())),
+            None => eprintln!("SKIPPED: asynchronous I/O: there is no python3"),
+        }
     }
 
     #[test]

@@ -380,7 +380,7 @@ impl Writer for QemuWriter {
     }
 
     fn release(&mut self) {
-        if let Some(guard) = self.guard.take() {
+        if let Some(guard) = &mut self.guard {
             guard.release();
         }
         if self.state == State::Running {
