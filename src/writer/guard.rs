@@ -256,7 +256,10 @@ fn watch() -> io::Result<bool> {
     let parent = io::stdin();
     let mut ready = &READY[..];
     while !ready.is_empty() {
-        let written = retry_on_intr(|| rustix::io::write(&parent, ready))?;
+        // A parent that has given up does not wait for this, and its end is read below.
+        let Ok(written) = retry_on_intr(|| rustix::io::write(&parent, ready)) else {
+            break;
+        };
         ready = ready.get(written..).unwrap_or_default();
     }
     let (mut byte, mut armed) = ([0], false);

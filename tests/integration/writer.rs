@@ -1,6 +1,8 @@
 //! Processes that write the guest's RAM: stopped, they write nothing; and they are resumed whatever
 //! becomes of who stopped them, unless they were released.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -356,6 +358,29 @@ fn a_process_of_another_user_is_not_stopped() {
         open(&[1]).expect_err("init is root's").one_line()
     };
     assert!(error.contains("not permitted"), "{error}");
+}
+
+#[test]
+fn a_guard_whose_parent_has_given_up_ends_without_a_word() {
+    watchdog!();
+    let scene = Scene::new();
+    let pid = scene.writer.pid();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Field 22; the second, the name, ends with the parenthesis.
+    let started = stat
+        .rsplit_once(") ")
+        .unwrap()
+        .1
+        .split(' ')
+        .nth(19)
+        .unwrap();
+    let (ours, guards) = UnixStream::pair().unwrap();
+    drop(ours);
+    let mut guard = command(&["__resume-guard", &format!("{pid}:{started}")]);
+    guard.stdin(OwnedFd::from(guards));
+    let ended = Program::start(guard).finish();
+    ended.succeeded();
+    assert_eq!(ended.err, "");
 }
 
 #[test]
