@@ -9,7 +9,7 @@
 //! | `records.rs` | records of the native wire and QEMU's, one at a time |
 //! | `codecs.rs` | compressed bodies and deltas |
 //! | `text.rs` | JSON, guest folders' descriptions, what is written on a command line |
-//! | `whole.rs` | a destination, a source, and `inspect`, each as a whole |
+//! | `whole.rs` | a destination, a source, a monitor's client and `inspect`, each as a whole |
 //! | `model.rs` | what RAM must be after a stream: a second receiver that keeps everything in memory |
 //! | `native.rs` | streams that are put in order where hashes and counts would stop most damage |
 //! | `seeds.rs` | inputs to begin with, from `fixtures/` and `fuzz/corpus/` |
@@ -66,6 +66,12 @@ pub const TARGETS: &[Target] = &[
     target("xbzrle", codecs::xbzrle, seeds::deltas, 500),
     target("codec", codecs::codec, seeds::bodies, 300),
     target("monitor_json", text::monitor_json, seeds::commands, 500),
+    target(
+        "monitor_client",
+        whole::monitor_client,
+        seeds::dialogues,
+        500,
+    ),
     target("guest_json", text::guest_json, seeds::descriptions, 500),
     target("words", text::words, seeds::words, 500),
     target("inspect", whole::inspect, seeds::files, 100),

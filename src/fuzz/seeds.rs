@@ -226,6 +226,27 @@ pub(super) fn commands() -> Vec<Vec<u8>> {
     texts.map(<[u8]>::to_vec).into()
 }
 
+/// What a monitor says to a client.
+pub(super) fn dialogues() -> Vec<Vec<u8>> {
+    let greeting = |capabilities: &str| {
+        let version =
+            r#"{"qemu": {"micro": 1, "minor": 2, "major": 7}, "package": "Debian 1:7.2"}"#;
+        format!("{{\"QMP\": {{\"version\": {version}, \"capabilities\": [{capabilities}]}}}}\r\n")
+    };
+    let answers = [
+        r#"{"return": {}, "id": "ramferry-1"}"#,
+        r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "MIGRATION", "data": {"status": "active"}}"#,
+        r#"{"return": {"status": "active", "ram": {"transferred": 1, "mbps": 0.5}}, "id": "ramferry-2"}"#,
+        r#"{"id": "ramferry-3", "error": {"class": "GenericError", "desc": "no"}}"#,
+    ];
+    let answers = answers.join("\r\n");
+    vec![
+        format!("{}{answers}\r\n", greeting("\"oob\"")).into_bytes(),
+        format!("{}{{\"return\": {{}}}}\n", greeting("")).into_bytes(),
+        b"{\"QMP\": []}\n".to_vec(),
+    ]
+}
+
 /// What `guest.json` holds.
 pub(super) fn descriptions() -> Vec<Vec<u8>> {
     let contents = GuestJson {

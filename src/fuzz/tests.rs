@@ -131,6 +131,7 @@ short_runs!(
     xbzrle,
     codec,
     monitor_json,
+    monitor_client,
     guest_json,
     words,
     inspect,

@@ -5,14 +5,18 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, IntoRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::io::FdFlags;
+use serde_json::Value;
 
+use crate::control::job_info::JobInfo;
 use crate::error::{Error, Result};
 use crate::image::Guest;
 use crate::page::{PAGE_SIZE, PageIndex};
 use crate::params::Params;
 use crate::partial::partial_path;
+use crate::qmp::Client;
 use crate::stats::Report;
 use crate::transport::Address;
 use crate::wire::Format;
@@ -120,12 +124,17 @@ fn accepted(outcome: Result<Report, Error>) -> Option<Report> {
 /// A peer that has said all this and says no more, and the other end's address. The peer never reads,
 /// but it must be there while the other end writes.
 fn said(bytes: &[u8]) -> (UnixStream, Address) {
-    let (mut peer, ours) = UnixStream::pair().expect("a pair of sockets");
+    let (peer, ours) = pair(bytes);
     rustix::io::fcntl_setfd(ours.as_fd(), FdFlags::empty()).expect("it is open");
+    (peer, Address::Fd(ours.into_raw_fd()))
+}
+
+fn pair(bytes: &[u8]) -> (UnixStream, UnixStream) {
+    let (mut peer, ours) = UnixStream::pair().expect("a pair of sockets");
     peer.set_nonblocking(true).expect("it is open");
     peer.write_all(bytes).expect("it fits");
     peer.shutdown(Shutdown::Write).expect("it is open");
-    (peer, Address::Fd(ours.into_raw_fd()))
+    (peer, ours)
 }
 
 /// What a destination says to a source. The first byte chooses the wire. The source must not believe
@@ -170,6 +179,34 @@ pub(super) fn image_bytes() -> Vec<u8> {
         };
     }
     bytes
+}
+
+/// What another program's monitor says to our client, which asks for two things. Its words are printed
+/// on terminals.
+pub(super) fn monitor_client(data: &[u8], _: &Path) -> bool {
+    if data.len() > MOST_SOCKET {
+        return false;
+    }
+    let (_peer, ours) = pair(data);
+    let mut client = match Client::over(ours, "a monitor", Duration::from_secs(5)) {
+        Ok(client) => client,
+        Err(error) => {
+            assert!(!error.to_string().contains(char::is_control));
+            return false;
+        }
+    };
+    assert!(!client.greeting().product().contains(char::is_control));
+    let now = Instant::now();
+    for command in ["query-migrate", "query-status"] {
+        match client.execute(command, &Value::Null) {
+            Ok(reply) => drop(JobInfo::new(&reply, None).raw()),
+            Err(error) => assert!(!error.to_string().contains(char::is_control)),
+        }
+        while let Ok(Some(event)) = client.wait_event(now) {
+            let _ = event.migration_status().map(str::len);
+        }
+    }
+    true
 }
 
 /// A file of any bytes is described, or refused with a reason.
