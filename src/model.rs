@@ -47,6 +47,9 @@ pub(crate) const PLANNED: &str = "planned";
 
 /// Runs `model` under many schedules.
 fn check(model: impl Fn() + Send + Sync + Copy + 'static) {
+    // All tests share the output of `files`.
+    static ONE: StdMutex<()> = StdMutex::new(());
+    let _one = crate::sync::lock(&ONE);
     let schedules = std::env::var("RAMFERRY_SCHEDULES").ok();
     let schedules = schedules.map_or(SCHEDULES, |text| text.parse().expect("a number"));
     let mut config = Config::new();
@@ -223,9 +226,11 @@ fn migrate(plan: &Plan, cancelled: Cancelled) -> Ended {
         scope.spawn(move || {
             operate(from, 2);
             if cancelled == Cancelled::Source {
+                // It must not wait at the gate for ever.
                 from.cancel(CancelledBy::Monitor);
+            } else {
+                from.gate.open();
             }
-            from.gate.open();
         });
         scope.spawn(move || {
             operate(to, 2);
