@@ -1,11 +1,11 @@
 //! The connections of a migration, on any wire: opened, given up, or closed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::session::{Context, PeerFailure};
+use crate::sync::{self, Mutex};
 use crate::transport::connect::{Connected, Connector, Stored};
 use crate::transport::{Stream, TransportError};
 
@@ -20,8 +20,18 @@ pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(super) struct Links {
     pub(super) streams: Vec<Stream>,
     stored: Option<Stored>,
-    /// Whether the first stream is in the middle of a frame, so that no message can follow.
-    mid_frame: AtomicBool,
+    /// What the first stream has to write before a message can follow.
+    pending: Mutex<Pending>,
+}
+
+/// What is left of a frame.
+#[derive(Debug)]
+enum Pending {
+    Nothing,
+    /// The rest of one that was aborted.
+    Rest(Vec<u8>),
+    /// It is being written, or the link broke in the middle of it.
+    Unknown,
 }
 
 impl Links {
@@ -31,7 +41,7 @@ impl Links {
         Links {
             streams,
             stored: None,
-            mid_frame: AtomicBool::new(false),
+            pending: Mutex::new(Pending::Nothing),
         }
     }
 
@@ -41,7 +51,7 @@ impl Links {
         Ok(Links {
             streams: vec![stream],
             stored,
-            mid_frame: AtomicBool::new(false),
+            pending: Mutex::new(Pending::Nothing),
         })
     }
 
@@ -72,19 +82,34 @@ impl Links {
         self.streams.iter().map(Stream::received).sum()
     }
 
-    /// Writes a frame; one that is cut off leaves its connection in the middle of it.
+    /// Writes a frame, with `write`. The first connection remembers the rest of one that was aborted:
+    /// with a limit on the bandwidth, most aborts come in the middle of a frame.
     pub(super) fn in_frame(
         &self,
         connection: usize,
-        write: impl FnOnce() -> Result<(), TransportError>,
+        frame: [&[u8]; 2],
+        write: impl FnOnce(&Stream) -> Result<(), TransportError>,
     ) -> Result<(), TransportError> {
+        let stream = &self.streams[connection];
         if connection > 0 {
-            return write();
+            return write(stream);
         }
-        self.mid_frame.store(true, Ordering::Relaxed);
-        write()?;
-        self.mid_frame.store(false, Ordering::Relaxed);
-        Ok(())
+        *sync::lock(&self.pending) = Pending::Unknown;
+        // Nothing else writes to it meanwhile.
+        let before = stream.sent();
+        let outcome = write(stream);
+        *sync::lock(&self.pending) = match &outcome {
+            Ok(()) => Pending::Nothing,
+            Err(TransportError::Aborted) => match (stream.sent() - before) as usize {
+                0 => Pending::Nothing,
+                written => {
+                    let mut frame = frame.concat();
+                    Pending::Rest(frame.split_off(written.min(frame.len())))
+                }
+            },
+            Err(_) => Pending::Unknown,
+        };
+        outcome
     }
 
     /// Sends `farewell` to a destination that does not know yet that the migration failed with
@@ -93,9 +118,15 @@ impl Links {
         let knows = error.cause::<PeerFailure>().is_some()
             || error.kind() == Kind::OutcomeUnknown
             || matches!(error.cause(), Some(TransportError::Closed));
-        if !farewell.is_empty() && !knows && !self.mid_frame.load(Ordering::Relaxed) {
-            self.main().last_word(farewell, LAST_WORDS);
+        if farewell.is_empty() || knows {
+            return;
         }
+        let last = match &*sync::lock(&self.pending) {
+            Pending::Nothing => farewell.to_vec(),
+            Pending::Rest(rest) => [rest, farewell].concat(),
+            Pending::Unknown => return,
+        };
+        self.main().last_word(&last, LAST_WORDS);
     }
 
     /// If an `exec:` command ended early, its exit status explains more than the broken pipe.

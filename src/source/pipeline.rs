@@ -390,15 +390,10 @@ impl LinkWriter<'_> {
         if !packet.is_empty() {
             let mut clock = StageClock::start();
             packet = self.channel.seal(packet)?;
-            state.links.in_frame(self.connection, || {
-                let stream = &state.links.streams[self.connection];
+            let frame = [&packet.head, packet.body()];
+            state.links.in_frame(self.connection, frame, |stream| {
                 let written = || state.count_bytes();
-                state.throttle.write(
-                    stream,
-                    [&packet.head, packet.body()],
-                    state.context,
-                    written,
-                )
+                state.throttle.write(stream, frame, state.context, written)
             })?;
             clock.cut(&mut packet.tally.cpu, Stage::Socket);
         }
@@ -416,9 +411,10 @@ impl LinkWriter<'_> {
 
     fn write(&self, bytes: &[u8]) -> Result<()> {
         let links = self.state.links;
-        let stream = &links.streams[self.connection];
         links
-            .in_frame(self.connection, || stream.write(bytes, &[]))
+            .in_frame(self.connection, [bytes, &[]], |stream| {
+                stream.write(bytes, &[])
+            })
             .map_err(Error::from)
     }
 }

@@ -40,6 +40,7 @@ fn the_documents_of_both_sides_have_the_documented_members_and_agree() {
         "connections",
         "cpu-seconds",
         "digest",
+        "guest",
         "ram",
         "ratio",
         "return-bytes",

@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Result};
 use crate::image::Guest;
-use crate::session;
 use crate::wire::native::Message;
 
 use crate::source::links::Links;
@@ -25,7 +24,8 @@ pub(super) fn send(guest: &Guest, links: &Links) -> Result<()> {
 }
 
 fn say(links: &Links, message: &Message) -> Result<()> {
+    let bytes = message.to_bytes();
     links
-        .in_frame(0, || session::send_message(links.main(), message))
+        .in_frame(0, [&bytes, &[]], |stream| stream.write(&bytes, &[]))
         .map_err(|error| Error::from(error).in_stage("while sending the device state"))
 }
