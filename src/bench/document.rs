@@ -47,7 +47,11 @@ impl Bench {
                 .workload
                 .then()
                 .iter()
-                .map(|path| path_text(path))
+                .map(|later| path_text(&later.path))
+                .collect(),
+            diffs: (self.workload.then().iter())
+                .filter(|later| later.is_diff)
+                .map(|later| path_text(&later.path))
                 .collect(),
             ram_bytes: self.ram_bytes,
             data_bytes: self.data_bytes,

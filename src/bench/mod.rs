@@ -40,7 +40,7 @@ use std::time::Duration;
 use crate::advice::Goal;
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
-use crate::image::ImageFormat;
+use crate::image::{ImageFormat, Later};
 use crate::inspect::Pages;
 use crate::page::Digest;
 use crate::params::Params;
@@ -66,7 +66,7 @@ pub struct BenchRequest {
     /// The mix of pages and the seed of a synthetic guest.
     pub synthetic: Option<(Mix, u64)>,
     /// Later images of the same guest: a delta round each.
-    pub then: Vec<PathBuf>,
+    pub then: Vec<Later>,
     /// The settings to compare, at least one.
     pub settings: Vec<Setting>,
     /// Notes for a reader of the result, a line each.

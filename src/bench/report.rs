@@ -102,6 +102,9 @@ pub struct ImageReport {
     pub seed: Option<u64>,
     /// The paths of later images.
     pub then: Vec<String>,
+    /// Those of them that are diffs, in which holes are unchanged pages.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub diffs: Vec<String>,
     /// The size of the RAM.
     pub ram_bytes: u64,
     /// The part of it that is not holes.

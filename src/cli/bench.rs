@@ -17,7 +17,7 @@ use crate::bench::show::terminal::{self, Look};
 use crate::bench::{self, Bench};
 use crate::error::{Error, Kind, Result};
 use crate::grid::terminal_width;
-use crate::image::{Guest, ImageFormat};
+use crate::image::{Guest, ImageFormat, Later};
 use crate::synthetic::{self, Mix};
 use crate::units::format_bytes;
 
@@ -139,9 +139,9 @@ fn peer_bytes(image: &Path) -> u64 {
 }
 
 /// The most that the received RAM may take.
-fn output_bytes(image: &Path, then: &[PathBuf], format: ImageFormat) -> Result<u64> {
+fn output_bytes(image: &Path, then: &[Later], format: ImageFormat) -> Result<u64> {
     let mut bytes = 0_u64;
-    for image in std::iter::once(image).chain(then.iter().map(PathBuf::as_path)) {
+    for image in std::iter::once(image).chain(then.iter().map(|later| later.path.as_path())) {
         bytes = bytes.saturating_add(bench::data_bytes(&Guest::open_as(image, format)?)?);
     }
     Ok(bytes)

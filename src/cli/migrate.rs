@@ -18,6 +18,7 @@ use crate::writer::guard;
 
 use super::dropped::Dropped;
 use super::format::FormatArg;
+use super::later::LaterArgs;
 use super::monitor::{self, Attached};
 use super::output::{self, announce, print_json};
 use super::params::{Checked, DestinationArgs, ImagePath, OutputPath, SourceArgs};
@@ -44,9 +45,8 @@ pub(super) struct SendArgs {
     /// Where to: tcp:HOST:PORT, unix:PATH, file:PATH, fd:N or exec:COMMAND
     #[arg(value_parser = Checked(str::parse::<Address>))]
     uri: Address,
-    /// The same guest's RAM at a later time: adds a delta round for what changed (repeatable)
-    #[arg(long, value_name = "IMAGE", value_parser = ImagePath)]
-    then: Vec<PathBuf>,
+    #[command(flatten)]
+    then: LaterArgs,
     #[command(flatten)]
     format: FormatArg,
     /// Wire format: native, or qemu for a stream that a QEMU's -incoming loads
@@ -218,7 +218,7 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
     let send = Migration::send(args.image)
         .to(args.uri)
         .image_format(args.format.into())
-        .then(args.then)
+        .then(args.then.0)
         .format(args.wire)
         .fallback(args.fallback)
         .force(args.force)

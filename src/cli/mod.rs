@@ -7,6 +7,7 @@ mod digest;
 mod dropped;
 mod format;
 mod inspect;
+mod later;
 mod migrate;
 mod monitor;
 mod output;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::Result;
-use crate::image::ImageFormat;
+use crate::image::{ImageFormat, Later};
 use crate::params::{Params, Side};
 use crate::settings::Settings;
 use crate::source::Live;
@@ -70,8 +70,9 @@ impl SendBuilder {
         self
     }
 
-    /// Images of the same guest at later times: a delta round each.
-    pub fn then(mut self, images: impl IntoIterator<Item: Into<PathBuf>>) -> SendBuilder {
+    /// Images of the same guest at later times: a delta round each. Paths are whole images; a
+    /// [`Later::diff`] is a sparse diff against the one before.
+    pub fn then(mut self, images: impl IntoIterator<Item: Into<Later>>) -> SendBuilder {
         self.request.then = images.into_iter().map(Into::into).collect();
         self
     }

@@ -65,7 +65,7 @@ fn run(
     prepare(&contexts);
     let address = format!("unix:{}", folder.join("sock").display());
     let sending = source::Request {
-        then,
+        then: then.into_iter().map(Into::into).collect(),
         ..source::Request::new(folder.join("ram"), address.parse().unwrap())
     };
     let receiving = destination::Request {

@@ -79,6 +79,9 @@ pub enum ImageError {
         /// When the file was opened.
         expected: u64,
     },
+    /// It cannot be known which of its pages are unchanged.
+    #[error("cannot take '{}' for a diff, in which holes are unchanged pages: {why}; merge it into its base first", path.display())]
+    NotADiff { path: PathBuf, why: String },
     /// Another file has its name now.
     #[error("'{}' was replaced by another file during the migration: what was sent is the old one", path.display())]
     Replaced { path: PathBuf },

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::folder::{DEVICE_STATE, Directory, FolderError, MAX_BLOCK_NAME, file_name};
-use super::store::FlatFile;
-use super::{Block, DeviceState, ImageError, Ram};
+use super::store::{FlatFile, PageStore, Patched};
+use super::{Block, DeviceState, ImageError, Later, Ram};
 use crate::description::Description;
-use crate::page::Digest;
+use crate::page::{Digest, PAGE_SIZE};
 
 /// A guest: its RAM and, in a guest folder, its description and device state.
 #[derive(Debug)]
@@ -132,25 +132,50 @@ impl Guest {
     /// Opens a later snapshot of this guest. A raw image replaces the largest block, and all else
     /// stays as it was. A guest folder must have the same blocks, and brings its own device state.
     ///
+    /// A [diff](Later::diff) replaces pages of the largest block; its size must be the block's.
+    ///
     /// # Errors
-    /// As [`Guest::open`], and a snapshot whose blocks or their sizes differ from this guest's.
-    pub fn open_later(&self, path: &Path) -> Result<Guest, ImageError> {
+    /// As [`Guest::open`], and a snapshot whose blocks or their sizes differ from this guest's;
+    /// [`ImageError::NotADiff`].
+    pub fn open_later(&self, later: &Later) -> Result<Guest, ImageError> {
+        let Later { path, is_diff } = later;
+        if *is_diff {
+            // Its first page is a hole more often than not, and its data may begin like anything.
+            let diff = FlatFile::open(path, ImageFormat::Raw)?;
+            return self.with_largest(path, diff.pages(), |block| {
+                let patched = Patched::new(block.store(), diff)?;
+                Ok(block.with_store(Arc::new(patched)))
+            });
+        }
         let later = Guest::open_as(path, self.format)?;
         if later.extras.is_some() {
             return self.same_blocks(&later, path).map(|()| later);
         }
+        let [now] = later.ram.blocks() else {
+            return Ok(later);
+        };
+        self.with_largest(path, now.pages(), |block| Ok(block.with_store(now.store())))
+    }
+
+    /// This guest with something else in place of its largest block: `path`, which has `pages`.
+    fn with_largest(
+        &self,
+        path: &Path,
+        pages: u64,
+        replace: impl FnOnce(&Block) -> Result<Block, ImageError>,
+    ) -> Result<Guest, ImageError> {
         let mut blocks = self.ram.blocks().to_vec();
         let most = blocks.iter().map(Block::pages).max();
         let largest = blocks.iter_mut().find(|block| Some(block.pages()) == most);
-        if let (Some(block), [now]) = (largest, later.ram.blocks()) {
-            if now.pages() != block.pages() {
+        if let Some(block) = largest {
+            if pages != block.pages() {
                 return Err(ImageError::OtherSize {
                     path: path.to_owned(),
-                    size: now.bytes(),
+                    size: pages.saturating_mul(PAGE_SIZE as u64),
                     expected: block.bytes(),
                 });
             }
-            *block = block.with_pages_of(now);
+            *block = replace(block)?;
         }
         Ok(Guest {
             ram: Arc::new(Ram::new(blocks)),

@@ -17,6 +17,7 @@
 mod error;
 pub mod folder;
 mod guest;
+mod later;
 mod map;
 mod output;
 mod ram;
@@ -26,6 +27,7 @@ mod store;
 pub use error::ImageError;
 pub use folder::{DeviceState, FolderError};
 pub use guest::{Guest, ImageFormat};
+pub use later::Later;
 pub(crate) use map::{MappedWords, WriteLane};
 pub use output::Output;
 pub use ram::{Block, Ram};

@@ -86,6 +86,30 @@ impl Ram {
         self.blocks.iter().try_for_each(Block::check_size)
     }
 
+    /// How many pages that may hold data here are holes in `later`, which has blocks of the same sizes.
+    ///
+    /// # Errors
+    /// As [`Block::data_ranges`].
+    pub(crate) fn pages_lost_in(&self, later: &Ram) -> Result<u64, ImageError> {
+        let mut lost = 0;
+        for (was, is) in self.blocks.iter().zip(&later.blocks) {
+            if Arc::ptr_eq(&was.store, &is.store) {
+                continue;
+            }
+            let is = is.data_ranges()?;
+            for range in was.data_ranges()? {
+                let after = is.partition_point(|data| data.end() <= range.start.0);
+                let kept: u64 = is[after..]
+                    .iter()
+                    .take_while(|data| data.start.0 < range.end())
+                    .map(|data| data.end().min(range.end()) - data.start.0.max(range.start.0))
+                    .sum();
+                lost += range.count - kept;
+            }
+        }
+        Ok(lost)
+    }
+
     /// Checks that the blocks' paths still lead to the files that are open. One that is gone has not been
     /// replaced.
     ///
@@ -162,11 +186,16 @@ impl Block {
         }
     }
 
-    /// This block with the pages of `other`, which has the same size.
-    pub(super) fn with_pages_of(&self, other: &Block) -> Block {
+    /// What holds its pages.
+    pub(super) fn store(&self) -> Arc<dyn PageStore> {
+        Arc::clone(&self.store)
+    }
+
+    /// This block with other pages, as many as it has.
+    pub(super) fn with_store(&self, store: Arc<dyn PageStore>) -> Block {
         Block {
             recorded: None,
-            store: Arc::clone(&other.store),
+            store,
             ..self.clone()
         }
     }

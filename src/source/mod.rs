@@ -52,7 +52,7 @@ pub use wire::DEFAULT_MACHINE;
 /// With any other kind it has not, and the source is unchanged, except that the writer of a live
 /// guest is still stopped if the destination gave up after Commit; a notice says so.
 pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
-    let (guest, files) = request.open_guest()?;
+    let (guest, files) = request.open_guest(|note| context.stats.notice(note))?;
     if request.live.is_none() {
         files.begin(|note| context.stats.notice(note))?;
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::dirty::Tracker;
 use crate::error::{Error, Kind, Result};
-use crate::image::{Guest, ImageFormat};
+use crate::image::{Guest, ImageFormat, Later};
 use crate::transport::Address;
 use crate::wire::Format;
 use crate::writer::{Still, WriterChoice};
@@ -19,7 +19,7 @@ pub(crate) struct Request {
     /// What to take the image and the later snapshots for.
     pub(crate) image_format: ImageFormat,
     /// Later snapshots of the same guest's RAM: a delta round each.
-    pub(crate) then: Vec<PathBuf>,
+    pub(crate) then: Vec<Later>,
     /// The destination.
     pub(crate) address: Address,
     /// Whether to go on without what the destination lacks: with another method (zlib if it has
@@ -104,7 +104,9 @@ impl Request {
 
     /// Opens the guest, and checks that later snapshots can be opened and fit it. Returns it with all of
     /// their files.
-    pub(super) fn open_guest(&self) -> Result<(Arc<Guest>, Still)> {
+    ///
+    /// `note` is called with what the user should know of them.
+    pub(super) fn open_guest(&self, note: impl Fn(String)) -> Result<(Arc<Guest>, Still)> {
         self.keep_images()?;
         let mut guest = Guest::open_as(&self.image, self.image_format)?;
         if let Some(name) = &self.block {
@@ -115,8 +117,17 @@ impl Request {
         files.add(guest.ram())?;
         let mut last = Arc::clone(&guest);
         for later in &self.then {
-            last = Arc::new(last.open_later(later)?);
-            files.add(last.ram())?;
+            let now = Arc::new(last.open_later(later)?);
+            files.add(now.ram())?;
+            let count = last.ram().pages_lost_in(now.ram())?;
+            if count > 0 {
+                note(format!(
+                    "'{}' has holes in place of {count} pages that the image before it holds: they become zero; if \
+                     holes are unchanged pages, as in Firecracker's diffs, use --then-diff",
+                    later.path.display()
+                ));
+            }
+            last = now;
         }
         if self.live.is_some() && !self.then.is_empty() {
             let what = "a live guest has no later images";
@@ -137,7 +148,8 @@ impl Request {
         let target = identity(path);
         let around = path.canonicalize().ok();
         let around = around.as_deref().and_then(Path::parent);
-        for image in self.then.iter().chain([&self.image]) {
+        let later = self.then.iter().map(|later| &later.path);
+        for image in later.chain([&self.image]) {
             let holds_target = image.is_dir()
                 && around.is_some()
                 && image.canonicalize().ok().as_deref() == around;

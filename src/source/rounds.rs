@@ -1,11 +1,10 @@
 //! Which pages each round sends.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::dirty::{self, compare};
 use crate::error::{Error, Kind, Result};
-use crate::image::Guest;
+use crate::image::{Guest, Later};
 use crate::page::PageRange;
 use crate::pool::analysis_pool;
 use crate::round::RoundMark;
@@ -19,7 +18,7 @@ use super::pipeline::Pipeline;
 pub(super) fn send_snapshots(
     pipeline: &mut Pipeline<'_, '_>,
     guest: &Arc<Guest>,
-    later: &[PathBuf],
+    later: &[Later],
 ) -> Result<Arc<Guest>> {
     let mut mark = RoundMark::first(later.is_empty());
     pipeline.begin_round(mark)?;
@@ -28,10 +27,10 @@ pub(super) fn send_snapshots(
     pipeline.end_round(mark)?;
 
     let mut now = Arc::clone(guest);
-    for (index, path) in later.iter().enumerate() {
+    for (index, one) in later.iter().enumerate() {
         mark = mark.next(index + 1 == later.len());
         pipeline.begin_round(mark)?;
-        now = Arc::new(now.open_later(path)?);
+        now = Arc::new(now.open_later(one)?);
         send_changes(pipeline, &now, mark)
             .and_then(|()| check_sizes(&now))
             .map_err(|error| error.in_round(mark.round.0))?;

@@ -9,6 +9,7 @@ mod cli;
 mod control;
 mod ctl;
 mod cuts;
+mod diffs;
 mod folder;
 mod formats;
 mod golden;

@@ -47,7 +47,11 @@ pub fn send(setting: &Setting, image: &ImageReport, rounds: bool) -> String {
     };
     let mut line = format!("ramferry send {path} tcp:HOST:4444");
     for later in &image.then {
-        line.push_str(&format!(" --then {}", quoted(later)));
+        let option = match image.diffs.contains(later) {
+            true => "then-diff",
+            false => "then",
+        };
+        line.push_str(&format!(" --{option} {}", quoted(later)));
     }
     line.push_str(&format!(
         " --compress-method {}",

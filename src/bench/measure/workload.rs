@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::scratch::Scratch;
 use crate::error::Result;
-use crate::image::RAW_BLOCK_NAME;
+use crate::image::{Later, RAW_BLOCK_NAME};
 use crate::transport::Address;
 
 /// The connection between the two ends. A slower link can be emulated on top, by the parameter `link`.
@@ -32,7 +32,7 @@ names!(
 #[derive(Debug)]
 pub struct Workload {
     image: PathBuf,
-    then: Vec<PathBuf>,
+    then: Vec<Later>,
     pub(super) address: Address,
     pub(super) output: PathBuf,
     /// The only block of a raw image, so that the output on the qemu wire is a raw image too.
@@ -50,7 +50,7 @@ impl Workload {
     /// The folder for a socket cannot be made.
     pub fn new(
         image: PathBuf,
-        then: Vec<PathBuf>,
+        then: Vec<Later>,
         transport: Transport,
         scratch: &Scratch,
     ) -> Result<Workload> {
@@ -80,7 +80,7 @@ impl Workload {
     }
 
     /// The later images.
-    pub fn then(&self) -> &[PathBuf] {
+    pub fn then(&self) -> &[Later] {
         &self.then
     }
 }

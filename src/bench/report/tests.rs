@@ -92,6 +92,7 @@ pub(in crate::bench) fn report_of(rows: Vec<(Setting, Vec<BenchRun>)>) -> BenchR
             mix: None,
             seed: None,
             then: vec![],
+            diffs: vec![],
             ram_bytes: 1 << 30,
             data_bytes: 1 << 29,
             digest: Digest(7),

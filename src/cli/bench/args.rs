@@ -10,6 +10,7 @@ use crate::bench::measure::workload::Transport;
 use crate::bench::peer::PeerSpec;
 use crate::bench::show::rows::Sort;
 use crate::cli::format::FormatArg;
+use crate::cli::later::LaterArgs;
 use crate::cli::params::{BenchParams, Checked, ImagePath};
 use crate::page::PAGE_SIZE;
 use crate::synthetic::Mix;
@@ -32,9 +33,8 @@ pub(in crate::cli) struct BenchArgs {
     /// A raw RAM image or a guest folder [default: a synthetic guest]
     #[arg(value_parser = ImagePath)]
     pub(super) image: Option<PathBuf>,
-    /// A later image of the same guest: a delta round over what changed (repeatable)
-    #[arg(long, value_name = "IMAGE", requires = "image")]
-    pub(super) then: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) then: LaterArgs,
     #[command(flatten)]
     pub(super) format: FormatArg,
     #[command(flatten)]

@@ -16,7 +16,7 @@ use crate::bench::show::export::{Exports, Form};
 use crate::bench::show::rows::Sort;
 use crate::caps::Caps;
 use crate::error::{Error, Kind, Result};
-use crate::image::ImageFormat;
+use crate::image::{ImageFormat, Later};
 use crate::params::Params;
 use crate::synthetic::Mix;
 use crate::text::printable;
@@ -43,7 +43,7 @@ pub(super) struct CompareFiles {
 pub(super) struct Measurement {
     pub(super) image: ImageSource,
     pub(super) image_format: ImageFormat,
-    pub(super) then: Vec<PathBuf>,
+    pub(super) then: Vec<Later>,
     pub(super) peer: Option<PeerSpec>,
     pub(super) scratch: Option<PathBuf>,
     pub(super) sort: Sort,
@@ -86,7 +86,7 @@ impl BenchPlan {
 impl Measurement {
     fn new(args: BenchArgs) -> Result<Measurement> {
         let (params, caps) = args.params.into_parts(Caps::default())?;
-        let later_rounds = !args.then.is_empty();
+        let later_rounds = !args.then.0.is_empty();
         let output = args.output;
         let exports = [
             (Form::Json, output.export_json),
@@ -112,7 +112,7 @@ impl Measurement {
         Ok(Measurement {
             image,
             image_format: args.format.into(),
-            then: args.then,
+            then: args.then.0,
             peer: args.peer,
             scratch: args.scratch,
             sort: output.sort,
@@ -140,7 +140,8 @@ impl Measurement {
             ImageSource::File(image) => Some(image),
             ImageSource::Synthetic { .. } => None,
         };
-        let images: Vec<&Path> = (image.into_iter().chain(&self.then))
+        let later = self.then.iter().map(|later| &later.path);
+        let images: Vec<&Path> = (image.into_iter().chain(later))
             .map(PathBuf::as_path)
             .collect();
         Exports::open(&self.exports, &images, self.sort)

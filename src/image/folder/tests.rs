@@ -1,7 +1,7 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::super::{Guest, ImageError, Output};
+use super::super::{Guest, ImageError, Later, Output};
 use super::*;
 use crate::description::{Description, EarlyState};
 use crate::page::PageIndex;
@@ -227,7 +227,7 @@ fn a_later_snapshot_replaces_the_largest_block_or_all_blocks() {
     let guest = Guest::open(&first).unwrap();
     let raw = dir.path().join("raw");
     std::fs::write(&raw, vec![3; 8 * PAGE_SIZE]).unwrap();
-    let later = guest.open_later(&raw).unwrap();
+    let later = guest.open_later(&Later::image(&raw)).unwrap();
     assert_eq!(later.blocks().len(), 2);
     assert_eq!(
         later.blocks()[1].path(),
@@ -237,25 +237,34 @@ fn a_later_snapshot_replaces_the_largest_block_or_all_blocks() {
     assert!(later.device_state().is_some());
     std::fs::write(&raw, vec![3; 2 * PAGE_SIZE]).unwrap();
     assert!(matches!(
-        guest.open_later(&raw),
+        guest.open_later(&Later::image(&raw)),
         Err(ImageError::OtherSize {
             expected: 32_768,
             ..
         })
     ));
     assert!(
-        guest.open_later(&second).is_err(),
+        guest.open_later(&Later::image(&second)).is_err(),
         "its device state is damaged"
     );
     write(&second);
-    assert_eq!(guest.open_later(&second).unwrap().pages(), 10);
+    assert_eq!(
+        guest.open_later(&Later::image(&second)).unwrap().pages(),
+        10
+    );
     let other = dir.path().join("other");
     let mut output = Output::folder(&other, &blocks()[..1], false).unwrap();
     output.commit().unwrap();
-    let error = guest.open_later(&other).unwrap_err().to_string();
+    let error = guest
+        .open_later(&Later::image(&other))
+        .unwrap_err()
+        .to_string();
     assert!(error.ends_with("it has 1, but the guest has 2"), "{error}");
     std::fs::write(&raw, vec![3; 8 * PAGE_SIZE]).unwrap();
-    let error = Guest::open(&raw).unwrap().open_later(&other).unwrap_err();
+    let error = Guest::open(&raw)
+        .unwrap()
+        .open_later(&Later::image(&other))
+        .unwrap_err();
     assert!(
         error.to_string().contains("the guest is a raw image"),
         "{error}"

@@ -143,6 +143,40 @@ impl FlatFile {
             .map(|(bytes, offset)| Ok((bytes, offset.ok_or_else(|| self.read_only())?)))
     }
 
+    /// Checks that the file's holes can be pages that have not changed.
+    ///
+    /// # Errors
+    /// [`ImageError::NotADiff`], and I/O errors.
+    pub(super) fn check_granularity(&self) -> Result<(), ImageError> {
+        let refuse = |why: String| ImageError::NotADiff {
+            path: self.path.clone(),
+            why,
+        };
+        let about = rustix::fs::fstatfs(&self.file)
+            .map_err(|error| self.failed("examine the file system of")(error.into()))?;
+        // One page of data would make its neighbours data too, and their zeros would replace pages.
+        let block = u64::try_from(about.f_bsize).unwrap_or(u64::MAX);
+        if about.f_type != OVERLAYFS && block > PAGE_SIZE as u64 {
+            return Err(refuse(format!(
+                "its file system has blocks of {block} bytes, larger than a page"
+            )));
+        }
+        let (mut at, end) = (0, self.file_len());
+        while let Some(data) =
+            next_data(&self.file, at, end).map_err(self.failed("find the data of"))?
+        {
+            for edge in [data.start, data.end] {
+                if edge % PAGE_SIZE as u64 != 0 {
+                    return Err(refuse(format!(
+                        "its data begins or ends within a page, at byte {edge}"
+                    )));
+                }
+            }
+            at = data.end;
+        }
+        Ok(())
+    }
+
     fn truncated(&self) -> ImageError {
         ImageError::Truncated {
             path: self.path.clone(),

@@ -6,9 +6,11 @@
 //! implements [`PageStore`] itself, of which only four methods have no default.
 
 mod flat;
+mod patched;
 mod raw;
 
 pub(super) use flat::FlatFile;
+pub(super) use patched::Patched;
 
 use std::fmt::Debug;
 use std::fs::Metadata;

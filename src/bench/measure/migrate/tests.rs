@@ -85,8 +85,8 @@ fn later_states_are_delta_rounds_and_the_last_one_is_what_arrives() {
     let scratch = scratch();
     let (first, last) = (image(&scratch, "first", 1), image(&scratch, "last", 2));
     let expected = digest(&last);
-    let workload =
-        Workload::new(first, vec![last], Transport::Unix, &scratch).expect("a place for a socket");
+    let workload = Workload::new(first, vec![last.into()], Transport::Unix, &scratch)
+        .expect("a place for a socket");
     let run = migrate(
         &workload,
         &variant(Method::Lz4),

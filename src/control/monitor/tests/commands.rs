@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::caps::Capability;
-use crate::image::ImageFormat;
+use crate::image::{ImageFormat, Later};
 use crate::source::WriterChoice;
 use crate::wire::Format;
 
@@ -137,7 +137,7 @@ fn what_is_sent_is_what_was_said_or_the_default() {
     assert_eq!(all.image.to_str(), Some("a"));
     assert_eq!(all.image_format, ImageFormat::Raw);
     assert_eq!(plain.image_format, ImageFormat::Detect);
-    assert_eq!(all.then, [PathBuf::from("b"), PathBuf::from("c")]);
+    assert_eq!(all.then, [Later::image("b"), Later::image("c")]);
     assert!(all.force && all.fallback && all.format == Format::Qemu);
     assert_eq!(
         (all.block.as_deref(), all.machine.as_deref()),

@@ -1,0 +1,87 @@
+//! Sparse diffs as later images: their holes are unchanged pages.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use ramferry::page::PAGE_SIZE;
+
+use crate::support::{Folder, Page, run, watchdog};
+
+const PAGES: u64 = 64;
+
+/// A sparse file of the guest's size with these pages, each filled with a byte.
+fn diff(folder: &Folder, name: &str, pages: &[(u64, u8)]) -> PathBuf {
+    let path = folder.path(name);
+    let file = File::create(&path).unwrap();
+    file.set_len(PAGES * PAGE_SIZE as u64).unwrap();
+    for &(page, byte) in pages {
+        file.write_all_at(&[byte; PAGE_SIZE], page * PAGE_SIZE as u64)
+            .unwrap();
+    }
+    path
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_diffs_holes_are_unchanged_and_its_data_replaces_pages_in_any_order_of_options() {
+    watchdog!();
+    for folder in [Folder::new(), Folder::in_memory()] {
+        let pages: Vec<Page> = (0..PAGES).map(Page::Random).collect();
+        let base = folder.image("base", &pages);
+        let mut expected = std::fs::read(&base).unwrap();
+        let mut fill = |page: usize, byte| {
+            expected[page * PAGE_SIZE..(page + 1) * PAGE_SIZE].fill(byte);
+        };
+        // A page of data that is zero makes the page zero.
+        let first = diff(&folder, "d1", &[(3, 7), (4, 7), (63, 0)]);
+        let second = diff(&folder, "d2", &[(0, 9), (4, 8)]);
+        for (page, byte) in [(3, 7), (63, 0), (0, 9), (4, 8)] {
+            fill(page, byte);
+        }
+        let stream = format!("file:{}", folder.path("s").display());
+        let out = folder.path("out");
+        let diffs = ["--then-diff", text(&first), "--then-diff", text(&second)];
+        let sent = run(&[&["send", text(&base), &stream, "-q"], &diffs[..]].concat());
+        sent.succeeded();
+        run(&["receive", &stream, text(&out), "-q"]).succeeded();
+        assert!(std::fs::read(&out).unwrap() == expected);
+
+        // The whole image comes last, and holds what it holds.
+        let whole = folder.image("whole", &pages);
+        let stream = format!("file:{}", folder.path("s2").display());
+        let out = folder.path("out2");
+        let mixed = ["--then-diff", text(&first), "--then", text(&whole)];
+        run(&[&["send", text(&base), &stream, "-q"], &mixed[..]].concat()).succeeded();
+        run(&["receive", &stream, text(&out), "-q"]).succeeded();
+        assert!(std::fs::read(&out).unwrap() == std::fs::read(&whole).unwrap());
+    }
+}
+
+#[test]
+fn a_later_image_with_holes_in_place_of_data_is_noted_with_the_number_of_pages() {
+    watchdog!();
+    let folder = Folder::in_memory();
+    let base = folder.image("base", &(0..PAGES).map(Page::Random).collect::<Vec<_>>());
+    let sparse = diff(&folder, "sparse", &[(3, 7)]);
+    let stream = format!("file:{}", folder.path("s").display());
+    let ended = run(&["send", text(&base), &stream, "--then", text(&sparse)]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let note = "has holes in place of 63 pages that the image before it holds: they become zero";
+    assert!(ended.err.contains(note), "{ended:?}");
+    assert!(ended.err.contains("--then-diff"), "{ended:?}");
+}
+
+#[test]
+fn a_diff_of_another_size_is_refused() {
+    watchdog!();
+    let folder = Folder::in_memory();
+    let base = folder.image("base", &[Page::Random(1), Page::Random(2)]);
+    let other = diff(&folder, "other", &[(1, 1)]);
+    let stream = format!("file:{}", folder.path("s").display());
+    run(&["send", text(&base), &stream, "--then-diff", text(&other)])
+        .failed_with(1, &["has 262144 bytes, but the guest has 8192"]);
+}
