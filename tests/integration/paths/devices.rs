@@ -180,3 +180,19 @@ fn nothing_that_is_not_a_guest_goes_to_a_block_device() {
     .failed_with(1, &["is not a churn's records"]);
     assert!(device.read() == old);
 }
+
+#[test]
+fn a_guest_that_may_not_fit_is_announced_with_both_figures() {
+    watchdog!();
+    let files = Files::new();
+    let mut world = super::world::World::new(Vec::new());
+    let Some(output) = world.make(super::world::Kind::SmallDisk) else {
+        return;
+    };
+    let stream = format!("file:{}", files.folder.path("s").display());
+    run(&["send", files.image(), &stream, "-q"]).succeeded();
+    let ended = run(&["receive", &stream, &output]);
+    ended.failed_with(1, &[&output, "No space left on device"]);
+    let note = format!("note: '{output}' may take 2.00 MiB, and its file system has 1.00 MiB free");
+    assert!(ended.err.contains(&note), "{ended:?}");
+}

@@ -41,6 +41,7 @@ pub(super) enum Kind {
     ReadOnly,
     ReadOnlyNew,
     FullDisk,
+    SmallDisk,
     Ext2,
     MountPoint,
     BoundFile,
@@ -83,6 +84,7 @@ impl Kind {
             Kind::ReadOnly => "a file on a read-only file system",
             Kind::ReadOnlyNew => "a new name on a read-only file system",
             Kind::FullDisk => "a new name on a full file system",
+            Kind::SmallDisk => "a new name on a file system of 1 MiB",
             Kind::Ext2 => "a new name on a file system that cannot punch holes (ext2)",
             Kind::MountPoint => "a folder that is a mount point",
             Kind::BoundFile => "a file that is a mount point",
@@ -178,9 +180,11 @@ impl World {
                 let flags = rustix::fs::MemfdFlags::CLOEXEC;
                 let file: File = rustix::fs::memfd_create("it", flags).unwrap().into();
                 std::io::Write::write_all(&mut &file, &self.content).unwrap();
-                return Some(self.held_open(file));
+                // A process that could still write it would be taken for its writer.
+                let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+                return Some(self.held_open(File::open(own).unwrap()));
             }
-            Kind::ReadOnly | Kind::ReadOnlyNew | Kind::FullDisk | Kind::Ext2 => {
+            Kind::ReadOnly | Kind::ReadOnlyNew | Kind::FullDisk | Kind::SmallDisk | Kind::Ext2 => {
                 return self.mounted(kind);
             }
             Kind::BoundFile => {
@@ -298,10 +302,15 @@ impl World {
             return Some(file);
         }
         std::fs::create_dir(self.folder.path("mnt")).unwrap();
-        if !self.mount(&["-t", "tmpfs", "-o", "size=2m", "tmpfs"], "mnt") {
+        let size = match kind {
+            Kind::SmallDisk => "size=1m",
+            _ => "size=2m",
+        };
+        if !self.mount(&["-t", "tmpfs", "-o", size, "tmpfs"], "mnt") {
             return None;
         }
         match kind {
+            Kind::SmallDisk => {}
             Kind::FullDisk => {
                 let full = self.folder.path("mnt/full");
                 std::fs::write(full, vec![1; 4 << 20]).unwrap_err();
