@@ -169,7 +169,13 @@ impl Checked<'_> {
                 let why = "the source says that it arrived, and there is no output";
                 verdict.unless(self.has, Category::Owner, why);
             }
-            if self.has && Self::failed(send) {
+            // A flipped bit made a QEMU's 0 a 1. The writer stays stopped.
+            let is_misread = self.plan.wire == Wire::Qemu
+                && self.fired(|what| matches!(what, What::Flip(_)))
+                && self.let_go();
+            if self.has && is_misread {
+                verdict.unseen = true;
+            } else if self.has && Self::failed(send) {
                 let why =
                     format!("the source ended with {send}, and the destination has the guest");
                 verdict.add(Category::Owner, why);

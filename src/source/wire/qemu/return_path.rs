@@ -6,6 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::session::Context;
 use crate::transport::{Stream, TransportError, Woken};
 use crate::units::format_duration;
+use crate::wire::WireError;
 use crate::wire::qemu::return_path::{self, Reply};
 
 use super::unknown;
@@ -55,16 +56,20 @@ pub(super) fn wait_for_an_answer(stream: &Stream, ping: u32, context: &Context) 
     }
 }
 
-/// Waits until the destination confirms that it has loaded the guest.
+/// Waits until the destination confirms that it has loaded the guest. It may have: whatever cannot be
+/// understood, on a wire without checksums, says nothing of that.
 pub(super) fn wait_for_the_end(stream: &Stream) -> Result<()> {
     // Once, so that a destination that keeps talking does not keep us waiting for ever.
     let mut ready = false;
     loop {
-        match read(stream, lost)? {
-            Reply::SwitchoverAck if !ready => ready = true,
-            Reply::Shut(0) => return Ok(()),
-            Reply::Shut(code) => return Err(not_loaded(code)),
-            other => return Err(unexpected(other)),
+        match read(stream, lost) {
+            Ok(Reply::SwitchoverAck) if !ready => ready = true,
+            Ok(Reply::Shut(0)) => return Ok(()),
+            // QEMU has no other code.
+            Ok(Reply::Shut(1)) => return Err(not_loaded(1)),
+            Ok(other) => return Err(unknown(unexpected(other))),
+            Err(error) if error.cause::<WireError>().is_some() => return Err(unknown(error)),
+            Err(error) => return Err(error),
         }
     }
 }
