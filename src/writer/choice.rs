@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::Guest;
 use crate::session::Context;
 use crate::stats::{Event, Stats};
@@ -116,7 +116,9 @@ impl WriterChoice {
                 paused_ok,
             } => {
                 let processes = Processes::open(pids, guard.as_deref(), *paused_ok, abort)?;
-                claim.check_use(pids, &context.stats)?;
+                claim
+                    .check_use(pids, &context.stats)
+                    .map_err(|error| processes.first_gone().map_or(error, Error::from))?;
                 Box::new(processes)
             }
             WriterChoice::Qmp {

@@ -118,6 +118,13 @@ impl Processes {
         })
     }
 
+    /// The first one that has ended, which explains whatever else is wrong with it.
+    pub(super) fn first_gone(&self) -> Option<WriterError> {
+        let mut all = self.all.iter().chain(&self.paused);
+        let gone = all.find(|process| process.has_ended())?;
+        Some(WriterError::Gone { pid: gone.pid })
+    }
+
     fn try_stop(&mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now().checked_add(limit);
         // Before the first signal: from then on there is something to resume.
@@ -359,6 +366,22 @@ fn pause(percent: u8) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_ends_after_it_was_opened_is_named_as_gone() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        let abort = Arc::new(Abort::new().unwrap());
+        let processes = Processes::open(&[pid], None, false, abort).unwrap();
+        assert!(processes.first_gone().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let gone = processes.first_gone();
+        assert!(matches!(gone, Some(WriterError::Gone { pid: found }) if found == pid));
+    }
 
     #[test]
     fn a_pause_is_its_share_of_the_time() {
