@@ -121,9 +121,10 @@ impl Request {
             files.add(now.ram())?;
             let count = last.ram().pages_lost_in(now.ram())?;
             if count > 0 {
+                let pages = if count == 1 { "page" } else { "pages" };
                 note(format!(
-                    "'{}' has holes in place of {count} pages that the image before it holds: they become zero; if \
-                     holes are unchanged pages, as in Firecracker's diffs, use --then-diff",
+                    "'{}' has holes in place of {count} {pages} of the image before it, which become zero; if \
+                     holes mean unchanged pages, as in Firecracker's diffs, use --then-diff",
                     later.path.display()
                 ));
             }

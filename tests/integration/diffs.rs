@@ -70,7 +70,7 @@ fn a_later_image_with_holes_in_place_of_data_is_noted_with_the_number_of_pages()
     let stream = format!("file:{}", folder.path("s").display());
     let ended = run(&["send", text(&base), &stream, "--then", text(&sparse)]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let note = "has holes in place of 63 pages that the image before it holds: they become zero";
+    let note = "has holes in place of 63 pages of the image before it, which become zero";
     assert!(ended.err.contains(note), "{ended:?}");
     assert!(ended.err.contains("--then-diff"), "{ended:?}");
 }

@@ -51,8 +51,12 @@ fn the_help_and_the_table_tell_the_same_row_by_row() {
                 Value::Bool(true) => "Can be changed during a migration.",
                 _ => "Fixed during a migration.",
             };
+            let unit = match row["unit"].as_str() {
+                Some(unit @ ("milliseconds" | "percent")) => format!(" ({unit})"),
+                _ => String::new(),
+            };
             let expected = format!(
-                "{}. Allowed: {}. {running} [default: {}]",
+                "{}{unit}. Allowed: {}. {running} [default: {}]",
                 text("meaning"),
                 text("range"),
                 text("default")
