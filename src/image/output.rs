@@ -69,7 +69,8 @@ impl Output {
     /// A partial file that a killed process left is replaced; one that is locked is not.
     ///
     /// # Errors
-    /// A guest with several blocks, [`OutputError::Busy`], [`OutputError::Exists`], and I/O errors.
+    /// A guest with several blocks, an output that exists or that another receiver writes, and I/O
+    /// errors.
     pub fn image(path: &Path, blocks: &[(String, u64)], force: bool) -> Result<Output, ImageError> {
         let [(name, _)] = blocks else {
             return Err(ImageError::ManyBlocks {

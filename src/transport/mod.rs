@@ -18,6 +18,7 @@ mod stream;
 pub use abort::Abort;
 pub(crate) use abort::Woken;
 pub use address::Address;
+#[cfg(feature = "cli")]
 pub(crate) use address::LISTENING_SCHEMES;
 pub use error::TransportError;
 pub use link::EmulatedLink;
