@@ -63,6 +63,8 @@ pub struct BenchRequest {
     pub image: PathBuf,
     /// What to take the image and its later states for.
     pub image_format: ImageFormat,
+    /// Whether running processes that can write the images are known not to: their guest is paused.
+    pub paused: bool,
     /// The mix of pages and the seed of a synthetic guest.
     pub synthetic: Option<(Mix, u64)>,
     /// Later images of the same guest: a delta round each.

@@ -54,7 +54,8 @@ impl Bench {
                 request.then.clone(),
                 request.transport,
                 scratch,
-            )?,
+            )?
+            .paused(request.paused),
             scratch: scratch.parent().to_owned(),
             ram_bytes: images.last.pages() * PAGE_SIZE as u64,
             data_bytes: self::data_bytes(&images.last)?,
@@ -115,7 +116,7 @@ impl Images {
     fn read(request: &BenchRequest) -> Result<Images> {
         let mut last = Guest::open_as(&request.image, request.image_format)?;
         // The note comes with every migration that is measured.
-        let digest_of = |guest: &Guest| writer::digest(guest, drop);
+        let digest_of = |guest: &Guest| writer::digest(guest, request.paused, drop);
         let first = digest_of(&last)?;
         let sample = PageSample::of(&last)?;
         let mut digest = first;

@@ -20,6 +20,7 @@ fn request(folder: &Path, settings: &str) -> BenchRequest {
     }
     BenchRequest {
         image_format: ImageFormat::Detect,
+        paused: false,
         image,
         synthetic: Some((Mix::default(), 3)),
         then: vec![],

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::image::Guest;
 use crate::writer;
 
-use super::format::FormatArg;
+use super::format::{FormatArg, PausedArg};
 use super::output::{self, print, print_json};
 use super::params::ImagePath;
 
@@ -17,6 +17,8 @@ pub(super) struct DigestArgs {
     image: PathBuf,
     #[command(flatten)]
     format: FormatArg,
+    #[command(flatten)]
+    at_rest: PausedArg,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -24,7 +26,10 @@ pub(super) struct DigestArgs {
 
 pub(super) fn run(args: &DigestArgs) -> Result<()> {
     let guest = Guest::open_as(&args.image, args.format.into())?;
-    let digest = writer::digest(&guest, |note| output::report(&format!("note: {note}")))?;
+    let paused = args.at_rest.paused;
+    let digest = writer::digest(&guest, paused, |note| {
+        output::report(&format!("note: {note}"));
+    })?;
     if args.json {
         let image = args.image.display().to_string();
         return print_json(&serde_json::json!({ "image": image, "digest": digest }));

@@ -1,4 +1,4 @@
-//! `--format`: how to interpret an image file.
+//! `--format` and `--paused`: how to read an image file.
 
 use crate::image::ImageFormat;
 
@@ -10,6 +10,14 @@ pub(super) struct FormatArg {
     /// any file as raw RAM
     #[arg(long, value_name = "FORMAT", default_value = "detect", value_parser = Checked(str::parse::<ImageFormat>))]
     format: ImageFormat,
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct PausedArg {
+    /// The guest is paused: read IMAGE though a running process can write it, such as a QEMU that its
+    /// monitor has stopped. It is an error if it changes meanwhile
+    #[arg(long)]
+    pub(super) paused: bool,
 }
 
 impl From<FormatArg> for ImageFormat {

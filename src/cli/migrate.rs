@@ -17,7 +17,7 @@ use crate::wire::Format;
 use crate::writer::guard;
 
 use super::dropped::Dropped;
-use super::format::FormatArg;
+use super::format::{FormatArg, PausedArg};
 use super::later::LaterArgs;
 use super::monitor::{self, Attached};
 use super::output::{self, announce, print_json};
@@ -49,6 +49,8 @@ pub(super) struct SendArgs {
     then: LaterArgs,
     #[command(flatten)]
     format: FormatArg,
+    #[command(flatten)]
+    at_rest: PausedArg,
     /// Wire format: native, or qemu for a stream that a QEMU's -incoming loads
     #[arg(long, value_name = "FORMAT", default_value = "native", value_parser = Checked(str::parse::<Format>))]
     wire: Format,
@@ -218,6 +220,7 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
     let send = Migration::send(args.image)
         .to(args.uri)
         .image_format(args.format.into())
+        .paused(args.at_rest.paused)
         .then(args.then.0)
         .format(args.wire)
         .fallback(args.fallback)

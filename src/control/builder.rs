@@ -111,6 +111,13 @@ impl SendBuilder {
         self
     }
 
+    /// Whether the guest is paused: images are read though running processes can write them, as a QEMU
+    /// that its monitor has stopped. The migration fails if they change meanwhile. Not for a live one.
+    pub fn paused(mut self, paused: bool) -> SendBuilder {
+        self.request.paused = paused;
+        self
+    }
+
     /// What to take the image for; [`ImageFormat::Detect`] unless given.
     pub fn image_format(mut self, format: ImageFormat) -> SendBuilder {
         self.request.image_format = format;

@@ -18,6 +18,8 @@ pub(crate) struct Request {
     pub(crate) image: PathBuf,
     /// What to take the image and the later snapshots for.
     pub(crate) image_format: ImageFormat,
+    /// Whether processes that can write the images are known not to, as their guest is paused.
+    pub(crate) paused: bool,
     /// Later snapshots of the same guest's RAM: a delta round each.
     pub(crate) then: Vec<Later>,
     /// The destination.
@@ -85,6 +87,7 @@ impl Request {
         Request {
             image: image.into(),
             image_format: ImageFormat::Detect,
+            paused: false,
             then: Vec::new(),
             address,
             fallback: false,
@@ -113,7 +116,7 @@ impl Request {
             guest.name_block(name)?;
         }
         let guest = Arc::new(guest);
-        let mut files = Still::default();
+        let mut files = Still::new(self.paused);
         files.add(guest.ram())?;
         let mut last = Arc::clone(&guest);
         for later in &self.then {
@@ -132,6 +135,11 @@ impl Request {
         }
         if self.live.is_some() && !self.then.is_empty() {
             let what = "a live guest has no later images";
+            return Err(Error::new(Kind::Usage, what));
+        }
+        if self.live.is_some() && self.paused {
+            let what =
+                "a live migration stops the writer itself: give its paused guest with --paused-ok";
             return Err(Error::new(Kind::Usage, what));
         }
         Ok((guest, files))

@@ -212,8 +212,8 @@ pub enum WriterError {
     },
     /// A process can write an image that is to be read as RAM at rest.
     #[error(
-        "{user} can write {image}, and what is read while it runs is of no single instant: stop it first, read a \
-         copy, or send with --live (and --pid {}, or --fuzzy for a copy of no single instant)", user.pid
+        "{user} can write {image}, and what is read while it runs is of no single instant: stop it first, pass \
+         --paused if its guest is paused (a QEMU after stop), read a copy, or send with --live (and --pid {}, or --fuzzy for a copy of no single instant)", user.pid
     )]
     Written {
         /// The process.

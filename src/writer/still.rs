@@ -25,9 +25,19 @@ use super::{WriterError, users};
 #[derive(Debug, Default)]
 pub(crate) struct Still {
     files: Vec<(PathBuf, FileState)>,
+    /// Processes that can write them are known not to, as a QEMU whose guest is paused.
+    paused: bool,
 }
 
 impl Still {
+    /// No files yet. `paused`: the user knows that the processes that can write them will not.
+    pub(crate) fn new(paused: bool) -> Still {
+        Still {
+            files: Vec::new(),
+            paused,
+        }
+    }
+
     /// The files of these blocks are going to be read.
     ///
     /// # Errors
@@ -45,13 +55,18 @@ impl Still {
     /// Reading is about to begin. `note` is called with what the user should know.
     ///
     /// # Errors
-    /// [`WriterError::Written`] if a process that runs can write one of the files.
+    /// [`WriterError::Written`] if a process that runs can write one of the files, unless they are paused.
     pub(crate) fn begin(&self, note: impl FnOnce(String)) -> Result<()> {
-        if let Some(user) = self.refuse_writers()?.first() {
-            note(format!(
-                "{user} can write {} and is stopped: it must stay so until this is done",
-                self.name_of(user)
-            ));
+        if let Some((user, is_stopped)) = self.check_writers()?.first() {
+            let image = self.name_of(user);
+            note(match is_stopped {
+                true => format!(
+                    "{user} can write {image} and is stopped: it must stay so until this is done"
+                ),
+                false => format!(
+                    "{user} can write {image} and runs: its guest must stay paused until this is done"
+                ),
+            });
         }
         Ok(())
     }
@@ -62,7 +77,7 @@ impl Still {
     /// # Errors
     /// [`WriterError::Changed`] if something wrote meanwhile, and as [`Still::begin`].
     pub(crate) fn end(&self, read: &Ram, sample: Digest) -> Result<()> {
-        self.refuse_writers()?;
+        self.check_writers()?;
         for block in read.blocks() {
             let path = block.path();
             let now = block.file_state()?;
@@ -80,8 +95,9 @@ impl Still {
         ))
     }
 
-    /// The processes that can write the images and are stopped.
-    fn refuse_writers(&self) -> Result<Vec<User>> {
+    /// The processes that can write the images, and whether each is stopped. One that runs is refused,
+    /// unless its guest is paused.
+    fn check_writers(&self) -> Result<Vec<(User, bool)>> {
         let paths: Vec<&Path> = (self.files.iter().map(|(path, _)| path.as_path()))
             // One that has been removed has no name by which another process could find it.
             .filter(|path| path.exists())
@@ -94,18 +110,19 @@ impl Still {
             let process = HeldProcess::open(user.pid);
             process.and_then(|process| process.running())
         };
-        let mut stopped = Vec::new();
+        let mut accepted = Vec::new();
         for user in found.users {
             match is_stopped(&user) {
-                Ok(None) => stopped.push(user),
+                Ok(None) => accepted.push((user, true)),
                 Err(WriterError::Gone { .. } | WriterError::NoProcess { .. }) => {}
+                _ if self.paused => accepted.push((user, false)),
                 _ => {
                     let image = self.name_of(&user);
                     return Err(WriterError::Written { user, image }.into());
                 }
             }
         }
-        Ok(stopped)
+        Ok(accepted)
     }
 
     /// Which of the images the process can write, in quotes.
@@ -119,12 +136,12 @@ impl Still {
     }
 }
 
-/// The digest of a guest that nothing writes meanwhile.
+/// The digest of a guest that nothing writes meanwhile; `paused` as for [`Still::new`].
 ///
 /// # Errors
 /// As [`Guest::digest`], and an image that is written.
-pub(crate) fn digest(guest: &Guest, note: impl FnOnce(String)) -> Result<Digest> {
-    let mut still = Still::default();
+pub(crate) fn digest(guest: &Guest, paused: bool, note: impl FnOnce(String)) -> Result<Digest> {
+    let mut still = Still::new(paused);
     still.add(guest.ram())?;
     still.begin(note)?;
     let (digest, sample) = guest.digest_and_sample()?;
@@ -149,11 +166,14 @@ mod tests {
 
     /// What a reader finds if this happens to the image between its look and the end.
     fn outcome(happens: impl FnOnce(&File, &Path)) -> Result<()> {
+        outcome_of(Still::default(), happens)
+    }
+
+    fn outcome_of(mut still: Still, happens: impl FnOnce(&File, &Path)) -> Result<()> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("g.ram");
         std::fs::write(&path, vec![7; 256 * PAGE_SIZE]).unwrap();
         let guest = Guest::open(&path).unwrap();
-        let mut still = Still::default();
         still.add(guest.ram()).unwrap();
         still.begin(|note| panic!("{note}")).unwrap();
         let (_, sample) = guest.digest_and_sample().unwrap();
@@ -174,12 +194,15 @@ mod tests {
 
     #[test]
     fn a_write_shows_in_the_files_time() {
-        let error = outcome(|file, _| file.write_all_at(&[1], 0).unwrap()).unwrap_err();
-        let found = error.cause::<WriterError>();
-        assert!(
-            matches!(found, Some(WriterError::Changed { .. })),
-            "{error}"
-        );
+        for paused in [false, true] {
+            let write = |file: &File, _: &Path| file.write_all_at(&[1], 0).unwrap();
+            let error = outcome_of(Still::new(paused), write).unwrap_err();
+            let found = error.cause::<WriterError>();
+            assert!(
+                matches!(found, Some(WriterError::Changed { .. })),
+                "{error}"
+            );
+        }
     }
 
     /// As with stores to pages that are mapped and dirty already.

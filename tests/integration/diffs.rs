@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ramferry::page::PAGE_SIZE;
 
-use crate::support::{Folder, Page, run, watchdog};
+use crate::support::{Folder, Mount, Page, run, watchdog};
 
 const PAGES: u64 = 64;
 
@@ -84,4 +84,33 @@ fn a_diff_of_another_size_is_refused() {
     let stream = format!("file:{}", folder.path("s").display());
     run(&["send", text(&base), &stream, "--then-diff", text(&other)])
         .failed_with(1, &["has 262144 bytes, but the guest has 8192"]);
+}
+
+/// A hole of 3 KiB next to 1 KiB of data: the page is neither data nor unchanged.
+#[test]
+fn a_diff_with_data_of_less_than_a_page_is_refused() {
+    watchdog!();
+    let folder = Folder::new();
+    let base = folder.image("base", &(0..PAGES).map(Page::Random).collect::<Vec<_>>());
+    let Some(_mount) = Mount::with_small_blocks(&folder.path("small")) else {
+        return;
+    };
+    let odd = diff(&folder, "small/odd", &[]);
+    let file = File::options().write(true).open(&odd).unwrap();
+    file.write_all_at(&[1; 1024], 5 * 1024).unwrap();
+    file.sync_all().unwrap();
+    let stream = format!("file:{}", folder.path("s").display());
+    run(&["send", text(&base), &stream, "--then-diff", text(&odd)])
+        .failed_with(1, &["its data begins or ends within a page, at byte 5120"]);
+    // Whole pages are taken there, too.
+    let whole = diff(&folder, "small/whole", &[(3, 7)]);
+    run(&[
+        "send",
+        text(&base),
+        &stream,
+        "--then-diff",
+        text(&whole),
+        "-q",
+    ])
+    .succeeded();
 }

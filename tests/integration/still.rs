@@ -1,13 +1,15 @@
 //! Images that are written while they are read as RAM at rest: refused at the start, found at the end.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use ramferry::page::PAGE_SIZE;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use crate::support::{Files, Folder, Page, mixed, run, until, watchdog};
+use crate::support::{Files, Folder, Mount, Page, mixed, run, start, until, watchdog};
 
 /// A process that has the image open for writing and waits.
 struct Holder(Child);
@@ -70,6 +72,62 @@ fn an_image_that_a_running_process_can_write_is_refused_by_its_name() {
     run(&["send", image, &stream, "--then", later, "-q"]).succeeded();
 }
 
+/// A QEMU that its monitor has stopped runs as a process, and has its image open for writing.
+#[test]
+fn the_image_of_a_paused_guest_is_read_with_a_note_if_the_user_says_so() {
+    watchdog!();
+    let folder = Folder::new();
+    let image = folder.image("g.ram", &mixed(64, 1));
+    let holder = Holder::of(&image);
+    let image = image.to_str().unwrap();
+    let stream = format!("file:{}", folder.path("stream").display());
+    let note = format!(
+        "process {} (cat) can write '{image}' and runs: its guest must stay paused until this is done",
+        holder.pid()
+    );
+    for args in [&["send", image, &stream][..], &["digest", image]] {
+        run(args).failed_with(1, &["pass --paused if its guest is paused"]);
+        let ended = run(&[args, &["--paused"]].concat());
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.err.contains(&note), "{ended:?}");
+    }
+    let measure = ["--methods", "none", "--runs", "1", "-q", "--paused"];
+    run(&[&["bench", image], &measure[..]].concat()).succeeded();
+    let live = ["--paused", "--live", "--fuzzy"];
+    run(&[&["send", image, &stream, "--force"], &live[..]].concat())
+        .failed_with(2, &["--paused-ok"]);
+}
+
+/// The source has looked before it opens the stream, and cannot end while the stream is full.
+#[test]
+fn a_writer_that_comes_after_the_look_at_the_start_is_found_at_the_end() {
+    watchdog!();
+    for (more, words) in [
+        // The writer has gone again.
+        (&[][..], "was written while it was being read"),
+        // It is still there.
+        (&[], "can write"),
+        (&["--paused"], "was written while it was being read"),
+    ] {
+        let folder = Folder::in_memory();
+        let pages: Vec<Page> = (0..256).map(Page::Random).collect();
+        let image = folder.image("g.ram", &pages);
+        let pipe = folder.path("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let to = format!("file:{}", pipe.display());
+        let args = ["send", image.to_str().unwrap(), &to, "-q"];
+        let sender = start(&[&args, more].concat());
+        let mut stream = File::open(&pipe).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        let writer = File::options().write(true).open(&image).unwrap();
+        writer.write_all_at(&[9; 8], 0).unwrap();
+        let stays = (words == "can write").then_some(writer);
+        std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+        sender.finish().failed_with(1, &[words]);
+        drop(stays);
+    }
+}
+
 /// By this process, which opens the image after the look at the start, and closes it before the one at
 /// the end.
 #[test]
@@ -129,28 +187,4 @@ fn an_image_on_overlayfs_is_what_its_first_writer_leaves() {
             .digest()
             .unwrap()
     );
-}
-
-/// A mount, until it is dropped.
-struct Mount(std::path::PathBuf);
-
-impl Mount {
-    /// `None`, with a line, if this user may not mount.
-    fn overlay(options: &str, at: &Path) -> Option<Mount> {
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "overlay", "overlay", "-o", options])
-            .arg(at);
-        if mount.output().is_ok_and(|output| output.status.success()) {
-            return Some(Mount(at.to_owned()));
-        }
-        println!("SKIPPED: no overlay can be mounted: this needs root");
-        None
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
 }

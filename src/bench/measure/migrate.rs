@@ -213,6 +213,7 @@ fn both_ends(
         .to(address)
         // The format was checked before the first run.
         .image_format(ImageFormat::Raw)
+        .paused(workload.paused)
         .settings(Settings::new(variant.params.clone(), variant.caps))
         .then(workload.then())
         .format(variant.wire)

@@ -33,6 +33,8 @@ names!(
 pub struct Workload {
     image: PathBuf,
     then: Vec<Later>,
+    /// Whether running processes that can write the images are known not to.
+    pub(super) paused: bool,
     pub(super) address: Address,
     pub(super) output: PathBuf,
     /// The only block of a raw image, so that the output on the qemu wire is a raw image too.
@@ -68,10 +70,18 @@ impl Workload {
             block: (!image.is_dir()).then(|| RAW_BLOCK_NAME.to_owned()),
             image,
             then,
+            paused: false,
             address,
             output: scratch.path().join("arrived.ram"),
             _socket: socket,
         })
+    }
+
+    /// Whether the guest is paused: images are read though running processes can write them.
+    #[must_use]
+    pub fn paused(mut self, paused: bool) -> Workload {
+        self.paused = paused;
+        self
     }
 
     /// The first image.

@@ -9,7 +9,7 @@ use crate::bench::measure::preset::Preset;
 use crate::bench::measure::workload::Transport;
 use crate::bench::peer::PeerSpec;
 use crate::bench::show::rows::Sort;
-use crate::cli::format::FormatArg;
+use crate::cli::format::{FormatArg, PausedArg};
 use crate::cli::later::LaterArgs;
 use crate::cli::params::{BenchParams, Checked, ImagePath};
 use crate::page::PAGE_SIZE;
@@ -37,6 +37,8 @@ pub(in crate::cli) struct BenchArgs {
     pub(super) then: LaterArgs,
     #[command(flatten)]
     pub(super) format: FormatArg,
+    #[command(flatten)]
+    pub(super) at_rest: PausedArg,
     #[command(flatten)]
     pub(super) matrix: MatrixArgs,
     #[command(flatten)]

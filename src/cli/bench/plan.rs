@@ -43,6 +43,7 @@ pub(super) struct CompareFiles {
 pub(super) struct Measurement {
     pub(super) image: ImageSource,
     pub(super) image_format: ImageFormat,
+    paused: bool,
     pub(super) then: Vec<Later>,
     pub(super) peer: Option<PeerSpec>,
     pub(super) scratch: Option<PathBuf>,
@@ -112,6 +113,7 @@ impl Measurement {
         Ok(Measurement {
             image,
             image_format: args.format.into(),
+            paused: args.at_rest.paused,
             then: args.then.0,
             peer: args.peer,
             scratch: args.scratch,
@@ -156,6 +158,7 @@ impl Measurement {
             },
             image: image.to_owned(),
             image_format: self.image_format,
+            paused: self.paused,
             then: self.then.clone(),
             settings: self.matrix.settings.clone(),
             notes: self.matrix.notes.clone(),

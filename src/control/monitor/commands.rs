@@ -262,6 +262,7 @@ fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     let sync = arguments.boolean("sync")?.unwrap_or(true);
     let fallback = arguments.boolean("fallback")?.unwrap_or(false);
     let image_format = arguments.string("format")?;
+    let paused = arguments.boolean("paused")?.unwrap_or(false);
     let wire = arguments.string("wire")?;
     let block = arguments.string("block")?;
     let machine = arguments.string("machine")?;
@@ -295,6 +296,7 @@ fn migrate(this: &Executor<'_>, arguments: &mut Arguments) -> Outcome {
     let send = Migration::send(image)
         .to(address(&uri)?)
         .image_format(image_format)
+        .paused(paused)
         .then(then)
         .format(format)
         .fallback(fallback)

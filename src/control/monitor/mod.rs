@@ -18,7 +18,7 @@
 //! |---|---|
 //! | `qmp_capabilities` | *enable: `["oob"]` |
 //! | `query-version`, `query-commands`, `query-status` | |
-//! | `migrate` | uri, and as for `ramferry send`: *image, *format, *then (a list), *fallback, *force, *sync, *wire, *block, *machine, *live, *qmp, *pid (a list), *paused-ok, *again, *stop-command, *resume-command, *fuzzy; QEMU's *detach (without effect), *resume, *blk, *inc (all three: only false) |
+//! | `migrate` | uri, and as for `ramferry send`: *image, *format, *paused, *then (a list), *fallback, *force, *sync, *wire, *block, *machine, *live, *qmp, *pid (a list), *paused-ok, *again, *stop-command, *resume-command, *fuzzy; QEMU's *detach (without effect), *resume, *blk, *inc (all three: only false) |
 //! | `migrate-incoming` | uri, and as for `ramferry receive`: *output, *block, *force, *sync |
 //! | `migrate_cancel` | |
 //! | `migrate-continue` | state: `pre-switchover` |

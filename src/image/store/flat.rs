@@ -154,9 +154,8 @@ impl FlatFile {
         };
         let about = rustix::fs::fstatfs(&self.file)
             .map_err(|error| self.failed("examine the file system of")(error.into()))?;
-        // One page of data would make its neighbours data too, and their zeros would replace pages.
         let block = u64::try_from(about.f_bsize).unwrap_or(u64::MAX);
-        if about.f_type != OVERLAYFS && block > PAGE_SIZE as u64 {
+        if !holes_are_pages(about.f_type, block) {
             return Err(refuse(format!(
                 "its file system has blocks of {block} bytes, larger than a page"
             )));
@@ -350,6 +349,13 @@ fn make_zero(file: &File, mut at: u64, len: u64) -> io::Result<()> {
     }
 }
 
+/// Whether a hole in a file system of this type, with blocks of `block` bytes, may be a single page. If
+/// not, one page of data makes its neighbours data too, and their zeros would replace pages. Overlayfs
+/// reports a size that is not its layers'.
+fn holes_are_pages(f_type: rustix::fs::FsWord, block: u64) -> bool {
+    f_type == OVERLAYFS || block <= PAGE_SIZE as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::super::ImageFormat;
@@ -450,5 +456,13 @@ mod tests {
         assert!(std::fs::read(&path).unwrap() == [&header[..], &expected].concat());
         let refused = flat.place(PageIndex(1), &[8; 2 * PAGE_SIZE]).unwrap_err();
         assert!(matches!(refused, ImageError::ReadOnly { .. }), "{refused}");
+    }
+
+    #[test]
+    fn diffs_need_blocks_of_at_most_a_page() {
+        const EXT4: rustix::fs::FsWord = 0xef53;
+        assert!(holes_are_pages(EXT4, 1024) && holes_are_pages(EXT4, 4096));
+        assert!(!holes_are_pages(EXT4, 8192) && !holes_are_pages(EXT4, u64::MAX));
+        assert!(holes_are_pages(OVERLAYFS, 1 << 20));
     }
 }

@@ -120,7 +120,7 @@ fn what_is_sent_is_what_was_said_or_the_default() {
     );
     client.done(
         "migrate",
-        json!({"uri": "tcp:h:1", "fuzzy": false, "live": false}),
+        json!({"uri": "tcp:h:1", "fuzzy": false, "live": false, "paused": true}),
     );
     assert_eq!(bench.fake.calls(), ["migrate"; 6]);
     let state = bench.fake.state();
@@ -135,6 +135,7 @@ fn what_is_sent_is_what_was_said_or_the_default() {
     assert!(plain.block.is_none() && plain.machine.is_none() && plain.live.is_none());
     assert_eq!(all.address.to_string(), "file:x");
     assert_eq!(all.image.to_str(), Some("a"));
+    assert!(still.paused && !plain.paused && !all.paused);
     assert_eq!(all.image_format, ImageFormat::Raw);
     assert_eq!(plain.image_format, ImageFormat::Detect);
     assert_eq!(all.then, [Later::image("b"), Later::image("c")]);
