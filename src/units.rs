@@ -260,8 +260,8 @@ fn scaled(text: &str, units: &[&[Unit]]) -> Option<u64> {
         return None;
     }
 
-    // Largest: 2^64 x 10^18 x 2^40 is within 2^128.
-    let value = (integer * denominator + numerator) * u128::from(unit.multiply)
+    // The sum is within 2^64 x 10^18. What the multiplication takes beyond 2^128 does not fit anyway.
+    let value = (integer * denominator + numerator).checked_mul(u128::from(unit.multiply))?
         / (denominator * u128::from(unit.divide));
     let is_zero = integer == 0 && fraction.bytes().all(|byte| byte == b'0');
     if value == 0 && !is_zero {
@@ -462,6 +462,8 @@ mod tests {
             "18446744073709551616",
             "99999999999999999999999999999999999999999999",
             "16777216TiB",
+            "18446744073709551615.999999999999999999Gbit",
+            "18446744073709551615.999999999999999999TiB",
             "1.5\u{661}M",
             "/s",
         ];
