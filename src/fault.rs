@@ -15,6 +15,8 @@ pub(crate) enum Site {
     Decode,
     Prove,
     Finish,
+    /// At the source, when the destination has proven its copy.
+    Proven,
     /// At the destination, when the source has let go.
     Commit,
 }

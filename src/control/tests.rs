@@ -299,3 +299,42 @@ fn a_destination_that_is_cancelled_when_the_source_has_let_go_still_says_that_it
     source.unwrap();
     assert!(std::fs::read(folder.path().join("out")).unwrap() == bytes);
 }
+
+/// As [`run`], with a destination that is cancelled when its source has the proof and has not let go.
+fn cancelled_between_proven_and_commit(
+    folder: &Path,
+    then: impl FnOnce(&Context) + Send + 'static,
+) -> (Result<()>, Result<()>) {
+    run(folder, 1, Vec::new(), |contexts| {
+        let [source, destination] = contexts.clone();
+        let at_the_source = Arc::clone(&source);
+        let mischief = Mischief(Box::new(move || {
+            destination.cancel(CancelledBy::Caller);
+            then(&at_the_source);
+        }));
+        *source.faults.mischief.lock().unwrap() = Some((Site::Proven, mischief));
+    })
+}
+
+#[test]
+fn a_destination_that_is_cancelled_after_its_proof_takes_over_if_the_source_lets_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = image(folder.path());
+    let (source, destination) = cancelled_between_proven_and_commit(folder.path(), |_| {});
+    destination.unwrap();
+    source.unwrap();
+    assert!(std::fs::read(folder.path().join("out")).unwrap() == bytes);
+}
+
+#[test]
+fn a_destination_that_is_cancelled_after_its_proof_is_cancelled_if_the_source_does_not_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    image(folder.path());
+    let (source, destination) = cancelled_between_proven_and_commit(folder.path(), |source| {
+        source.cancel(CancelledBy::Caller);
+    });
+    assert_eq!(source.unwrap_err().kind(), Kind::Interrupted);
+    assert_ne!(destination.unwrap_err().kind(), Kind::OutcomeUnknown);
+    assert!(!folder.path().join("out").exists());
+    assert!(!folder.path().join("out.partial").exists());
+}

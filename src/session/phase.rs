@@ -55,10 +55,13 @@
 //! |---|---|---|---|
 //! | anything before `Proven` is read | `Failed` | `Failed`; an older output is untouched | the source |
 //! | `Proven` is lost | `Failed` | `Failed`, as no `Commit` comes | the source |
+//! | the destination is cancelled before it sends `Proven` | `Failed` | `Cancelled` | the source |
+//! | it is cancelled after that, and `Commit` comes | `Completed` | `Completed` | the destination |
+//! | it is cancelled after that, and no `Commit` comes | `Failed` | `Cancelled` | the source |
 //! | `Commit` is lost | `Unknown` | `Failed` | neither: resume the source by hand |
 //! | the output cannot be renamed | `Failed`, as the destination says so | `Failed` | neither: resume the source by hand |
+//! | its new name cannot be synced | `Completed` | `Completed`, with a note | the destination |
 //! | `Committed` is lost | `Unknown` | `Completed` | the destination |
-//!
 //! | the source is killed before its guard is released | (killed) | `Failed` | the source: the guard resumes its writer |
 //! | the source is killed between that and `Commit` | (killed) | `Failed` | neither: resume the source by hand |
 //! | the source is killed after `Commit` | (killed) | `Completed` | the destination |

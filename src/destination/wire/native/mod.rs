@@ -15,7 +15,7 @@ use crate::image::Output;
 use crate::page::Digest;
 use crate::pool::{Buffers, QUEUE};
 use crate::round::Round;
-use crate::session::{self, Agreed, Context};
+use crate::session::{self, Agreed, Context, PeerFailure};
 use crate::stats::{Stage, StageClock, Tally};
 use crate::sync;
 use crate::transport::{Stream, TransportError};
@@ -193,8 +193,17 @@ impl Wire for NativeWire<'_> {
             }
             return Ok(());
         }
-        self.say(&Message::Proven { digest })?;
-        self.hear_commit()
+        // From the moment in which the source can have Proven, it may let go: only its answer, or the
+        // end of the link, says whether it has.
+        let held = self.context.abort.hold().ok_or_else(Error::interrupted)?;
+        let outcome = (self.say(&Message::Proven { digest }).map_err(Error::from))
+            .and_then(|()| self.hear_commit());
+        let cancelled = self.context.abort.is_asked_for();
+        drop(held);
+        outcome.map_err(|error| match error.cause::<PeerFailure>() {
+            None if cancelled => Error::interrupted(),
+            _ => error,
+        })
     }
 
     fn committed(&self) {

@@ -35,6 +35,7 @@ pub(super) fn commit(
         other => return Err(session::out_of_place(&other, "a proof was expected")),
     }
     context.stats.proven(digest);
+    context.faults.check(Site::Proven)?;
     if context.abort.is_raised() {
         return Err(Error::interrupted());
     }
