@@ -59,6 +59,19 @@ impl OutputError {
     }
 }
 
+/// OUTPUT has its name, which cannot be taken back, so it is committed; but the name is not known to be
+/// on disk.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a power loss may still take away the name of '{}', because its folder cannot be synced: {source}; \
+     run 'sync'",
+    path.display()
+)]
+pub struct UnsyncedName {
+    path: PathBuf,
+    source: io::Error,
+}
+
 /// How a partial file or folder becomes OUTPUT.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Commit {
@@ -135,8 +148,12 @@ impl PartialFile {
     /// the meantime is not replaced, if the file system can do that.
     ///
     /// # Errors
-    /// I/O errors.
-    pub(crate) fn commit(&mut self, output: &Path, how: Commit) -> Result<(), OutputError> {
+    /// I/O errors. It does not have the name then.
+    pub(crate) fn commit(
+        &mut self,
+        output: &Path,
+        how: Commit,
+    ) -> Result<Option<UnsyncedName>, OutputError> {
         if how.sync {
             let synced = self.file.sync_data();
             synced.map_err(OutputError::io("sync", &self.path))?;
@@ -153,10 +170,7 @@ impl PartialFile {
         };
         rename().map_err(OutputError::io("rename the partial file onto", output))?;
         self.committed = true;
-        if how.sync {
-            sync_name(output)?;
-        }
-        Ok(())
+        Ok(how.sync_name(output))
     }
 }
 
@@ -206,13 +220,17 @@ pub(crate) fn keep_access(new: &File, old: &Path) -> io::Result<()> {
     new.set_permissions(Permissions::from_mode(old.mode() & allowed | owner))
 }
 
-/// Writes the name of `path` to disk.
-///
-/// # Errors
-/// I/O errors.
-pub(crate) fn sync_name(path: &Path) -> Result<(), OutputError> {
-    let synced = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
-    synced.map_err(OutputError::io("sync the folder of", path))
+impl Commit {
+    /// Writes the name of `path` to disk, if that was asked for. A failure is not one of the commit,
+    /// which can no longer be undone: another process may have opened the file by its name.
+    pub(crate) fn sync_name(self, path: &Path) -> Option<UnsyncedName> {
+        if !self.sync {
+            return None;
+        }
+        let synced = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+        let path = path.to_owned();
+        synced.err().map(|source| UnsyncedName { path, source })
+    }
 }
 
 /// The folder that a path lies in.

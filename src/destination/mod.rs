@@ -134,7 +134,9 @@ fn take_over<W: Wire>(wire: &W, mut output: Output, context: &Context) -> Result
         Error::catch(COMMITTING, || {
             context.enter(Phase::Commit)?;
             context.faults.check(Site::Commit)?;
-            output.commit()?;
+            if let Some(unsynced) = output.commit()? {
+                context.stats.notice(unsynced.to_string());
+            }
             wire.committed();
             Ok(())
         })

@@ -18,7 +18,7 @@ use super::store::FlatFile;
 use super::{Block, DeviceState, ImageError, Ram};
 use crate::description::Description;
 use crate::page::{Digest, PAGE_SIZE};
-use crate::partial::{Commit, PartialFile};
+use crate::partial::{Commit, PartialFile, UnsyncedName};
 use crate::sync;
 use crate::units::format_bytes;
 use place::{Existing, check_place, examine, nameless_file, open_device, tidy};
@@ -376,13 +376,13 @@ impl Output {
         self.appended().sync()
     }
 
-    /// Makes it OUTPUT. Call it once.
+    /// Makes it OUTPUT. Call it once. Returns what there is to say of it, though it worked.
     ///
     /// # Errors
     /// I/O errors, a device state that the file does not hold as it was appended, a description
     /// that is out of bounds, an old folder that is no longer ours to replace. OUTPUT is then as it
     /// was.
-    pub fn commit(&mut self) -> Result<(), ImageError> {
+    pub fn commit(&mut self) -> Result<Option<UnsyncedName>, ImageError> {
         if matches!(self.partial, Partial::Folder(_)) && self.digests.is_empty() {
             self.sum_hashes()?;
         }
@@ -395,7 +395,7 @@ impl Output {
         };
         match &mut self.partial {
             // It has its name already.
-            Partial::Device { .. } => Ok(()),
+            Partial::Device { .. } => Ok(None),
             Partial::File(partial) => Ok(partial.commit(&self.path, how)?),
             Partial::Folder(partial) => {
                 let contents = GuestJson {

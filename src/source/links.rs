@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::partial::UnsyncedName;
 use crate::session::{Context, PeerFailure};
 use crate::sync::{self, Mutex};
 use crate::transport::connect::{Connected, Connector, Stored};
@@ -140,15 +141,13 @@ impl Links {
     }
 
     /// Closes everything. A command that took the stream must have succeeded, and a stored stream
-    /// gets its name.
-    pub(super) fn close(self) -> Result<()> {
+    /// gets its name. Returns what there is to say of that name, though it worked.
+    pub(super) fn close(self) -> Result<Option<UnsyncedName>> {
         for mut stream in self.streams {
             stream.finish()?;
         }
-        if let Some(stored) = self.stored {
-            stored.commit()?;
-        }
-        Ok(())
+        let unsynced = self.stored.map(Stored::commit).transpose()?;
+        Ok(unsynced.flatten())
     }
 }
 

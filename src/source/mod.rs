@@ -96,7 +96,9 @@ fn end(mut stopped: Option<Stopped<'_>>, links: Links, context: &Context) -> Res
     if let Some(stopped) = &mut stopped {
         stopped.check()?;
     }
-    links.close()?;
+    if let Some(unsynced) = links.close()? {
+        context.stats.notice(unsynced.to_string());
+    }
     if let Some(stopped) = stopped {
         stopped.release();
     }

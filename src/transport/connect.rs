@@ -19,7 +19,9 @@ use super::child::{Direction, ShellCommand};
 use super::error::TransportError;
 use super::sockets::{connect_unix, each_address};
 use super::stream::Stream;
-use crate::partial::{Commit, OutputError, PartialFile, check_file_system, check_replaceable};
+use crate::partial::{
+    Commit, OutputError, PartialFile, UnsyncedName, check_file_system, check_replaceable,
+};
 use crate::special;
 use crate::sys::{is_listening, take_fd};
 
@@ -50,11 +52,11 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Gives the file its name.
+    /// Gives the file its name. Returns what there is to say of it, though it worked.
     ///
     /// # Errors
     /// The system's reason.
-    pub fn commit(mut self) -> Result<(), TransportError> {
+    pub fn commit(mut self) -> Result<Option<UnsyncedName>, TransportError> {
         Ok(self.partial.commit(&self.path, self.how)?)
     }
 }

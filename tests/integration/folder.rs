@@ -628,7 +628,7 @@ fn blocks_that_do_not_fit_a_hello_are_refused_by_the_source() {
     let made = Output::folder(&path, &blocks, false).and_then(|mut output| output.commit());
     // This may be more files than a process can open, which is as good an error.
     match made {
-        Ok(()) => {}
+        Ok(_) => {}
         Err(ImageError::Io { .. }) => return,
         Err(other) => panic!("{other}"),
     }

@@ -573,3 +573,45 @@ fn the_program_reports_the_digest_that_it_also_prints() {
     assert_eq!(json["digest"], shown);
     assert_eq!(json["image"], image);
 }
+
+#[test]
+fn a_name_that_cannot_be_synced_is_a_note_and_what_has_it_counts() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+    watchdog!();
+    let folder = Folder::new();
+    let image = folder.image("ram", &mixed(64, 1));
+    // Of a folder in which files can be made and not listed, nothing can be opened to be synced.
+    let blind = folder.path("blind");
+    std::fs::create_dir(&blind).unwrap();
+    let user = rustix::process::geteuid().is_root().then_some(65534);
+    for (path, mode) in [
+        (blind.parent().unwrap(), 0o755),
+        (&image, 0o644),
+        (&blind, 0o300),
+    ] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    chown(&blind, user, user).unwrap();
+    let path = |name: &str| blind.join(name).to_str().unwrap().to_owned();
+    let (output, stream) = (path("out"), format!("file:{}", path("stream")));
+    for args in [
+        ["send", image.to_str().unwrap(), &stream, "--json"],
+        ["receive", &stream, &output, "--json"],
+    ] {
+        let mut command = command(&args);
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let ended = Program::start(command).finish();
+        ended.succeeded();
+        let said = &ended.json()["notices"];
+        let note = "a power loss may still take away the name of";
+        assert!(said[0].as_str().unwrap().starts_with(note), "{said}");
+        assert!(ended.err.contains(&format!("note: {note}")), "{ended:?}");
+    }
+    assert_eq!(
+        std::fs::read(output).unwrap(),
+        std::fs::read(image).unwrap()
+    );
+}

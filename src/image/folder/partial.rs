@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use super::super::ImageError;
 use super::{Directory, FolderError, GuestJson};
 use crate::partial::{
-    Commit, OutputError, create_private, folder_of, partial_path, random_name, remove_left_behind,
-    rename_noreplace, replaced, sync_name,
+    Commit, OutputError, UnsyncedName, create_private, folder_of, partial_path, random_name,
+    remove_left_behind, rename_noreplace, replaced,
 };
 
 /// Removes the folder that a killed process left at `OUTPUT.partial`, unless it is locked or contains
@@ -106,7 +106,7 @@ impl PartialFolder {
         output: &Path,
         how: Commit,
         contents: &GuestJson,
-    ) -> Result<(), ImageError> {
+    ) -> Result<Option<UnsyncedName>, ImageError> {
         let renaming = || ImageError::io("rename the partial folder onto", output);
         if !self.folder.is_at(&self.path) {
             return Err(renaming()(replaced()));
@@ -124,20 +124,15 @@ impl PartialFolder {
             rustix::fs::renameat_with(CWD, &self.path, CWD, output, RenameFlags::EXCHANGE)
                 .map_err(|error| renaming()(error.into()))?;
             self.committed = true;
-            if how.sync {
-                sync_name(output)?;
-            }
+            let unsynced = how.sync_name(output);
             // If another process has just created a file in it, that file and the folder stay.
             let _ = old.remove(&self.path, &files);
-            return Ok(());
+            return Ok(unsynced);
         }
         // The system renames a folder onto nothing or an empty folder only.
         rename_noreplace(&self.path, output).map_err(renaming())?;
         self.committed = true;
-        if how.sync {
-            sync_name(output)?;
-        }
-        Ok(())
+        Ok(how.sync_name(output))
     }
 }
 
