@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::qmp;
 use crate::settings::Settings;
 use crate::source::{Live, WriterChoice};
-use crate::stats::Owner;
+use crate::stats::{Owner, Report};
 use crate::transport::Address;
 use crate::wire::Format;
 use crate::writer::guard;
@@ -232,7 +232,7 @@ pub(super) fn send(args: SendArgs) -> Result<()> {
     let signals = signals::catch()?;
     let attached = Attached::new(args.show.monitor.clone(), Settings::new(params, caps))?;
     attached.controller().migrate(send)?;
-    finish(attached, signals, &args.show, (waiting, &end))
+    finish(attached, signals, &args.show, (waiting, &|_| end.clone()))
 }
 
 pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
@@ -260,12 +260,18 @@ pub(super) fn receive(args: ReceiveArgs) -> Result<()> {
     let signals = signals::catch()?;
     let attached = Attached::new(args.show.monitor.clone(), Settings::new(params, caps))?;
     attached.controller().receive(receive)?;
-    finish(
-        attached,
-        signals,
-        &args.show,
-        (waiting, "arrived and proven"),
-    )
+    finish(attached, signals, &args.show, (waiting, &arrived))
+}
+
+/// What a destination can say of what it holds.
+fn arrived(report: &Report) -> String {
+    match report.wire_format {
+        Some(format) if format == Format::Qemu.name() => {
+            "arrived (read back as it was placed; QEMU's format has no checksums)"
+        }
+        _ => "arrived and proven",
+    }
+    .to_owned()
 }
 
 /// Shows the migration while it runs, and how it ended.
@@ -273,7 +279,7 @@ fn finish(
     attached: Attached,
     signals: Signals,
     show: &ShowArgs,
-    (waiting, end): (String, &str),
+    (waiting, end): (String, &dyn Fn(&Report) -> String),
 ) -> Result<()> {
     let migration = attached.migration()?;
     let ended = Arc::clone(&migration);
@@ -285,7 +291,7 @@ fn finish(
     let outcome = migration.join();
     let report = migration.report();
     match &outcome {
-        Ok(()) if !show.quiet => summary::print(&report, end),
+        Ok(()) if !show.quiet => summary::print(&report, &end(&report)),
         // Which end has the guest must be known, however little is to be shown.
         Err(_) if show.quiet && migration.query().let_go => {
             if let Some(notice) = report.notices.last() {

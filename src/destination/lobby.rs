@@ -14,6 +14,7 @@ use crate::image::Output;
 use crate::session::{self, Agreed, Context};
 use crate::transport::listen::Listener;
 use crate::transport::{Stream, TransportError, Woken};
+use crate::wire::Format;
 use crate::wire::native::{HELLO_HEAD_LEN, Hello, HelloHead};
 use crate::wire::qemu::{Parser, StreamError, Unsupported};
 
@@ -30,6 +31,15 @@ const MAX_ARRIVALS: usize = 64;
 pub(super) enum Source {
     Native(Box<NativeSource>),
     Qemu(Box<QemuSource>),
+}
+
+impl Source {
+    pub(super) fn format(&self) -> Format {
+        match self {
+            Source::Native(_) => Format::Native,
+            Source::Qemu(_) => Format::Qemu,
+        }
+    }
 }
 
 /// All connections of a session on the native wire, and the output that its guest needs.

@@ -26,6 +26,7 @@ mod wire;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
@@ -58,7 +59,9 @@ pub(crate) fn run(
 ) -> Result<()> {
     request.keep_stream()?;
     Output::check(&request.output, request.force)?;
-    match accept::accept(request, context, listening, dropped)? {
+    let source = accept::accept(request, context, listening, dropped)?;
+    context.stats.wire_format(source.format());
+    match source {
         Source::Native(source) => receive(NativeWire::new(*source, context), request.sync, context),
         Source::Qemu(source) => receive(
             QemuWire::new(*source, request, context),
@@ -118,9 +121,13 @@ fn receive_and_prove<W: Wire>(
             let digest = wire.end(&mut output)?;
             prove(digest, proof, &mut output, context)?;
             // Proven means that a power loss cannot take it back, as the source then lets go.
+            let started = Instant::now();
             output
                 .sync()
                 .map_err(|error| Error::from(error).in_stage(PROVING))?;
+            if sync {
+                context.stats.synced(started.elapsed());
+            }
             context.stats.proven(digest);
             wire.proven(digest)
         })?;

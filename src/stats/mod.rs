@@ -29,6 +29,7 @@ use rate::WireRate;
 use crate::page::Digest;
 use crate::round::Round;
 use crate::sync;
+use crate::wire::Format;
 use crate::wire::qemu::MissingPages;
 
 #[derive(Debug)]
@@ -191,6 +192,16 @@ impl Stats {
     /// Something that the user should know about the outcome.
     pub(crate) fn notice(&self, line: String) {
         self.lock().snapshot.notices.push(line);
+    }
+
+    /// A destination has recognised what arrives.
+    pub(crate) fn wire_format(&self, format: Format) {
+        self.lock().snapshot.wire_format = Some(format);
+    }
+
+    /// A destination has waited this long until what it proved was on disk.
+    pub(crate) fn synced(&self, time: Duration) {
+        self.lock().snapshot.sync_time = Some(time);
     }
 
     /// Pages of these blocks never came.

@@ -12,6 +12,7 @@ use super::{Owner, RoundStats, Snapshot, Stage, Status, Tally};
 use crate::caps::{Capability, Caps};
 use crate::page::{Digest, PAGE_SIZE};
 use crate::params::{LinkSpec, Params};
+use crate::wire::Format;
 use crate::wire::qemu::MissingPages;
 
 /// What `--json` prints at the end of a migration.
@@ -41,6 +42,13 @@ pub struct Report {
         skip_serializing_if = "Option::is_none"
     )]
     pub expected_downtime: Option<Duration>,
+    /// How long the destination waited at the end until what it had proven was on disk. Part of the
+    /// source's downtime, and not of its expected downtime. Absent at the source, and without syncing.
+    #[serde(
+        serialize_with = "as_milliseconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub sync_time: Option<Duration>,
     /// How much the writer was slowed down at the end, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_throttle_percentage: Option<u8>,
@@ -83,6 +91,10 @@ pub struct Report {
     /// The link that this side emulated, as `RATE[/DELAY]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub link: Option<LinkSpec>,
+    /// What arrived at a destination: `native`, or `qemu`, whose format has no checksums. Absent at the
+    /// source, where it is a setting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wire_format: Option<&'static str>,
     /// Every byte from source to destination, on all connections.
     pub wire_bytes: u64,
     /// Every byte from destination to source.
@@ -310,6 +322,7 @@ impl Report {
             setup_time: snapshot.setup_time,
             downtime: snapshot.downtime,
             expected_downtime: snapshot.live.and_then(|live| live.expected_downtime),
+            sync_time: snapshot.sync_time,
             cpu_throttle_percentage: snapshot
                 .live
                 .map(|live| live.cpu_throttle_percentage)
@@ -318,6 +331,7 @@ impl Report {
             notices: snapshot.notices.clone(),
             dropped: snapshot.dropped.clone(),
             missing_pages: snapshot.missing_pages.clone(),
+            wire_format: snapshot.wire_format.map(Format::name),
             error_desc: snapshot.error.clone(),
             ram: Ram {
                 transferred: snapshot.wire_bytes,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Owner, StageTimes, Status, Tally};
 use crate::page::Digest;
 use crate::round::Round;
+use crate::wire::Format;
 use crate::wire::qemu::MissingPages;
 
 /// One round.
@@ -79,6 +80,10 @@ pub struct Snapshot {
     pub notices: Vec<String>,
     /// Methods and capabilities that were requested and left out, because the destination lacks them.
     pub dropped: Vec<&'static str>,
+    /// How long a destination waited for its disk at the end.
+    pub sync_time: Option<Duration>,
+    /// The wire that arrives, at a destination that has recognised it.
+    pub wire_format: Option<Format>,
     /// Blocks of which the source left pages out, at a destination of QEMU's wire. Those pages are zero.
     pub missing_pages: Vec<MissingPages>,
     /// Why it failed, in a line.
