@@ -8,6 +8,7 @@
 //! | `wire/` | what is said on the connections, and how it is decoded |
 //! | `links.rs` | the connections, whatever is said on them |
 //! | `prove.rs` | reading back what the output holds |
+//! | `write_out.rs` | writing it to disk before the end |
 //!
 //! Where a file does the reverse of one in [`crate::source`], it has the same name.
 
@@ -23,6 +24,7 @@ mod prove;
 mod request;
 mod stage;
 mod wire;
+mod write_out;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;

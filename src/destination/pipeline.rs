@@ -5,6 +5,7 @@
 //! decode    x M   work -> place              decompress, apply deltas, check or make hashes, pwrite
 //! round end       a barrier                  nothing of round r+1 is placed before all of round r is (barrier.rs)
 //! prove     x 1   file -> hashes             beside later rounds: read back what earlier ones left (prove.rs)
+//! write-out x 1   page cache -> disk         beside the rounds, unless with --no-sync (write_out.rs)
 //! ```
 //!
 //! The wire decides how its work may be spread. Work that depends on nothing else in its round goes
@@ -31,12 +32,14 @@ use super::barrier::{Barrier, NotEnded};
 use super::prove::Proof;
 use super::stage::{DECODING, PROVING, RECEIVING};
 use super::wire::{DecodeTarget, Feed, Order, Wire};
+use super::write_out::WriteOut;
 
 /// What all threads of the pipeline share.
 struct Receiving<'a, W> {
     wire: &'a W,
     target: DecodeTarget<'a>,
     barrier: Barrier,
+    write_out: WriteOut,
     decoders: Workers,
     failure: FirstError,
 }
@@ -74,6 +77,7 @@ pub(super) fn run<W: Wire>(wire: &W, output: &Output, context: &Context) -> Resu
             baseline: Baseline::Fresh,
         },
         barrier: Barrier::new(connections),
+        write_out: WriteOut::default(),
         decoders: Workers::default(),
         failure: FirstError::default(),
     };
@@ -91,6 +95,10 @@ pub(super) fn run<W: Wire>(wire: &W, output: &Output, context: &Context) -> Resu
             queues,
         };
         main.start_lanes();
+        if output.is_synced() {
+            let out = &shared.write_out;
+            (main.crew).spawn("write-out".to_owned(), RECEIVING, || out.run(output));
+        }
         for connection in 1..connections {
             let reader = main.clone();
             main.crew
@@ -102,6 +110,7 @@ pub(super) fn run<W: Wire>(wire: &W, output: &Output, context: &Context) -> Resu
         main.crew.answer_for(RECEIVING, || wire.read(0, &main));
         // Ends the decoders, once the other readers' clones are gone as well.
         drop(main);
+        shared.write_out.stop();
         // Whatever is left to be read back is read by all threads of the proof.
         shared.target.proof.stop();
     });
@@ -167,6 +176,7 @@ impl<W: Wire> Feed<W::Work> for PipelineFeed<'_, '_, W> {
             stats.end_round(links.received());
             proof_begins = proof.end_round(last, output);
             if !last {
+                self.shared.write_out.end_round();
                 stats.begin_round(round.next(), links.received());
             }
         })?;
@@ -230,6 +240,8 @@ fn decode<W: Wire>(
     for work in queue {
         let tally = decoder.place(work)?;
         shared.target.context.stats.add(&tally);
+        let placed = tally.pages_on_the_wire() - tally.zero;
+        shared.write_out.placed(placed);
         shared.count_bytes();
         // After the statistics: when the barrier opens, they hold all of the round.
         shared.barrier.leave();

@@ -372,8 +372,18 @@ impl Output {
         if !self.sync {
             return Ok(());
         }
-        self.ram.blocks().iter().try_for_each(Block::sync)?;
+        self.sync_ram()?;
         self.appended().sync()
+    }
+
+    /// Whether it must be on disk.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.sync
+    }
+
+    /// Writes what RAM was placed so far to disk, while more is placed.
+    pub(crate) fn sync_ram(&self) -> Result<(), ImageError> {
+        self.ram.blocks().iter().try_for_each(Block::sync)
     }
 
     /// Makes it OUTPUT. Call it once. Returns what there is to say of it, though it worked.
