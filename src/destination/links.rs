@@ -1,13 +1,8 @@
 //! The connections of a session, whatever is said on them.
 
-use std::time::Duration;
-
 use crate::error::Error;
 use crate::session::PeerFailure;
 use crate::transport::{Stream, TransportError};
-
-/// How long a source may take to read why the destination gave up.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The connections of a session. The first carries the messages.
 #[derive(Debug)]

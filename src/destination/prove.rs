@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! touch       decoders    marks pages that a round places or clears as touched
-//! end_round   barrier     touched pages become due; after round 1 every page is
+//! end_round   barrier     touched pages become due; after round 1 every page is, in its order
 //! run         x 1         reads back pages that are due, and notes their hashes
 //! finish      x N         after the rounds, when `run` has ended: reads back what is still due
 //! ```
@@ -22,8 +22,12 @@
 //! makes to the file *after* the page was read back is not found: here that may be several rounds
 //! before the end, in a single pass it is moments.
 //!
-//! Memory: two bits a page, and 16 bytes for each page that holds data ([`PageHashes`]). Pages that
-//! are only announced cost no more than the bits. A guest of more than [`MAX_PAGES`], whose bits alone
+//! The size of the guest is a number that a peer sent, so what was only announced costs nothing: pages
+//! that have not been looked at yet are due without a mark, the first pass goes from data to data, and a
+//! hole is passed over where no hash is noted.
+//!
+//! Memory: 16 bytes for each page that holds data ([`PageHashes`]), and up to two bits for each page that
+//! was placed, cleared or read; they lie in maps that the system fills as they are written. A guest of more than [`MAX_PAGES`], whose bits alone
 //! would take too much, is read back at the end.
 
 use std::sync::OnceLock;
@@ -64,6 +68,34 @@ struct Marks {
     touched: Bitmap,
     /// To be read back.
     due: Bitmap,
+    /// From this page on, all that are not touched are to be read back, too: the first pass has not come
+    /// to them.
+    first_pass: u64,
+}
+
+impl Marks {
+    /// The first pass goes on: its next pages that hold data, at most [`WINDOW`], become due.
+    fn advance(&mut self, block: &Block) -> Result<(), ImageError> {
+        let pages = self.due.pages();
+        let start = block.next_data(PageIndex(self.first_pass))?.0.min(pages);
+        let end = pages.min(start + WINDOW);
+        self.due.insert(PageRange::between(start, end));
+        let mut at = start;
+        while let Some(range) = self.touched.next_run(at, end - at) {
+            if range.start.0 >= end {
+                break;
+            }
+            self.due
+                .remove(PageRange::between(range.start.0, end.min(range.end())));
+            at = range.end().min(end);
+        }
+        self.first_pass = end;
+        Ok(())
+    }
+
+    fn is_seen(&self) -> bool {
+        self.first_pass >= self.due.pages()
+    }
 }
 
 /// What has been read back.
@@ -99,7 +131,13 @@ impl Held {
 
     /// Notes that a range is a hole.
     fn clear(&mut self, blocks: &[Block], (number, range): Stretch) {
-        for page in range.pages() {
+        let Some(block) = blocks.get(number) else {
+            return;
+        };
+        let first = block.key(range.start);
+        let keys: Vec<u64> = (self.hashes.held_in(first, first + range.count)).collect();
+        for key in keys {
+            let page = PageIndex(range.start.0 + (key - first));
             self.replace(blocks, number, page, 0);
         }
     }
@@ -159,7 +197,7 @@ impl Proof {
         let begins = match self.marks.get() {
             Some(marks) => {
                 for marks in marks {
-                    let Marks { touched, due } = &mut *sync::lock(marks);
+                    let Marks { touched, due, .. } = &mut *sync::lock(marks);
                     due.absorb(touched);
                 }
                 false
@@ -181,9 +219,11 @@ impl Proof {
             let pages = output.blocks().iter().map(Block::pages);
             pages
                 .map(|pages| {
-                    let (touched, mut due) = (Bitmap::new(pages), Bitmap::new(pages));
-                    due.insert(PageRange::between(0, pages));
-                    Mutex::new(Marks { touched, due })
+                    Mutex::new(Marks {
+                        touched: Bitmap::new(pages),
+                        due: Bitmap::new(pages),
+                        first_pass: 0,
+                    })
                 })
                 .collect()
         });
@@ -204,7 +244,7 @@ impl Proof {
         let is_over = || self.over.load(Ordering::Acquire) || context.abort.is_raised();
         while !is_over() {
             context.faults.check(Site::Prove)?;
-            let window = self.take(&mut cursor);
+            let window = self.take(&mut cursor, output.blocks())?;
             if window.is_empty() {
                 // We hold a sender ourselves, so this ends only with a signal.
                 let _ = self.news.1.recv();
@@ -251,7 +291,7 @@ impl Proof {
             if context.abort.is_raised() {
                 return Err(Error::interrupted());
             }
-            let window = self.take(&mut cursor);
+            let window = self.take(&mut cursor, blocks)?;
             if window.is_empty() {
                 break;
             }
@@ -278,8 +318,25 @@ impl Proof {
         Ok(held.sums.iter().copied().map(Digest).collect())
     }
 
+    /// The first pass goes on until something of it is due, or it is over.
+    fn advance(&self, blocks: &[Block]) -> Result<(), ImageError> {
+        let marks = self.marks.get().into_iter().flatten();
+        for (marks, block) in marks.zip(blocks) {
+            let mut marks = sync::lock(marks);
+            while !marks.is_seen() {
+                let from = marks.first_pass;
+                marks.advance(block)?;
+                if marks.due.next_run(from, 1).is_some() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Takes up to [`WINDOW`] pages that are due. Empty: there are no more.
-    fn take(&self, cursor: &mut Cursor) -> Vec<Stretch> {
+    fn take(&self, cursor: &mut Cursor, of: &[Block]) -> Result<Vec<Stretch>, ImageError> {
+        self.advance(of)?;
         let blocks = self.marks.get().map_or(&[][..], Vec::as_slice);
         let mut taken = Vec::new();
         // A second pass finds what became due before the cursor.
@@ -294,7 +351,7 @@ impl Proof {
                     cursor.1 = range.end();
                     left -= range.count;
                     if left == 0 {
-                        return taken;
+                        return Ok(taken);
                     }
                 }
                 *cursor = (cursor.0 + 1, 0);
@@ -303,7 +360,7 @@ impl Proof {
                 break;
             }
         }
-        taken
+        Ok(taken)
     }
 
     /// Marks pages that were taken and not read as due again.
@@ -316,10 +373,15 @@ impl Proof {
         }
     }
 
-    /// The number of pages that are due.
+    /// The number of pages that are due, at most.
     fn due(&self) -> u64 {
         let blocks = self.marks.get().into_iter().flatten();
-        blocks.map(|marks| sync::lock(marks).due.count()).sum()
+        blocks
+            .map(|marks| {
+                let marks = sync::lock(marks);
+                marks.due.count() + (marks.due.pages() - marks.first_pass)
+            })
+            .sum()
     }
 }
 

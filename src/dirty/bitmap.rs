@@ -39,13 +39,20 @@ impl Bitmap {
 
     /// Marks all pages of the range as clean.
     pub fn remove(&mut self, range: PageRange) {
-        self.change(range, |word, mask| *word &= !mask);
+        self.change(range, |word, mask| {
+            if *word & mask != 0 {
+                *word &= !mask;
+            }
+        });
     }
 
     /// Moves all dirty pages of `other`, a bitmap of the same block, into this one.
     pub fn absorb(&mut self, other: &mut Bitmap) {
         for (word, other) in self.words.iter_mut().zip(&mut other.words) {
-            *word |= std::mem::take(other);
+            // The system has no memory yet for what was never written.
+            if *other != 0 {
+                *word |= std::mem::take(other);
+            }
         }
     }
 

@@ -62,6 +62,41 @@ impl PageHashes {
         u128::from(low.load(Ordering::Relaxed)) | u128::from(high.load(Ordering::Relaxed)) << 64
     }
 
+    /// The pages from `start` on and before `end` that may have a hash, ascending; all others have none.
+    /// It takes as long as there are such pages, and not as there are pages.
+    pub fn held_in(&self, start: u64, end: u64) -> impl Iterator<Item = u64> {
+        let mut at = start;
+        std::iter::from_fn(move || {
+            while at < end {
+                let missing = self.missing_at(at);
+                if missing == 0 {
+                    at += 1;
+                    return Some(at - 1);
+                }
+                at = (at / missing + 1) * missing;
+            }
+            None
+        })
+    }
+
+    /// The size in pages of the largest part of the table around the page that is not there; 0 if its
+    /// leaf is.
+    fn missing_at(&self, key: u64) -> u64 {
+        let leaf = PageHashes::place(key).0;
+        let (branch_pages, limb_pages) = (LEAF * BRANCH, LEAF * BRANCH * LIMB);
+        let limb = self.limbs.get(leaf / BRANCH / LIMB);
+        let Some(limb) = limb.and_then(OnceLock::get) else {
+            return limb_pages as u64;
+        };
+        let Some(branch) = limb[leaf / BRANCH % LIMB].get() else {
+            return branch_pages as u64;
+        };
+        match branch[leaf % BRANCH].get() {
+            Some(_) => 0,
+            None => LEAF as u64,
+        }
+    }
+
     /// Sets the hash of the page as it is sent now, and returns the one before. The page must be
     /// within the table.
     pub fn replace(&self, key: u64, hash: u128) -> u128 {
@@ -104,6 +139,21 @@ mod tests {
             assert_eq!(hashes.replace(*key, 0), hash(*key));
             assert_eq!(hashes.get(*key), 0);
         }
+    }
+
+    #[test]
+    fn what_has_no_hash_is_passed_over() {
+        let hashes = PageHashes::new(1 << 38);
+        assert_eq!(hashes.held_in(0, 1 << 38).count(), 0);
+        let keys = [70, (LEAF * BRANCH) as u64 + 1, (1 << 38) - 1];
+        for key in keys {
+            hashes.replace(key, 7);
+        }
+        // The leaves of these pages.
+        let found: Vec<u64> = hashes.held_in(0, 1 << 38).collect();
+        assert_eq!(found.len(), 3 * LEAF);
+        assert!(keys.iter().all(|key| found.contains(key)));
+        assert_eq!(hashes.held_in(71, 73).collect::<Vec<_>>(), [71, 72]);
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! Reading and writing records of the native wire on a [`Stream`], and errors as messages.
 
+use std::time::Duration;
+
 use crate::error::{Error, Kind};
 use crate::transport::{Stream, TransportError};
 use crate::wire::WireError;
 use crate::wire::native::{
     Answer, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, Message, Reason,
 };
+
+/// How long a peer that gave up may take to say why, and how long the last message to it may take.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Takes the rest of a hello off a stream.
 ///
@@ -126,4 +131,27 @@ pub(crate) fn out_of_place(message: &Message, why: &'static str) -> Error {
         why,
     }
     .into()
+}
+
+/// How long the last message may take that says that this is why we give up. A peer that was silent until
+/// its time was over gets no more of it.
+pub(crate) fn last_words(error: &Error) -> Duration {
+    match error.cause() {
+        Some(TransportError::Silent { .. }) => Duration::ZERO,
+        _ => LAST_WORDS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_was_silent_gets_no_more_time() {
+        let limit = Duration::from_millis(1500);
+        let silent = Error::from(TransportError::Silent { limit });
+        assert_eq!(last_words(&silent.in_stage("x")), Duration::ZERO);
+        assert_eq!(last_words(&TransportError::Closed.into()), LAST_WORDS);
+        assert_eq!(last_words(&Error::interrupted()), LAST_WORDS);
+    }
 }

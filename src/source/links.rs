@@ -1,20 +1,15 @@
 //! The connections of a migration, on any wire: opened, given up, or closed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::partial::UnsyncedName;
-use crate::session::{Context, PeerFailure};
+use crate::session::{Context, PeerFailure, last_words};
 use crate::sync::{self, Mutex};
 use crate::transport::connect::{Connected, Connector, Stored};
 use crate::transport::{Stream, TransportError};
 
 use super::request::Request;
-
-/// How long a destination that hung up may take to say why, and how long the last message to it
-/// may take.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The connections of a session. The first carries the messages.
 #[derive(Debug)]
@@ -127,7 +122,7 @@ impl Links {
             Pending::Rest(rest) => [rest, farewell].concat(),
             Pending::Unknown => return,
         };
-        self.main().last_word(&last, LAST_WORDS);
+        self.main().last_word(&last, last_words(error));
     }
 
     /// If an `exec:` command ended early, its exit status explains more than the broken pipe.

@@ -126,7 +126,7 @@ fn read_all_that_is_due(proof: &Proof, output: &Output) {
     let mut reader = ReadBack::default();
     let mut cursor = Cursor::default();
     loop {
-        let window = proof.take(&mut cursor);
+        let window = proof.take(&mut cursor, output.blocks()).unwrap();
         if window.is_empty() {
             break;
         }
@@ -176,6 +176,40 @@ fn what_was_read_is_not_read_again_unless_it_was_touched() {
         Change::new(0, 75, 10, 3).make(proof, output, false);
         assert_eq!(proof.due(), 5, "what is about to change need not be read");
     });
+}
+
+/// A bitmap alone would have 32 Mi words to look through, and each page a hash to look up.
+#[test]
+fn what_is_only_announced_is_neither_marked_nor_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = MAX_PAGES;
+    let blocks = [("pc.ram".to_owned(), pages * PAGE_SIZE as u64)];
+    let Ok(output) = Output::image(&folder.path().join("out"), &blocks, false) else {
+        return; // A file system without files of 4 TiB.
+    };
+    let proof = Proof::default();
+    let block = &output.blocks()[0];
+    let places = [0, pages / 2, pages - 1].map(PageIndex);
+    for page in places {
+        block.place(page, &[7; PAGE_SIZE]).unwrap();
+    }
+    assert!(proof.end_round(false, &output));
+    let (mut cursor, mut taken) = (Cursor::default(), Vec::new());
+    loop {
+        let window = proof.take(&mut cursor, output.blocks()).unwrap();
+        if window.is_empty() {
+            break;
+        }
+        taken.extend(window);
+    }
+    // A hole is at least as long as what a file system allocates at once.
+    let count: u64 = taken.iter().map(|(_, range)| range.count).sum();
+    assert!(count <= 3 * WINDOW, "{count}");
+    for page in places {
+        let is_there = |(_, range): &Stretch| range.pages().any(|one| one == page);
+        assert!(taken.iter().any(is_there), "{page:?} in {taken:?}");
+    }
+    assert_eq!(proof.due(), 0);
 }
 
 #[test]

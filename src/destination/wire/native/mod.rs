@@ -15,7 +15,7 @@ use crate::image::Output;
 use crate::page::Digest;
 use crate::pool::{Buffers, QUEUE};
 use crate::round::Round;
-use crate::session::{self, Agreed, Context, PeerFailure};
+use crate::session::{self, Agreed, Context, LAST_WORDS, PeerFailure, last_words};
 use crate::stats::{Stage, StageClock, Tally};
 use crate::sync;
 use crate::transport::{Stream, TransportError};
@@ -24,7 +24,7 @@ use crate::wire::{WireError, must_be};
 
 use super::{Decode, DecodeTarget, Feed, Order, Wire};
 use crate::destination::barrier::NotEnded;
-use crate::destination::links::{LAST_WORDS, Links, is_closed, source_knows};
+use crate::destination::links::{Links, is_closed, source_knows};
 use crate::destination::lobby::NativeSource;
 use crate::destination::stage::{COMMITTING, RECEIVING};
 use decode::{FrameDecoder, ReceivedFrame};
@@ -220,7 +220,9 @@ impl Wire for NativeWire<'_> {
     fn failed(&mut self, error: Error) -> Error {
         if !source_knows(&error) {
             let message = session::failure_message(&error);
-            self.links.main().last_word(&message.to_bytes(), LAST_WORDS);
+            self.links
+                .main()
+                .last_word(&message.to_bytes(), last_words(&error));
         }
         if is_closed(&error) {
             return self.links.why_closed().unwrap_or(error);

@@ -17,6 +17,7 @@ mod decode;
 mod reading;
 
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use crate::description::Description;
 use crate::dirty::PageHashes;
@@ -24,14 +25,14 @@ use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
 use crate::image::Output;
 use crate::page::Digest;
-use crate::session::Context;
+use crate::session::{Context, LAST_WORDS, last_words};
 use crate::stats::{Stage, StageClock, StageTimes};
 use crate::sync;
 use crate::wire::qemu::return_path::Reply;
 use crate::wire::qemu::{Arrivals, Command, Element, Record, SWITCHOVER_START, tail};
 
 use super::{Decode, DecodeTarget, Feed, Order, Wire};
-use crate::destination::links::{LAST_WORDS, Links, is_closed};
+use crate::destination::links::{Links, is_closed};
 use crate::destination::lobby::{Lobby, QemuSource};
 use crate::destination::request::Request;
 use decode::{PageRecord, RecordBatch, RecordDecoder, STRETCH};
@@ -215,10 +216,10 @@ impl<'a> QemuWire<'a> {
     }
 
     /// Answers how it ended, if the source wants to know. It may be gone, never read, or still send.
-    fn shut(&self, code: u32) {
+    fn shut(&self, code: u32, limit: Duration) {
         if sync::lock(&self.state).return_path {
             let reply = Reply::Shut(code).to_bytes();
-            self.links.main().last_word(&reply, LAST_WORDS);
+            self.links.main().last_word(&reply, limit);
         }
     }
 }
@@ -309,11 +310,11 @@ impl Wire for QemuWire<'_> {
     }
 
     fn committed(&self) {
-        self.shut(0);
+        self.shut(0, LAST_WORDS);
     }
 
     fn failed(&mut self, error: Error) -> Error {
-        self.shut(1);
+        self.shut(1, last_words(&error));
         if is_closed(&error) || error.cause::<Cut>().is_some() {
             return self.links.why_closed().unwrap_or(error);
         }

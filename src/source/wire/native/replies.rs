@@ -5,12 +5,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::error::{Error, Result};
 use crate::pool::FirstError;
-use crate::session::{self, PeerFailure};
+use crate::session::{self, LAST_WORDS, PeerFailure};
 use crate::transport::{Stream, TransportError};
 use crate::wire::native::Message;
 
 use super::super::seam::Listener;
-use crate::source::links::LAST_WORDS;
 
 /// Messages that a destination has reason to send, besides KeepAlive and Failure.
 const MESSAGES: usize = 2;
