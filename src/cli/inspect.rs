@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Kind, Result};
 use crate::grid::{Grid, GridLine};
+use crate::image::Guest;
 use crate::inspect::{
     Contents, Count, Damage, DamageSort, Device, GuestFolder, GuestImage, NativeStream,
     QemuSetting, QemuStream, Report, Sample, inspect_as,
@@ -16,9 +17,10 @@ use crate::inspect::{
 use crate::page::PAGE_SIZE;
 use crate::text::{Quoted, printable};
 use crate::units::{format_bytes, format_duration};
+use crate::writer;
 
 use super::format::FormatArg;
-use super::output::{print, print_json};
+use super::output::{self, print, print_json};
 
 /// The name of bytes after the part of a stream that was understood.
 const THE_REST: &str = "the rest";
@@ -62,6 +64,9 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
             view.show(done, all);
         })?
     };
+    if let Some(note) = note_of_writers(args, &report) {
+        output::report(&format!("note: {note}"));
+    }
     if args.json {
         print_json(&report)?;
     } else {
@@ -77,6 +82,17 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
             let file = report.file;
             Err(Error::new(kind, Damaged { file, damage }))
         }
+    }
+}
+
+/// Says so if the figures may be of no single moment. What cannot be found out is not worth an error.
+fn note_of_writers(args: &InspectArgs, report: &Report) -> Option<String> {
+    match report.contents {
+        Contents::RawImage(_) | Contents::GuestFolder(_) => {
+            let guest = Guest::open_as(&args.file, args.format.into()).ok()?;
+            writer::note_of_writers(&guest).ok()?
+        }
+        Contents::NativeStream(_) | Contents::QemuStream(_) => None,
     }
 }
 

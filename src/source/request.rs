@@ -116,7 +116,7 @@ impl Request {
             guest.name_block(name)?;
         }
         let guest = Arc::new(guest);
-        let mut files = Still::new(self.paused);
+        let mut files = Still::to_send(self.paused);
         files.add(guest.ram())?;
         let mut last = Arc::clone(&guest);
         for later in &self.then {

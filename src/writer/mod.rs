@@ -24,7 +24,7 @@ pub use choice::WriterChoice;
 pub use command::Commands;
 pub use process::Processes;
 pub use qmp::{QemuError, QemuWriter};
-pub(crate) use still::{Still, digest};
+pub(crate) use still::{Still, digest, note_of_writers};
 
 use std::fmt;
 use std::io;
@@ -212,19 +212,21 @@ pub enum WriterError {
     },
     /// A process can write an image that is to be read as RAM at rest.
     #[error(
-        "{user} can write {image}, and what is read while it runs is of no single instant: stop it first, pass \
-         --paused if its guest is paused (a QEMU after stop), read a copy, or send with --live (and --pid {}, or --fuzzy for a copy of no single instant)", user.pid
+        "{user} may write to {image} while it is read, so the result would mix different moments: {}",
+        instead(user, *can_be_live)
     )]
     Written {
         /// The process.
         user: users::User,
         /// The image, in quotes.
         image: String,
+        /// Whether it is read to be sent, which a live migration could do.
+        can_be_live: bool,
     },
     /// An image was written while it was read as RAM at rest.
     #[error(
-        "'{}' was written while it was being read, so that what was read is of no single instant: stop what \
-         writes it, read a copy, or send with --live", image.display()
+        "'{}' was written while it was being read, so the result would mix different moments: stop what \
+         writes it, use a copy, or move the guest with send --live", image.display()
     )]
     Changed {
         /// The image.
@@ -324,6 +326,27 @@ fn leftover(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| {
         format!(": process {pid} has to stay stopped, or to be ended (kill -KILL {pid})")
     })
+}
+
+/// What to do about a process that may write to an image while it is read.
+fn instead(user: &users::User, can_be_live: bool) -> String {
+    match (user.is_qemu(), can_be_live) {
+        (true, true) => "move its guest with --live --qmp SOCKET (and --paused-ok if the guest is paused), or copy \
+                         a paused guest's RAM with --paused"
+            .to_owned(),
+        (true, false) => {
+            "pause its guest (QMP command stop) and pass --paused, or use a copy".to_owned()
+        }
+        (false, true) => format!(
+            "stop it (kill -STOP {0}), use a copy, move the guest with --live --pid {0}, or pass --paused if its \
+             guest is paused",
+            user.pid
+        ),
+        (false, false) => format!(
+            "stop it (kill -STOP {}), use a copy, or pass --paused if its guest is paused",
+            user.pid
+        ),
+    }
 }
 
 fn explain(state: char) -> &'static str {

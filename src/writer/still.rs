@@ -1,7 +1,7 @@
 //! Finding out that an image is written while it is read as if nothing wrote it.
 //!
-//! Without `--live` an image is taken for RAM at rest. If a process writes it meanwhile, the copy is of
-//! no single instant, and both ends agree on it all the same. Three looks find that out:
+//! Without `--live` an image is taken for RAM at rest. If a process writes it meanwhile, the copy
+//! mixes different moments, and both ends agree on it all the same. Three looks find that out:
 //!
 //! | when | what | what it misses |
 //! |---|---|---|
@@ -27,14 +27,24 @@ pub(crate) struct Still {
     files: Vec<(PathBuf, FileState)>,
     /// Processes that can write them are known not to, as a QEMU whose guest is paused.
     paused: bool,
+    /// They are read to be sent, which a live migration could do, too.
+    can_be_live: bool,
 }
 
 impl Still {
     /// No files yet. `paused`: the user knows that the processes that can write them will not.
     pub(crate) fn new(paused: bool) -> Still {
         Still {
-            files: Vec::new(),
             paused,
+            ..Still::default()
+        }
+    }
+
+    /// As [`Still::new`], of files that are sent.
+    pub(crate) fn to_send(paused: bool) -> Still {
+        Still {
+            can_be_live: true,
+            ..Still::new(paused)
         }
     }
 
@@ -118,7 +128,13 @@ impl Still {
                 _ if self.paused => accepted.push((user, false)),
                 _ => {
                     let image = self.name_of(&user);
-                    return Err(WriterError::Written { user, image }.into());
+                    let can_be_live = self.can_be_live;
+                    let written = WriterError::Written {
+                        user,
+                        image,
+                        can_be_live,
+                    };
+                    return Err(written.into());
                 }
             }
         }
@@ -147,6 +163,21 @@ pub(crate) fn digest(guest: &Guest, paused: bool, note: impl FnOnce(String)) -> 
     let (digest, sample) = guest.digest_and_sample()?;
     still.end(guest.ram(), sample)?;
     Ok(digest)
+}
+
+/// What the user should know of figures that are taken from a guest without these checks.
+///
+/// # Errors
+/// I/O errors.
+pub(crate) fn note_of_writers(guest: &Guest) -> Result<Option<String>> {
+    let mut still = Still::new(true);
+    still.add(guest.ram())?;
+    let writers = still.check_writers()?;
+    let running = writers.into_iter().find(|(_, is_stopped)| !is_stopped);
+    Ok(running.map(|(user, _)| {
+        let image = still.name_of(&user);
+        format!("{user} may write to {image} while it is read, so these figures may mix different moments")
+    }))
 }
 
 fn changed(path: &Path) -> Error {

@@ -26,6 +26,13 @@ pub struct User {
     pub name: String,
 }
 
+impl User {
+    /// Whether it is a QEMU, by its name: `qemu-system-x86`, `qemu-kvm` and the like.
+    pub(crate) fn is_qemu(&self) -> bool {
+        self.name.starts_with("qemu")
+    }
+}
+
 impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "process {} ({})", self.pid, self.name)

@@ -16,8 +16,13 @@ struct Holder(Child);
 
 impl Holder {
     fn of(image: &Path) -> Holder {
+        Holder::by("cat".as_ref(), image)
+    }
+
+    /// `program` is a `cat` by any name.
+    fn by(program: &Path, image: &Path) -> Holder {
         let file = File::options().append(true).open(image).unwrap();
-        let mut cat = Command::new("cat");
+        let mut cat = Command::new(program);
         cat.stdin(Stdio::piped()).stdout(file);
         Holder(cat.spawn().unwrap())
     }
@@ -50,18 +55,28 @@ fn an_image_that_a_running_process_can_write_is_refused_by_its_name() {
     let (image, later) = (image.to_str().unwrap(), later.to_str().unwrap());
     let stream = format!("file:{}", folder.path("stream").display());
     let holder = Holder::of(Path::new(later));
-    let who = format!("process {} (cat) can write '{later}'", holder.pid());
+    let pid = holder.pid();
+    let who = format!("process {pid} (cat) may write to '{later}' while it is read");
+    let stop = format!("stop it (kill -STOP {pid}), use a copy, ");
+    let live = format!("move the guest with --live --pid {pid}");
     let send = ["send", image, &stream, "--then", later, "-q"];
-    for args in [
-        &send[..],
-        &["send", later, &stream, "-q"],
-        &["digest", later],
-        &["bench", later, "--dry-run"],
+    for (args, way_out) in [
+        (&send[..], &*live),
+        (&["send", later, &stream, "-q"], &live),
+        (&["digest", later], "or pass --paused"),
+        (&["bench", later, "--dry-run"], "or pass --paused"),
     ] {
-        run(args).failed_with(1, &[&who, "--live"]);
+        run(args).failed_with(1, &[&who, &stop, way_out]);
         assert_eq!(folder.names(), ["g.ram", "later.ram"]);
     }
     run(&["digest", image]).succeeded();
+    let note = format!("note: {who}");
+    let inspected = run(&["inspect", later]);
+    assert!(
+        inspected.code == Some(0) && inspected.err.contains(&note),
+        "{inspected:?}"
+    );
+    assert!(!run(&["inspect", image]).err.contains("note:"));
     holder.stop();
     let ended = run(&["digest", later]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -70,6 +85,35 @@ fn an_image_that_a_running_process_can_write_is_refused_by_its_name() {
         "{ended:?}"
     );
     run(&["send", image, &stream, "--then", later, "-q"]).succeeded();
+}
+
+/// A QEMU is not to be stopped by signals: its disk I/O would go on.
+#[test]
+fn who_sends_the_ram_of_a_qemu_is_led_to_its_monitor() {
+    watchdog!();
+    let folder = Folder::new();
+    let image = folder.image("g.ram", &mixed(64, 1));
+    let cat = std::env::split_paths(&std::env::var_os("PATH").unwrap())
+        .map(|folder| folder.join("cat"))
+        .find(|program| program.exists())
+        .unwrap();
+    let qemu = folder.path("qemu-system-x86_64");
+    std::os::unix::fs::symlink(cat, &qemu).unwrap();
+    let holder = Holder::by(&qemu, &image);
+    let comm = format!("/proc/{}/comm", holder.pid());
+    until(|| std::fs::read_to_string(&comm).unwrap() == "qemu-system-x86\n");
+    let image = image.to_str().unwrap();
+    let stream = format!("file:{}", folder.path("stream").display());
+    let who = format!("process {} (qemu-system-x86) may write to", holder.pid());
+    for (args, way_out) in [
+        (&["send", image, &stream][..], "--live --qmp SOCKET"),
+        (&["digest", image], "(QMP command stop) and pass --paused"),
+        (&["bench", image, "--dry-run"], "(QMP command stop)"),
+    ] {
+        let ended = run(args);
+        assert!(!ended.err.contains("kill -STOP"), "{ended:?}");
+        ended.failed_with(1, &[&who, way_out]);
+    }
 }
 
 /// A QEMU that its monitor has stopped runs as a process, and has its image open for writing.
@@ -106,7 +150,7 @@ fn a_writer_that_comes_after_the_look_at_the_start_is_found_at_the_end() {
         // The writer has gone again.
         (&[][..], "was written while it was being read"),
         // It is still there.
-        (&[], "can write"),
+        (&[], "may write to"),
         (&["--paused"], "was written while it was being read"),
     ] {
         let folder = Folder::in_memory();
@@ -121,7 +165,7 @@ fn a_writer_that_comes_after_the_look_at_the_start_is_found_at_the_end() {
         stream.read_exact(&mut [0]).unwrap();
         let writer = File::options().write(true).open(&image).unwrap();
         writer.write_all_at(&[9; 8], 0).unwrap();
-        let stays = (words == "can write").then_some(writer);
+        let stays = (words == "may write to").then_some(writer);
         std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
         sender.finish().failed_with(1, &[words]);
         drop(stays);
