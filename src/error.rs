@@ -69,6 +69,12 @@ pub struct Error {
 /// Short for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Error {
+        Error::new(Kind::Failed, error)
+    }
+}
+
 impl Error {
     /// An error with a cause of some layer.
     pub fn new(kind: Kind, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

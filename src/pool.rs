@@ -1,9 +1,10 @@
 //! What both ends' pipelines are built from: threads that report how they ended, queues with and
 //! without lanes, workers that come and go, and recycled buffers.
 
+use std::io::{self, ErrorKind};
 use std::num::NonZero;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use rayon::iter::MaxLen;
 use rayon::prelude::*;
 
@@ -13,6 +14,8 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::channel::{Receiver, Sender, bounded};
 use crate::sync::thread::{self, Scope};
 use crate::sync::{self, Mutex};
+use crate::sys;
+use crate::units::format_bytes;
 
 /// Packets that may wait between two stages, besides one for each connection. Enough for a stage
 /// to go on while another is off its core: waking an idle core takes longer than a packet.
@@ -61,6 +64,44 @@ impl<'scope, 'env> Crew<'scope, 'env> {
             .map_err(|error| (self.failed)(error.in_stage(stage)))
             .ok()
     }
+}
+
+/// Makes sure that there is room for the stacks of this many threads and for what each of them will
+/// allocate, before the first of them starts. Later on a lack of memory can end the process in the middle
+/// of something: Rust's and C's libraries give up when a small allocation fails.
+///
+/// # Errors
+/// When there is not: a limit on the address space (`ulimit -v`) is the usual reason.
+pub(crate) fn must_fit(threads: usize, bytes_each: usize) -> Result<()> {
+    /// What std gives a thread.
+    const STACK: usize = 2 << 20;
+    /// Everything else: connections, messages, rayon's threads, allocators' pieces.
+    const MORE: usize = 16 << 20;
+    let bytes = (threads.saturating_mul(STACK.saturating_add(bytes_each))).saturating_add(MORE);
+    sys::can_map(bytes).map_err(|source| {
+        let what = format!(
+            "out of memory: {threads} threads may need {}, and the system refuses that ({source}); raise the \
+             limit on the address space (ulimit -v), or use fewer threads and connections",
+            format_bytes(bytes as u64)
+        );
+        Error::new(Kind::Failed, what)
+    })
+}
+
+/// Room for `bytes`.
+///
+/// # Errors
+/// [`ErrorKind::OutOfMemory`].
+pub(crate) fn allocate(bytes: usize) -> io::Result<Vec<u8>> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(bytes).map_err(|_| {
+        let what = format!(
+            "out of memory: cannot allocate {}",
+            format_bytes(bytes as u64)
+        );
+        io::Error::new(ErrorKind::OutOfMemory, what)
+    })?;
+    Ok(room)
 }
 
 /// The first error of a pipeline's threads. Those after it are its consequences (a channel that was
@@ -184,14 +225,20 @@ impl Buffers {
     }
 
     /// A buffer of at least `bytes` bytes, whatever they hold.
-    pub(crate) fn take(&self) -> BytesMut {
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`].
+    pub(crate) fn take(&self) -> io::Result<BytesMut> {
         self.take_for(self.bytes)
     }
 
     /// A buffer of at least `len` bytes, whatever they hold.
-    pub(crate) fn take_for(&self, len: usize) -> BytesMut {
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`].
+    pub(crate) fn take_for(&self, len: usize) -> io::Result<BytesMut> {
         match sync::lock(&self.free).pop() {
-            Some(buffer) if buffer.len() >= len => buffer,
+            Some(buffer) if buffer.len() >= len => Ok(buffer),
             _ => page_aligned(len.max(self.bytes)),
         }
     }
@@ -217,11 +264,17 @@ impl Buffers {
 /// that is up to three times as slow if the destination begins a few bytes after the source modulo
 /// 4096, which is just where malloc puts a large block: 16 bytes into a page. Measured, `read` of
 /// 533 MB took 0.17 instead of 0.48 CPU seconds.
-pub(crate) fn page_aligned(len: usize) -> BytesMut {
-    let mut buffer = BytesMut::zeroed(len + PAGE_SIZE);
+///
+/// # Errors
+/// [`ErrorKind::OutOfMemory`].
+pub(crate) fn page_aligned(len: usize) -> io::Result<BytesMut> {
+    let mut bytes = allocate(len + PAGE_SIZE)?;
+    bytes.resize(len + PAGE_SIZE, 0);
+    // The same memory.
+    let mut buffer = BytesMut::from(Bytes::from(bytes));
     buffer.advance(buffer.as_ptr().align_offset(PAGE_SIZE));
     buffer.truncate(len);
-    buffer
+    Ok(buffer)
 }
 
 /// How many workers a stage has, and how many it should have. Both change between batches.
@@ -346,20 +399,32 @@ mod tests {
     #[test]
     fn buffers_come_back_and_no_more_are_kept_than_wanted() {
         let buffers = Buffers::new(10, 1);
-        let (a, b) = (buffers.take(), buffers.take());
+        let (a, b) = (buffers.take().unwrap(), buffers.take().unwrap());
         let address = a.as_ptr();
         buffers.give(a);
         buffers.give(b);
-        assert_eq!(buffers.take().as_ptr(), address);
-        assert_eq!(buffers.take().len(), 10);
+        assert_eq!(buffers.take().unwrap().as_ptr(), address);
+        assert_eq!(buffers.take().unwrap().len(), 10);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error_of_one_line() {
+        let error = Buffers::new(1, 1).take_for(usize::MAX / 4).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        must_fit(8, 1 << 20).unwrap();
+        let line = must_fit(1000, 1 << 50).unwrap_err().one_line();
+        assert!(
+            line.contains("out of memory: 1000 threads may need"),
+            "{line}"
+        );
     }
 
     #[test]
     fn buffers_begin_on_a_page_boundary_and_hold_what_is_asked_for() {
         let buffers = Buffers::new(10, 4);
-        buffers.give(buffers.take());
+        buffers.give(buffers.take().unwrap());
         for len in [1, 10, 4096, 5000, 1 << 20] {
-            let buffer = buffers.take_for(len);
+            let buffer = buffers.take_for(len).unwrap();
             assert!(buffer.len() >= len);
             assert!(buffer.as_ptr().addr().is_multiple_of(PAGE_SIZE), "{len}");
             buffers.give(buffer);

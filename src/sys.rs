@@ -16,6 +16,16 @@ use rustix::time::{ClockId, clock_gettime};
 /// Standard error; standard input and output come before it.
 const MOST_STANDARD: RawFd = 2;
 
+/// Whether this process may map `bytes` more. Nothing is mapped when this returns, and no memory is used.
+///
+/// # Errors
+/// When it may not: a limit on its address space is the usual reason.
+pub(crate) fn can_map(bytes: usize) -> io::Result<()> {
+    // Not reserved, so that only a limit counts, and not how much memory is free.
+    (memmap2::MmapOptions::new().len(bytes).no_reserve_swap()).map_anon()?;
+    Ok(())
+}
+
 /// Takes over a descriptor that the process inherited.
 ///
 /// What is taken of the standard streams is another descriptor of the same file; their own numbers

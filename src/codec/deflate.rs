@@ -21,6 +21,16 @@ use libdeflater::{
 
 use super::{CodecError, Decoder, Encoded, Encoder, Method};
 
+/// At most what libdeflate 1.25 allocates for a compressor of level 1 to 9, and for a decompressor.
+const COMPRESSOR: usize = 2 << 20;
+const DECOMPRESSOR: usize = 64 << 10;
+
+/// Whether there is memory for a context. libdeflater panics if libdeflate does not find it.
+fn fits(bytes: usize, format: Format) -> Result<(), CodecError> {
+    let method = format.method();
+    (Vec::<u8>::new().try_reserve_exact(bytes)).map_err(|_| CodecError::NoMemory { method })
+}
+
 /// What DEFLATE data is wrapped in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
@@ -64,7 +74,7 @@ impl LibdeflateEncoder {
     /// An encoder of this level, 1 to 9.
     ///
     /// # Errors
-    /// [`CodecError::Level`] for a level that libdeflate does not have.
+    /// [`CodecError::Level`] for a level that libdeflate does not have; [`CodecError::NoMemory`].
     pub fn new(format: Format, level: u8) -> Result<LibdeflateEncoder, CodecError> {
         let given = CompressionLvl::new(i32::from(level)).map_err(|_| CodecError::Level {
             method: format.method(),
@@ -75,7 +85,7 @@ impl LibdeflateEncoder {
         Ok(LibdeflateEncoder {
             format,
             level,
-            compressor: Compressor::new(given),
+            compressor: fits(COMPRESSOR, format).map(|()| Compressor::new(given))?,
         })
     }
 }
@@ -174,7 +184,8 @@ impl Encoder for ZlibRsEncoder {
 /// Decompresses with libdeflate, whichever engine compressed.
 pub struct DeflateDecoder {
     format: Format,
-    decompressor: Decompressor,
+    /// Made with the first body, so that a lack of memory is an error of that.
+    decompressor: Option<Decompressor>,
 }
 
 impl DeflateDecoder {
@@ -182,7 +193,7 @@ impl DeflateDecoder {
     pub fn new(format: Format) -> DeflateDecoder {
         DeflateDecoder {
             format,
-            decompressor: Decompressor::new(),
+            decompressor: None,
         }
     }
 }
@@ -198,9 +209,16 @@ impl fmt::Debug for DeflateDecoder {
 impl Decoder for DeflateDecoder {
     fn decode(&mut self, body: &[u8], plain: &mut [u8]) -> Result<(), CodecError> {
         let (method, given, expected) = (self.format.method(), body.len(), plain.len());
+        let decompressor = match &mut self.decompressor {
+            Some(decompressor) => decompressor,
+            none => {
+                fits(DECOMPRESSOR, self.format)?;
+                none.insert(Decompressor::new())
+            }
+        };
         let made = match self.format {
-            Format::Zlib => self.decompressor.zlib_decompress(body, plain),
-            Format::Gzip => self.decompressor.gzip_decompress(body, plain),
+            Format::Zlib => decompressor.zlib_decompress(body, plain),
+            Format::Gzip => decompressor.gzip_decompress(body, plain),
         }
         .map_err(|error| match error {
             DecompressionError::BadData => CodecError::Damaged {

@@ -60,7 +60,7 @@ impl Encoder for Lz4Encoder {
             return Ok(Encoded::Done(length));
         }
         if self.worst_case.len() < worst_case {
-            self.worst_case.resize(worst_case, 0);
+            super::grow(&mut self.worst_case, worst_case, Method::Lz4)?;
         }
         let length = compress_into_with_table(plain, &mut self.worst_case, &mut self.table)
             .map_err(failed)?;

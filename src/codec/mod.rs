@@ -274,8 +274,7 @@ pub fn encoder(settings: CodecSettings) -> Result<Box<dyn Encoder>, CodecError> 
 /// Makes the decoder of a method. It reads every level and what either engine writes; that of
 /// [`Method::None`] copies.
 ///
-/// The library's context is made here, except for zstd's, which is made with the first batch: only
-/// then can a lack of memory be reported.
+/// The library's context is made with the first batch: only then can a lack of memory be reported.
 pub fn decoder(method: Method) -> Box<dyn Decoder> {
     match method {
         Method::None => Box::new(Store),
@@ -311,10 +310,31 @@ impl Decoders {
             self.0.len() - 1
         });
         if plain.len() < len {
-            plain.resize(len, 0);
+            grow(plain, len, method)?;
         }
         self.0[at].1.decode(body, &mut plain[..len])?;
         Ok(&plain[..len])
+    }
+}
+
+/// Makes `room` at least `len` bytes long.
+fn grow(room: &mut Vec<u8>, len: usize, method: Method) -> Result<(), CodecError> {
+    (room.try_reserve_exact(len.saturating_sub(room.len())))
+        .map_err(|_| CodecError::NoMemory { method })?;
+    room.resize(len, 0);
+    Ok(())
+}
+
+/// At most what a thread needs to compress or to decompress batches of 1 MiB, besides the batch.
+pub fn memory(settings: CodecSettings) -> usize {
+    const MIB: usize = 1 << 20;
+    match (settings.method, settings.level) {
+        (Method::None, _) => 0,
+        (Method::Zlib | Method::Gzip | Method::Lz4, _) => 2 * MIB,
+        (Method::Zstd, 0..=3) => 2 * MIB,
+        (Method::Zstd, 4..=6) => 4 * MIB,
+        (Method::Zstd, 7..=9) => 12 * MIB,
+        (Method::Zstd, _) => 20 * MIB,
     }
 }
 

@@ -22,7 +22,7 @@
 
 use crate::error::{Error, Result};
 use crate::image::Output;
-use crate::pool::{Crew, FirstError, QUEUE, Queues, Workers};
+use crate::pool::{Crew, FirstError, QUEUE, Queues, Workers, must_fit};
 use crate::round::{Baseline, Round};
 use crate::session::Context;
 use crate::sync::channel::Receiver;
@@ -33,6 +33,9 @@ use super::prove::Proof;
 use super::stage::{DECODING, PROVING, RECEIVING};
 use super::wire::{DecodeTarget, Feed, Order, Wire};
 use super::write_out::WriteOut;
+
+/// 256 pages.
+const LARGEST_BATCH: usize = 1 << 20;
 
 /// What all threads of the pipeline share.
 struct Receiving<'a, W> {
@@ -85,6 +88,8 @@ pub(super) fn run<W: Wire>(wire: &W, output: &Output, context: &Context) -> Resu
         Order::Any => Queues::shared(QUEUE + connections),
         Order::Lanes { lanes, depth } => Queues::lanes(lanes, depth),
     };
+    // A decoder has its frame and what that decodes to.
+    must_fit(shared.wanted_decoders() + connections, 3 * LARGEST_BATCH)?;
     context.begin_round(Round::FIRST, wire.links().received())?;
     context.stats.round_pages(output.pages());
     let failed = |error| shared.fail(error);

@@ -440,7 +440,7 @@ struct ReadBack {
 impl Default for ReadBack {
     fn default() -> ReadBack {
         ReadBack {
-            bytes: page_aligned(STEP as usize * PAGE_SIZE),
+            bytes: BytesMut::new(),
             hashes: Vec::with_capacity(STEP as usize),
         }
     }
@@ -451,6 +451,10 @@ impl ReadBack {
     fn read(&mut self, blocks: &[Block], (number, range): Stretch) -> Result<&[u128], ImageError> {
         self.hashes.clear();
         if let Some(block) = blocks.get(number) {
+            if self.bytes.is_empty() {
+                self.bytes = page_aligned(STEP as usize * PAGE_SIZE)
+                    .map_err(ImageError::io("read back", block.path()))?;
+            }
             let bytes = &mut self.bytes[..range.count as usize * PAGE_SIZE];
             block.read(range.start, bytes)?;
             let pages = range.pages().zip(bytes.chunks_exact(PAGE_SIZE));

@@ -110,7 +110,7 @@ fn a_buffer_is_one_threads_at_a_time_and_comes_back() {
             for _ in 0..3 {
                 scope.spawn(|| -> Result<()> {
                     for _ in 0..3 {
-                        let buffer = buffers.take();
+                        let buffer = buffers.take().unwrap();
                         let address = buffer.as_ptr().addr();
                         {
                             let mut held = held.lock().unwrap();

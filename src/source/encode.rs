@@ -3,7 +3,7 @@
 //! What every wire needs: pages are copied out of the image, zero pages found, the others hashed.
 //! How they are written is up to the wire's [`Encode`].
 
-use crate::codec::{self, CodecSettings, Encoded, Encoder};
+use crate::codec::{self, CodecError, CodecSettings, Encoded, Encoder};
 use crate::error::{Error, Kind, Result};
 use crate::image::Block;
 use crate::page::{PAGE_SIZE, PageIndex, is_zero};
@@ -111,8 +111,13 @@ impl CodecSlot {
         let encoder = match &mut self.0 {
             Some((made_for, encoder)) if *made_for == settings => encoder,
             slot => {
-                let encoder =
-                    codec::encoder(settings).map_err(|error| Error::new(Kind::Usage, error))?;
+                let encoder = codec::encoder(settings).map_err(|error| {
+                    let kind = match error {
+                        CodecError::Level { .. } => Kind::Usage,
+                        _ => Kind::Failed,
+                    };
+                    Error::new(kind, error)
+                })?;
                 &mut slot.insert((settings, encoder)).1
             }
         };

@@ -136,7 +136,7 @@ impl Encode for ModelEncoder<'_> {
     fn encode(&mut self, job: &Job, _busy: bool) -> Result<Packet> {
         let round = job.mark.round;
         let PageIndex(page) = job.pages().next().unwrap();
-        let body = self.state.buffers.take();
+        let body = self.state.buffers.take().unwrap();
         self.wire
             .buffers
             .lock()

@@ -25,12 +25,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::caps::Capability;
+use crate::codec;
 use crate::dirty::PageHashes;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
-use crate::page::Digest;
+use crate::page::{Digest, PAGE_SIZE};
 use crate::params::Params;
-use crate::pool::{Crew, FirstError, QUEUE};
+use crate::pool::{Crew, FirstError, QUEUE, must_fit};
 use crate::round::RoundMark;
 use crate::session::Phase;
 use crate::stats::{Stage, StageClock, Tally};
@@ -94,8 +95,12 @@ pub(super) fn run<T>(
     produce: impl FnOnce(&mut Pipeline<'_, '_>) -> Result<T>,
 ) -> Result<T> {
     let failed = |error| errors.report(error);
+    let params = state.context.tuning.get();
+    // An encoder has its batch, what it compresses to, and the packet that waits to be sent.
+    let batch = state.batch_pages * (PAGE_SIZE + 12);
+    let threads = usize::from(params.compress_threads) + state.links.streams.len();
+    must_fit(threads, 3 * batch + codec::memory(params.codec_settings()))?;
     thread::scope(|scope| {
-        let params = state.context.tuning.get();
         // With `compress-wait-thread` off, "no encoder is free" must mean exactly that, so the
         // channel must not buffer anything.
         let depth = if params.compress_wait_thread {

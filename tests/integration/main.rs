@@ -24,6 +24,7 @@ mod live_kills;
 mod live_owner;
 mod live_random;
 mod live_rounds;
+mod memory;
 mod migrate;
 mod monitor;
 mod paths;

@@ -333,7 +333,7 @@ impl ConnectionReader<'_> {
         let mut tally = Tally::default();
         let mut clock = StageClock::start();
         let len = header.rest_len();
-        let mut bytes = self.wire.buffers.take_for(len);
+        let mut bytes = self.wire.buffers.take_for(len)?;
         self.stream.read(&mut bytes[..len])?;
         clock.cut(&mut tally.cpu, Stage::Socket);
         Ok(ReceivedFrame {

@@ -50,7 +50,7 @@ impl<'a> FrameEncoder<'a> {
         let mut tally = Tally::default();
         let mut clock = StageClock::start();
 
-        let mut body = Body::plain(self.state.buffers.take());
+        let mut body = Body::plain(self.state.buffers.take()?);
         body.len = encode::read(job, &mut self.pages, &mut body.bytes)?;
         clock.cut(&mut tally.cpu, Stage::Read);
         let plain = &body.bytes[..body.len];
@@ -191,7 +191,7 @@ impl<'a> FrameEncoder<'a> {
         if len <= 1 {
             return Ok(());
         }
-        let mut out = self.state.buffers.take();
+        let mut out = self.state.buffers.take()?;
         // One byte less than plain: a body that does not shrink is sent as it is.
         let outcome = self
             .codec

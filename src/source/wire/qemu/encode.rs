@@ -186,7 +186,7 @@ impl Encode for RecordEncoder<'_> {
         let mut plan = choose::plan_records(Conditions::of(job, self.state, &params, busy));
         // QEMU's stream supports no other method.
         plan.compress &= settings.method == Method::Zlib;
-        let mut out = self.state.buffers.take();
+        let mut out = self.state.buffers.take()?;
         out.clear();
         let mut records = Records {
             job,
