@@ -2,11 +2,13 @@
 //! over.
 //!
 //! The mark is the extended attribute [`ATTRIBUTE`] of each image, in lines of `name value`: `boot` (the
-//! boot's id), `time` (seconds since 1970), `to` (the destination's address) and any number of `writer`
-//! (`PID:STARTED`, as field 22 of `/proc/PID/stat`). A second migration is refused as long as a process
-//! that could write the guest then still can: it was left stopped, and the destination may run the guest.
-//! A mark is stale after a reboot and once those processes are gone, as another guest in the same file
-//! has other writers.
+//! boot's id), `time` (seconds since 1970), `to` (the destination's address), `seen-from` (the time and PID
+//! namespaces, as readlink(2) of `/proc/self/ns` has them) and any number of `writer` (`PID:STARTED`, as
+//! field 22 of `/proc/PID/stat`). A second migration is refused as long as a process that could write the
+//! guest then still can: it was left stopped, and the destination may run the guest. A mark is stale after
+//! a reboot and once those processes are gone, as another guest in the same file has other writers. In
+//! other namespaces processes have other start times, or do not show: there it is stale after a reboot
+//! only.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -224,7 +226,8 @@ impl Claim {
             };
             let writer = mark.writers.iter().find(lives);
             let pid = writer.map(|writer| writer.pid);
-            if mark.boot == boot() && (pid.is_some() || mark.writers.is_empty()) {
+            let cannot_tell = mark.writers.is_empty() || mark.seen_from != namespaces();
+            if mark.boot == boot() && (pid.is_some() || cannot_tell) {
                 return Err(WriterError::HandedOver {
                     image: image.path.clone(),
                     ago: mark.ago(),
@@ -300,6 +303,7 @@ struct Mark {
     boot: String,
     time: u64,
     to: String,
+    seen_from: String,
     writers: Vec<Target>,
 }
 
@@ -314,6 +318,7 @@ impl Mark {
             boot: boot(),
             time: since.map_or(0, |since| since.as_secs()),
             to: printable(to).chars().take(MOST / 4).collect(),
+            seen_from: namespaces(),
             writers: (writers.users.iter())
                 .filter_map(|user| target(user.pid))
                 .collect(),
@@ -321,8 +326,14 @@ impl Mark {
     }
 
     fn text(&self) -> String {
-        let Mark { boot, time, to, .. } = self;
-        let mut text = format!("boot {boot}\ntime {time}\nto {to}\n");
+        let Mark {
+            boot,
+            time,
+            to,
+            seen_from,
+            ..
+        } = self;
+        let mut text = format!("boot {boot}\ntime {time}\nto {to}\nseen-from {seen_from}\n");
         for Target { pid, started } in &self.writers {
             let line = format!("writer {pid}:{started}\n");
             if text.len() + line.len() > MOST {
@@ -346,6 +357,7 @@ impl Mark {
         let boot = lines.clone().find(value("boot"))?.1.to_owned();
         let to = lines.clone().find(value("to"))?.1;
         let time = lines.clone().find(value("time"))?.1.parse().ok()?;
+        let seen_from = lines.clone().find(value("seen-from"));
         let mut writers = Vec::new();
         for (_, text) in lines.by_ref().filter(value("writer")) {
             writers.extend(Target::parse(text));
@@ -354,6 +366,7 @@ impl Mark {
             boot,
             time,
             to: printable(to),
+            seen_from: seen_from.map_or_else(String::new, |line| line.1.to_owned()),
             writers,
         })
     }
@@ -371,6 +384,17 @@ fn boot() -> String {
     id.trim().to_owned()
 }
 
+/// What start times and PIDs are relative to: time_namespaces(7) and pid_namespaces(7). Kernels without
+/// them have one of each.
+fn namespaces() -> String {
+    ["time", "pid"]
+        .map(|kind| {
+            let link = std::fs::read_link(format!("/proc/self/ns/{kind}"));
+            link.map_or_else(|_| format!("{kind}:"), |link| link.display().to_string())
+        })
+        .join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,6 +405,7 @@ mod tests {
             boot: "b-1".to_owned(),
             time: 1_795_403_519,
             to: "tcp:host:4444".to_owned(),
+            seen_from: "time:[1] pid:[2]".to_owned(),
             writers: [(7, 99), (8, 100)]
                 .map(|(pid, started)| Target { pid, started })
                 .to_vec(),
@@ -388,7 +413,7 @@ mod tests {
         let text = mark.text();
         assert_eq!(
             text,
-            "boot b-1\ntime 1795403519\nto tcp:host:4444\nwriter 7:99\nwriter 8:100\n"
+            "boot b-1\ntime 1795403519\nto tcp:host:4444\nseen-from time:[1] pid:[2]\nwriter 7:99\nwriter 8:100\n"
         );
         assert_eq!(Mark::parse(&text), Some(mark.clone()));
         for text in ["", "boot b\n", "boot b\ntime x\nto y", "\u{0}\u{1b}"] {
@@ -406,6 +431,7 @@ mod tests {
             boot: String::new(),
             time: 0,
             to: String::new(),
+            seen_from: String::new(),
             writers: vec![
                 Target {
                     pid: u32::MAX,

@@ -206,6 +206,45 @@ fn a_migration_from_another_network_namespace_is_kept_out_as_well() {
     scene.churn.verify(&scene.folder.path("out"));
 }
 
+/// Start times are relative to the one, and PIDs to the other.
+#[test]
+fn a_mark_holds_in_other_time_and_pid_namespaces() {
+    watchdog!();
+    let scene = Scene::new();
+    let receive = scene.receive("d1");
+    scene.send("d1", &[]).succeeded();
+    receive.finish().succeeded();
+    let to = scene.address("nowhere");
+    let (stop, resume) = scene.churn.commands();
+    for namespace in [
+        &["-T", "--boottime", "100000", "--fork"][..],
+        &["-p", "-m", "--mount-proc", "--fork"],
+    ] {
+        let unshared = |args: &[&str]| {
+            let mut command = std::process::Command::new("unshare");
+            command.args(namespace).args(args);
+            Program::start(command).finish()
+        };
+        if unshared(&["true"]).code != Some(0) {
+            eprintln!("SKIPPED: unshare {namespace:?} is not permitted here");
+            continue;
+        }
+        let send = [
+            env!("CARGO_BIN_EXE_ramferry"),
+            "send",
+            text(&scene.image),
+            &to,
+            "--live",
+            "--stop-command",
+            &stop,
+            "--resume-command",
+            &resume,
+        ];
+        unshared(&send).failed_with(1, &["was handed over to", &scene.address("d1"), "--again"]);
+        scene.churn.stands_still();
+    }
+}
+
 #[test]
 fn another_guest_in_the_same_file_is_not_taken_for_the_one_that_was_handed_over() {
     watchdog!();
