@@ -127,8 +127,9 @@ impl WriterChoice {
                 paused_ok,
             } => {
                 let limit = context.tuning.get().timeout;
-                let qemu = QemuWriter::open(socket, guard.as_deref(), *paused_ok, limit, abort)?;
-                claim.check_ram_of(&qemu, &context.stats)?;
+                let mut qemu =
+                    QemuWriter::open(socket, guard.as_deref(), *paused_ok, limit, abort)?;
+                claim.check_ram_of(&mut qemu, &context.stats)?;
                 Box::new(qemu)
             }
             WriterChoice::Commands { stop, resume } => {

@@ -48,6 +48,7 @@ pub(super) struct Claim {
 #[derive(Debug)]
 struct Image {
     path: PathBuf,
+    bytes: u64,
     file: File,
 }
 
@@ -81,7 +82,8 @@ impl Claim {
                     "cannot lock {what}: {error}; make sure that this is its only migration"
                 ));
             }
-            images.push(Image { path, file });
+            let bytes = block.bytes();
+            images.push(Image { path, bytes, file });
         }
         Ok(Claim {
             images,
@@ -178,11 +180,12 @@ impl Claim {
 
     /// Refuses images that are not the RAM of this QEMU's guest: those of another guest, or of a QEMU that
     /// got a copy of its own (`share=off`), in which nothing ever changes. Other processes that can write
-    /// them are taken for devices of the guest (vhost-user): QEMU stops those as well.
+    /// them are taken for devices of the guest (vhost-user): QEMU stops those as well. Refuses a part of
+    /// its RAM, as of one of several memory-backend-files.
     ///
     /// # Errors
-    /// [`QemuError::NotItsRam`].
-    pub(super) fn check_ram_of(&self, qemu: &QemuWriter, stats: &Stats) -> Result<()> {
+    /// [`QemuError::NotItsRam`] and [`QemuError::NotAllItsRam`].
+    pub(super) fn check_ram_of(&self, qemu: &mut QemuWriter, stats: &Stats) -> Result<()> {
         let pid = qemu.pid();
         for Image { path, .. } in &self.images {
             match maps_writable(pid, path) {
@@ -198,6 +201,11 @@ impl Claim {
                     return Err(WriterError::Io { what, source }.into());
                 }
             }
+        }
+        let held = self.images.iter().map(|image| image.bytes).sum();
+        let all = qemu.ram_bytes()?;
+        if held < all {
+            return Err(QemuError::not_all_its_ram(qemu, all, held).into());
         }
         for other in self.writers.users.iter().filter(|user| user.pid != pid) {
             stats.notice(format!(

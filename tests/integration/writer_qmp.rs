@@ -69,14 +69,20 @@ impl Far {
     }
 
     #[track_caller]
-    fn greet_running(&mut self) {
-        self.greet();
-        self.status("running");
+    fn no_migration(&mut self) {
         self.answer("query-migrate", &json!({}));
     }
 
     #[track_caller]
+    fn greet_running(&mut self) {
+        self.greet();
+        self.status("running");
+        self.no_migration();
+    }
+
+    #[track_caller]
     fn stops(&mut self) {
+        self.no_migration();
         self.status("running");
         let id = self.hear("stop");
         self.say(r#"{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}"#);
@@ -172,6 +178,7 @@ fn it_stops_is_looked_at_again_and_is_resumed_or_released() {
         }
         far.stops();
         far.say(r#"{"event": "BLOCK_JOB_COMPLETED", "data": {}}"#);
+        far.no_migration();
         far.status("paused");
         far.hangs_up();
     });
@@ -279,6 +286,7 @@ fn a_guest_that_another_client_resumed_is_left_to_that_client() {
             if event {
                 far.say(r#"{"event": "RESUME"}"#);
             }
+            far.no_migration();
             far.status(state);
             // Neither this nor the guard says anything more.
             far.hangs_up();
@@ -307,13 +315,46 @@ fn a_guest_that_another_client_resumed_is_left_to_that_client() {
 }
 
 #[test]
+fn a_migration_of_qemus_own_that_begins_later_is_refused() {
+    watchdog!();
+    // Before the guest is stopped.
+    let scene = Scene::new(|far| {
+        far.greet_running();
+        far.answer("query-migrate", &json!({"status": "active"}));
+        far.hangs_up();
+    });
+    let mut writer = scene.open();
+    let line = writer.stop(LONG).unwrap_err().one_line();
+    assert!(line.contains("itself (status active)"), "{line}");
+    drop(writer);
+    scene.end();
+    // While its last pages were sent. It runs on, as it did when it was stopped.
+    let scene = Scene::new(|far| {
+        far.greet_running();
+        far.stops();
+        far.answer("query-migrate", &json!({"status": "setup"}));
+        far.resumes();
+        far.hangs_up();
+    });
+    let mut writer = scene.open();
+    writer.stop(LONG).unwrap();
+    let line = writer.check_stopped().unwrap_err().one_line();
+    assert!(line.contains("itself (status setup)"), "{line}");
+    writer.resume().unwrap();
+    drop(writer);
+    scene.end();
+}
+
+#[test]
 fn a_guest_that_is_paused_meanwhile_is_left_so() {
     watchdog!();
     let scene = Scene::new(|far| {
         far.greet_running();
         far.say(r#"{"event": "STOP"}"#);
-        far.status("paused");
-        far.status("paused");
+        for _ in 0..2 {
+            far.no_migration();
+            far.status("paused");
+        }
         far.hangs_up();
     });
     let mut writer = scene.open();
@@ -329,11 +370,13 @@ fn a_guest_that_does_not_stop_or_fails_is_named_and_resumed_only_if_it_is_paused
     watchdog!();
     let scene = Scene::new(|far| {
         far.greet_running();
+        far.no_migration();
         far.status("running");
         let id = far.hear("stop");
         far.say(&json!({"error": {"class": "GenericError", "desc": "There is a dump in progress"}, "id": id}).to_string());
         // Not stopped, as QEMU says.
         far.status("running");
+        far.no_migration();
         far.status("running");
         far.answer("stop", &json!({}));
         far.status("guest-panicked");
@@ -354,6 +397,7 @@ fn an_answer_that_comes_late_is_passed_over_and_the_guest_resumed() {
     watchdog!();
     let scene = Scene::new(|far| {
         far.greet_running();
+        far.no_migration();
         far.status("running");
         let id = far.hear("stop");
         // Only now does the limit of `stop` end, and the guest stops all the same.
@@ -381,6 +425,7 @@ fn an_abort_ends_the_wait_for_a_guest_to_stop_and_it_is_resumed() {
     let (heard, stopping) = std::sync::mpsc::channel();
     let scene = Scene::new(move |far| {
         far.greet_running();
+        far.no_migration();
         far.status("running");
         let id = far.hear("stop");
         heard.send(()).unwrap();
@@ -408,6 +453,7 @@ fn a_qemu_that_hangs_is_waited_for_by_the_guard_which_takes_over_in_the_middle()
     let (come_back, waits) = std::sync::mpsc::channel::<()>();
     let scene = Scene::new(move |far| {
         far.greet_running();
+        far.no_migration();
         far.status("running");
         let id = far.hear("stop");
         let asked = far.hear("query-status");
@@ -446,6 +492,7 @@ fn a_qemu_that_hangs_up_is_named() {
     watchdog!();
     let scene = Scene::new(|far| {
         far.greet_running();
+        far.no_migration();
         far.status("running");
         far.hear("stop");
     });
@@ -486,6 +533,7 @@ fn a_guard_that_is_gone_is_noticed_before_the_guest_is_stopped() {
     watchdog!();
     let scene = Scene::new(|far| {
         far.greet_running();
+        far.no_migration();
         far.status("running");
         far.hangs_up();
     });

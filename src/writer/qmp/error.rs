@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::QemuWriter;
 use crate::error::{Error, Kind};
 use crate::qmp::ClientError;
-use crate::units::format_duration;
+use crate::units::{format_bytes, format_duration};
 
 /// What can go wrong with a QEMU as a writer, besides its [monitor](ClientError).
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +78,19 @@ pub enum QemuError {
         pid: u32,
         /// The image.
         image: PathBuf,
+    },
+    /// The guest has more RAM than what is to be sent.
+    #[error(
+        "the guest of the QEMU at {socket} has {} of RAM, and what is sent is {} of it: give the QEMU one \
+         memory-backend-file for all of it, or use QEMU's own migration", format_bytes(*all), format_bytes(*held)
+    )]
+    NotAllItsRam {
+        /// The monitor's address.
+        socket: String,
+        /// The bytes of its RAM.
+        all: u64,
+        /// The bytes of the images.
+        held: u64,
     },
     /// QEMU has no result for `stop`.
     #[error(
@@ -161,12 +174,22 @@ impl QemuError {
             image: image.to_owned(),
         }
     }
+
+    pub(in crate::writer) fn not_all_its_ram(qemu: &QemuWriter, all: u64, held: u64) -> QemuError {
+        QemuError::NotAllItsRam {
+            socket: qemu.socket().to_owned(),
+            all,
+            held,
+        }
+    }
 }
 
 impl From<QemuError> for Error {
     fn from(error: QemuError) -> Error {
         let kind = match error {
-            QemuError::NotQemu { .. } | QemuError::NotItsRam { .. } => Kind::Usage,
+            QemuError::NotQemu { .. }
+            | QemuError::NotItsRam { .. }
+            | QemuError::NotAllItsRam { .. } => Kind::Usage,
             _ => Kind::Failed,
         };
         Error::new(kind, error)

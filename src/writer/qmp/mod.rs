@@ -175,16 +175,27 @@ impl QemuWriter {
             Meaning::Refused(why) => {
                 return Err(QemuError::WrongState { socket, state, why }.into());
             }
-            Meaning::Runs | Meaning::Rests(_) => {}
+            Meaning::Runs | Meaning::Rests(_) => self.check_migration(),
         }
+    }
+
+    /// Refuses a guest that QEMU itself migrates: another client may begin that at any time.
+    fn check_migration(&mut self) -> Result<()> {
         let migration = self.execute("query-migrate")?;
         match migration["status"].as_str() {
             Some(status) if is_migrating(status) => {
-                let status = status.to_owned();
+                let (socket, status) = (self.socket.clone(), status.to_owned());
                 Err(QemuError::Migrating { socket, status }.into())
             }
             _ => Ok(()),
         }
+    }
+
+    /// How much RAM its guest has: what it was started with, and what was plugged in.
+    pub(super) fn ram_bytes(&mut self) -> Result<u64> {
+        let summary = self.execute("query-memory-size-summary")?;
+        let bytes = |name: &str| summary[name].as_u64().unwrap_or(0);
+        Ok(bytes("base-memory").saturating_add(bytes("plugged-memory")))
     }
 
     fn query_status(&mut self) -> Result<String> {
@@ -221,6 +232,7 @@ impl QemuWriter {
     fn try_stop(&mut self, limit: Duration) -> Result<()> {
         let abort = Some(Arc::clone(&self.abort));
         self.client.wait_for(self.limit, abort.clone());
+        self.check_migration()?;
         let state = self.query_status()?;
         let socket = self.socket.clone();
         match meaning(&state) {
@@ -358,6 +370,7 @@ impl Writer for QemuWriter {
         };
         self.client
             .wait_for(self.limit, Some(Arc::clone(&self.abort)));
+        self.check_migration()?;
         let state = self.query_status()?;
         let saw_resume = self.saw_resume();
         let sign = if state != expected {

@@ -223,6 +223,48 @@ fn a_guest_that_another_client_resumes_is_not_handed_over_and_left_to_that_clien
 }
 
 #[test]
+fn a_migration_of_qemus_own_that_begins_later_is_refused() {
+    let Some(binary) = qemu_or_skip() else { return };
+    watchdog!();
+    let mut scene = Scene::new(binary);
+    let receive = scene.receive();
+    let (_relay, moment) = scene.hold(Way::Back, FrameKind::Proven);
+    let send = scene.send("near", &[]);
+    moment.act(|| {
+        // It takes minutes.
+        scene
+            .qemu
+            .set_parameters(serde_json::json!({"max-bandwidth": 1000}));
+        scene.qemu.migrate("exec:cat > /dev/null");
+        scene.qemu.wait_status("active");
+    });
+    let words = ["migrates its guest itself (status active)"];
+    send.finish().failed_with(1, &words);
+    assert_ne!(receive.finish().code, Some(0));
+    assert!(!scene.output.exists());
+    scene.runs_on();
+}
+
+#[test]
+fn a_part_of_the_guests_ram_is_refused() {
+    let Some(binary) = qemu_or_skip() else { return };
+    watchdog!();
+    let other = Folder::in_memory();
+    let more = other.image("more", &vec![Page::Zero; 4096]);
+    let backend = format!(
+        "memory-backend-file,id=more,mem-path={},share=on,size=16M",
+        more.display()
+    );
+    let scene = Scene::stopped(binary, |machine| {
+        let plugged = ["-m", "16M,slots=1,maxmem=64M", "-object", &backend];
+        let device = ["-device", "pc-dimm,memdev=more"];
+        machine.shared().args(plugged).args(device)
+    });
+    let words = ["has 32.00 MiB of RAM", "what is sent is 16.00 MiB of it"];
+    scene.refused(&["--paused-ok"], 2, &words);
+}
+
+#[test]
 fn an_image_that_is_not_the_guests_ram_is_refused() {
     let Some(binary) = qemu_or_skip() else { return };
     watchdog!();
