@@ -200,6 +200,17 @@ pub(crate) fn cpu_time_of(process: rustix::process::Pid) -> io::Result<Duration>
     ))
 }
 
+/// Whether two threads have the same descriptors, kcmp(2). `None` where the kernel does not say so: it
+/// was built without that, or the caller may not look into them.
+pub(crate) fn share_descriptors(one: u32, other: u32) -> Option<bool> {
+    /// `KCMP_FILES` in `linux/kcmp.h`.
+    const FILES: libc::c_int = 2;
+    let unused: libc::c_ulong = 0;
+    // SAFETY: it takes numbers only.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, one, other, FILES, unused, unused) };
+    (order >= 0).then_some(order == 0)
+}
+
 /// Gives freed memory back to the system, where the allocator can be asked to.
 pub(crate) fn trim_memory() {
     #[cfg(target_env = "gnu")]

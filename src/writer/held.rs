@@ -142,7 +142,7 @@ impl HeldProcess {
     pub(super) fn rest(&self) -> Result<Result<Rest, Thread>, WriterError> {
         let before = self.threads()?;
         let waits = |thread: &Thread| match thread.state {
-            'T' | 't' => waits_off_processor(self.pid, thread.id),
+            'T' => waits_off_processor(self.pid, thread.id),
             _ => true,
         };
         let off = before.iter().all(waits);
@@ -154,16 +154,22 @@ impl HeldProcess {
         Ok(Ok(Rest { threads, settled }))
     }
 
-    /// The states of all threads.
+    /// The states of all threads. Refuses a process with a tracer, which stops and resumes its threads as
+    /// it likes: they are in state t then, whatever signals they got.
     fn threads(&self) -> Result<Vec<Thread>, WriterError> {
-        let threads = read_threads(self.pid);
+        let pid = self.pid;
+        let threads = read_threads(pid);
         if self.has_ended() {
-            return Err(WriterError::Gone { pid: self.pid });
+            return Err(WriterError::Gone { pid });
         }
-        threads.map_err(|source| WriterError::Io {
-            what: format!("examine the threads of process {}", self.pid),
+        let threads = threads.map_err(|source| WriterError::Io {
+            what: format!("examine the threads of process {pid}"),
             source,
-        })
+        })?;
+        match threads.iter().find(|thread| thread.tracer != 0) {
+            Some(&Thread { tracer, .. }) => Err(WriterError::Traced { pid, tracer }),
+            None => Ok(threads),
+        }
     }
 }
 
@@ -172,6 +178,8 @@ impl HeldProcess {
 pub(super) struct Thread {
     pub(super) id: u32,
     pub(super) state: char,
+    /// The PID of its tracer, ptrace(2). 0: none, or one in an outer PID namespace.
+    tracer: u32,
     /// How often it left a processor: to wait, which includes stopping, and to make room for others.
     switches: [u64; 2],
 }
@@ -236,6 +244,7 @@ fn thread(id: u32, status: &str) -> Option<Thread> {
     Some(Thread {
         id,
         state: value("State:")?.trim_start().chars().next()?,
+        tracer: value("TracerPid:")?.trim().parse().ok()?,
         switches: [
             number("voluntary_ctxt_switches:")?,
             number("nonvoluntary_ctxt_switches:")?,
@@ -255,7 +264,7 @@ fn waits_off_processor(pid: u32, thread: u32) -> bool {
 fn first_running(threads: &[Thread]) -> Option<Thread> {
     threads
         .iter()
-        .find(|thread| !matches!(thread.state, 'T' | 't' | 'Z' | 'X'))
+        .find(|thread| !matches!(thread.state, 'T' | 'Z' | 'X'))
         .copied()
 }
 
@@ -294,6 +303,7 @@ mod tests {
         let thread = |&(id, state, switches)| Thread {
             id,
             state,
+            tracer: 0,
             switches,
         };
         of.iter().map(thread).collect()
@@ -306,19 +316,20 @@ mod tests {
             let threads: Vec<_> = numbered.map(|(id, &state)| (id, state, [0, 0])).collect();
             first_running(&self::threads(&threads)).map(|thread| thread.id)
         };
-        assert_eq!(all(&['T', 't', 'T']), None);
+        assert_eq!(all(&['T', 'T']), None);
         assert_eq!(all(&['Z', 'T']), None);
-        for state in ['R', 'S', 'D', 'I', 'W', 'P'] {
+        for state in ['R', 'S', 'D', 'I', 'W', 'P', 't'] {
             assert_eq!(all(&['T', state]), Some(2));
         }
     }
 
     #[test]
     fn the_fields_of_status_are_found_after_any_name() {
-        let status = "Name:\tState:\\nState:R\nUmask:\t0022\nState:\tT (stopped)\nTgid:\t7\n\
+        let status = "Name:\tState:\\nState:R\nUmask:\t0022\nState:\tT (stopped)\nTgid:\t7\nTracerPid:\t9\n\
                       voluntary_ctxt_switches:\t12\nnonvoluntary_ctxt_switches:\t3\n";
         let found = thread(7, status).unwrap();
         assert_eq!((found.id, found.state, found.switches), (7, 'T', [12, 3]));
+        assert_eq!(found.tracer, 9);
         for status in [
             "",
             "State:\tT",

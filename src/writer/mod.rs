@@ -163,6 +163,17 @@ pub enum WriterError {
         /// Its PID.
         pid: u32,
     },
+    /// A debugger holds it.
+    #[error(
+        "process {pid} is traced by process {tracer} (strace, a debugger), which may let it run at any time: \
+         detach that first"
+    )]
+    Traced {
+        /// Its PID.
+        pid: u32,
+        /// The tracer's PID.
+        tracer: u32,
+    },
     /// It has ended.
     #[error("process {pid}, which writes the guest's RAM, has ended")]
     Gone {
@@ -352,6 +363,7 @@ fn instead(user: &users::User, can_be_live: bool) -> String {
 fn explain(state: char) -> &'static str {
     match state {
         'D' => " (waiting for a device or the kernel, which cannot be interrupted)",
+        't' => " (held by a tracer, a debugger say, in another PID namespace: detach that first)",
         _ => "",
     }
 }

@@ -410,6 +410,32 @@ fn a_writer_that_ran_for_a_while_and_is_stopped_again_ends_the_migration() {
 }
 
 #[test]
+fn a_writer_that_is_traced_is_refused_by_its_tracer() {
+    watchdog!();
+    let scene = Scene::new();
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null", "-p", &scene.churn.pid()]);
+    if std::process::Command::new("strace")
+        .arg("-V")
+        .output()
+        .is_err()
+    {
+        eprintln!("SKIPPED: a traced writer: there is no strace");
+        return;
+    }
+    let strace = Program::start(strace);
+    let status = format!("/proc/{}/status", scene.churn.pid());
+    let tracer = format!("TracerPid:\t{}\n", strace.pid());
+    let is_traced = || std::fs::read_to_string(&status).unwrap().contains(&tracer);
+    until(is_traced);
+    let why = format!("is traced by process {}", strace.pid());
+    scene.send("nowhere", &[]).failed_with(1, &[&why, "detach"]);
+    strace.signal(Signal::KILL);
+    strace.finish();
+    scene.churn.writes_on();
+}
+
+#[test]
 fn a_writer_that_is_resumed_from_outside_before_commit_ends_the_migration() {
     watchdog!();
     let scene = Scene::new();
