@@ -318,12 +318,7 @@ impl Setup<'_> {
     }
 
     pub(crate) fn receive(&self, from: &str) -> io::Result<Process> {
-        // A file that gets too large must be an error and not a signal.
-        let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
-            .arg(&self.stage.program)
-            .args(self.receive_args(from));
+        let mut command = self.stage.command(&self.receive_args(from));
         self.start(End::Destination, &mut command, "receive")
     }
 

@@ -129,7 +129,8 @@ impl Cli {
 
 /// Runs the program with the arguments of this process: parse, act, map the error to an exit code.
 pub fn run() -> ExitCode {
-    match signals::hold().and_then(|()| parse().run()) {
+    let ready = signals::hold().and_then(|()| signals::let_large_files_fail());
+    match ready.and_then(|()| parse().run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&format!("error: {}", error.one_line()));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 
@@ -59,6 +59,15 @@ pub(super) fn catch() -> Result<Signals> {
         Some(early) => Ok(early.signals),
         None => Signals::new(ending()).map_err(failed),
     }
+}
+
+/// Makes a file that gets larger than `ulimit -f` allows an error like others, instead of a signal that
+/// ends the program and leaves what it was writing. A handler, unlike a signal that is ignored, is not
+/// inherited by the programs that this one starts.
+pub(super) fn let_large_files_fail() -> Result<()> {
+    let noticed = Arc::new(AtomicBool::new(false));
+    let registered = flag::register(SIGXFSZ, noticed);
+    registered.map(drop).map_err(failed)
 }
 
 /// The signals that end a program. SIGHUP stays ignored under `nohup`.

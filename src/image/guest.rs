@@ -247,6 +247,15 @@ impl Guest {
         Ok(self.digest_and_sample()?.0)
     }
 
+    /// What [`Guest::digest`] is by `guest.json`; `None` if a block is not from a guest folder.
+    pub(crate) fn recorded_digest(&self) -> Option<Digest> {
+        let mut whole = Digest::default();
+        for block in self.ram.blocks() {
+            whole.add(block.recorded_digest()?.0);
+        }
+        Some(whole)
+    }
+
     /// [`Guest::digest`], and the part of it that the sampled pages have.
     pub(crate) fn digest_and_sample(&self) -> Result<(Digest, Digest), ImageError> {
         let (mut whole, mut sampled) = (Digest::default(), Digest::default());

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use crate::dirty::{self, compare};
 use crate::error::{Error, Kind, Result};
 use crate::image::{Guest, Later};
-use crate::page::PageRange;
+use crate::page::{Digest, PageRange};
 use crate::pool::analysis_pool;
 use crate::round::RoundMark;
 use crate::stats::Stage;
+use crate::writer::WriterError;
 
 use super::job::Job;
 use super::pipeline::Pipeline;
@@ -25,6 +26,7 @@ pub(super) fn send_snapshots(
     send_everything(pipeline, guest, mark)?;
     check_sizes(guest)?;
     pipeline.end_round(mark)?;
+    check_recorded(guest, pipeline.digest())?;
 
     let mut now = Arc::clone(guest);
     for (index, one) in later.iter().enumerate() {
@@ -35,6 +37,7 @@ pub(super) fn send_snapshots(
             .and_then(|()| check_sizes(&now))
             .map_err(|error| error.in_round(mark.round.0))?;
         pipeline.end_round(mark)?;
+        check_recorded(&now, pipeline.digest())?;
     }
     pipeline.wait_for_leave()?;
     Ok(now)
@@ -46,6 +49,21 @@ pub(super) fn check_sizes(guest: &Guest) -> Result<()> {
         block.check_size()?;
     }
     Ok(())
+}
+
+/// Fails if a guest folder's RAM, whose digest as it was read is `read`, is not what its `guest.json` says:
+/// the destination would prove a damaged guest.
+fn check_recorded(guest: &Guest, read: Digest) -> Result<()> {
+    match guest.recorded_digest() {
+        Some(recorded) if recorded != read => {
+            // This names the file. If all are whole by now, they were written meanwhile.
+            guest.digest()?;
+            let image = guest.blocks().first().map(|block| block.path().to_owned());
+            let image = image.unwrap_or_default();
+            Err(WriterError::Changed { image }.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The bulk stage: every page. Holes are sent as holes.

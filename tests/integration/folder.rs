@@ -14,8 +14,9 @@ use ramferry::{Caps, Error, Kind, Migration, Params};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::support::{
-    Carried, Cut, CuttingRelay, Destination, Folder, Outcome, Page, Parts, any_port, assert_same,
-    hello, later, migrate, mixed, params, round_end, run, source, unix, watchdog,
+    Carried, Cut, CuttingRelay, Destination, Folder, Outcome, Page, Parts, Program, any_port,
+    assert_same, command, hello, later, migrate, mixed, params, round_end, run, source, unix,
+    watchdog,
 };
 
 /// The blocks of the guest that most tests are about, and how many pages each has.
@@ -311,6 +312,33 @@ fn folders_that_were_tampered_with_are_not_sent() {
     std::fs::write(&ram, &damaged).unwrap();
     let path = first.to_str().unwrap();
     run(&["digest", path]).failed_with(3, &[path, "'pc.ram' is damaged"]);
+}
+
+/// What it was is in `guest.json`: both ends agreeing on what it is now proves nothing.
+#[test]
+fn a_damaged_folder_is_not_sent_in_any_round() {
+    watchdog!();
+    let folder = Folder::new();
+    let [first, second] = two_states(&folder);
+    let bios = second.join("pc.bios");
+    let mut damaged = std::fs::read(&bios).unwrap();
+    damaged[PAGE_SIZE + 100] ^= 1;
+    std::fs::write(&bios, &damaged).unwrap();
+    let [first, second] = [&first, &second].map(|path| path.to_str().unwrap());
+    let why = [second, "'pc.bios' is damaged"];
+    let stored = format!("file:{}", folder.path("stored").display());
+    for rounds in [&[second][..], &[first, "--then", second]] {
+        let (guest, more) = rounds.split_first().unwrap();
+        run(&[&["send", guest, &stored, "-q"], more].concat()).failed_with(3, &why);
+        let socket = format!("unix:{}", folder.path("socket").display());
+        let out = folder.path("out").display().to_string();
+        let mut receiver = Program::start(command(&["receive", &socket, &out, "-q"]));
+        receiver.listening();
+        run(&[&["send", guest, &socket, "-q"], more].concat()).failed_with(3, &why);
+        receiver.finish().failed_with(3, &["'pc.bios' is damaged"]);
+        assert_eq!(folder.names(), ["g0", "g1"]);
+    }
+    run(&["send", first, &stored, "--then", first, "-q"]).succeeded();
 }
 
 #[test]

@@ -417,14 +417,8 @@ fn a_destination_without_space_in_a_later_round_is_named() {
     let scene = Scene::new();
     for round in [2, 3] {
         let far = format!("unix:{}", text(&scene.folder.path("far")));
-        let mut shell = Command::new("/bin/sh");
-        // A file that gets too large is then an error and not a signal.
-        shell
-            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
-            .arg(env!("CARGO_BIN_EXE_ramferry"))
-            .args(["receive", &far, text(&scene.output), "--force"])
-            .stdin(std::process::Stdio::null());
-        let mut receive = Program::start(shell);
+        let args = ["receive", &far, text(&scene.output), "--force"];
+        let mut receive = Program::start(command(&args));
         receive.listening();
         let (_relay, moment) = scene.relay(is(Way::Forth, FrameKind::RoundEnd, round - 1));
         let send = scene.send();
