@@ -1,8 +1,10 @@
 //! Files that get their name when they are complete: `OUTPUT.partial` is locked while it is written,
-//! removed unless it becomes OUTPUT, and replaced if a killed process left one.
+//! removed unless it becomes OUTPUT, and replaced if a killed process left one. Any other file of that
+//! name is refused: `partial/access.rs` says how they are told apart.
 //!
 //! Guest RAM is secret: only its owner can read such a file, from its first byte on and whatever the
-//! umask. If it replaces another file, it gets that file's owner and mode along with its name.
+//! umask. If it replaces another file, it gets that file's owner and mode along with its name, unless
+//! another user may have put that file there.
 //!
 //! This is for raw images and stored streams; `image/folder/partial.rs` does it for guest folders.
 
@@ -16,9 +18,10 @@ use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags, statx};
 use crate::page::PAGE_SIZE;
 use crate::special;
 use crate::sys::{same_file, try_lock};
+use access::unmark;
+pub(crate) use access::{Access, MARK, PRIVATE, PRIVATE_FOLDER, is_marked, loses_access, mark};
 
-/// The mode of a file that holds guest RAM.
-pub(crate) const PRIVATE: u32 = 0o600;
+mod access;
 
 /// Why an output cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,12 @@ pub enum OutputError {
     Exists { path: PathBuf },
     #[error("'{}' is being written by another process", path.display())]
     Busy { path: PathBuf },
+    /// It has the name of a partial output, and no mark.
+    #[error(
+        "'{}' is not a partial output of ramferry's: rename or remove it, or choose another output",
+        path.display()
+    )]
+    Foreign { path: PathBuf },
     /// A file system of the kernel's, or one whose files can only be mapped.
     #[error("cannot write '{}': it lies on {file_system}; choose a folder on another file system", path.display())]
     FileSystem {
@@ -87,6 +96,8 @@ pub(crate) struct PartialFile {
     path: PathBuf,
     /// Held for its lock until the file has its name.
     file: File,
+    /// What it is to replace has it.
+    access: Option<Access>,
     committed: bool,
 }
 
@@ -94,10 +105,10 @@ impl PartialFile {
     /// Creates it, empty and locked.
     ///
     /// # Errors
-    /// [`OutputError::Busy`], and I/O errors.
+    /// [`OutputError::Busy`], [`OutputError::Foreign`], and I/O errors.
     pub(crate) fn create(output: &Path) -> Result<PartialFile, OutputError> {
         let path = partial_path(output);
-        let create = || create_private(&path);
+        let create = || create_with(&path, PRIVATE | MARK);
         let file = match create() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 remove_left_behind(&path)?;
@@ -109,6 +120,7 @@ impl PartialFile {
         let partial = PartialFile {
             file: file.map_err(OutputError::io("create", &path))?,
             path,
+            access: Access::of(output),
             committed: false,
         };
         // Between creating and locking, another process may have taken it for one that was left.
@@ -163,14 +175,16 @@ impl PartialFile {
                 return Err(replaced());
             }
             if how.replace {
-                keep_access(&self.file, output)?;
+                if let Some(access) = self.access.filter(|access| access.is_of(output)) {
+                    access.give(&self.file)?;
+                }
                 return std::fs::rename(&self.path, output);
             }
             rename_noreplace(&self.path, output)
         };
         rename().map_err(OutputError::io("rename the partial file onto", output))?;
         self.committed = true;
-        Ok(how.sync_name(output))
+        Ok(how.finish(&self.file, output))
     }
 }
 
@@ -188,42 +202,27 @@ impl Drop for PartialFile {
 /// # Errors
 /// I/O errors; one is that it exists.
 pub(crate) fn create_private(path: &Path) -> io::Result<File> {
+    create_with(path, PRIVATE)
+}
+
+fn create_with(path: &Path, mode: u32) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
-        .mode(PRIVATE)
+        .mode(mode)
         .open(path)?;
     // The umask may have removed even the owner's rights.
-    file.set_permissions(Permissions::from_mode(PRIVATE))?;
+    file.set_permissions(Permissions::from_mode(mode))?;
     Ok(file)
 }
 
-/// Gives `new` the owner and the mode of the file or folder at `old`, which it is about to replace.
-/// If the owner cannot be kept, other users get no access: the mode was not meant for them.
-///
-/// # Errors
-/// I/O errors.
-pub(crate) fn keep_access(new: &File, old: &Path) -> io::Result<()> {
-    let Ok(old) = std::fs::symlink_metadata(old) else {
-        return Ok(());
-    };
-    if old.is_symlink() {
-        return Ok(());
-    }
-    let now = new.metadata()?;
-    let is_kept = (old.uid(), old.gid()) == (now.uid(), now.gid())
-        || std::os::unix::fs::fchown(new, Some(old.uid()), Some(old.gid())).is_ok();
-    let allowed = if is_kept { 0o777 } else { 0o700 };
-    // The owner must be able to use it, whatever the old mode was.
-    let owner = if now.is_dir() { 0o700 } else { PRIVATE };
-    new.set_permissions(Permissions::from_mode(old.mode() & allowed | owner))
-}
-
 impl Commit {
-    /// Writes the name of `path` to disk, if that was asked for. A failure is not one of the commit,
-    /// which can no longer be undone: another process may have opened the file by its name.
-    pub(crate) fn sync_name(self, path: &Path) -> Option<UnsyncedName> {
+    /// Ends the commit of `new`, which is at `path` now: it is no longer partial, and its name is written
+    /// to disk if that was asked for. A failure is not one of the commit, which can no longer be
+    /// undone: another process may have opened the file by its name.
+    pub(crate) fn finish(self, new: &File, path: &Path) -> Option<UnsyncedName> {
+        unmark(new);
         if !self.sync {
             return None;
         }
@@ -327,20 +326,36 @@ pub(crate) fn partial_path(output: &Path) -> PathBuf {
     PathBuf::from(partial)
 }
 
-/// Removes the file that a killed process left, unless it is locked.
+/// Removes the file that a killed process left, unless it is locked or not one of ours.
 ///
 /// # Errors
-/// [`OutputError::Busy`], and I/O errors: it may be a folder.
+/// [`OutputError::Busy`], [`OutputError::Foreign`], and I/O errors.
 pub(crate) fn remove_left_behind(partial: &Path) -> Result<(), OutputError> {
+    let foreign = || OutputError::Foreign {
+        path: partial.to_owned(),
+    };
+    let busy = || OutputError::Busy {
+        path: partial.to_owned(),
+    };
+    let found = std::fs::symlink_metadata(partial).map_err(OutputError::io("examine", partial))?;
+    if !found.is_file() {
+        return Err(foreign());
+    }
     let left_behind = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(partial)
         .map_err(OutputError::io("open", partial))?;
     if !try_lock(&left_behind) {
-        return Err(OutputError::Busy {
-            path: partial.to_owned(),
-        });
+        return Err(busy());
+    }
+    // What the lock was got for may have become OUTPUT meanwhile, or be another file.
+    if !same_file(&left_behind, partial) {
+        return Err(busy());
+    }
+    let found = left_behind.metadata();
+    if !is_marked(&found.map_err(OutputError::io("examine", partial))?) {
+        return Err(foreign());
     }
     std::fs::remove_file(partial).map_err(OutputError::io("remove", partial))
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
+use crate::partial::partial_path;
 use crate::transport::Address;
 
 /// From where to receive a guest, and what to make of it.
@@ -39,9 +40,12 @@ impl Request {
             let metadata = std::fs::metadata(path).ok()?;
             Some((metadata.dev(), metadata.ino()))
         };
+        let output: PathBuf = self.output.components().collect();
+        let written = [partial_path(&output), output];
+        let written = written.map(|path| identity(&path));
         match &self.address {
             Address::File(stream)
-                if identity(stream).is_some_and(|one| identity(&self.output) == Some(one)) =>
+                if identity(stream).is_some_and(|one| written.contains(&Some(one))) =>
             {
                 let what = format!(
                     "'{}' is the stream to be received: choose another output",

@@ -18,7 +18,7 @@ use super::store::FlatFile;
 use super::{Block, DeviceState, ImageError, Ram};
 use crate::description::Description;
 use crate::page::{Digest, PAGE_SIZE};
-use crate::partial::{Commit, PartialFile, UnsyncedName};
+use crate::partial::{Commit, PartialFile, UnsyncedName, loses_access};
 use crate::sync;
 use crate::units::format_bytes;
 use place::{Existing, check_place, examine, nameless_file, open_device, tidy};
@@ -271,6 +271,12 @@ impl Output {
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         let path = self.path.display();
+        if self.replace && self.device().is_none() && loses_access(&self.path) {
+            notes.push(format!(
+                "'{path}' belongs to another user, in a folder where others may create files: the new one \
+                 will be accessible to this user only"
+            ));
+        }
         if let Partial::Device { kept, bytes } = &self.partial {
             let block = self.blocks().iter().find(|block| block.name() == kept);
             let guest = block.map_or(0, Block::bytes);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::dirty::Tracker;
 use crate::error::{Error, Kind, Result};
 use crate::image::{Guest, ImageFormat, Later};
+use crate::partial::partial_path;
 use crate::transport::Address;
 use crate::wire::Format;
 use crate::writer::{Still, WriterChoice};
@@ -155,6 +156,7 @@ impl Request {
             Some((metadata.dev(), metadata.ino()))
         };
         let target = identity(path);
+        let partial = identity(&partial_path(path));
         let around = path.canonicalize().ok();
         let around = around.as_deref().and_then(Path::parent);
         let later = self.then.iter().map(|later| &later.path);
@@ -166,6 +168,8 @@ impl Request {
                 "lies in a guest folder that is to be sent"
             } else if target.is_some() && identity(image) == target {
                 "is an image that is to be sent"
+            } else if partial.is_some() && identity(image) == partial {
+                "would be written over an image that is to be sent: rename that image"
             } else {
                 continue;
             };

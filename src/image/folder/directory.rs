@@ -2,7 +2,7 @@
 //! followed, and only what `guest.json` accounts for is ever removed: another process may replace
 //! the folder, or anything in it, at any time.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use super::super::ImageError;
 use super::{FolderError, GUEST_JSON, GUEST_JSON_NEW, GuestJson, MAX_GUEST_JSON, file_name};
-use crate::partial::{OutputError, PRIVATE, keep_access};
+use crate::partial::{Access, OutputError, PRIVATE};
 use crate::sys::{same_file, try_lock};
 
 /// An open folder.
@@ -42,6 +42,14 @@ impl Directory {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn metadata(&self) -> Result<Metadata, ImageError> {
+        self.file.metadata().map_err(self.failed("examine", ""))
     }
 
     /// Locks it against other processes that would write it.
@@ -179,21 +187,30 @@ impl Directory {
     }
 
     /// Gives the folder, and each file that the older folder at `old` has too, the owner and the mode
-    /// that they have there.
-    pub(crate) fn keep_access(&self, old: &Path, files: &[String]) -> io::Result<()> {
+    /// that they have there; `access` is the older folder's.
+    pub(crate) fn keep_access(
+        &self,
+        access: Access,
+        old: &Path,
+        files: &[String],
+    ) -> io::Result<()> {
         for name in files {
+            let old = old.join(name);
+            let Some(access) = Access::of(&old) else {
+                continue;
+            };
             match rustix::fs::openat(
                 &self.file,
                 name.as_str(),
                 OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
                 Mode::empty(),
             ) {
-                Ok(file) => keep_access(&file.into(), &old.join(name))?,
+                Ok(file) => access.give(&file.into())?,
                 Err(rustix::io::Errno::NOENT) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        keep_access(&self.file, old)
+        access.give(&self.file)
     }
 
     /// Removes these files and then the folder itself, if `path` still names it. It stops at the

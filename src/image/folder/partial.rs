@@ -11,12 +11,12 @@ use rustix::io::Errno;
 use super::super::ImageError;
 use super::{Directory, FolderError, GuestJson};
 use crate::partial::{
-    Commit, OutputError, UnsyncedName, create_private, folder_of, partial_path, random_name,
-    remove_left_behind, rename_noreplace, replaced,
+    Access, Commit, MARK, OutputError, PRIVATE_FOLDER, UnsyncedName, create_private, folder_of,
+    is_marked, mark, partial_path, random_name, remove_left_behind, rename_noreplace, replaced,
 };
 
-/// Removes the folder that a killed process left at `OUTPUT.partial`, unless it is locked or contains
-/// a file that such a process did not create.
+/// Removes the folder that a killed process left at `OUTPUT.partial`, unless it is locked, has no mark
+/// or contains a file that such a process did not create.
 pub(crate) fn clear_folder(output: &Path) -> Result<(), ImageError> {
     let partial = partial_path(output);
     if !std::fs::symlink_metadata(&partial).is_ok_and(|metadata| metadata.is_dir()) {
@@ -24,6 +24,9 @@ pub(crate) fn clear_folder(output: &Path) -> Result<(), ImageError> {
     }
     let folder = Directory::open(&partial, false)?;
     folder.lock()?;
+    if !is_marked(&folder.metadata()?) {
+        return Err(OutputError::Foreign { path: partial }.into());
+    }
     let files = folder.accounted(true)?;
     let removed = folder.remove(&partial, &files);
     removed.map_err(ImageError::io("remove", &partial))
@@ -55,7 +58,10 @@ pub(crate) fn check_exchange(output: &Path) -> Result<(), ImageError> {
 
 /// Creates a folder at `OUTPUT.partial`, in place of what a killed process left there.
 fn make_folder(output: &Path, partial: &Path) -> Result<(), ImageError> {
-    let create = || std::fs::DirBuilder::new().mode(0o700).create(partial);
+    let create = || {
+        let mode = PRIVATE_FOLDER | MARK;
+        std::fs::DirBuilder::new().mode(mode).create(partial)
+    };
     match create() {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             clear_folder(output)?;
@@ -74,6 +80,8 @@ fn make_folder(output: &Path, partial: &Path) -> Result<(), ImageError> {
 pub(crate) struct PartialFolder {
     path: PathBuf,
     folder: Directory,
+    /// What it is to replace has it.
+    access: Option<Access>,
     committed: bool,
 }
 
@@ -90,6 +98,7 @@ impl PartialFolder {
         let partial = PartialFolder {
             path,
             folder,
+            access: Access::of(output),
             committed: false,
         };
         partial.folder.write_contents(contents)?;
@@ -118,13 +127,16 @@ impl PartialFolder {
         if how.replace && std::fs::symlink_metadata(output).is_ok() {
             let old = Directory::open(output, false)?;
             let files = old.accounted(false)?;
-            self.folder
-                .keep_access(output, &files)
-                .map_err(renaming())?;
+            if let Some(access) = self.access.filter(|access| access.is_of(output)) {
+                let kept = self.folder.keep_access(access, output, &files);
+                kept.map_err(renaming())?;
+            }
             rustix::fs::renameat_with(CWD, &self.path, CWD, output, RenameFlags::EXCHANGE)
                 .map_err(|error| renaming()(error.into()))?;
             self.committed = true;
-            let unsynced = how.sync_name(output);
+            // From here on the old one is what a kill may leave.
+            let _ = mark(old.file());
+            let unsynced = how.finish(self.folder.file(), output);
             // If another process has just created a file in it, that file and the folder stay.
             let _ = old.remove(&self.path, &files);
             return Ok(unsynced);
@@ -132,7 +144,7 @@ impl PartialFolder {
         // The system renames a folder onto nothing or an empty folder only.
         rename_noreplace(&self.path, output).map_err(renaming())?;
         self.committed = true;
-        Ok(how.sync_name(output))
+        Ok(how.finish(self.folder.file(), output))
     }
 }
 

@@ -1,3 +1,6 @@
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
 use super::*;
 use crate::page::{PAGE_SIZE, PageIndex, PageRange};
 use crate::partial::OutputError;
@@ -35,9 +38,127 @@ fn a_partial_file_in_use_is_kept_and_one_of_a_killed_process_replaced() {
     ));
     first.commit().unwrap();
     drop(first);
-    std::fs::write(folder.path().join("out.partial"), b"left").unwrap();
+    // The lock ends with the process that holds it, the mark does not.
+    let partial = folder.path().join("out.partial");
+    std::fs::write(&partial, b"left").unwrap();
+    with_mode(&partial, 0o1600);
     image(&path, 4, true).unwrap().commit().unwrap();
-    assert_eq!(std::fs::metadata(&path).unwrap().len(), 4 * 4096);
+    let committed = std::fs::metadata(&path).unwrap();
+    assert_eq!((committed.len(), mode(&path)), (4 * 4096, 0o600));
+}
+
+fn with_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn what_is_not_ours_is_refused_at_the_partial_path_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, partial) = (dir.path().join("out"), dir.path().join("out.partial"));
+    let refused = |what: &str| {
+        for why in [
+            line(Output::check(&path, true).unwrap_err()),
+            line(image(&path, 4, true).unwrap_err()),
+            line(Output::folder(&path, &two(), true).unwrap_err()),
+        ] {
+            assert!(
+                why.contains("out.partial' is not a partial output of ramferry's: rename"),
+                "{what}: {why}"
+            );
+        }
+    };
+    std::fs::write(&partial, b"precious").unwrap();
+    for mode in [0o644, 0o600] {
+        with_mode(&partial, mode);
+        refused("a file");
+    }
+    assert_eq!(std::fs::read(&partial).unwrap(), b"precious");
+    std::fs::remove_file(&partial).unwrap();
+
+    rustix::fs::mkfifoat(rustix::fs::CWD, &partial, rustix::fs::Mode::RWXU).unwrap();
+    refused("a named pipe");
+    std::fs::remove_file(&partial).unwrap();
+
+    std::os::unix::fs::symlink("nothing", &partial).unwrap();
+    refused("a link");
+    std::fs::remove_file(&partial).unwrap();
+
+    std::fs::create_dir(&partial).unwrap();
+    refused("an empty folder");
+    std::fs::remove_dir(&partial).unwrap();
+
+    let mut guest = Output::folder(&partial, &two(), false).unwrap();
+    guest.commit().unwrap();
+    drop(guest);
+    assert_eq!(mode(&partial), 0o700);
+    refused("a guest folder");
+    assert_eq!(names(&partial).len(), 4);
+}
+
+#[test]
+fn what_a_kill_leaves_has_the_mark_and_what_is_committed_has_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, partial) = (dir.path().join("out"), dir.path().join("out.partial"));
+    for expected in [0o600, 0o640] {
+        let mut output = image(&path, 4, true).unwrap();
+        assert_eq!(mode(&partial), 0o1600);
+        output.commit().unwrap();
+        assert_eq!(mode(&path), expected);
+        with_mode(&path, 0o640);
+    }
+    std::fs::remove_file(&path).unwrap();
+    for expected in [0o700, 0o750] {
+        let mut output = Output::folder(&path, &two(), true).unwrap();
+        assert_eq!(mode(&partial), 0o1700);
+        output.commit().unwrap();
+        assert_eq!(mode(&path), expected);
+        with_mode(&path, 0o750);
+    }
+    assert_eq!(names(dir.path()), ["out"]);
+}
+
+#[test]
+fn what_is_created_at_the_output_meanwhile_gives_its_mode_to_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out");
+    for folder in [false, true] {
+        // First nothing is there, then something else.
+        for _ in 0..2 {
+            let mut output = match folder {
+                false => image(&path, 4, true),
+                true => Output::folder(&path, &two(), true),
+            }
+            .unwrap();
+            let other = dir.path().join("other");
+            if folder {
+                Output::folder(&other, &two(), true)
+                    .unwrap()
+                    .commit()
+                    .unwrap();
+                with_mode(&other.join("pc.ram"), 0o644);
+                with_mode(&other, 0o755);
+                if path.exists() {
+                    std::fs::remove_dir_all(&path).unwrap();
+                }
+            } else {
+                std::fs::write(&other, b"other").unwrap();
+                with_mode(&other, 0o644);
+            }
+            std::fs::rename(&other, &path).unwrap();
+            output.commit().unwrap();
+            match folder {
+                false => assert_eq!(mode(&path), 0o600),
+                true => assert_eq!((mode(&path), mode(&path.join("pc.ram"))), (0o700, 0o600)),
+            }
+        }
+        if !folder {
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
 }
 
 #[test]
@@ -146,6 +267,7 @@ fn a_folder_with_other_files_is_never_replaced() {
     let partial = dir.path().join("out.partial");
     std::fs::create_dir(&partial).unwrap();
     std::fs::write(partial.join("notes"), b"mine").unwrap();
+    with_mode(&partial, 0o1700);
     let why = line(Output::folder(&path, &two(), true).unwrap_err());
     assert!(why.contains("it contains 'notes'"), "{why}");
     assert_eq!(names(&partial), ["notes"]);
@@ -160,6 +282,7 @@ fn a_partial_folder_of_a_killed_process_is_replaced_by_any_output() {
         std::mem::forget(Output::folder(&other, &two(), false).unwrap());
         // The lock ends with the process that holds it.
         std::fs::create_dir(&partial).unwrap();
+        with_mode(&partial, 0o1700);
         let left = dir.path().join("other.partial");
         for name in names(&left) {
             std::fs::copy(left.join(&name), partial.join(&name)).unwrap();

@@ -1,5 +1,8 @@
 //! Outputs that exist, cannot be written, or are being written.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
 use crate::support::{Files, Folder, SLOW, assert_same, mixed, run, watchdog};
 
 #[test]
@@ -90,4 +93,62 @@ fn a_stream_is_not_replaced_by_what_it_holds() {
     run(&["receive", &address, stream.to_str().unwrap(), "--force"])
         .failed_with(2, &["is the stream to be received"]);
     assert_eq!(std::fs::read(&stream).unwrap(), before);
+}
+
+#[test]
+fn what_is_sent_or_received_is_never_removed_for_its_name() {
+    watchdog!();
+    let folder = Folder::new();
+    let text = |name: &str| folder.path(name).to_str().unwrap().to_owned();
+    let image = folder.image("h.partial", &mixed(16, 3));
+    let held = std::fs::read(&image).unwrap();
+    let stored = format!("file:{}", text("s.partial"));
+    run(&["send", &text("h.partial"), &stored, "-q"]).succeeded();
+    let stream = std::fs::read(folder.path("s.partial")).unwrap();
+    // As it is, and as a kill would have left it.
+    for mode in [0o600, 0o1600] {
+        for name in ["h.partial", "s.partial"] {
+            let path = folder.path(name);
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+        let onto = format!("file:{}", text("h"));
+        run(&["send", &text("h.partial"), &onto, "--force", "-q"])
+            .failed_with(2, &["would be written over an image that is to be sent"]);
+        run(&["receive", &stored, &text("s"), "--force", "-q"])
+            .failed_with(2, &["is the stream to be received"]);
+    }
+    assert_eq!(std::fs::read(&image).unwrap(), held);
+    assert_eq!(std::fs::read(folder.path("s.partial")).unwrap(), stream);
+    assert_eq!(folder.names(), ["h.partial", "s.partial"]);
+}
+
+#[test]
+fn another_user_who_creates_the_output_meanwhile_does_not_get_the_ram() {
+    watchdog!();
+    if !rustix::process::geteuid().is_root() {
+        println!("NOT TRIED: only root can give files away");
+        return;
+    }
+    for when in ["before", "meanwhile"] {
+        let files = Files::small();
+        let out = std::path::Path::new(files.output());
+        std::fs::set_permissions(files.folder.path(""), Permissions::from_mode(0o1777)).unwrap();
+        let taken = || {
+            std::fs::write(out, b"mine").unwrap();
+            std::fs::set_permissions(out, Permissions::from_mode(0o644)).unwrap();
+            std::os::unix::fs::chown(out, Some(65_534), Some(65_534)).unwrap();
+        };
+        if when == "before" {
+            taken();
+        }
+        let receiver = files.receiver(&["--force"]);
+        if when == "meanwhile" {
+            taken();
+        }
+        files.sender(&[]).finish().succeeded();
+        receiver.finish().succeeded();
+        assert_same(out, &files.image);
+        let found = std::fs::metadata(out).unwrap();
+        assert_eq!((found.uid(), found.mode() & 0o7777), (0, 0o600), "{when}");
+    }
 }

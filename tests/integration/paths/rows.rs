@@ -26,8 +26,8 @@ pub(super) enum Outcome {
 use Kind::{
     AppendOnly, BoundFile, Dangling, Dash, Deleted, Device, Dir, Empty, Ext2, Fifo, Full, FullDisk,
     Immutable, Inherited, Link, Long, Loop, Memfd, MountPoint, Mounted, New, NewSlash, Newline,
-    Nowhere, Null, Odd, Proc, ProcNew, ReadOnly, ReadOnlyNew, Slash, Socket, SysNew, Unreadable,
-    Unwritable, Zero,
+    Nowhere, Null, Odd, Proc, ProcNew, ReadOnly, ReadOnlyNew, Slash, Socket, SysNew, TakenPartial,
+    Unreadable, Unwritable, Zero,
 };
 use Outcome::{Refused, Works};
 
@@ -277,6 +277,13 @@ const OUTPUT: &[(Kind, Outcome)] = &[
         ),
     ),
     (
+        TakenPartial,
+        Refused(
+            1,
+            "'NAME.partial' is not a partial output of ramferry's: rename or remove it, or choose another output",
+        ),
+    ),
+    (
         Long,
         Refused(1, "cannot examine 'NAME': File name too long (os error 36)"),
     ),
@@ -360,6 +367,13 @@ const STORE: &[(Kind, Outcome)] = &[
         Refused(
             1,
             "cannot write 'NAME.partial': No space left on device (os error 28)",
+        ),
+    ),
+    (
+        TakenPartial,
+        Refused(
+            1,
+            "'NAME.partial' is not a partial output of ramferry's: rename or remove it, or choose another output",
         ),
     ),
     (

@@ -47,6 +47,7 @@ pub(super) enum Kind {
     BoundFile,
     Immutable,
     AppendOnly,
+    TakenPartial,
     Long,
     Newline,
     Dash,
@@ -90,6 +91,7 @@ impl Kind {
             Kind::BoundFile => "a file that is a mount point",
             Kind::Immutable => "an immutable file (`chattr +i`)",
             Kind::AppendOnly => "a new name in an append-only folder (`chattr +a`)",
+            Kind::TakenPartial => "a new name, if `NAME.partial` is not a partial output",
             Kind::Long => "a name of 300 bytes",
             Kind::Newline => "a name with a line break",
             Kind::Dash => "`-`",
@@ -198,6 +200,10 @@ impl World {
             Kind::Immutable => {
                 write(&path);
                 return self.chattr("i", &path).then(|| text(&path))?;
+            }
+            Kind::TakenPartial => {
+                write(&self.folder.path("it.partial"));
+                return text(&path);
             }
             Kind::Long => return text(&self.folder.path(&"x".repeat(300))),
             Kind::Newline => {
