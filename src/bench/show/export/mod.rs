@@ -16,6 +16,7 @@ use rustix::fs::OFlags;
 use super::rows::Sort;
 use crate::bench::report::BenchReport;
 use crate::error::{Error, Kind, Result};
+use crate::partial::{folder_of, random_name};
 use crate::special;
 
 /// A format of a report.
@@ -187,10 +188,9 @@ impl ExportTarget {
             return pipe.write_all(text.as_bytes());
         }
         // A reader finds the old or the new file at any time, never half of one.
-        let mut partial = self.path.clone().into_os_string();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        std::fs::write(&partial, text)
+        let partial = folder_of(&self.path).join(random_name()?);
+        let mut file = File::create_new(&partial)?;
+        file.write_all(text.as_bytes())
             .and_then(|()| std::fs::rename(&partial, &self.path))
             .inspect_err(|_| {
                 // The first error is the one to report.
@@ -209,6 +209,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         let files = [(Form::Json, path("r.json")), (Form::Csv, path("r.csv"))];
+        std::fs::write(path("r.json.partial"), b"mine").expect("written");
         let exports = Exports::open(&files, &[], Sort::Given).expect("they can be written");
         for end in [false, true] {
             exports.write(&report(), end).expect("they are written");
@@ -216,8 +217,10 @@ mod tests {
             let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
             assert_eq!(json["schema"], "ramferry-bench");
         }
+        let other = std::fs::read(path("r.json.partial")).expect("it is there");
+        assert_eq!(other, b"mine", "it is not a report's");
         let names = std::fs::read_dir(folder.path()).expect("a folder").count();
-        assert_eq!(names, 2, "nothing else is left");
+        assert_eq!(names, 3, "nothing else is left");
     }
 
     #[test]
