@@ -37,14 +37,25 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
 /// Compares two reports instead of measuring.
 fn compare_files(files: &CompareFiles) -> Result<()> {
     let comparison = compare::files(&files.old, &files.new)?;
+    let gate = files
+        .fail_if_slower
+        .map(|percent| (percent, comparison.gate(percent)));
     if files.json {
-        print_json(&comparison)?;
+        let gate = gate.as_ref().map(|(percent, outcome)| {
+            let verdict = match outcome {
+                Ok(()) => "passed",
+                Err(error) if error.kind() == Kind::Slower => "slower",
+                Err(_) => "cannot-tell",
+            };
+            serde_json::json!({ "percent": percent, "verdict": verdict })
+        });
+        let mut document = serde_json::json!(&comparison);
+        document["fail-if-slower"] = gate.into();
+        print_json(&document)?;
     } else {
         print(&comparison.text())?;
     }
-    files
-        .fail_if_slower
-        .map_or(Ok(()), |percent| comparison.gate(percent))
+    gate.map_or(Ok(()), |(_, outcome)| outcome)
 }
 
 fn measure(plan: &Measurement) -> Result<()> {

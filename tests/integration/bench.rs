@@ -86,6 +86,34 @@ fn a_matrix_is_measured_recommended_and_exported() {
     let compared = run(&["bench", "--compare", &json, &slow, "--json"]);
     let compared: serde_json::Value = serde_json::from_str(&compared.out).unwrap();
     assert_eq!(compared["rows"][0]["verdict"], "slower");
+    assert!(compared["rows"][0]["old-ms"].is_f64() && compared["fail-if-slower"].is_null());
+    let gate = ["--json", "--fail-if-slower", "5%"];
+    let judged = run(&[&["bench", "--compare", &json, &slow], &gate[..]].concat());
+    let document: serde_json::Value = serde_json::from_str(&judged.out).unwrap();
+    assert_eq!(judged.code, Some(6), "{judged:?}");
+    assert_eq!(
+        document["fail-if-slower"],
+        serde_json::json!({"percent": 5.0, "verdict": "slower"})
+    );
+    for (more, name) in [
+        (&["--runs", "5"][..], "--runs"),
+        (&["--export-csv", &csv], "--export-csv"),
+        (&["--compress-level", "3"], "--compress-level"),
+        (&["--links", "1Gbit"], "--links"),
+    ] {
+        run(&[&["bench", "--compare", &json, &slow], more].concat())
+            .failed_with(2, &[name, "has no effect"]);
+    }
+    run(&["bench", "--compare", &json, &path("none.json")]).failed_with(2, &["cannot read"]);
+    for (args, words) in [
+        (
+            &["bench", "--then-diff", "x", "--synthetic", "16MiB"][..],
+            "--then and --then-diff need IMAGE",
+        ),
+        (&["bench", "--goal", "downtime"], "needs later images"),
+    ] {
+        run(args).failed_with(2, &[words]);
+    }
     assert_eq!(compared["only-old"].as_array().map(Vec::len), Some(0));
 
     slower["settings"].as_array_mut().unwrap().truncate(1);

@@ -9,7 +9,7 @@
 //! measured again, often enough, by a benchmark that was completed.
 
 use std::fmt::Write as _;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -147,8 +147,10 @@ pub struct ComparedRow {
     /// Its name in the new report.
     pub name: String,
     /// The old median in milliseconds.
+    #[serde(rename = "old-ms")]
     pub old: f64,
     /// The new median in milliseconds.
+    #[serde(rename = "new-ms")]
     pub new: f64,
     /// The number of old and of new runs.
     pub runs: [usize; 2],
@@ -169,20 +171,27 @@ impl ComparedRow {
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
     #[error("cannot read '{0}'")]
-    Io(String, #[source] std::io::Error),
+    Io(String, #[source] io::Error),
+    #[error("'{0}' is not a file of --export-json: it is not text")]
+    NotText(String),
+    #[error("'{0}' is not a file of --export-json: it is empty or cut short")]
+    CutShort(String),
     #[error("'{0}' is not a file of --export-json")]
     Malformed(String, #[source] serde_json::Error),
     #[error("'{0}' has schema {1} version {2}; supported is {SCHEMA} version {SCHEMA_VERSION}")]
     Schema(String, String, u32),
-    #[error("the reports are of different images: {0} and {1}")]
+    #[error(
+        "the reports are of different images, with the RAM digests {0} and {1}: measure the same image again (a \
+         synthetic guest with the same --synthetic, --mix and --seed)"
+    )]
     Images(String, String),
 }
 
 /// Reads and compares two files.
 ///
 /// # Errors
-/// Of kind [`Kind::Failed`] for a file that cannot be read, of kind [`Kind::Usage`] for one that is not
-/// a report, and for reports of different images.
+/// Of kind [`Kind::Usage`] for a file that cannot be read or is not a report, and for reports of different
+/// images.
 pub fn files(old: &Path, new: &Path) -> Result<Comparison> {
     let (before, after) = (read(old)?, read(new)?);
     let mut comparison = compare(&before, &after)?;
@@ -200,14 +209,21 @@ pub fn files(old: &Path, new: &Path) -> Result<Comparison> {
 
 fn read(path: &Path) -> Result<ExportedReport> {
     let name = path.display().to_string();
+    let usage = |what| Error::new(Kind::Usage, what);
     let mut text = String::new();
     open_to_read(path)
         .map(PatientReader::new)
         .and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text))
-        .map_err(|error| Error::new(Kind::Failed, Unusable::Io(name.clone(), error)))?;
-    let usage = |what| Error::new(Kind::Usage, what);
-    let document: ExportedReport = serde_json::from_str(&text)
-        .map_err(|error| usage(Unusable::Malformed(name.clone(), error)))?;
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => usage(Unusable::NotText(name.clone())),
+            _ => usage(Unusable::Io(name.clone(), error)),
+        })?;
+    let document: ExportedReport = serde_json::from_str(&text).map_err(|error| {
+        usage(match error.is_eof() {
+            true => Unusable::CutShort(name.clone()),
+            false => Unusable::Malformed(name.clone(), error),
+        })
+    })?;
     if document.schema != SCHEMA || document.schema_version != SCHEMA_VERSION {
         return Err(usage(Unusable::Schema(
             name,
@@ -257,8 +273,12 @@ trait Timed {
 impl Timed for ExportedSetting {
     const PEER: bool = false;
 
+    /// Names distinguish the settings of one report, and leave out a link that all of them have.
     fn name(&self) -> String {
-        printable(&self.name)
+        let link = self.parameters["link"].as_str();
+        let link = link.filter(|link| !self.name.contains(link));
+        let over = link.map_or_else(String::new, |link| format!(" over {link}"));
+        printable(&format!("{}{over}", self.name))
     }
 
     fn times(&self) -> Vec<f64> {
@@ -561,6 +581,18 @@ mod tests {
     }
 
     #[test]
+    fn settings_over_different_links_have_the_link_in_their_names() {
+        let over = |link: Value| {
+            let mut document = document("zlib:1", &[1.0]);
+            document.settings[0].parameters["link"] = link;
+            document
+        };
+        let found = compare(&over("100Mbit".into()), &over(Value::Null)).expect("no rows");
+        assert_eq!(names(&found.only_old), ["zlib:1 over 100Mbit"]);
+        assert_eq!(names(&found.only_new), ["zlib:1"]);
+    }
+
+    #[test]
     fn settings_match_by_their_parameters() {
         let old = document("zstd:1", &[1.0]);
         let other = compare(&old, &document("zstd:3", &[1.0])).expect("no rows");
@@ -582,14 +614,19 @@ mod tests {
         );
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x.json");
-        assert_eq!(read(&path).expect_err("missing").kind(), Kind::Failed);
-        for text in ["", "{}", "[1]", "{\"schema\": \"other\"}"] {
+        assert_eq!(read(&path).expect_err("missing").kind(), Kind::Usage);
+        for (text, words) in [
+            (&b""[..], "it is empty or cut short"),
+            (b"{\"schema\": \"", "it is empty or cut short"),
+            (b"\xff", "it is not text"),
+            (b"{}", "is not a file of --export-json"),
+            (b"[1]", "is not a file of --export-json"),
+            (b"{\"schema\": \"other\"}", "is not a file of --export-json"),
+        ] {
             std::fs::write(&path, text).expect("a file");
-            assert_eq!(
-                read(&path).expect_err("refused").kind(),
-                Kind::Usage,
-                "{text}"
-            );
+            let error = read(&path).expect_err("refused");
+            assert_eq!(error.kind(), Kind::Usage, "{text:?}");
+            assert!(error.to_string().contains(words), "{error}");
         }
     }
 

@@ -30,6 +30,9 @@ Every run is a real migration whose result is verified. The runs of all settings
 the table shows their medians; --json has every run. Ctrl-C ends the benchmark after the run in
 progress, and the results so far are printed and exported; a second Ctrl-C ends it immediately.")]
 pub(in crate::cli) struct BenchArgs {
+    // The first, as each field takes its values out of clap's.
+    #[command(flatten)]
+    pub(super) explicit: ExplicitMethod,
     /// A raw RAM image or a guest folder [default: a synthetic guest]
     #[arg(value_parser = ImagePath)]
     pub(super) image: Option<PathBuf>,
@@ -79,8 +82,6 @@ Pages of the synthetic guest [default: busy]:
     pub(super) scratch: Option<PathBuf>,
     #[command(flatten)]
     pub(super) output: OutputArgs,
-    #[command(flatten)]
-    pub(super) explicit: ExplicitMethod,
     #[command(flatten)]
     pub(super) params: BenchParams,
 }
@@ -180,8 +181,8 @@ pub(super) struct OutputArgs {
     /// Compare two files of --export-json instead of measuring
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with = "image")]
     pub(super) compare: Option<Vec<PathBuf>>,
-    /// With --compare: exit with code 6 if a setting became slower by more than this and the noise,
-    /// and with 1 if that cannot be told
+    /// With --compare: exit with code 6 if a setting became slower by more than PERCENT, beyond the noise;
+    /// with 1 if that cannot be told, as of fewer than three runs in each file
     #[arg(long, value_name = "PERCENT", requires = "compare", value_parser = Checked(compare::parse_percent))]
     pub(super) fail_if_slower: Option<f64>,
     /// Do not show progress
@@ -207,12 +208,17 @@ fn image_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Whether the method or the level was given explicitly. clap's values do not show that, as every
-/// parameter has a default.
-#[derive(Debug, Clone, Copy, Default)]
+/// What was given explicitly. clap's values do not show that, as every parameter has a default.
+#[derive(Debug, Clone, Default)]
 pub(super) struct ExplicitMethod {
+    /// The method or the level.
     pub(super) given: bool,
+    /// The first option that means nothing to a comparison of files.
+    pub(super) not_for_compare: Option<String>,
 }
+
+/// What a comparison of files takes, by clap's names.
+const FOR_COMPARE: [&str; 4] = ["compare", "fail_if_slower", "json", "quiet"];
 
 impl clap::Args for ExplicitMethod {
     fn augment_args(command: clap::Command) -> clap::Command {
@@ -235,6 +241,12 @@ impl clap::FromArgMatches for ExplicitMethod {
         let given =
             |name| matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine);
         self.given = given("compress-method") || given("compress-level");
+        let ids = matches.ids().map(clap::Id::as_str);
+        // Groups, which have the names of types, are not options.
+        let mut others = ids.filter(|id| {
+            id.starts_with(char::is_lowercase) && !FOR_COMPARE.contains(id) && given(id)
+        });
+        self.not_for_compare = others.next().map(|id| id.replace('_', "-"));
         Ok(())
     }
 }

@@ -73,6 +73,11 @@ pub(super) enum ImageSource {
 impl BenchPlan {
     pub(super) fn new(args: BenchArgs) -> Result<BenchPlan> {
         if let Some([old, new]) = args.output.compare.as_deref() {
+            if let Some(other) = &args.explicit.not_for_compare {
+                let what =
+                    format!("--compare measures nothing, so --{other} has no effect: remove it");
+                return Err(Error::new(Kind::Usage, what));
+            }
             return Ok(BenchPlan::Compare(CompareFiles {
                 old: old.clone(),
                 new: new.clone(),
@@ -88,6 +93,14 @@ impl Measurement {
     fn new(args: BenchArgs) -> Result<Measurement> {
         let (params, caps) = args.params.into_parts(Caps::default())?;
         let later_rounds = !args.then.0.is_empty();
+        if later_rounds && args.image.is_none() {
+            let what = "--then and --then-diff need IMAGE, the guest's RAM before";
+            return Err(Error::new(Kind::Usage, what));
+        }
+        if args.effort.goal == Goal::Downtime && !later_rounds {
+            let what = "the goal downtime needs later images: add --then IMAGE";
+            return Err(Error::new(Kind::Usage, what));
+        }
         let output = args.output;
         let exports = [
             (Form::Json, output.export_json),
@@ -125,7 +138,7 @@ impl Measurement {
             exports: (exports.into_iter())
                 .filter_map(|(form, path)| Some((form, path?)))
                 .collect(),
-            matrix: matrix(&args.matrix, args.explicit, &params, &caps, later_rounds)?,
+            matrix: matrix(&args.matrix, &args.explicit, &params, &caps, later_rounds)?,
             params,
             caps,
             runs: args.effort.runs,
@@ -177,7 +190,7 @@ impl Measurement {
 /// The settings that the options describe.
 pub(super) fn matrix(
     args: &MatrixArgs,
-    explicit: ExplicitMethod,
+    explicit: &ExplicitMethod,
     params: &Params,
     caps: &Caps,
     later_rounds: bool,

@@ -21,7 +21,7 @@ fn chosen(words: &[&str]) -> String {
         .params
         .into_parts(Caps::default())
         .expect("they fit together");
-    let matrix = matrix(&args.matrix, args.explicit, &params, &caps, false).expect("settings");
+    let matrix = matrix(&args.matrix, &args.explicit, &params, &caps, false).expect("settings");
     let settings = &matrix.settings;
     let names: Vec<_> = settings
         .iter()
@@ -87,7 +87,7 @@ fn axes_replace_what_the_preset_has() {
     let of = |words: &[&str]| {
         let args = args(words).expect("options");
         let (params, caps) = (Params::default(), Caps::default());
-        matrix(&args.matrix, args.explicit, &params, &caps, false).map(|matrix| matrix.settings)
+        matrix(&args.matrix, &args.explicit, &params, &caps, false).map(|matrix| matrix.settings)
     };
     let settings = of(&["--preset=links", "--links=1Gbit", "--methods=lz4,zstd:1,3"]);
     let settings = settings.expect("settings");
