@@ -32,8 +32,9 @@ Examples:
   qmp-shell m.sock                           # then: migrate uri=tcp:192.0.2.7:4444
   ramferry ctl m.sock domjobinfo --watch
 Speaks QMP, QEMU's protocol, with QEMU's commands for migration; query-commands lists them. Beyond QEMU's \
-arguments, migrate takes image, format, then, wire, force, fallback, block, machine, live, pid, stop-command, \
-resume-command and fuzzy, as send has them; migrate-incoming takes output, block and force, as receive has them.
+arguments, migrate takes image, format, paused, then, wire, force, sync, fallback, block, machine, live, qmp, pid, \
+paused-ok, again, stop-command, resume-command and fuzzy, as send has them; migrate-incoming takes output, block, force \
+and sync, as receive has them. sync is true unless given; send and receive have --no-sync.
 Prints 'monitor at URI' on standard output when it can be connected to, by this user alone. \
 Ends upon the command quit or a signal; a migration that runs is cancelled first.
 Anyone who can connect can run commands as this user (exec: addresses).")]
@@ -56,6 +57,12 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
         Ok(_) => Err(format!(
             "a monitor listens on unix:PATH only, not on '{text}'"
         )),
+        Err(_) if !text.is_empty() && !text.contains(':') => Err(TransportError::Address {
+            given: text.to_owned(),
+            why: format!("it does not begin with a scheme: write unix:{text}").into(),
+            allowed: "unix:PATH",
+        }
+        .to_string()),
         Err(error) => Err(TransportError::allowing(error, "unix:PATH").to_string()),
     }
 }

@@ -32,12 +32,17 @@ pub(crate) enum LiveError {
     Missing(&'static str),
     /// `live` is off, and there are options for it.
     Off,
+    /// `paused-ok`, and a writer whose state cannot be examined.
+    PausedOk,
+    /// `again`, and nothing that is handed over.
+    Again,
 }
 
 impl LiveError {
     /// One line, with options named as `name` writes them.
     pub(crate) fn describe(self, name: impl Fn(&str) -> String) -> String {
         let [live, qmp, pid, fuzzy] = ["live", "qmp", "pid", "fuzzy"].map(&name);
+        let [paused_ok, again] = ["paused-ok", "again"].map(&name);
         let [stop, resume] = ["stop-command", "resume-command"].map(&name);
         match self {
             LiveError::NoWriter => format!(
@@ -49,8 +54,12 @@ impl LiveError {
             }
             LiveError::NoProcess => format!("{pid} needs at least one process"),
             LiveError::Missing(option) => format!("{} is missing", name(option)),
-            LiveError::Off => {
-                format!("{pid}, {stop} and {fuzzy} are for a live migration: give {live}, too")
+            LiveError::Off => format!(
+                "{qmp}, {pid}, {stop}, {fuzzy}, {paused_ok} and {again} are for a live migration: give {live}, too"
+            ),
+            LiveError::PausedOk => format!("{paused_ok} is for {qmp} and {pid}: leave it out"),
+            LiveError::Again => {
+                format!("{again} is not for {fuzzy}, which hands no guest over: leave it out")
             }
         }
     }
@@ -59,10 +68,12 @@ impl LiveError {
 impl LiveOptions {
     /// What the options say together; `None` if the guest is not live.
     pub(crate) fn into_live(self, guard: Option<PathBuf>) -> Result<Option<Live>, LiveError> {
+        let for_live_alone = self.paused_ok || self.again;
         let writer = match (self.qmp, self.pids, self.stop, self.resume, self.fuzzy) {
             (None, None, None, None, false) if self.live == Some(true) => {
                 return Err(LiveError::NoWriter);
             }
+            (None, None, None, None, false) if for_live_alone => return Err(LiveError::Off),
             (None, None, None, None, false) => return Ok(None),
             (Some(socket), None, None, None, false) => WriterChoice::Qmp {
                 socket,
@@ -87,6 +98,13 @@ impl LiveOptions {
         };
         if self.live == Some(false) {
             return Err(LiveError::Off);
+        }
+        match writer {
+            WriterChoice::Fuzzy if self.again => return Err(LiveError::Again),
+            WriterChoice::Fuzzy | WriterChoice::Commands { .. } if self.paused_ok => {
+                return Err(LiveError::PausedOk);
+            }
+            _ => {}
         }
         Ok(Some(Live::new(writer).again(self.again)))
     }

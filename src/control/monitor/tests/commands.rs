@@ -273,7 +273,21 @@ fn what_makes_no_sense_is_not_sent() {
             ),
             (
                 json!({"uri": "tcp:h:1", "image": "i", "live": false, "fuzzy": true}),
-                "'pid', 'stop-command' and 'fuzzy' are for a live migration: give 'live', too",
+                "'qmp', 'pid', 'stop-command', 'fuzzy', 'paused-ok' and 'again' are for a live migration: give \
+                 'live', too",
+            ),
+            (
+                json!({"uri": "tcp:h:1", "again": true}),
+                "'qmp', 'pid', 'stop-command', 'fuzzy', 'paused-ok' and 'again' are for a live migration: give \
+                 'live', too",
+            ),
+            (
+                json!({"uri": "tcp:h:1", "fuzzy": true, "again": true}),
+                "'again' is not for 'fuzzy', which hands no guest over: leave it out",
+            ),
+            (
+                json!({"uri": "tcp:h:1", "fuzzy": true, "paused-ok": true}),
+                "'paused-ok' is for 'qmp' and 'pid': leave it out",
             ),
             (
                 json!({"uri": "tcp:h:1", "image": "i", "live": true}),
