@@ -44,7 +44,7 @@ pub(super) struct CtlArgs {
     #[arg(
         long,
         value_name = "TIME",
-        default_value = "10",
+        default_value = "10s",
         global = true,
         value_parser = Checked(time_limit)
     )]

@@ -14,11 +14,12 @@ pub(super) struct LaterArgs(pub(super) Vec<Later>);
 
 #[derive(Debug, clap::Args)]
 struct Options {
-    /// The same guest's RAM at a later time: adds a delta round for what changed (repeatable)
+    /// The same guest's RAM at a later time: adds a delta round for what changed. Needs
+    /// IMAGE (repeatable)
     #[arg(long, value_name = "IMAGE", requires = "image", value_parser = ImagePath)]
     then: Vec<PathBuf>,
     /// As --then, with a sparse diff against the image before, such as Firecracker's: its holes are
-    /// unchanged pages (repeatable)
+    /// unchanged pages, so copy it with them (repeatable)
     #[arg(long, value_name = "FILE", requires = "image", value_parser = ImagePath)]
     then_diff: Vec<PathBuf>,
 }

@@ -425,8 +425,8 @@ impl TypedValueParser for OutputPath {
     ) -> Result<PathBuf, clap::Error> {
         if value == "-" {
             return Err(refusal(
-                "'-' cannot be OUTPUT: a guest is not written from its beginning to its end, as standard \
-                 output would need; ./- is a file of this name",
+                "'-' (standard output) cannot be used here: a file is needed that can be written at any \
+                 position; ./- is a file of this name",
             ));
         }
         Ok(PathBuf::from(value))
@@ -446,8 +446,8 @@ impl TypedValueParser for ImagePath {
         let text = value.to_string_lossy();
         if text == "-" {
             return Err(refusal(
-                "'-' cannot be IMAGE: it is not read from its beginning to its end, as standard input would \
-                 need; ./- is a file of this name",
+                "'-' (standard input) cannot be used here: a file is needed that can be read at any \
+                 position; ./- is a file of this name",
             ));
         }
         if text.contains(':') && text.parse::<Address>().is_ok() && !path.exists() {

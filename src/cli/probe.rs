@@ -101,8 +101,13 @@ fn text(address: &Address, peer: &Peer) -> String {
         Ok(able) => {
             let able = able.iter().map(String::as_str).collect();
             lines.push(format!("capabilities {}", list(able)));
-            let lacks = list(peer.lacks().unwrap_or_default());
-            lines.push(format!("missing      {lacks} (this program has it)"));
+            let lacks = peer.lacks().unwrap_or_default();
+            let ours = if lacks.is_empty() {
+                ""
+            } else {
+                " (this program has it)"
+            };
+            lines.push(format!("missing      {}{ours}", list(lacks)));
         }
         Err(why) => {
             lines.push(format!("capabilities unknown: {why}"));

@@ -90,10 +90,11 @@ impl Progress {
             };
             let rounds = now.rounds.iter().take(last);
             for (number, round) in (1..).zip(rounds).skip(self.rounds) {
+                let pages = round.tally.pages();
                 let mut line = format!(
-                    "round {}: {} pages, {} on the wire, {}",
+                    "round {}: {pages} page{}, {} on the wire, {}",
                     round.round,
-                    round.tally.pages(),
+                    if pages == 1 { "" } else { "s" },
                     format_bytes(round.wire_bytes),
                     format_duration(round.time)
                 );

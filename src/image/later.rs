@@ -1,6 +1,9 @@
 //! Later images of a guest's RAM, for delta rounds.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::SeekFrom;
 
 /// A later image of the same guest's RAM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +32,16 @@ impl Later {
             path: path.into(),
             is_diff: true,
         }
+    }
+
+    /// Whether all of a file is data, so that a diff replaces every page. `false` also if that cannot be
+    /// found out.
+    pub(crate) fn has_no_holes(&self) -> bool {
+        let hole = File::open(&self.path).and_then(|file| {
+            let hole = rustix::fs::seek(&file, SeekFrom::Hole(0))?;
+            Ok(hole == file.metadata()?.len())
+        });
+        hole.unwrap_or(false)
     }
 }
 

@@ -282,8 +282,8 @@ impl Output {
             let guest = block.map_or(0, Block::bytes);
             if guest < *bytes {
                 notes.push(format!(
-                    "'{path}' has {} more than the guest, which stay as they are and are not part of \
-                     the digest",
+                    "'{path}' is {} larger than the guest; the rest is left as it is and is not part of the \
+                     digest",
                     format_bytes(bytes - guest)
                 ));
             }

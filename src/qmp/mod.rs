@@ -42,7 +42,7 @@ const MOST_QUOTED: usize = 80;
 const MOST_WORDS: usize = 2000;
 /// Why a monitor may be silent from the start: a QEMU's socket serves one client, and others are accepted
 /// by the kernel, and wait.
-const OTHER_CLIENT: &str = ": is another client connected to it?";
+const OTHER_CLIENT: &str = ": is another client connected to it, or is its process stopped?";
 /// Ends whatever a parser is in the middle of: QEMU's resets itself at a byte that is not UTF-8, and
 /// any parser of lines at the line end.
 const RESET: &[u8] = b"\xff\n";

@@ -308,7 +308,8 @@ fn silence_ends_at_the_time_limit() {
         let line = line_of(client.expect_err("nothing to read"));
         assert_eq!(
             line,
-            "the monitor at unix:m gave no greeting within 50.00 ms: is another client connected to it?"
+            "the monitor at unix:m gave no greeting within 50.00 ms: is another client connected to it, or is its \
+             process stopped?"
         );
         end(far);
     }

@@ -123,6 +123,13 @@ impl Request {
         for later in &self.then {
             let now = Arc::new(last.open_later(later)?);
             files.add(now.ram())?;
+            if later.is_diff && later.has_no_holes() {
+                note(format!(
+                    "'{}' has no holes, so it replaces every page: if it was copied, copy it with its holes (cp \
+                     --sparse=auto)",
+                    later.path.display()
+                ));
+            }
             let count = last.ram().pages_lost_in(now.ram())?;
             if count > 0 {
                 let pages = if count == 1 { "page" } else { "pages" };
@@ -135,7 +142,7 @@ impl Request {
             last = now;
         }
         if self.live.is_some() && !self.then.is_empty() {
-            let what = "a live guest has no later images";
+            let what = "a live migration takes no later images (--then, --then-diff): it finds later changes itself";
             return Err(Error::new(Kind::Usage, what));
         }
         if self.live.is_some() && self.paused {

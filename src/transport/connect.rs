@@ -226,7 +226,11 @@ impl Connector {
                 return Err(TransportError::ConnectTimeout {
                     address: self.address.to_string(),
                     limit: self.connect_timeout,
-                    source: error,
+                    source: match error.raw_os_error() {
+                        // Only a named pipe that is opened for writing gives this.
+                        Some(libc::ENXIO) => io::Error::other("no program reads this pipe"),
+                        _ => error,
+                    },
                 });
             }
             match abort.wait(left.min(RETRY)) {

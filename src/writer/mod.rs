@@ -246,7 +246,7 @@ pub enum WriterError {
     /// It was stopped for the last round, and runs again.
     #[error(
         "process {pid} was resumed by another program while its last pages were sent (thread {thread} is in \
-         state {state}): what arrived is not its RAM any more"
+         state {state}): what arrived is no longer its RAM"
     )]
     Continued {
         /// Its PID.
@@ -259,7 +259,7 @@ pub enum WriterError {
     /// It was stopped for the last round, ran again, and is stopped now.
     #[error(
         "process {pid} was resumed by another program while its last pages were sent, and stopped again (its \
-         thread {thread} ran): what arrived is not its RAM any more"
+         thread {thread} ran): what arrived is no longer its RAM"
     )]
     ContinuedForAWhile {
         /// Its PID.

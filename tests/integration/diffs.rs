@@ -50,12 +50,22 @@ fn a_diffs_holes_are_unchanged_and_its_data_replaces_pages_in_any_order_of_optio
         run(&["receive", &stream, text(&out), "-q"]).succeeded();
         assert!(std::fs::read(&out).unwrap() == expected);
 
+        assert!(
+            !run(&[&["send", text(&base), &stream, "--force"], &diffs[..]].concat())
+                .err
+                .contains("has no holes")
+        );
+
         // The whole image comes last, and holds what it holds.
         let whole = folder.image("whole", &pages);
         let stream = format!("file:{}", folder.path("s2").display());
         let out = folder.path("out2");
         let mixed = ["--then-diff", text(&first), "--then", text(&whole)];
         run(&[&["send", text(&base), &stream, "-q"], &mixed[..]].concat()).succeeded();
+        let full = ["--then-diff", text(&whole), "--force"];
+        let noted = run(&[&["send", text(&base), &stream], &full[..]].concat());
+        assert!(noted.err.contains("whole' has no holes"), "{noted:?}");
+        run(&[&["send", text(&base), &stream, "-q", "--force"], &mixed[..]].concat()).succeeded();
         run(&["receive", &stream, text(&out), "-q"]).succeeded();
         assert!(std::fs::read(&out).unwrap() == std::fs::read(&whole).unwrap());
     }

@@ -468,7 +468,11 @@ fn a_socket_that_cannot_be_is_named_with_the_reason() {
         (&long, 2, "at most 107 bytes"),
         (&file, 1, "it exists and is not a socket"),
         ("tcp:127.0.0.1:0", 2, "unix:PATH only"),
-        ("m.sock", 2, "it does not begin with a scheme"),
+        (
+            "m.sock",
+            2,
+            "it does not begin with a scheme: write unix:m.sock",
+        ),
         ("unix:/nowhere/at/all", 1, "No such file"),
     ] {
         run(&["monitor", uri]).failed_with(code, &[words]);

@@ -55,7 +55,7 @@ fn a_destination_says_what_it_can_and_goes_on_waiting_for_its_source() {
                  protocol     versions 1 to 1; version 1 would be used\n\
                  timeout      12.00 s of silence\n\
                  capabilities early-device-state, guest-folder, gzip, lz4, xbzrle, zlib, zstd\n\
-                 missing      nothing (this program has it)\n"
+                 missing      nothing\n"
             )
         );
         assert_eq!(shown.err, "");

@@ -72,7 +72,7 @@ const MAX_RAM: u64 = 1 << 50;
 // The fields are what the messages say of them.
 #[allow(missing_docs)]
 pub enum FolderError {
-    #[error("{GUEST_JSON} not found")]
+    #[error("it has no {GUEST_JSON}, so it is not one")]
     NoDescription,
     /// Or it would be, once written.
     #[error("{GUEST_JSON} is longer than {MAX_GUEST_JSON} bytes")]

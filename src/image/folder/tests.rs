@@ -214,7 +214,7 @@ fn files_that_were_changed_are_refused_by_name() {
     assert_eq!(error.kind(), crate::Kind::Differs);
     assert!(error.one_line().contains("'pc.ram' is damaged"), "{error}");
     std::fs::remove_file(path.join(GUEST_JSON)).unwrap();
-    assert!(refused(&path).contains("guest.json not found"));
+    assert!(refused(&path).contains("it has no guest.json, so it is not one"));
 }
 
 #[test]

@@ -255,6 +255,9 @@ impl Kept {
             path: path.into(),
             why,
         };
+        if !path.exists() {
+            return Err(bad("it does not exist; name them with --records").into());
+        }
         let file = match Block::open(path, ImageFormat::Raw) {
             Err(ImageError::Empty { .. } | ImageError::NotWholePages { .. }) => {
                 return Err(bad("its size is not valid").into());

@@ -117,7 +117,7 @@ pub enum QemuError {
     /// It was stopped for the last round, and runs or ran again.
     #[error(
         "the guest of the QEMU at {socket} was resumed by another client while its last pages were sent \
-         ({sign}): what arrived is not its RAM any more"
+         ({sign}): what arrived is no longer its RAM"
     )]
     Resumed {
         /// The monitor's address.

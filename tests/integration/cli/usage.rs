@@ -18,7 +18,7 @@ fn what_is_not_an_image_is_refused_by_name() {
         (missing.as_path(), "No such file"),
         (&empty, "is empty"),
         (&odd, "4097 bytes is not a multiple of the page size, 4096"),
-        (folder, "guest.json not found"),
+        (folder, "it has no guest.json"),
     ] {
         let name = image.to_str().unwrap();
         let uri = files.uri();

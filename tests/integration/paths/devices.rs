@@ -75,7 +75,10 @@ fn a_block_device_holds_the_guest_and_keeps_what_lies_after_it() {
         .succeeded();
     let received = receiver.finish();
     received.succeeded();
-    assert!(received.err.contains("16.00 KiB more"), "{received:?}");
+    assert!(
+        received.err.contains("16.00 KiB larger than the guest"),
+        "{received:?}"
+    );
 
     // Zero pages too, though the device held other bytes there.
     let image = std::fs::read(&files.image).unwrap();

@@ -65,7 +65,13 @@ const IMAGE: &[(Kind, Outcome)] = &[
             "cannot open 'NAME': Too many levels of symbolic links (os error 40)",
         ),
     ),
-    (Dir, Refused(1, "guest folder 'NAME': guest.json not found")),
+    (
+        Dir,
+        Refused(
+            1,
+            "guest folder 'NAME': it has no guest.json, so it is not one",
+        ),
+    ),
     (
         Slash,
         Refused(1, "cannot open 'NAME': Not a directory (os error 20)"),
@@ -110,7 +116,7 @@ const IMAGE: &[(Kind, Outcome)] = &[
         Dash,
         Refused(
             2,
-            "'-' cannot be IMAGE: it is not read from its beginning to its end, as standard input would need; ./- is a file of this name",
+            "'-' (standard input) cannot be used here: a file is needed that can be read at any position; ./- is a file of this name",
         ),
     ),
 ];
@@ -143,7 +149,13 @@ const INSPECT: &[(Kind, Outcome)] = &[
             "'NAME' is not a migration stream, and a RAM image must be a regular file or a block device",
         ),
     ),
-    (Dir, Refused(1, "guest folder 'NAME': guest.json not found")),
+    (
+        Dir,
+        Refused(
+            1,
+            "guest folder 'NAME': it has no guest.json, so it is not one",
+        ),
+    ),
     (
         Proc,
         Refused(
@@ -291,7 +303,7 @@ const OUTPUT: &[(Kind, Outcome)] = &[
         Dash,
         Refused(
             2,
-            "'-' cannot be OUTPUT: a guest is not written from its beginning to its end, as standard output would need; ./- is a file of this name",
+            "'-' (standard output) cannot be used here: a file is needed that can be written at any position; ./- is a file of this name",
         ),
     ),
 ];
@@ -323,7 +335,7 @@ const STORE: &[(Kind, Outcome)] = &[
         Fifo,
         Refused(
             1,
-            "cannot connect to file:NAME within 0.1 s: No such device or address (os error 6)",
+            "cannot connect to file:NAME within 0.1 s: no program reads this pipe",
         ),
     ),
     (
