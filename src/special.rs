@@ -6,8 +6,8 @@
 
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -81,6 +81,22 @@ pub(crate) fn size(file: &File) -> io::Result<u64> {
         return (&*file).seek(SeekFrom::End(0));
     }
     Ok(metadata.len())
+}
+
+/// The node of a block device that the system made itself, whatever node this path names.
+pub(crate) fn system_node(path: &Path) -> Option<PathBuf> {
+    let device = |path: &Path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        is_device(&metadata).then(|| metadata.rdev())
+    };
+    let id = device(path)?;
+    let (major, minor) = (rustix::fs::major(id), rustix::fs::minor(id));
+    let event = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent")).ok()?;
+    let name = event
+        .lines()
+        .find_map(|line| line.strip_prefix("DEVNAME="))?;
+    let node = Path::new("/dev").join(name);
+    (device(&node) == Some(id)).then_some(node)
 }
 
 /// Opens a block device to write to it. It must be in use by no file system, and by no other program

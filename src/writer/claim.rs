@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 
 use super::held::{Target, start_of};
-use super::lock::lock_image;
+use super::lock::{lock_image, open_image};
 use super::users::{User, Writers, has_async_io, maps_writable, writers_of};
 use super::{QemuError, QemuWriter, WriterError};
 use crate::error::{Error, Kind, Result};
@@ -63,8 +63,7 @@ impl Claim {
         for block in guest.blocks() {
             let path = block.path().to_owned();
             let what = format!("image '{}'", path.display());
-            let writable = File::options().read(true).write(true).open(&path);
-            let (file, locked) = match writable {
+            let (file, locked) = match open_image(&path) {
                 Ok(file) => {
                     let locked = lock_image(&file, &what)?;
                     (file, locked)

@@ -15,14 +15,18 @@
 //! | an OFD lock of a range of the image | yes | by who may write it |
 //!
 //! The image has the last one, on bytes far beyond any end of a file, and the process the one of
-//! `personality`. So two migrations of one image exclude each other everywhere. Two of different images
+//! `personality`. Where a writer has locked all of its image for itself, the image's flock(2) is taken
+//! instead. The nodes of a block device have locks of their own: the one that the system made, in /dev, is
+//! locked for all of them. So two migrations of one image exclude each other everywhere. Two of different images
 //! of one process do where they see the same mount of /proc.
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use super::WriterError;
 use super::held::HeldProcess;
+use crate::special;
 use crate::sys::{self, RangeLock};
 
 /// The bytes of an image that are locked: no file is as long, and locks of a writer's own end before.
@@ -60,6 +64,18 @@ impl Lock {
     }
 }
 
+/// Opens an image to lock it, for reading and writing.
+///
+/// # Errors
+/// Those of the file system.
+pub(super) fn open_image(path: &Path) -> io::Result<File> {
+    let open = |path: &Path| File::options().read(true).write(true).open(path);
+    match special::system_node(path) {
+        Some(node) => open(&node).or_else(|_| open(path)),
+        None => open(path),
+    }
+}
+
 /// Locks an image until `file` is closed.
 ///
 /// # Errors
@@ -67,18 +83,20 @@ impl Lock {
 pub(super) fn lock_image(file: &File, what: &str) -> Result<io::Result<()>, WriterError> {
     match sys::try_lock_range(file, RANGE) {
         Ok(RangeLock::Taken) => Ok(Ok(())),
-        Ok(RangeLock::HeldByAnother(range)) if range == RANGE => Err(WriterError::Busy {
+        // By its writer, for itself.
+        Ok(RangeLock::HeldByAnother(range)) if range != RANGE && sys::try_lock(file) => Ok(Ok(())),
+        Ok(RangeLock::HeldByAnother(_)) => Err(WriterError::Busy {
             what: what.to_owned(),
         }),
-        Ok(RangeLock::HeldByAnother(_)) => Ok(Err(io::Error::other(
-            "another program has locked all of it for itself",
-        ))),
         Err(error) => Ok(Err(error)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::super::users::writers_of;
     use super::*;
 
     #[test]
@@ -95,14 +113,66 @@ mod tests {
         drop(one);
         lock_image(&open(), "it").unwrap().unwrap();
 
-        let all = sys::try_lock_range(&two, (0, 0)).unwrap();
+        // All of it: the first migration goes on, and a second one is refused.
+        drop(two);
+        let writer = open();
+        let all = sys::try_lock_range(&writer, (0, 0)).unwrap();
         assert_eq!(all, RangeLock::Taken);
-        let why = lock_image(&open(), "it").unwrap().unwrap_err();
-        assert!(why.to_string().contains("another program"), "{why}");
+        let one = open();
+        lock_image(&one, "it").unwrap().unwrap();
+        lock_image(&open(), "it").unwrap_err();
+        drop((one, writer));
         // For writing only: without the permission to write there is no lock.
         lock_image(&File::open(&path).unwrap(), "it")
             .unwrap()
             .unwrap_err();
+    }
+
+    /// What a program prints, if it succeeds.
+    fn output_of(program: &str, args: &[&str]) -> Option<String> {
+        let output = std::process::Command::new(program).args(args).output();
+        let output = output.ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+
+    #[test]
+    fn a_block_device_is_one_whatever_its_nodes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (disk, node) = (folder.path().join("disk"), folder.path().join("node"));
+        std::fs::write(&disk, vec![1; 1 << 16]).unwrap();
+        let Some(device) = output_of("losetup", &["--find", "--show", disk.to_str().unwrap()])
+        else {
+            eprintln!("SKIPPED: the nodes of a block device: losetup is not permitted here");
+            return;
+        };
+        let numbers = std::fs::metadata(&device).unwrap().rdev();
+        let numbers =
+            [rustix::fs::major(numbers), rustix::fs::minor(numbers)].map(|n| n.to_string());
+        let made = output_of(
+            "mknod",
+            &[node.to_str().unwrap(), "b", &numbers[0], &numbers[1]],
+        );
+        let outcomes = made.map(|_| {
+            let device = Path::new(&device);
+            let (one, two) = (open_image(device).unwrap(), open_image(&node).unwrap());
+            lock_image(&one, "it").unwrap().unwrap();
+            let busy = lock_image(&two, "it").is_err();
+            // This shell has one node open, and is found by the other.
+            let mut shell = std::process::Command::new("sh")
+                .args(["-c", "exec sleep 1000"])
+                .stdin(File::options().read(true).write(true).open(device).unwrap())
+                .spawn()
+                .unwrap();
+            let found = writers_of(&[&node]).unwrap().users;
+            shell.kill().unwrap();
+            shell.wait().unwrap();
+            (busy, found.iter().any(|user| user.pid == shell.id()))
+        });
+        output_of("losetup", &["-d", &device]).unwrap();
+        match outcomes {
+            Some(outcomes) => assert_eq!(outcomes, (true, true)),
+            None => eprintln!("SKIPPED: the nodes of a block device: mknod is not permitted here"),
+        }
     }
 
     #[test]

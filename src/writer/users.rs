@@ -11,10 +11,10 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, statat};
 use rustix::io::Errno;
 
 use crate::sys::share_descriptors;
@@ -118,9 +118,34 @@ pub fn has_async_io(pid: u32) -> bool {
     lines.any(|mapping| mapping.path.starts_with(b"/[aio]"))
 }
 
+/// What distinguishes a file from all others, whatever its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    /// Its file system and inode.
+    File(u64, u64),
+    /// A block device, which has any number of nodes.
+    Device(u64),
+}
+
+impl Identity {
+    fn of(found: &fs::Metadata) -> Identity {
+        match found.file_type().is_block_device() {
+            true => Identity::Device(found.rdev()),
+            false => Identity::File(found.dev(), found.ino()),
+        }
+    }
+
+    fn of_stat(found: &Stat) -> Identity {
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::BlockDevice => Identity::Device(found.st_rdev),
+            _ => Identity::File(found.st_dev, found.st_ino),
+        }
+    }
+}
+
 /// A file, as it is found again in another process.
 struct Wanted {
-    identity: (u64, u64),
+    identity: Identity,
     owner: u32,
     /// Others than its owner may write; an access list shows in these bits, too.
     is_shared: bool,
@@ -138,7 +163,7 @@ impl Wanted {
             rustix::fs::minor(found.dev()),
         );
         Ok(Wanted {
-            identity: (found.dev(), found.ino()),
+            identity: Identity::of(&found),
             owner: found.uid(),
             is_shared: Mode::from_raw_mode(found.mode()).intersects(Mode::WGRP | Mode::WOTH),
             mapped: format!("{major:02x}:{minor:02x}"),
@@ -231,7 +256,7 @@ fn opens_for_writing(process: &Path, wanted: &[Wanted]) -> io::Result<bool> {
         if let Ok(found) = statat(folder.as_fd(), entry.file_name(), AtFlags::empty())
             && wanted
                 .iter()
-                .any(|file| file.identity == (found.st_dev, found.st_ino))
+                .any(|file| file.identity == Identity::of_stat(&found))
         {
             return Ok(true);
         }
@@ -287,15 +312,16 @@ impl Mapping<'_> {
     }
 
     fn is_of(&self, file: &Wanted, process: &Path) -> bool {
-        if self.inode != file.inode {
+        let is_device = matches!(file.identity, Identity::Device(_));
+        if self.inode != file.inode && !is_device {
             return false;
         }
         // Some file systems (btrfs, overlayfs) show another device here than stat(2) does.
-        self.device == file.mapped
+        (self.device == file.mapped && self.inode == file.inode)
             || self.path == file.path.as_os_str().as_bytes()
             // Only root may follow this one.
             || fs::metadata(process.join("map_files").join(self.range))
-                .is_ok_and(|found| (found.dev(), found.ino()) == file.identity)
+                .is_ok_and(|found| Identity::of(&found) == file.identity)
     }
 }
 

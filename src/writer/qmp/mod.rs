@@ -170,11 +170,9 @@ impl QemuWriter {
         let (state, socket) = (self.query_status()?, self.socket.clone());
         match meaning(&state) {
             Meaning::Rests(why) if !paused_ok => {
-                return Err(QemuError::Paused { socket, state, why }.into());
+                Err(QemuError::Paused { socket, state, why }.into())
             }
-            Meaning::Refused(why) => {
-                return Err(QemuError::WrongState { socket, state, why }.into());
-            }
+            Meaning::Refused(why) => Err(QemuError::WrongState { socket, state, why }.into()),
             Meaning::Runs | Meaning::Rests(_) => self.check_migration(),
         }
     }
