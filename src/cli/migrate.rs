@@ -22,7 +22,7 @@ use super::later::LaterArgs;
 use super::monitor::{self, Attached};
 use super::output::{self, announce, print_json};
 use super::params::{Checked, DestinationArgs, ImagePath, OutputPath, SourceArgs};
-use super::progress::Progress;
+use super::progress::{self, Progress};
 use super::{signals, summary};
 
 #[derive(Debug, clap::Args)]
@@ -114,22 +114,24 @@ pub(super) struct ReceiveArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Live")]
 struct LiveArgs {
-    /// The image is being written to: resend what changed until the rest fits into downtime-limit,
-    /// then stop the writer for the last round
+    /// Send while the image is being written to: resend what changed until the rest fits into
+    /// downtime-limit, then stop the writer for the last round. Needs --qmp, --pid, --stop-command or
+    /// --fuzzy
     #[arg(long)]
     live: bool,
-    /// QMP socket (a path or unix:PATH) of the QEMU that runs the guest: stopped for the last round, with
-    /// its disk I/O completed, and resumed unless the destination takes over
+    /// QMP socket (a path or unix:PATH) of the QEMU that runs the guest: the guest is stopped for the last
+    /// round, with its disk I/O completed, and resumed unless the destination takes over. QEMU's RAM must
+    /// be IMAGE, with share=on, and the socket must be free
     #[arg(long, value_name = "SOCKET", requires = "live", value_parser = Checked(qmp::socket_path))]
-    qmp: Option<PathBuf>,
+    qmp: Vec<PathBuf>,
     /// PID of the process that writes the image: stopped for the last round, resumed unless the
     /// destination takes over (repeatable)
     #[arg(long, value_name = "PID")]
     pid: Vec<u32>,
-    /// Accept a writer that is stopped already: it is migrated as a paused guest and stays stopped
+    /// Accept a writer or guest that is stopped already: it is migrated as a paused guest and stays stopped
     #[arg(long, requires = "live", conflicts_with_all = ["stop_command", "fuzzy"])]
     paused_ok: bool,
-    /// Accept a guest that was handed over before: only if its destination does not run it
+    /// Accept a guest that was handed over before: use this only if the destination is not running it
     #[arg(long, requires = "live")]
     again: bool,
     /// Shell command that stops the writer; it must not return before all writing has stopped
@@ -145,9 +147,13 @@ struct LiveArgs {
 
 impl LiveArgs {
     fn into_live(self) -> Result<Option<Live>> {
+        if self.qmp.len() > 1 {
+            let what = "--qmp can be given only once: one QEMU runs the guest";
+            return Err(Error::new(Kind::Usage, what));
+        }
         let options = LiveOptions {
             live: Some(self.live),
-            qmp: self.qmp,
+            qmp: self.qmp.into_iter().next(),
             pids: (!self.pid.is_empty()).then_some(self.pid),
             stop: self.stop_command,
             resume: self.resume_command,
@@ -285,20 +291,15 @@ fn finish(
     let ended = Arc::clone(&migration);
     signals::end_on_each(signals, migration.canceller(), move || outcome_now(&ended))?;
     attached.announce();
-    if !show.quiet {
+    if show.quiet {
+        progress::follow_quietly(&migration);
+    } else {
         Progress::new(waiting).follow(&migration);
     }
     let outcome = migration.join();
     let report = migration.report();
-    match &outcome {
-        Ok(()) if !show.quiet => summary::print(&report, &end(&report)),
-        // Which end has the guest must be known, however little is to be shown.
-        Err(_) if show.quiet && migration.query().let_go => {
-            if let Some(notice) = report.notices.last() {
-                output::report(&format!("note: {notice}"));
-            }
-        }
-        _ => {}
+    if outcome.is_ok() && !show.quiet {
+        summary::print(&report, &end(&report));
     }
     if show.json {
         let report = match &outcome {

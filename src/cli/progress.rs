@@ -178,6 +178,22 @@ impl Progress {
     }
 }
 
+/// Waits for the end, and shows only what must be known however little is to be shown.
+pub(super) fn follow_quietly(migration: &Migration) {
+    let mut shown = 0;
+    loop {
+        let is_over = migration.ends_within(REDRAW);
+        let cautions = migration.query().cautions;
+        for caution in cautions.iter().skip(shown) {
+            output::report(&format!("note: {caution}"));
+        }
+        shown = cautions.len();
+        if is_over {
+            return;
+        }
+    }
+}
+
 fn width() -> Option<usize> {
     terminal_size(io::stderr()).map(|(width, _)| width)
 }

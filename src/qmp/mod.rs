@@ -78,8 +78,8 @@ pub(crate) fn socket_path(text: &str) -> Result<PathBuf, String> {
     match address(text)? {
         Address::Unix(path) => Ok(path),
         _ => Err(format!(
-            "invalid QMP socket {}: allowed are a path and unix:PATH, because only of a Unix socket the \
-             system tells which process listens",
+            "invalid QMP socket {}: allowed are a path and unix:PATH: only for a Unix socket can the \
+             system tell which process is listening",
             Quoted(text)
         )),
     }

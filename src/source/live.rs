@@ -57,6 +57,12 @@ pub(super) fn send_live<'w>(
     let compare: &dyn Tracker = &Compare;
     let tracker = live.tracker.as_deref().unwrap_or(compare);
     let tracking = Tracking::begin(tracker, guest)?;
+    let mut auto_converge = caps
+        .has(Capability::AutoConverge)
+        .then(AutoConverge::default);
+    if auto_converge.is_some() && cannot_be_slowed(&mut writer, context)? {
+        auto_converge = None;
+    }
     let mut rounds = LiveRounds {
         pipeline,
         guest,
@@ -66,9 +72,7 @@ pub(super) fn send_live<'w>(
         scanned: Instant::now(),
         between: Duration::ZERO,
         scan: Duration::ZERO,
-        auto_converge: caps
-            .has(Capability::AutoConverge)
-            .then(AutoConverge::default),
+        auto_converge,
         link_rate: 0.0,
         bytes_per_page: 0.0,
         dirtied: 0,
@@ -86,6 +90,21 @@ pub(super) fn send_live<'w>(
     rounds.pipeline.wait_for_leave()?;
     rounds.round(last, None)?;
     Ok(stopped)
+}
+
+/// Whether auto-converge has no effect, which a notice says then.
+fn cannot_be_slowed(writer: &mut Option<&mut Box<dyn Writer>>, context: &Context) -> Result<bool> {
+    let Some(writer) = writer else {
+        return Ok(false);
+    };
+    let can_be = writer.throttle(0)?;
+    if !can_be {
+        context.stats.notice(format!(
+            "{} cannot be slowed down: auto-converge has no effect",
+            writer.describe()
+        ));
+    }
+    Ok(!can_be)
 }
 
 /// A tracker that has begun, and ends when this is dropped.
@@ -272,14 +291,8 @@ impl<'a> LiveRounds<'a, '_, '_> {
         auto.initial = params.cpu_throttle_initial;
         auto.increment = params.cpu_throttle_increment;
         auto.max = params.max_cpu_throttle;
-        if let Some(percent) = auto.after_scan(totals)
-            && !writer.throttle(percent)?
-        {
-            self.auto_converge = None;
-            self.context.stats.notice(format!(
-                "{} cannot be slowed down: auto-converge has no effect",
-                writer.describe()
-            ));
+        if let Some(percent) = auto.after_scan(totals) {
+            writer.throttle(percent)?;
         }
         Ok(())
     }

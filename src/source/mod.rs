@@ -52,8 +52,10 @@ pub use wire::DEFAULT_MACHINE;
 /// With any other kind it has not, and the source is unchanged, except that the writer of a live
 /// guest is still stopped if the destination gave up after Commit; a notice says so.
 pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
-    let (guest, files) = request.open_guest(|note| context.stats.notice(note))?;
+    let opened = request.open_guest(|note| context.stats.notice(note));
+    let (guest, files) = opened.inspect_err(|_| context.stats.set_owner(None))?;
     if request.live.is_none() {
+        files.check_owner(&context.stats)?;
         files.begin(|note| context.stats.notice(note))?;
     }
     let mut writer = match &request.live {
@@ -193,7 +195,7 @@ fn give_up(
         } else {
             "the writer stays stopped: resume it only if the destination does not run the guest"
         };
-        context.stats.notice(what.to_owned());
+        context.stats.caution(what.to_owned());
     }
     error
 }

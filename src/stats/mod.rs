@@ -42,6 +42,8 @@ struct Counters {
     /// When the writer was asked to stop.
     stopping: Option<Instant>,
     ended: Option<Instant>,
+    /// Whether the owner does not follow from how far this migration comes.
+    owner_is_set: bool,
 }
 
 /// The counters of one migration, at one end.
@@ -63,6 +65,7 @@ impl Default for Stats {
                 rate: WireRate::new(now),
                 stopping: None,
                 ended: None,
+                owner_is_set: false,
             }),
             observed: Notifier::default(),
         }
@@ -174,14 +177,18 @@ impl Stats {
 
     /// Which end may run the guest from now on.
     pub(crate) fn owner(&self, owner: Owner) {
-        if let Some(before) = &mut self.lock().snapshot.owner {
-            *before = owner;
+        let mut inner = self.lock();
+        if !inner.owner_is_set {
+            inner.snapshot.owner = Some(owner);
         }
     }
 
-    /// Its writer is not stopped, so that what arrives is a copy and nothing changes hands.
-    pub(crate) fn no_owner(&self) {
-        self.lock().snapshot.owner = None;
+    /// Which end may run the guest whatever becomes of this migration. `None`: there is no guest, or its
+    /// writer is not stopped, so that what arrives is a copy and nothing changes hands.
+    pub(crate) fn set_owner(&self, owner: Option<Owner>) {
+        let mut inner = self.lock();
+        inner.snapshot.owner = owner;
+        inner.owner_is_set = true;
     }
 
     /// What a scan found out about the writer.
@@ -192,6 +199,13 @@ impl Stats {
     /// Something that the user should know about the outcome.
     pub(crate) fn notice(&self, line: String) {
         self.lock().snapshot.notices.push(line);
+    }
+
+    /// As [`Stats::notice`], about who may run or write the guest: shown however little is to be shown.
+    pub(crate) fn caution(&self, line: String) {
+        let mut inner = self.lock();
+        inner.snapshot.cautions.push(line.clone());
+        inner.snapshot.notices.push(line);
     }
 
     /// A destination has recognised what arrives.

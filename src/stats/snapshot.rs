@@ -73,11 +73,13 @@ pub struct Snapshot {
     pub live: Option<LiveStats>,
     /// Whether a writer stays stopped because the destination has, or may have, taken over.
     pub let_go: bool,
-    /// Which end may run the guest; `None` before the start, and at a source whose writer is not
-    /// stopped.
+    /// Which end may run the guest; `None` before the start, and at a source whose image cannot be opened
+    /// or whose writer is not stopped.
     pub owner: Option<Owner>,
     /// What the user should know about the outcome, one line each.
     pub notices: Vec<String>,
+    /// Those of them about who may run or write the guest, to be shown however little is to be shown.
+    pub cautions: Vec<String>,
     /// Methods and capabilities that were requested and left out, because the destination lacks them.
     pub dropped: Vec<&'static str>,
     /// How long a destination waited for its disk at the end.

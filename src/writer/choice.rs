@@ -8,12 +8,12 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::image::Guest;
 use crate::session::Context;
-use crate::stats::{Event, Stats};
+use crate::stats::{Event, Owner, Stats};
 use crate::sync;
 use crate::transport::Address;
 
 use super::claim::{Claim, Search};
-use super::{Commands, Processes, QemuWriter, Writer, WriterError};
+use super::{Commands, Processes, QemuError, QemuWriter, Writer, WriterError};
 
 /// How the writer of the guest's RAM is stopped for the last round.
 #[derive(Clone)]
@@ -78,8 +78,25 @@ impl WriterChoice {
         context: &Context,
     ) -> Result<Option<Box<dyn Writer>>> {
         let stats = &context.stats;
+        let opened = self.try_open(guest, (to, again), context);
+        opened.map_err(|error| {
+            let error = if again { error_of_again(error) } else { error };
+            if may_run_elsewhere(&error) {
+                stats.set_owner(Some(Owner::Unknown));
+            }
+            error
+        })
+    }
+
+    fn try_open(
+        &self,
+        guest: &Guest,
+        (to, again): (&Address, bool),
+        context: &Context,
+    ) -> Result<Option<Box<dyn Writer>>> {
+        let stats = &context.stats;
         if let WriterChoice::Fuzzy = self {
-            stats.no_owner();
+            stats.set_owner(None);
             return Ok(None);
         }
         // First of all, so that a second migration is refused for that reason and no other.
@@ -90,7 +107,7 @@ impl WriterChoice {
             if !again {
                 claim.check_mark()?;
             }
-            claim.clear_marks(stats);
+            claim.check_can_be_marked(stats);
         }
         Ok(self.get_hold(&claim, context)?.map(|writer| {
             let writer = Announced {
@@ -127,18 +144,54 @@ impl WriterChoice {
                 paused_ok,
             } => {
                 let limit = context.tuning.get().timeout;
-                let mut qemu =
-                    QemuWriter::open(socket, guard.as_deref(), *paused_ok, limit, abort)?;
+                let mut qemu = QemuWriter::connect(socket, limit, abort)?;
+                // First: the state of another guest says nothing.
                 claim.check_ram_of(&mut qemu, &context.stats)?;
+                qemu.prepare(guard.as_deref(), *paused_ok)?;
                 Box::new(qemu)
             }
             WriterChoice::Commands { stop, resume } => {
+                claim.check_shared(|_| true)?;
                 let limit = context.tuning.get().timeout;
                 Box::new(Commands::new(stop.clone(), resume.clone(), limit, abort))
             }
             WriterChoice::Own(writer) => Box::new(Borrowed(Arc::clone(writer))),
             WriterChoice::Fuzzy => return Ok(None),
         }))
+    }
+}
+
+/// Whether a guest is refused because a destination may run it already.
+fn may_run_elsewhere(error: &Error) -> bool {
+    matches!(
+        error.cause(),
+        Some(WriterError::HandedOver { .. } | WriterError::AlreadyStopped { again: false, .. })
+    ) || matches!(
+        error.cause(),
+        Some(
+            QemuError::Paused { again: false, .. }
+                | QemuError::WrongState { .. }
+                | QemuError::Migrating { .. }
+        )
+    )
+}
+
+/// Why a guest is refused whose user knows that no destination runs it.
+fn error_of_again(error: Error) -> Error {
+    if let Some(&WriterError::AlreadyStopped { pid, .. }) = error.cause() {
+        return WriterError::AlreadyStopped { pid, again: true }.into();
+    }
+    match error.cause() {
+        Some(QemuError::Paused {
+            socket, state, why, ..
+        }) => QemuError::Paused {
+            socket: socket.clone(),
+            state: state.clone(),
+            why,
+            again: true,
+        }
+        .into(),
+        _ => error,
     }
 }
 
@@ -172,7 +225,7 @@ impl Writer for Announced {
             // On most ways here another error is the one that is reported.
             if !matches!(error.cause(), Some(WriterError::Gone { .. })) {
                 let (who, why) = (self.writer.describe(), error.one_line());
-                self.stats.notice(format!("cannot resume {who}: {why}"));
+                self.stats.caution(format!("cannot resume {who}: {why}"));
             }
         })?;
         if was_stopped {

@@ -15,6 +15,7 @@ mod command;
 pub mod guard;
 mod held;
 mod lock;
+mod mark;
 mod process;
 mod qmp;
 mod still;
@@ -182,18 +183,19 @@ pub enum WriterError {
     },
     /// It was stopped before the migration began.
     #[error(
-        "process {pid}, which writes the image, is stopped already: it may have been handed over to a \
-         destination that runs the guest now; if it has not, resume it first (kill -CONT {pid}), or pass \
-         --paused-ok to migrate it as a paused guest, which stays stopped"
+        "process {pid}, which writes the image, is stopped already: {}resume it first (kill -CONT {pid}), \
+         or pass --paused-ok to migrate it as a paused guest, which stays stopped", maybe_elsewhere(*again)
     )]
     AlreadyStopped {
         /// Its PID.
         pid: u32,
+        /// Whether the user knows that no destination runs the guest.
+        again: bool,
     },
     /// It was handed over to a destination before.
     #[error(
-        "'{}' was handed over to {to} {} ago, and may run there{}; if it does not run there, pass --again",
-        image.display(), format_duration(*ago), leftover(*pid)
+        "'{}' was handed over to {to} {} ago, and may run there: {}; if it does not run there, {}",
+        image.display(), format_duration(*ago), leave(writer.as_ref()), retry(writer.as_ref(), *live)
     )]
     HandedOver {
         /// The image.
@@ -203,7 +205,9 @@ pub enum WriterError {
         /// How long ago.
         ago: Duration,
         /// A process that wrote it then, and still could.
-        pid: Option<u32>,
+        writer: Option<users::User>,
+        /// Whether it was to be migrated as a live guest.
+        live: bool,
     },
     /// Another migration is moving the same guest.
     #[error("{what} is being migrated already: wait for that migration to end, or cancel it")]
@@ -218,6 +222,17 @@ pub enum WriterError {
     AnotherWriter {
         /// Its PID and command name.
         who: String,
+        /// The image, in quotes.
+        image: String,
+    },
+    /// What a process writes does not get into the image.
+    #[error(
+        "{image} is mapped privately by {user}, so the RAM of its guest is not in the file: start a QEMU with \
+         share=on, or end the process if it is not the guest's"
+    )]
+    MappedPrivately {
+        /// The process.
+        user: users::User,
         /// The image, in quotes.
         image: String,
     },
@@ -333,10 +348,57 @@ pub enum WriterError {
     },
 }
 
-fn leftover(pid: Option<u32>) -> String {
-    pid.map_or_else(String::new, |pid| {
-        format!(": process {pid} has to stay stopped, or to be ended (kill -KILL {pid})")
-    })
+/// What a stopped guest may mean, unless the user knows better.
+fn maybe_elsewhere(again: bool) -> &'static str {
+    match again {
+        true => "",
+        false => {
+            "it may have been handed over to a destination that runs the guest now; if it has not, "
+        }
+    }
+}
+
+/// What to do with the writer of a guest that may run elsewhere.
+fn leave(writer: Option<&users::User>) -> String {
+    match writer {
+        None => "leave it stopped here".to_owned(),
+        Some(qemu) if qemu.is_qemu() => {
+            format!("leave the guest of {qemu} paused, or end it (QMP command quit)")
+        }
+        Some(user) => format!("leave {user} stopped, or end it (kill -KILL {})", user.pid),
+    }
+}
+
+/// How to migrate a guest all the same.
+fn retry(writer: Option<&users::User>, live: bool) -> String {
+    if !live {
+        return "send it with --live, --again and --paused-ok".to_owned();
+    }
+    let how = match writer {
+        None => String::new(),
+        Some(qemu) if qemu.is_qemu() => " (QMP command cont)".to_owned(),
+        Some(user) => format!(" (kill -CONT {})", user.pid),
+    };
+    format!(
+        "resume it{how} and pass --again, or pass --again --paused-ok to migrate it as a paused guest"
+    )
+}
+
+fn search_failed(source: io::Error) -> WriterError {
+    WriterError::Io {
+        what: "find out which processes can write the image".to_owned(),
+        source,
+    }
+}
+
+impl WriterError {
+    /// The same of a guest that was to be sent as RAM at rest.
+    fn at_rest(mut self) -> WriterError {
+        if let WriterError::HandedOver { live, .. } = &mut self {
+            *live = false;
+        }
+        self
+    }
 }
 
 /// What to do about a process that may write to an image while it is read.

@@ -95,7 +95,11 @@ impl Processes {
             } else if paused_ok {
                 paused.push(process);
             } else {
-                return Err(WriterError::AlreadyStopped { pid: process.pid }.into());
+                return Err(WriterError::AlreadyStopped {
+                    pid: process.pid,
+                    again: false,
+                }
+                .into());
             }
         }
         let all = running;

@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::image::{FileState, Guest, Ram};
 use crate::page::Digest;
+use crate::stats::{Owner, Stats};
 
 use super::held::HeldProcess;
 use super::users::{User, writers_of};
-use super::{WriterError, users};
+use super::{WriterError, mark, search_failed, users};
 
 /// Images that must not be written while they are read.
 #[derive(Debug, Default)]
@@ -62,6 +63,28 @@ impl Still {
         Ok(())
     }
 
+    /// Refuses files that do not hold the guest that is to move: it was handed over and may run elsewhere, or
+    /// what its process writes does not get into them.
+    ///
+    /// # Errors
+    /// [`WriterError::HandedOver`] and [`WriterError::MappedPrivately`], and I/O errors.
+    pub(crate) fn check_owner(&self, stats: &Stats) -> Result<()> {
+        let paths = self.paths();
+        mark::check_at_rest(&paths).inspect_err(|_| stats.set_owner(Some(Owner::Unknown)))?;
+        for path in paths {
+            for user in &writers_of(&[path]).map_err(search_failed)?.users {
+                check_shared(user, path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that other processes can find by a name.
+    fn paths(&self) -> Vec<&Path> {
+        let paths = self.files.iter().map(|(path, _)| path.as_path());
+        paths.filter(|path| path.exists()).collect()
+    }
+
     /// Reading is about to begin. `note` is called with what the user should know.
     ///
     /// # Errors
@@ -69,7 +92,11 @@ impl Still {
     pub(crate) fn begin(&self, note: impl FnOnce(String)) -> Result<()> {
         if let Some((user, is_stopped)) = self.check_writers()?.first() {
             let image = self.name_of(user);
+            let is_private = |(path, _): &(PathBuf, _)| check_shared(user, path).is_err();
             note(match is_stopped {
+                _ if self.files.iter().any(is_private) => format!(
+                    "{image} is mapped privately by {user}: what it writes there is not in the file"
+                ),
                 true => format!(
                     "{user} can write {image} and is stopped: it must stay so until this is done"
                 ),
@@ -108,14 +135,7 @@ impl Still {
     /// The processes that can write the images, and whether each is stopped. One that runs is refused,
     /// unless its guest is paused.
     fn check_writers(&self) -> Result<Vec<(User, bool)>> {
-        let paths: Vec<&Path> = (self.files.iter().map(|(path, _)| path.as_path()))
-            // One that has been removed has no name by which another process could find it.
-            .filter(|path| path.exists())
-            .collect();
-        let found = writers_of(&paths).map_err(|source| WriterError::Io {
-            what: "find out which processes can write the image".to_owned(),
-            source,
-        })?;
+        let found = writers_of(&self.paths()).map_err(search_failed)?;
         let is_stopped = |user: &User| {
             let process = HeldProcess::open(user.pid);
             process.and_then(|process| process.running())
@@ -150,6 +170,17 @@ impl Still {
         let path = one.or(self.files.first().map(|(path, _)| path));
         path.map_or_else(String::new, |path| format!("'{}'", path.display()))
     }
+}
+
+/// Refuses a file that this process maps privately.
+pub(super) fn check_shared(user: &User, file: &Path) -> Result<(), WriterError> {
+    if !users::maps_private(user.pid, file).map_err(search_failed)? {
+        return Ok(());
+    }
+    Err(WriterError::MappedPrivately {
+        user: user.clone(),
+        image: format!("'{}'", file.display()),
+    })
 }
 
 /// The digest of a guest that nothing writes meanwhile; `paused` as for [`Still::new`].

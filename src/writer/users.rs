@@ -29,6 +29,14 @@ pub struct User {
 }
 
 impl User {
+    /// A process by its PID, whose name anyone may read.
+    pub(super) fn named(pid: u32) -> User {
+        User {
+            pid,
+            name: command_name(Path::new(&format!("/proc/{pid}"))),
+        }
+    }
+
     /// Whether it is a QEMU, by its name: `qemu-system-x86`, `qemu-kvm` and the like.
     pub(crate) fn is_qemu(&self) -> bool {
         self.name.starts_with("qemu")
@@ -73,10 +81,7 @@ pub fn writers_of<P: AsRef<Path>>(files: &[P]) -> io::Result<Writers> {
         let process = PathBuf::from(format!("/proc/{pid}"));
         match can_write(&process, &wanted) {
             Ok(false) => {}
-            Ok(true) => writers.users.push(User {
-                pid,
-                name: command_name(&process),
-            }),
+            Ok(true) => writers.users.push(User::named(pid)),
             Err(error) if has_ended(&error) => {}
             Err(_) if wanted.iter().any(|file| file.permits(&process)) => writers.unseen.push(pid),
             Err(_) => {}
@@ -94,6 +99,23 @@ pub(super) fn maps_writable(pid: u32, file: &Path) -> io::Result<bool> {
     let process = PathBuf::from(format!("/proc/{pid}"));
     let maps = fs::read(process.join("maps"))?;
     finds_writable(&process, &maps, &[Wanted::of(file)?])
+}
+
+/// Whether what a process writes to its mapping of this file stays its own, as of a QEMU's RAM with
+/// `share=off`: it maps the file private and writable, and not shared. `false` also if that cannot be
+/// examined.
+///
+/// # Errors
+/// When the file cannot be examined.
+pub(super) fn maps_private(pid: u32, file: &Path) -> io::Result<bool> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let wanted = [Wanted::of(file)?];
+    let maps = fs::read(process.join("maps")).unwrap_or_default();
+    let mut lines = maps.split(|&byte| byte == b'\n').filter_map(Mapping::parse);
+    let is_private = lines.any(|mapping| {
+        !mapping.is_shared() && mapping.is_writable() && mapping.is_of(&wanted[0], &process)
+    });
+    Ok(is_private && !finds_writable(&process, &maps, &wanted).unwrap_or(false))
 }
 
 /// Whether a process has the kernel do I/O for it while its threads do something else, or have stopped:

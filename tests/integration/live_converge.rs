@@ -162,7 +162,7 @@ fn a_fast_writer_is_slowed_down_step_by_step() {
     third.act(|| source.change(&[("downtime-limit", "2000")]).unwrap());
     let sent = source.wait().unwrap();
     destination.handle.wait().unwrap();
-    let throttles = [20, 30, 40].map(Call::Throttle);
+    let throttles = [0, 20, 30, 40].map(Call::Throttle);
     let last = [Call::Stop, Call::Release];
     assert_eq!(own.calls(), [&throttles[..], &last].concat());
     assert_eq!(sent.cpu_throttle_percentage, Some(40));

@@ -85,7 +85,7 @@ fn a_writer_that_was_handed_over_is_not_migrated_again_and_stays_stopped() {
     let receive = scene.receive("d2");
     for (to, more) in [("d2", &[][..]), ("nowhere", &["--connect-timeout", "0.1"])] {
         let refused = scene.send(to, more);
-        let left = format!("process {} has to stay stopped", scene.churn.pid());
+        let left = format!("leave process {} (ramferry) stopped", scene.churn.pid());
         let to = scene.address("d1");
         refused.failed_with(1, &["was handed over to", &to, "ago", &left, "--again"]);
         scene.churn.stands_still();
@@ -100,13 +100,28 @@ fn a_writer_that_was_handed_over_is_not_migrated_again_and_stays_stopped() {
         .send("nowhere", &["--paused-ok"])
         .failed_with(1, &["was handed over"]);
     scene.churn.stands_still();
-    // Then it still is the paused guest of a user who insists.
-    let insists = scene.send("nowhere", &["--again"]);
+    // Then it still is the paused guest of a user who insists, and who has said that it runs nowhere.
+    let insists = scene.send("nowhere", &["--again", "--json"]);
+    let pid = scene.churn.pid();
     insists.failed_with(
         1,
-        &["is stopped already", "--paused-ok", &scene.churn.pid()],
+        &["is stopped already: resume it first", "--paused-ok", &pid],
     );
+    assert_eq!(insists.json()["guest"], "source");
     scene.churn.stands_still();
+    // Neither that nor a destination that does not answer takes the mark away.
+    let args = ["--again", "--paused-ok", "--connect-timeout", "0.1"];
+    scene.send("nowhere", &args).failed_with(1, &["connect"]);
+    let refused = scene.send("d2", &["--json"]);
+    refused.failed_with(1, &["was handed over to"]);
+    assert_eq!(refused.json()["guest"], "unknown");
+    // Nor is it sent as an image at rest, though nothing writes it.
+    let plain = run(&["send", text(&scene.image), &scene.address("d2"), "--json"]);
+    plain.failed_with(
+        1,
+        &["was handed over to", "send it with --live, --again and"],
+    );
+    assert_eq!(plain.json()["guest"], "unknown");
     receive.signal(Signal::INT);
     receive.finish().failed_with(130, &[]);
     assert!(!scene.folder.path("d2.ram").exists());
@@ -287,6 +302,88 @@ impl Drop for Holder {
     }
 }
 
+/// A process that maps a file, until it is dropped; `None` without a Python.
+fn mapping(file: &Path, flags: &str) -> Option<Holder> {
+    python(
+        file,
+        &format!("import mmap\nm = mmap.mmap(f.fileno(), 0, mmap.{flags})\nm[0] = 1"),
+    )
+}
+
+/// A Python that has opened `f` to write it, and has done this.
+fn python(file: &Path, does: &str) -> Option<Holder> {
+    let script = format!(
+        "import sys\nf = open(sys.argv[1], 'r+b')\n{does}\nprint(flush=True)\nsys.stdin.read()"
+    );
+    let mut python = std::process::Command::new("python3");
+    python.args(["-c", &script]).arg(file);
+    let piped = std::process::Stdio::piped;
+    let mut child = match python.stdin(piped()).stdout(piped()).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("SKIPPED: a process with mappings of its own: python3: {error}");
+            return None;
+        }
+    };
+    // It has mapped it once it prints.
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+    Some(Holder(child))
+}
+
+#[test]
+fn a_guest_whose_writes_do_not_get_into_the_file_is_refused() {
+    watchdog!();
+    let folder = Folder::new();
+    let image = folder.image("ram", &mixed(PAGES, 42));
+    let to = unix(&folder.path("nowhere")).to_string();
+    let Some(private) = mapping(&image, "MAP_PRIVATE") else {
+        return;
+    };
+    let pid = private.0.id().to_string();
+    let mapped = format!("is mapped privately by process {pid} (python3");
+    let live = ["send", text(&image), &to, "--live", "--pid", &pid];
+    run(&live).failed_with(1, &[&mapped, "share=on"]);
+    let commands = ["--live", "--stop-command", ":", "--resume-command", ":"];
+    run(&[&["send", text(&image), &to][..], &commands].concat()).failed_with(1, &[&mapped]);
+    // However still it is.
+    crate::support::signal(private.0.id(), Signal::STOP);
+    let files = ["send", text(&image), &to];
+    run(&files).failed_with(1, &[&mapped]);
+    run(&[&files[..], &["--paused"]].concat()).failed_with(1, &[&mapped]);
+    // The file as it is may be of interest all the same.
+    let digest = run(&["digest", text(&image), "--paused"]);
+    digest.succeeded();
+    assert!(digest.err.contains(&mapped), "{digest:?}");
+    drop(private);
+
+    let shared = mapping(&image, "MAP_SHARED").unwrap();
+    let pid = shared.0.id().to_string();
+    let args = ["--connect-timeout", "0.1", "--live", "--pid", &pid];
+    run(&[&files[..], &args].concat()).failed_with(1, &["connect"]);
+}
+
+#[test]
+fn what_must_be_known_about_the_writer_is_printed_with_quiet_too() {
+    watchdog!();
+    let folder = Folder::new();
+    let image = folder.image("ram", &mixed(PAGES, 43));
+    let to = unix(&folder.path("nowhere")).to_string();
+    let setup = format!(
+        "import ctypes\ncontext = ctypes.c_ulong()\n\
+         assert ctypes.CDLL(None).syscall({}, 1, ctypes.byref(context)) == 0",
+        libc::SYS_io_setup
+    );
+    let Some(writer) = python(&image, &setup) else {
+        return;
+    };
+    let pid = writer.0.id().to_string();
+    let args = ["--pid", &pid, "--connect-timeout", "0.1", "--quiet"];
+    let ended = run(&[&["send", text(&image), &to, "--live"][..], &args].concat());
+    ended.failed_with(1, &["connect"]);
+    let note = format!("note: process {pid} uses asynchronous I/O");
+    assert_eq!(ended.err.matches(&note).count(), 1, "{ended:?}");
+}
+
 #[test]
 fn a_process_that_only_reads_the_image_is_not_taken_for_its_writer() {
     watchdog!();
@@ -340,6 +437,8 @@ fn the_report_says_which_end_has_the_guest() {
     let failed = scene.send("nowhere", &["--json", "--connect-timeout", "0.1"]);
     assert_eq!(failed.json()["guest"], "source");
     assert_eq!(failed.code, Some(1));
+    let none = run(&["send", "nofile", &scene.address("nowhere"), "--json"]);
+    assert_eq!(none.json().get("guest"), None, "{none:?}");
 
     // Its writer runs on: nothing changed hands.
     let receive = json("c");

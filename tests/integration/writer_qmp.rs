@@ -1,9 +1,13 @@
 //! A QEMU as the writer, played by a script: what it may say, or fail to say, and what becomes of its
 //! guest. Real ones are in `qemu::writer`.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -13,7 +17,7 @@ use ramferry::writer::{QemuWriter, Writer};
 use ramferry::{Error, Kind};
 use serde_json::{Value, json};
 
-use crate::support::{Folder, run, until, watchdog};
+use crate::support::{Folder, mixed, run, until, watchdog};
 
 const LONG: Duration = Duration::from_secs(60);
 /// For what is not going to come.
@@ -105,7 +109,7 @@ impl Far {
 
 /// A QEMU that does this to its one client.
 struct Scene {
-    _folder: Folder,
+    folder: Folder,
     socket: PathBuf,
     abort: Arc<Abort>,
     far: JoinHandle<()>,
@@ -121,7 +125,7 @@ impl Scene {
             script(&mut Far(BufReader::new(stream)));
         });
         Scene {
-            _folder: folder,
+            folder: folder,
             socket,
             abort: Arc::new(Abort::new().unwrap()),
             far,
@@ -236,6 +240,64 @@ fn a_guest_in_another_state_than_running_is_refused_by_its_name() {
     );
 }
 
+/// `send` of an image that this process, which plays the QEMU, does not map.
+fn send_foreign(scene: &Scene, with: impl FnOnce(&mut Command)) -> Option<Ended> {
+    let image = scene.folder.image("foreign", &mixed(16, 1));
+    for (path, mode) in [
+        (scene.folder.path("."), 0o755),
+        (scene.socket.clone(), 0o666),
+    ] {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+    let mut send = Command::new(env!("CARGO_BIN_EXE_ramferry"));
+    send.arg("send")
+        .arg(image)
+        .args(["unix:x", "--live", "--quiet", "--qmp"]);
+    with(send.arg(&scene.socket).stdin(Stdio::null()));
+    // The program may be in a folder that others may not enter.
+    let started = send.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let ended = started.ok()?.wait_with_output().unwrap();
+    Some((
+        ended.status.code(),
+        String::from_utf8(ended.stderr).unwrap(),
+    ))
+}
+
+type Ended = (Option<i32>, String);
+
+#[test]
+fn an_image_that_is_not_shown_to_be_the_guests_ram_is_refused_before_its_state_is_asked_for() {
+    watchdog!();
+    let other_guest = |far: &mut Far| {
+        far.greet();
+        far.hangs_up();
+    };
+    let scene = Scene::new(other_guest);
+    let (code, line) = send_foreign(&scene, |_| {}).unwrap();
+    assert_eq!(code, Some(2), "{line}");
+    assert!(line.contains("is not the RAM of the QEMU"), "{line}");
+    scene.end();
+    if !rustix::process::getuid().is_root() {
+        eprintln!("SKIPPED: a process that cannot be examined: this user is not root");
+        return;
+    }
+    let scene = Scene::new(other_guest);
+    let ended = send_foreign(&scene, |send| {
+        send.uid(65534).gid(65534);
+    });
+    let Some((code, line)) = ended else {
+        eprintln!(
+            "SKIPPED: a process that cannot be examined: another user cannot run this program"
+        );
+        return;
+    };
+    assert_eq!(code, Some(1), "{line}");
+    for words in ["cannot be examined by this user", "or as root"] {
+        assert!(line.contains(words), "{line}");
+    }
+    scene.end();
+}
+
 #[test]
 fn what_is_not_a_qemu_that_answers_is_named() {
     watchdog!();
@@ -268,12 +330,17 @@ fn what_is_not_a_qemu_that_answers_is_named() {
     let folder = Folder::new();
     let image = folder.image("ram", &[]);
     for (socket, words) in [
-        ("tcp:h:1", "invalid QMP socket"),
+        ("tcp:h:1", "only for a Unix socket can the system tell"),
         ("fd:3", "invalid monitor address"),
     ] {
         let image = image.to_str().unwrap();
         run(&["send", image, "unix:x", "--live", "--qmp", socket]).failed_with(2, &[words]);
     }
+    let image = image.to_str().unwrap();
+    run(&[
+        "send", image, "unix:x", "--live", "--qmp", "a", "--qmp", "b",
+    ])
+    .failed_with(2, &["--qmp can be given only once"]);
 }
 
 #[test]

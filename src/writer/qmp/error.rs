@@ -7,6 +7,7 @@ use super::QemuWriter;
 use crate::error::{Error, Kind};
 use crate::qmp::ClientError;
 use crate::units::{format_bytes, format_duration};
+use crate::writer::maybe_elsewhere;
 
 /// What can go wrong with a QEMU as a writer, besides its [monitor](ClientError).
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +34,10 @@ pub enum QemuError {
     },
     /// The guest is paused.
     #[error(
-        "the guest of the QEMU at {socket} is not running (state {state}: {why}): it may have been handed \
-         over to a destination that runs it now; if it has not, resume it first (QMP command cont), or pass \
-         --paused-ok to migrate it as a paused guest, which stays paused"
+        "the guest of the QEMU at {socket} is not running (state {state}: {why}): {}resume it first (QMP \
+         command cont), or pass --paused-ok to migrate it as a paused guest, which stays paused",
+        // It has not run yet.
+        maybe_elsewhere(*again || state == "prelaunch")
     )]
     Paused {
         /// The monitor's address.
@@ -44,6 +46,8 @@ pub enum QemuError {
         state: String,
         /// What it means.
         why: &'static str,
+        /// Whether the user knows that no destination runs the guest.
+        again: bool,
     },
     /// A guest in this state is not migrated.
     #[error("the guest of the QEMU at {socket} cannot be migrated in state {state}: {why}")]
@@ -91,6 +95,19 @@ pub enum QemuError {
         all: u64,
         /// The bytes of the images.
         held: u64,
+    },
+    /// Whether the image is what the guest's RAM is in cannot be found out.
+    #[error(
+        "cannot tell whether '{}' is the RAM of the QEMU at {socket}: process {pid} cannot be examined by this \
+         user; run ramferry as the user that runs the QEMU, or as root", image.display()
+    )]
+    Unexamined {
+        /// The monitor's address.
+        socket: String,
+        /// The QEMU's PID.
+        pid: u32,
+        /// The image.
+        image: PathBuf,
     },
     /// QEMU has no result for `stop`.
     #[error(
@@ -180,6 +197,14 @@ impl QemuError {
             socket: qemu.socket().to_owned(),
             all,
             held,
+        }
+    }
+
+    pub(in crate::writer) fn unexamined(qemu: &QemuWriter, image: &Path) -> QemuError {
+        QemuError::Unexamined {
+            socket: qemu.socket().to_owned(),
+            pid: qemu.pid(),
+            image: image.to_owned(),
         }
     }
 }

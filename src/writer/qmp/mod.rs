@@ -118,6 +118,13 @@ impl QemuWriter {
         limit: Duration,
         abort: Arc<Abort>,
     ) -> Result<QemuWriter> {
+        let mut writer = QemuWriter::connect(socket, limit, abort)?;
+        writer.prepare(guard_program, paused_ok)?;
+        Ok(writer)
+    }
+
+    /// The first half of [`QemuWriter::open`]: which process it is, is known.
+    pub(super) fn connect(socket: &Path, limit: Duration, abort: Arc<Abort>) -> Result<QemuWriter> {
         let address = Address::Unix(socket.to_owned());
         let mut client = Client::connect(&address, limit.min(GREETING_LIMIT))?;
         client.wait_for(limit, Some(Arc::clone(&abort)));
@@ -128,7 +135,7 @@ impl QemuWriter {
         }
         let process = HeldProcess::find(listener(&client, &socket)?)?;
         let lock = Lock::process(&process)?;
-        let mut writer = QemuWriter {
+        Ok(QemuWriter {
             client,
             socket,
             process,
@@ -138,21 +145,22 @@ impl QemuWriter {
             state: State::Running,
             dropped_events: 0,
             _lock: lock,
-        };
-        writer.check_state(paused_ok)?;
+        })
+    }
+
+    /// The second half: its guest can be migrated, and is guarded.
+    pub(super) fn prepare(&mut self, guard_program: Option<&Path>, paused_ok: bool) -> Result<()> {
+        self.check_state(paused_ok)?;
         if let Some(program) = guard_program {
-            let connection = writer.client.as_fd().try_clone_to_owned();
+            let connection = self.client.as_fd().try_clone_to_owned();
             let connection = connection.map_err(|source| WriterError::Io {
                 what: "duplicate the connection to QEMU".to_owned(),
                 source,
             })?;
-            writer.guard = Some(Guard::start(
-                program,
-                Guarded::Monitor(connection),
-                &writer.abort,
-            )?);
+            let guarded = Guarded::Monitor(connection);
+            self.guard = Some(Guard::start(program, guarded, &self.abort)?);
         }
-        Ok(writer)
+        Ok(())
     }
 
     /// The PID of the QEMU.
@@ -170,7 +178,14 @@ impl QemuWriter {
         let (state, socket) = (self.query_status()?, self.socket.clone());
         match meaning(&state) {
             Meaning::Rests(why) if !paused_ok => {
-                Err(QemuError::Paused { socket, state, why }.into())
+                let again = false;
+                Err(QemuError::Paused {
+                    socket,
+                    state,
+                    why,
+                    again,
+                }
+                .into())
             }
             Meaning::Refused(why) => Err(QemuError::WrongState { socket, state, why }.into()),
             Meaning::Runs | Meaning::Rests(_) => self.check_migration(),
