@@ -392,6 +392,22 @@ impl Output {
         self.ram.blocks().iter().try_for_each(Block::sync)
     }
 
+    /// Checks that a folder still has the files that were proven, by the names that it will have them by.
+    fn check_files(&self) -> Result<(), ImageError> {
+        let Partial::Folder(partial) = &self.partial else {
+            return Ok(());
+        };
+        for block in self.blocks() {
+            let identity = block.file_state()?.identity;
+            let name = file_name(block.name());
+            partial.folder().check_file(&name, identity)?;
+        }
+        match self.appended().identity()? {
+            Some(identity) => partial.folder().check_file(DEVICE_STATE, identity),
+            None => Ok(()),
+        }
+    }
+
     /// Makes it OUTPUT. Call it once. Returns what there is to say of it, though it worked.
     ///
     /// # Errors
@@ -405,6 +421,7 @@ impl Output {
         let sum = self
             .device_state()?
             .map_or((0, 0), |state| (state.bytes(), state.hash()));
+        self.check_files()?;
         let how = Commit {
             replace: self.replace,
             sync: self.sync,

@@ -29,6 +29,7 @@ use crate::codec;
 use crate::dirty::PageHashes;
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
+use crate::image::Later;
 use crate::page::{Digest, PAGE_SIZE};
 use crate::params::Params;
 use crate::pool::{Crew, FirstError, QUEUE, must_fit};
@@ -270,6 +271,22 @@ impl<'scope> Pipeline<'scope, '_> {
             return Err(Error::interrupted());
         }
         context.enter(Phase::Switchover)
+    }
+
+    /// Notes how many pages a diff has made zero in the round that has just ended: whether its guest did
+    /// that, or its holes were filled with zeros, cannot be seen.
+    pub(super) fn note_cleared(&self, later: &Later) {
+        let stats = &self.state.context.stats;
+        let cleared = stats.snapshot().rounds.last().map(|round| round.tally.zero);
+        let count = cleared.unwrap_or(0);
+        if later.is_diff && count > 0 {
+            let pages = if count == 1 { "page" } else { "pages" };
+            stats.notice(format!(
+                "'{}' makes {count} {pages} zero that held data: right if the guest cleared them, wrong if the \
+                 diff's holes were filled (a copy without holes; on tmpfs, a program that read it through a map)",
+                later.path.display()
+            ));
+        }
     }
 
     /// The part of [`Pipeline::digest`] that the sampled pages have.

@@ -38,6 +38,7 @@ pub(super) fn send_snapshots(
             .map_err(|error| error.in_round(mark.round.0))?;
         pipeline.end_round(mark)?;
         check_recorded(&now, pipeline.digest())?;
+        pipeline.note_cleared(one);
     }
     pipeline.wait_for_leave()?;
     Ok(now)

@@ -124,3 +124,41 @@ fn a_diff_with_data_of_less_than_a_page_is_refused() {
     ])
     .succeeded();
 }
+
+/// A page of data makes 511 neighbours data, which would become zero.
+#[test]
+fn a_diff_on_a_tmpfs_with_huge_pages_is_refused() {
+    watchdog!();
+    let folder = Folder::in_memory();
+    let base = folder.image("base", &(0..PAGES).map(Page::Random).collect::<Vec<_>>());
+    let Some(_mount) = Mount::with_huge_pages(&folder.path("huge")) else {
+        return;
+    };
+    let huge = diff(&folder, "huge/d", &[(3, 7)]);
+    let stream = format!("file:{}", folder.path("s").display());
+    run(&["send", text(&base), &stream, "--then-diff", text(&huge)]).failed_with(
+        1,
+        &[text(&huge), "a tmpfs with huge pages of 2097152 bytes"],
+    );
+}
+
+/// Whether its guest cleared them cannot be seen.
+#[test]
+fn pages_that_a_diff_makes_zero_are_noted_with_their_number() {
+    watchdog!();
+    let folder = Folder::in_memory();
+    let mut pages: Vec<Page> = (0..PAGES).map(Page::Random).collect();
+    pages[20] = Page::Hole;
+    let base = folder.image("base", &pages);
+    let stream = format!("file:{}", folder.path("s").display());
+    // Pages 3 and 9 held data, 20 was zero.
+    let some = diff(&folder, "some", &[(3, 0), (9, 0), (20, 0), (30, 7)]);
+    let none = diff(&folder, "none", &[(30, 7)]);
+    for (diff, note) in [(&some, "makes 2 pages zero that held data"), (&none, "")] {
+        let send = ["send", text(&base), &stream, "--then-diff", text(diff)];
+        let ended = run(&[&send[..], &["--force"]].concat());
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.err.contains(note), "{ended:?}");
+        assert_eq!(ended.err.contains("held data"), !note.is_empty());
+    }
+}

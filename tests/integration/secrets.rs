@@ -36,16 +36,12 @@ fn all_in(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The program, with a umask that forbids nothing.
-fn run_open(args: &[&str]) {
-    let mut words = vec![
-        "umask 0; exec \"$0\" \"$@\"",
-        env!("CARGO_BIN_EXE_ramferry"),
-    ];
-    words.extend(args);
+/// The program, with a umask.
+fn run_with(umask: &str, args: &[&str]) {
+    let script = format!("umask {umask}; exec \"$0\" \"$@\"");
     let status = std::process::Command::new("sh")
-        .arg("-c")
-        .args(words)
+        .args(["-c", &script, env!("CARGO_BIN_EXE_ramferry")])
+        .args(args)
         .status()
         .unwrap();
     assert!(status.success(), "{args:?}: {status}");
@@ -57,19 +53,25 @@ fn images_folders_and_streams_are_private_whatever_the_umask() {
     let folder = Folder::new();
     let image = folder.image("ram", &mixed(PAGES, 3));
     let guest = two_states(&folder)[0].clone();
-    let made = folder.path("made");
-    std::fs::create_dir(&made).unwrap();
-    for (from, stream, output) in [(&image, "ram.s", "out.ram"), (&guest, "g.s", "out")] {
-        let stream = made.join(stream);
-        let address = format!("file:{}", text(&stream));
-        run_open(&["send", text(from), &address, "-q"]);
-        run_open(&["receive", &address, text(&made.join(output)), "-q"]);
-    }
-    let all = all_in(&made);
-    assert!(all.len() > 6, "{all:?}");
-    for path in all {
-        let expected = if path.is_dir() { 0o700 } else { 0o600 };
-        assert_eq!(mode(&path), expected, "{}", path.display());
+    // One that forbids nothing, and one that forbids everything.
+    for umask in ["0", "0777"] {
+        let made = folder.path(umask);
+        std::fs::create_dir(&made).unwrap();
+        for (from, stream, output) in [(&image, "ram.s", "out.ram"), (&guest, "g.s", "out")] {
+            let stream = made.join(stream);
+            let address = format!("file:{}", text(&stream));
+            run_with(umask, &["send", text(from), &address, "-q"]);
+            run_with(
+                umask,
+                &["receive", &address, text(&made.join(output)), "-q"],
+            );
+        }
+        let all = all_in(&made);
+        assert!(all.len() > 6, "{all:?}");
+        for path in all {
+            let expected = if path.is_dir() { 0o700 } else { 0o600 };
+            assert_eq!(mode(&path), expected, "{}", path.display());
+        }
     }
 }
 

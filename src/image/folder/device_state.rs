@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use xxhash_rust::xxh3::Xxh3;
@@ -198,6 +198,15 @@ impl DeviceStateWriter {
             Some(file) => file.sync_data().map_err(self.failed("sync")),
             None => Ok(()),
         }
+    }
+
+    /// The device and the inode of its file.
+    pub(crate) fn identity(&self) -> Result<Option<(u64, u64)>, ImageError> {
+        let Some(file) = &self.file else {
+            return Ok(None);
+        };
+        let metadata = file.metadata().map_err(self.failed("examine"))?;
+        Ok(Some((metadata.dev(), metadata.ino())))
     }
 
     /// What the file really holds, checked against what was appended; `None` if there is no file.

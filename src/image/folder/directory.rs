@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::super::ImageError;
 use super::{FolderError, GUEST_JSON, GUEST_JSON_NEW, GuestJson, MAX_GUEST_JSON, file_name};
@@ -74,12 +75,12 @@ impl Directory {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file: File = match rustix::fs::openat(&self.file, name, flags, Mode::empty()) {
             Ok(file) => file.into(),
-            Err(rustix::io::Errno::NOENT) => {
+            Err(Errno::NOENT) => {
                 return Err(self.wrong(FolderError::Missing {
                     file: name.to_owned(),
                 }));
             }
-            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
+            Err(Errno::LOOP | Errno::NXIO) => {
                 return Err(self.not_a_file(name));
             }
             Err(error) => return Err(self.failed("open", name)(error.into())),
@@ -95,9 +96,25 @@ impl Directory {
     /// Creates a file in it. The file must not exist.
     pub(crate) fn create_file(&self, name: &str) -> Result<File, ImageError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(PRIVATE))
-            .map(File::from)
-            .map_err(|error| self.failed("create", name)(error.into()))
+        let mode = Mode::from_raw_mode(PRIVATE);
+        let create = || {
+            let file = rustix::fs::openat(&self.file, name, flags, mode)?;
+            // The umask may have removed even the owner's rights.
+            rustix::fs::fchmod(&file, mode)?;
+            Ok(file.into())
+        };
+        create().map_err(|error: Errno| self.failed("create", name)(error.into()))
+    }
+
+    /// Checks that `name` still is the file with this device and inode.
+    pub(crate) fn check_file(&self, name: &str, identity: (u64, u64)) -> Result<(), ImageError> {
+        match rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(now) if (now.st_dev, now.st_ino) == identity => Ok(()),
+            Ok(_) | Err(Errno::NOENT) => Err(self.wrong(FolderError::Replaced {
+                file: name.to_owned(),
+            })),
+            Err(error) => Err(self.failed("examine", name)(error.into())),
+        }
     }
 
     /// Reads `guest.json`.
@@ -206,7 +223,7 @@ impl Directory {
                 Mode::empty(),
             ) {
                 Ok(file) => access.give(&file.into())?,
-                Err(rustix::io::Errno::NOENT) => {}
+                Err(Errno::NOENT) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -224,7 +241,7 @@ impl Directory {
         let others = files.iter().filter(|name| !is_json(name));
         for name in others.chain(files.iter().filter(is_json)) {
             match rustix::fs::unlinkat(&self.file, name, AtFlags::empty()) {
-                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Ok(()) | Err(Errno::NOENT) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -111,6 +111,9 @@ pub enum FolderError {
     /// A link, a folder, a pipe.
     #[error("'{file}' is not a regular file")]
     NotAFile { file: String },
+    /// So what was proven is not in the folder.
+    #[error("'{file}' was replaced or removed by another process while the guest was received")]
+    Replaced { file: String },
     /// Its file system has no `RENAME_EXCHANGE`.
     #[error(
         "its file system cannot exchange it for another: remove it first, or choose another output"

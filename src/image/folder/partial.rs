@@ -1,11 +1,13 @@
 //! `OUTPUT.partial` for guest folders, as [`crate::partial`] is for files: locked while it is written,
 //! removed unless it becomes OUTPUT, and replaced if a killed process left one.
 
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::super::ImageError;
@@ -75,6 +77,19 @@ fn make_folder(output: &Path, partial: &Path) -> Result<(), ImageError> {
     .map_err(ImageError::io("create", partial))
 }
 
+/// Gives the owner the rights to the new folder that the umask may have removed. A link that another
+/// process has put in its place is not followed.
+fn open_own(partial: &Path) -> Result<(), ImageError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let change = || {
+        let folder = rustix::fs::open(partial, flags, Mode::empty())?;
+        // A descriptor that was opened without the right to read has a mode to change only by this name.
+        let name = format!("/proc/self/fd/{}", folder.as_raw_fd());
+        std::fs::set_permissions(name, Permissions::from_mode(0o700))
+    };
+    change().map_err(ImageError::io("set the mode of", partial))
+}
+
 /// A folder that is to become OUTPUT.
 #[derive(Debug)]
 pub(crate) struct PartialFolder {
@@ -90,7 +105,11 @@ impl PartialFolder {
     pub(crate) fn create(output: &Path, contents: &GuestJson) -> Result<PartialFolder, ImageError> {
         let path = partial_path(output);
         make_folder(output, &path)?;
-        let folder = Directory::open(&path, false)?;
+        let folder = open_own(&path).and_then(|()| Directory::open(&path, false));
+        let folder = folder.inspect_err(|_| {
+            // Only if it is empty: then it is the one that was just made, or as good.
+            let _ = std::fs::remove_dir(&path);
+        })?;
         folder.lock()?;
         if !folder.is_at(&path) {
             return Err(OutputError::Busy { path }.into());

@@ -233,6 +233,28 @@ fn a_folder_that_is_not_committed_leaves_nothing_and_the_old_one_untouched() {
 }
 
 #[test]
+fn a_folder_whose_files_were_replaced_meanwhile_does_not_become_the_output() {
+    for name in ["pc.ram", "vga%2Fvram", "device-state"] {
+        for by_another in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("out");
+            let mut output = Output::folder(&path, &two(), false).unwrap();
+            let file = dir.path().join("out.partial").join(name);
+            let bytes = std::fs::metadata(&file).unwrap().len();
+            std::fs::remove_file(&file).unwrap();
+            if by_another {
+                let other = File::create(&file).unwrap();
+                other.set_len(bytes).unwrap();
+            }
+            let why = line(output.commit().unwrap_err());
+            let expected = format!("'{name}' was replaced or removed by another process");
+            assert!(why.contains(&expected), "{why}");
+            assert!(!path.exists());
+        }
+    }
+}
+
+#[test]
 fn a_folder_with_other_files_is_never_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out");

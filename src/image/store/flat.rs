@@ -15,7 +15,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
@@ -30,6 +30,9 @@ use crate::{special, sync};
 
 /// The type that statfs reports for overlayfs, `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
 const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
+
+/// `TMPFS_MAGIC`, likewise.
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 /// Pages that are contiguous in a file.
 #[derive(Debug, Clone, Copy)]
@@ -158,6 +161,15 @@ impl FlatFile {
         if !holes_are_pages(about.f_type, block) {
             return Err(refuse(format!(
                 "its file system has blocks of {block} bytes, larger than a page"
+            )));
+        }
+        // With huge pages (`huge=` of the mount) the blocks stay small, and statfs says so; only the size
+        // for I/O tells.
+        let metadata = (self.file.metadata()).map_err(self.failed("examine"))?;
+        let huge = metadata.blksize();
+        if about.f_type == TMPFS && huge > PAGE_SIZE as u64 {
+            return Err(refuse(format!(
+                "it lies on a tmpfs with huge pages of {huge} bytes"
             )));
         }
         let (mut at, end) = (0, self.file_len());

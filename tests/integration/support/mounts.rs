@@ -14,6 +14,15 @@ impl Mount {
         Mount::by(mount, at)
     }
 
+    /// A tmpfs whose files are made of huge pages. `None`, with a line, likewise, or where the kernel has
+    /// none.
+    pub(crate) fn with_huge_pages(at: &Path) -> Option<Mount> {
+        std::fs::create_dir(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "huge=always,size=16m", "tmpfs"]);
+        Mount::by(mount, at)
+    }
+
     /// An ext4 with blocks of 1 KiB, in a file next to it. `None`, with a line, likewise.
     pub(crate) fn with_small_blocks(at: &Path) -> Option<Mount> {
         let file = at.with_extension("ext4");
