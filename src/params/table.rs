@@ -305,7 +305,7 @@ pub static TABLE: &[Parameter] = &[
         default: "30s",
         range: TIMEOUT_RANGE,
         unit: Some("seconds"),
-        meaning: "How long the peer may be silent before the migration fails. It does not limit how long a migration takes",
+        meaning: "How long the peer may be silent before the migration fails. It does not limit how long a migration takes; only the answers at its end have to come within four times this, and at the source a second more for every 10 MiB of RAM",
         runtime: false,
         set: |params, given| limit(given).map(|value| params.timeout = value),
         get: |params| Value::Double(params.timeout.as_secs_f64()),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind};
 use crate::transport::{Stream, TransportError};
+use crate::units::format_duration;
 use crate::wire::WireError;
 use crate::wire::native::{
     Answer, HEADER_LEN, HELLO_HEAD_LEN, Header, Hello, HelloHead, Message, Reason,
@@ -11,6 +12,29 @@ use crate::wire::native::{
 
 /// How long a peer that gave up may take to say why, and how long the last message to it may take.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long a peer may take over one step at the end of a migration of so many bytes of RAM, however
+/// often it says that it is still there: keep-alives show that a process runs, not that it gets
+/// anywhere, and meanwhile a guest may be stopped. Honest work grows with RAM: reading it back, and
+/// writing it to a disk.
+pub(crate) fn patience(silence: Duration, bytes: u64) -> Duration {
+    /// Of a slow disk, in bytes per second.
+    const SLOW: u64 = 10 << 20;
+    let work = Duration::from_secs(bytes / SLOW);
+    silence.saturating_mul(4).saturating_add(work)
+}
+
+/// A peer that says that it is still there, and does not take the step that is its to take.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{awaited} did not come within {}, though the {peer} keeps answering: if it only needs longer, raise --timeout here",
+    format_duration(*limit)
+)]
+pub(crate) struct TooLong {
+    pub(crate) awaited: &'static str,
+    pub(crate) peer: &'static str,
+    pub(crate) limit: Duration,
+}
 
 /// Takes the rest of a hello off a stream.
 ///
@@ -71,17 +95,13 @@ pub(crate) fn receive_rest(stream: &Stream, header: &Header) -> Result<Option<Me
     }
 }
 
-/// Takes a message off a stream, skipping what may be skipped.
+/// Takes a message off a stream. `None` if it is of a kind that may be skipped.
 ///
 /// # Errors
 /// As [`receive_header`] and [`receive_rest`].
-pub(crate) fn receive_message(stream: &Stream) -> Result<Message, Error> {
-    loop {
-        let header = receive_header(stream)?;
-        if let Some(message) = receive_rest(stream, &header)? {
-            return Ok(message);
-        }
-    }
+pub(crate) fn receive_message(stream: &Stream) -> Result<Option<Message>, Error> {
+    let header = receive_header(stream)?;
+    receive_rest(stream, &header)
 }
 
 /// Puts a message on a stream.
@@ -145,6 +165,14 @@ pub(crate) fn last_words(error: &Error) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patience_grows_with_the_silence_that_is_allowed_and_with_ram() {
+        let seconds = Duration::from_secs;
+        assert_eq!(patience(seconds(30), 0), seconds(120));
+        assert_eq!(patience(seconds(30), 10 << 30), seconds(120 + 1024));
+        assert_eq!(patience(Duration::MAX, u64::MAX), Duration::MAX);
+    }
 
     #[test]
     fn a_peer_that_was_silent_gets_no_more_time() {

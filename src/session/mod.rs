@@ -12,8 +12,9 @@ mod probe;
 
 pub(crate) use context::{CancelledBy, Context};
 pub(crate) use messages::{
-    LAST_WORDS, PeerFailure, failure_message, last_words, out_of_place, peer_failure,
-    receive_answer, receive_header, receive_hello, receive_message, receive_rest, send_message,
+    LAST_WORDS, PeerFailure, TooLong, failure_message, last_words, out_of_place, patience,
+    peer_failure, receive_answer, receive_header, receive_hello, receive_message, receive_rest,
+    send_message,
 };
 pub use negotiate::{
     Agreed, answer, check_answer, folder_offers, hello, known_capabilities, negotiate, offers,

@@ -60,6 +60,7 @@
 //! | it is cancelled after that, and no `Commit` comes | `Failed` | `Cancelled` | the source |
 //! | `Commit` is lost | `Unknown` | `Failed` | neither: resume the source by hand |
 //! | the output cannot be renamed | `Failed`, as the destination says so | `Failed` | neither: resume the source by hand |
+//! | the source is cancelled after it entered `Commit` | as if it were not | as if the source were not | the destination |
 //! | its new name cannot be synced | `Completed` | `Completed`, with a note | the destination |
 //! | `Committed` is lost | `Unknown` | `Completed` | the destination |
 //! | the source is killed before its guard is released | (killed) | `Failed` | the source: the guard resumes its writer |

@@ -25,6 +25,7 @@ pub struct Abort {
 }
 
 /// While this exists, nothing is aborted; a flag raised meanwhile takes effect when it is dropped.
+#[must_use]
 #[derive(Debug)]
 pub(crate) struct Held<'a>(&'a Abort);
 

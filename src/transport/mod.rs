@@ -16,7 +16,7 @@ mod sockets;
 mod stream;
 
 pub use abort::Abort;
-pub(crate) use abort::Woken;
+pub(crate) use abort::{Held, Woken};
 pub use address::Address;
 #[cfg(feature = "cli")]
 pub(crate) use address::LISTENING_SCHEMES;

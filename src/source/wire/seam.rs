@@ -24,7 +24,7 @@ use crate::session::{Context, Phase};
 use crate::source::job::{Job, Packet, SendState};
 use crate::source::links::Links;
 use crate::source::request::Request;
-use crate::transport::Stream;
+use crate::transport::{Held, Stream};
 use crate::wire::BlockInfo;
 use crate::writer::Stopped;
 
@@ -137,18 +137,26 @@ pub(crate) struct AllSent<'w> {
 /// The destination is about to take over. From now on the writer is never resumed here, because the
 /// guest might then run in two places.
 ///
+/// While what it returns exists, a cancel has no effect: it could only make the outcome unknown, where
+/// the destination's answer, the end of the link or a time limit is about to decide it.
+///
 /// # Errors
-/// When the writer was resumed by something else: the source then stays in charge.
-pub(crate) fn let_go(mut stopped: Option<Stopped<'_>>, context: &Context) -> Result<()> {
+/// When the writer was resumed by something else, and [`Kind::Interrupted`](crate::Kind::Interrupted) if
+/// the migration was cancelled before: the source then stays in charge.
+pub(crate) fn let_go<'c>(
+    mut stopped: Option<Stopped<'_>>,
+    context: &'c Context,
+) -> Result<Held<'c>> {
     if let Some(stopped) = &mut stopped {
         stopped.check()?;
     }
+    let held = context.abort.hold().ok_or_else(Error::interrupted)?;
     context.enter(Phase::Commit)?;
     if let Some(stopped) = stopped {
         stopped.release();
         context.stats.let_go();
     }
-    Ok(())
+    Ok(held)
 }
 
 /// The guest's blocks as a stream announces them.

@@ -2,6 +2,7 @@
 //! Whatever the bytes, there is an error or the right image; never a panic, never a wrong OUTPUT,
 //! and never a partial file that remains.
 
+mod ends;
 mod frames;
 mod sessions;
 

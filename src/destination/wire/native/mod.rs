@@ -5,6 +5,7 @@ mod folder;
 
 use std::sync::Mutex;
 use std::thread;
+use std::time::Instant;
 
 use crossbeam_channel::RecvTimeoutError;
 
@@ -15,7 +16,7 @@ use crate::image::Output;
 use crate::page::Digest;
 use crate::pool::{Buffers, QUEUE};
 use crate::round::Round;
-use crate::session::{self, Agreed, Context, LAST_WORDS, PeerFailure, last_words};
+use crate::session::{self, Agreed, Context, LAST_WORDS, PeerFailure, TooLong, last_words};
 use crate::stats::{Stage, StageClock, Tally};
 use crate::sync;
 use crate::transport::{Stream, TransportError};
@@ -79,15 +80,26 @@ impl<'a> NativeWire<'a> {
 
     /// Waits for the source to let go of the guest.
     fn hear_commit(&self) -> Result<()> {
+        let main = self.links.main();
+        // Nothing that it has to do grows with RAM.
+        let limit = session::patience(main.silence(), 0);
+        let since = Instant::now();
         loop {
-            let message = session::receive_message(self.links.main());
-            match message.map_err(|error| error.in_stage(COMMITTING))? {
-                Message::KeepAlive => {}
-                Message::Commit => return Ok(()),
-                Message::Failure { reason, text } => {
+            match session::receive_message(main)? {
+                None | Some(Message::KeepAlive) if since.elapsed() <= limit => {}
+                None | Some(Message::KeepAlive) => {
+                    let too_long = TooLong {
+                        awaited: "Commit",
+                        peer: "source",
+                        limit,
+                    };
+                    return Err(Error::new(Kind::Failed, too_long));
+                }
+                Some(Message::Commit) => return Ok(()),
+                Some(Message::Failure { reason, text }) => {
                     return Err(session::peer_failure(reason, &text));
                 }
-                other => return Err(session::out_of_place(&other, "Commit was expected")),
+                Some(other) => return Err(session::out_of_place(&other, "Commit was expected")),
             }
         }
     }
@@ -196,8 +208,10 @@ impl Wire for NativeWire<'_> {
         // From the moment in which the source can have Proven, it may let go: only its answer, or the
         // end of the link, says whether it has.
         let held = self.context.abort.hold().ok_or_else(Error::interrupted)?;
-        let outcome = (self.say(&Message::Proven { digest }).map_err(Error::from))
-            .and_then(|()| self.hear_commit());
+        let outcome = (self.say(&Message::Proven { digest }).map_err(Error::from)).and_then(|()| {
+            self.hear_commit()
+                .map_err(|error| error.in_stage(COMMITTING))
+        });
         let cancelled = self.context.abort.is_asked_for();
         drop(held);
         outcome.map_err(|error| match error.cause::<PeerFailure>() {

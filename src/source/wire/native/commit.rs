@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::fault::Site;
+use crate::page::PAGE_SIZE;
 use crate::session::{self, Context, PeerFailure, Phase};
 use crate::transport::Stream;
 use crate::wire::native::Message;
@@ -21,10 +22,12 @@ pub(super) fn commit(
     context: &Context,
 ) -> Result<()> {
     let digest = all.digest;
+    let ram = all.guest.pages() * PAGE_SIZE as u64;
+    let limit = session::patience(main.silence(), ram);
     context.enter(Phase::Switchover)?;
     context.faults.check(Site::Finish)?;
     session::send_message(main, &Message::Finish { digest })?;
-    match replies.next("while waiting for the proof")? {
+    match replies.next("while waiting for the proof", limit)? {
         Message::Proven { digest: held } if held == digest => {}
         Message::Proven { digest: held } => {
             return Err(Error::new(
@@ -36,12 +39,9 @@ pub(super) fn commit(
     }
     context.stats.proven(digest);
     context.faults.check(Site::Proven)?;
-    if context.abort.is_raised() {
-        return Err(Error::interrupted());
-    }
-    let_go(all.stopped, context)?;
+    let _held = let_go(all.stopped, context)?;
     session::send_message(main, &Message::Commit).map_err(unknown)?;
-    match replies.next("while waiting for the destination to take over") {
+    match replies.next("while waiting for the destination to take over", limit) {
         Ok(Message::Committed) => Ok(()),
         Ok(other) => Err(unknown(session::out_of_place(
             &other,

@@ -1,11 +1,13 @@
 //! The destination's messages, read by a thread of its own, because a destination may report a
 //! failure while the source is still writing.
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::error::{Error, Kind, Result};
 use crate::pool::FirstError;
-use crate::session::{self, LAST_WORDS, PeerFailure};
+use crate::session::{self, LAST_WORDS, PeerFailure, TooLong};
 use crate::transport::{Stream, TransportError};
 use crate::wire::native::Message;
 
@@ -42,12 +44,22 @@ impl Replies {
         }))
     }
 
-    /// The next message. `stage` is what an error names as being done meanwhile.
-    pub(super) fn next(&self, stage: &'static str) -> Result<Message> {
-        self.reported
-            .recv()
-            .unwrap_or_else(|_| Err(TransportError::Closed.into()))
-            .map_err(|error| error.in_stage(stage))
+    /// The next message. `stage` is what an error names as being done meanwhile. A destination that
+    /// falls silent is given up earlier than after `limit`.
+    pub(super) fn next(&self, stage: &'static str, limit: Duration) -> Result<Message> {
+        let message = match self.reported.recv_timeout(limit) {
+            Ok(message) => message,
+            Err(RecvTimeoutError::Disconnected) => Err(TransportError::Closed.into()),
+            Err(RecvTimeoutError::Timeout) => {
+                let too_long = TooLong {
+                    awaited: "an answer",
+                    peer: "destination",
+                    limit,
+                };
+                Err(Error::new(Kind::Failed, too_long))
+            }
+        };
+        message.map_err(|error| error.in_stage(stage))
     }
 
     /// When a link breaks during a write, the destination has usually given up: its reason says
@@ -81,9 +93,9 @@ fn hear(stream: &Stream, report: &Sender<Result<Message>>, errors: &FirstError) 
     let mut messages = 0;
     loop {
         let error = match session::receive_message(stream) {
-            Ok(Message::KeepAlive) => continue,
-            Ok(Message::Failure { reason, text }) => session::peer_failure(reason, &text),
-            Ok(message) if messages < MESSAGES => {
+            Ok(None | Some(Message::KeepAlive)) => continue,
+            Ok(Some(Message::Failure { reason, text })) => session::peer_failure(reason, &text),
+            Ok(Some(message)) if messages < MESSAGES => {
                 messages += 1;
                 let last = message == Message::Committed;
                 if report.send(Ok(message)).is_err() || last {
@@ -91,7 +103,7 @@ fn hear(stream: &Stream, report: &Sender<Result<Message>>, errors: &FirstError) 
                 }
                 continue;
             }
-            Ok(message) => session::out_of_place(&message, "no such message was expected"),
+            Ok(Some(message)) => session::out_of_place(&message, "no such message was expected"),
             Err(error) => error,
         };
         errors.report(same(&error));

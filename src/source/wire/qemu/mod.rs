@@ -249,14 +249,13 @@ impl Wire for QemuWire {
             return Err(Error::interrupted());
         }
         let mut stopped = all.stopped;
-        if two_way {
-            let_go(stopped.take(), context)?;
-        }
+        let _held = match two_way {
+            true => Some(let_go(stopped.take(), context)?),
+            false => None,
+        };
         self.hand_over(stream, last)
             .map_err(|error| match error.kind() {
                 Kind::Refused | Kind::OutcomeUnknown => error,
-                // The last byte may have been sent: it is too late to cancel.
-                Kind::Interrupted if two_way => unknown(error),
                 // The writer stays stopped, so its owner must look at the destination, too.
                 _ if context.stats.snapshot().let_go => unknown(error),
                 _ => error,

@@ -62,7 +62,7 @@ pub(super) fn wait_for_the_end(stream: &Stream) -> Result<()> {
     // Once, so that a destination that keeps talking does not keep us waiting for ever.
     let mut ready = false;
     loop {
-        match read(stream, lost) {
+        match read(stream, unknown) {
             Ok(Reply::SwitchoverAck) if !ready => ready = true,
             Ok(Reply::Shut(0)) => return Ok(()),
             // QEMU has no other code.
@@ -94,12 +94,4 @@ fn read(stream: &Stream, failed: impl Fn(TransportError) -> Error) -> Result<Rep
     let mut payload = [0; return_path::MAX_PAYLOAD];
     stream.read(&mut payload[..len]).map_err(failed)?;
     Ok(return_path::read(head, &payload[..len])?)
-}
-
-/// A broken link leaves the outcome unknown. A local abort is reported as such.
-fn lost(error: TransportError) -> Error {
-    match error {
-        TransportError::Aborted => error.into(),
-        error => unknown(error),
-    }
 }
