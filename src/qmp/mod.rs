@@ -380,7 +380,9 @@ impl Client {
             let Some(time) = left(deadline) else {
                 return Err(self.silent(awaited, ": it does not read"));
             };
-            self.wait(PollFlags::OUT, time)?;
+            if !self.is_ready(PollFlags::OUT, time)? {
+                continue;
+            }
             let sent = self
                 .socket
                 .set_write_timeout(Some(time))
@@ -421,7 +423,9 @@ impl Client {
             let Some(time) = left(deadline) else {
                 return Ok(None);
             };
-            self.wait(PollFlags::IN, time)?;
+            if !self.is_ready(PollFlags::IN, time)? {
+                continue;
+            }
             let mut chunk = [0; CHUNK];
             let read = self
                 .socket
@@ -442,14 +446,16 @@ impl Client {
         }
     }
 
-    /// Waits until the socket is ready or the time is up, which reading and writing then find.
-    fn wait(&self, events: PollFlags, time: Duration) -> Result<(), ClientError> {
+    /// Waits until the socket is ready; `false`: the time is up. If nothing can abort it, reading and
+    /// writing wait themselves.
+    fn is_ready(&self, events: PollFlags, time: Duration) -> Result<bool, ClientError> {
         let Some(abort) = &self.abort else {
-            return Ok(());
+            return Ok(true);
         };
         match abort.wait_for(self.socket.as_fd(), events, Some(time)) {
             Ok(Woken::Aborted) => Err(ClientError::Interrupted),
-            Ok(Woken::Ready | Woken::TimedOut) => Ok(()),
+            Ok(Woken::Ready) => Ok(true),
+            Ok(Woken::TimedOut) => Ok(false),
             Err(source) => Err(self.broken(source)),
         }
     }

@@ -531,6 +531,20 @@ fn a_late_answer_is_passed_over_and_half_a_request_completed() {
 }
 
 #[test]
+fn a_wait_that_can_be_aborted_is_as_long_as_any_other() {
+    let (mut client, far) = greeted(LONG, Far::wait);
+    let limit = Duration::from_secs(2);
+    client.wait_for(limit, Some(Arc::new(Abort::new().unwrap())));
+    let begun = Instant::now();
+    let error = client.execute("stop", &Value::Null).unwrap_err();
+    assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+    // Not once more for what finds that nothing has come.
+    assert!((limit..2 * limit).contains(&begun.elapsed()));
+    drop(client);
+    end(far);
+}
+
+#[test]
 fn an_abort_ends_the_wait_for_an_answer() {
     let (mut client, far) = greeted(LONG, Far::wait);
     let abort = Arc::new(Abort::new().unwrap());

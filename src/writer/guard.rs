@@ -81,6 +81,8 @@ pub(super) struct Guard {
     parent: Option<UnixStream>,
     /// It may take longer than this process waits for it.
     is_patient: bool,
+    /// How long this process waits for it.
+    limit: Duration,
 }
 
 impl Guard {
@@ -119,6 +121,7 @@ impl Guard {
             child,
             parent: Some(parent),
             is_patient,
+            limit: LIMIT,
         };
         let mut said = [0; READY.len()];
         let mut filled = 0;
@@ -170,6 +173,13 @@ impl Guard {
         }
     }
 
+    /// What it is to resume hangs: this process need not wait to see that once more.
+    pub(super) fn leave_to_it(&mut self) {
+        if self.is_patient {
+            self.limit = Duration::ZERO;
+        }
+    }
+
     fn tell(&self, byte: u8) -> bool {
         let parent = self.parent.as_ref();
         parent.is_some_and(|mut parent| parent.write_all(&[byte]).is_ok())
@@ -183,7 +193,7 @@ impl Guard {
             return false;
         };
         matches!(
-            never.wait_for(pidfd.as_fd(), PollFlags::IN, Some(LIMIT)),
+            never.wait_for(pidfd.as_fd(), PollFlags::IN, Some(self.limit)),
             Ok(Woken::Ready)
         )
     }

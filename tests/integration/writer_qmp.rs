@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ramferry::transport::Abort;
 use ramferry::writer::{QemuWriter, Writer};
@@ -549,7 +549,10 @@ fn a_qemu_that_hangs_is_waited_for_by_the_guard_which_takes_over_in_the_middle()
     ] {
         assert!(line.contains(words), "{line}");
     }
+    // That it hangs is known by now: nothing waits once more for what the guard is there for.
+    let begun = Instant::now();
     drop(writer);
+    assert!(begun.elapsed() < Duration::from_secs(4));
     come_back.send(()).unwrap();
     scene.end();
 }

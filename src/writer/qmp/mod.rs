@@ -326,8 +326,10 @@ impl QemuWriter {
             return "; if it still runs, resume its guest with the QMP command cont";
         }
         let is_silent = matches!(error.cause(), Some(ClientError::Silent { .. }));
-        let waits = self.guard.as_mut().is_some_and(Guard::is_there);
-        if is_silent && waits {
+        if let (true, Some(guard)) = (is_silent, &mut self.guard)
+            && guard.is_there()
+        {
+            guard.leave_to_it();
             "; a guard waits in the background, and resumes it once QEMU answers"
         } else {
             "; resume it with the QMP command cont"
