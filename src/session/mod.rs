@@ -20,8 +20,8 @@ pub use negotiate::{
     Agreed, answer, check_answer, folder_offers, hello, known_capabilities, negotiate, offers,
 };
 pub(crate) use negotiate::{
-    CAPABILITY_GUEST_FOLDER, CAPABILITY_XBZRLE, FOLDER_CAPABILITIES, check_hello, common_version,
-    lacking, session_id,
+    CAPABILITY_GUEST_FOLDER, CAPABILITY_GUEST_STAYS, CAPABILITY_XBZRLE, FOLDER_CAPABILITIES,
+    check_hello, common_version, lacking, session_id, stays_offer,
 };
 pub(crate) use phase::Phase;
 pub use probe::probe_hello;

@@ -24,6 +24,10 @@ pub(crate) const CAPABILITY_GUEST_FOLDER: &str = "guest-folder";
 /// The name of device state that precedes RAM's pages in QEMU's stream, as a capability of the native
 /// wire.
 pub(crate) const CAPABILITY_EARLY_STATE: &str = "early-device-state";
+/// The name of a guest that runs on at the source, so that what arrives is a copy and no end takes it
+/// over, as a capability of the native wire. It is only offered, as an older destination can take the
+/// copy, too; one that knows it does not claim the guest.
+pub(crate) const CAPABILITY_GUEST_STAYS: &str = "guest-stays";
 
 /// What concerns guest folders alone.
 pub(crate) const FOLDER_CAPABILITIES: [&str; 2] = [CAPABILITY_GUEST_FOLDER, CAPABILITY_EARLY_STATE];
@@ -56,19 +60,28 @@ pub fn known_capabilities(caps: &Caps) -> impl Iterator<Item = &'static str> {
         .map(Method::name)
         .chain(xbzrle.then_some(CAPABILITY_XBZRLE))
         .chain(FOLDER_CAPABILITIES)
+        .chain([CAPABILITY_GUEST_STAYS])
 }
 
 /// What a source of a raw image offers: everything it supports. What it will certainly use is
 /// required.
 pub fn offers(method: Option<Method>, xbzrle: bool) -> Vec<Offer> {
     known_capabilities(&Caps::default())
-        .filter(|name| !FOLDER_CAPABILITIES.contains(name))
+        .filter(|name| !FOLDER_CAPABILITIES.contains(name) && *name != CAPABILITY_GUEST_STAYS)
         .map(|name| Offer {
             name: name.to_owned(),
             required: method.is_some_and(|method| method.name() == name)
                 || (xbzrle && name == CAPABILITY_XBZRLE),
         })
         .collect()
+}
+
+/// What a source whose guest runs on offers in addition.
+pub(crate) fn stays_offer() -> Offer {
+    Offer {
+        name: CAPABILITY_GUEST_STAYS.to_owned(),
+        required: false,
+    }
 }
 
 /// What a source of a guest folder requires in addition. `early`: the folder has device state that

@@ -106,6 +106,12 @@ impl Request {
         self.live.is_some() || !self.then.is_empty()
     }
 
+    /// Whether the guest runs on here, so that what is sent is a copy.
+    pub(super) fn guest_stays(&self) -> bool {
+        let writer = self.live.as_ref().map(|live| &live.writer);
+        matches!(writer, Some(WriterChoice::Fuzzy))
+    }
+
     /// Opens the guest, and checks that later snapshots can be opened and fit it. Returns it with all of
     /// their files.
     ///

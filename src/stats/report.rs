@@ -52,8 +52,9 @@ pub struct Report {
     /// How much the writer was slowed down at the end, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_throttle_percentage: Option<u8>,
-    /// Which end may run the guest. Absent at a source whose image cannot be opened, and at one whose writer
-    /// is not stopped (`--fuzzy`): it runs on, and what arrives is a copy.
+    /// Which end may run the guest. Absent at a source whose image cannot be opened, and at both ends if the
+    /// writer is not stopped (`--fuzzy`): it runs on at the source, and what arrives is a copy. QEMU's wire
+    /// does not tell a destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<Owner>,
     /// What the user should know about the outcome, one line each.

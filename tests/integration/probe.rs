@@ -29,9 +29,10 @@ fn names(peer: &Peer) -> Vec<&str> {
     able.iter().map(String::as_str).collect()
 }
 
-const ALL: [&str; 7] = [
+const ALL: [&str; 8] = [
     "early-device-state",
     "guest-folder",
+    "guest-stays",
     "gzip",
     "lz4",
     "xbzrle",
@@ -54,7 +55,7 @@ fn a_destination_says_what_it_can_and_goes_on_waiting_for_its_source() {
                 "{uri} is a ramferry that receives\n\
                  protocol     versions 1 to 1; version 1 would be used\n\
                  timeout      12.00 s of silence\n\
-                 capabilities early-device-state, guest-folder, gzip, lz4, xbzrle, zlib, zstd\n\
+                 capabilities early-device-state, guest-folder, guest-stays, gzip, lz4, xbzrle, zlib, zstd\n\
                  missing      nothing\n"
             )
         );
@@ -84,7 +85,7 @@ fn what_is_switched_off_is_reported_as_missing_and_refused_or_left_out() {
             "own-protocol-versions": [1, 1],
             "protocol-version": 1,
             "timeout": 30.0,
-            "capabilities": ["early-device-state", "guest-folder"],
+            "capabilities": ["early-device-state", "guest-folder", "guest-stays"],
             "lacks": ["zlib", "gzip", "lz4", "zstd", "xbzrle"],
             "refusal": null,
         })

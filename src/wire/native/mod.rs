@@ -116,8 +116,10 @@
 //! agreed, each a string; a text: why it is refused.
 //!
 //! Capabilities of the native wire are the names of the compression methods, `xbzrle`,
-//! `guest-folder`, `early-device-state` and `probe`. A destination refuses a hello that requires a capability that it does
-//! not know or has switched off, and names it; one that is not required it leaves out of its answer.
+//! `guest-folder`, `early-device-state`, `guest-stays` and `probe`. A destination refuses a hello that requires a
+//! capability that it does not know or has switched off, and names it; one that is not required it leaves out of its answer.
+//! A source offers `guest-stays`, and does not require it, if its guest runs on: what arrives is then a copy, which no
+//! end takes for the guest.
 //! On the further connections of a session, what the first agreed on and the source uses is required.
 //!
 //! # Probing

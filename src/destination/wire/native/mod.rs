@@ -59,6 +59,9 @@ impl<'a> NativeWire<'a> {
         source: NativeSource,
         context: &'a Context,
     ) -> NativeWire<'a> {
+        if (source.agreed.capabilities).contains(session::CAPABILITY_GUEST_STAYS) {
+            context.stats.set_owner(None);
+        }
         let decoders = usize::from(context.tuning.get().decompress_threads);
         // Frames say how large they are; a buffer grows to the largest that it has met.
         let buffers = Buffers::new(1, decoders + QUEUE + 2 * source.links.streams.len());

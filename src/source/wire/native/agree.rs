@@ -26,6 +26,8 @@ pub(super) struct Terms {
     folder: bool,
     /// Whether that has device state which precedes RAM's pages in QEMU's stream.
     early: bool,
+    /// Whether the guest runs on here, so that what is sent is a copy.
+    stays: bool,
 }
 
 impl Terms {
@@ -38,6 +40,7 @@ impl Terms {
             early: guest
                 .description()
                 .is_some_and(|description| description.early.bytes() > 0),
+            stays: request.guest_stays(),
         }
     }
 
@@ -100,6 +103,9 @@ pub(super) fn offers(terms: &Terms, params: &Params) -> Vec<Offer> {
     let mut offers = session::offers(method, terms.deltas());
     if terms.folder {
         offers.extend(session::folder_offers(terms.early));
+    }
+    if terms.stays {
+        offers.push(session::stays_offer());
     }
     offers
 }
