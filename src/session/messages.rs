@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Kind};
-use crate::transport::{Stream, TransportError};
+use crate::transport::{PATIENCE, Stream, TransportError};
 use crate::units::format_duration;
 use crate::wire::WireError;
 use crate::wire::native::{
@@ -21,7 +21,7 @@ pub(crate) fn patience(silence: Duration, bytes: u64) -> Duration {
     /// Of a slow disk, in bytes per second.
     const SLOW: u64 = 10 << 20;
     let work = Duration::from_secs(bytes / SLOW);
-    silence.saturating_mul(4).saturating_add(work)
+    silence.saturating_mul(PATIENCE).saturating_add(work)
 }
 
 /// A peer that says that it is still there, and does not take the step that is its to take.
@@ -157,7 +157,7 @@ pub(crate) fn out_of_place(message: &Message, why: &'static str) -> Error {
 /// its time was over gets no more of it.
 pub(crate) fn last_words(error: &Error) -> Duration {
     match error.cause() {
-        Some(TransportError::Silent { .. }) => Duration::ZERO,
+        Some(TransportError::Silent { .. } | TransportError::TakesNothing { .. }) => Duration::ZERO,
         _ => LAST_WORDS,
     }
 }

@@ -42,6 +42,12 @@ pub enum TransportError {
     /// The peer has sent or taken nothing for too long.
     #[error("the peer has been silent for {} s", limit.as_secs_f32())]
     Silent { limit: Duration },
+    /// The peer has taken nothing for too long, on any connection, though it was heard.
+    #[error(
+        "the peer has taken nothing for {} s, though it keeps answering; if it only needs longer, raise --timeout",
+        limit.as_secs_f32()
+    )]
+    TakesNothing { limit: Duration },
     /// The peer closed the link before the end.
     #[error("the peer closed the connection")]
     Closed,

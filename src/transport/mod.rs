@@ -23,4 +23,5 @@ pub(crate) use address::LISTENING_SCHEMES;
 pub use error::TransportError;
 pub use link::EmulatedLink;
 pub(crate) use sockets::{Access, UnixSocket, each_address};
+pub(crate) use stream::PATIENCE;
 pub use stream::Stream;

@@ -20,6 +20,10 @@ use super::error::TransportError;
 use super::link::{EmulatedLink, Incoming};
 use crate::sync;
 
+/// So many times as long as it may be silent, a peer that is heard may take nothing, or not take a step
+/// that is its to take.
+pub(crate) const PATIENCE: u32 = 4;
+
 /// A connection. One thread may read while another writes.
 #[derive(Debug)]
 pub struct Stream {
@@ -33,6 +37,8 @@ pub struct Stream {
     silence: Duration,
     /// When the peer was last heard, also by other threads and on its other connections.
     heard: Arc<Mutex<Instant>>,
+    /// When the peer last took something, likewise.
+    taken: Arc<Mutex<Instant>>,
     sent: AtomicU64,
     received: AtomicU64,
     command: Option<ShellCommand>,
@@ -67,6 +73,7 @@ impl Stream {
             abort,
             silence,
             heard: Arc::new(Mutex::new(Instant::now())),
+            taken: Arc::new(Mutex::new(Instant::now())),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             command: None,
@@ -130,6 +137,7 @@ impl Stream {
     /// From now on, hearing the peer on `other` counts here as well: it is the same peer.
     pub fn hear_through(&mut self, other: &Stream) {
         self.heard = Arc::clone(&other.heard);
+        self.taken = Arc::clone(&other.taken);
     }
 
     fn fd(&self) -> Result<BorrowedFd<'_>, TransportError> {
@@ -159,10 +167,6 @@ impl Stream {
             },
             (error, None) => TransportError::Link(error.into()),
         }
-    }
-
-    fn last_heard(&self) -> Instant {
-        *sync::lock(&self.heard)
     }
 
     /// Writes all of `head` and then all of `body`.
@@ -201,6 +205,7 @@ impl Stream {
                     let of_head = written.min(head.len());
                     head = &head[of_head..];
                     body = &body[written - of_head..];
+                    *sync::lock(&self.taken) = Instant::now();
                     waiting_since = None;
                 }
                 Err(Errno::AGAIN) => {
@@ -372,24 +377,35 @@ impl Stream {
     }
 
     /// Waits for readiness. A peer that another thread hears is not silent, even if it does not take
-    /// what is being written.
+    /// what is being written; but to say that it is there does not prolong that for ever.
     fn wait(
         &self,
         fd: BorrowedFd<'_>,
         events: PollFlags,
         since: Instant,
     ) -> Result<(), TransportError> {
+        let limit = match events {
+            PollFlags::OUT => self.silence.saturating_mul(PATIENCE),
+            _ => Duration::MAX,
+        };
+        let left = |last: &Mutex<Instant>, limit: Duration| {
+            let last = since.max(*sync::lock(last));
+            limit.saturating_sub(last.elapsed())
+        };
         loop {
-            let heard = self.last_heard().max(since);
-            let left = (heard + self.silence).saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let until_silent = left(&self.heard, self.silence);
+            let until_stuck = left(&self.taken, limit);
+            if until_silent.is_zero() {
                 return Err(TransportError::Silent {
                     limit: self.silence,
                 });
             }
+            if until_stuck.is_zero() {
+                return Err(TransportError::TakesNothing { limit });
+            }
             match self
                 .abort
-                .wait_for(fd, events, Some(left))
+                .wait_for(fd, events, Some(until_silent.min(until_stuck)))
                 .map_err(TransportError::Link)?
             {
                 Woken::Ready => return Ok(()),

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use ramferry::wire::native::{Answer, FrameKind, HEADER_LEN, Header, Message, VERSIONS, Verdict};
-use ramferry::{Caps, Kind, Params};
+use ramferry::{Caps, Kind, Migration, Params};
 
 use super::text;
 use crate::support::live::{Call, Own, send_live};
 use crate::support::{
-    Destination, Folder, finish, hello, mixed, one_round, params, read_answer, read_hello,
+    Destination, Folder, Page, finish, hello, mixed, one_round, params, read_answer, read_hello,
     read_message, unix, watchdog,
 };
 
@@ -44,8 +44,8 @@ fn keep_alive(mut link: UnixStream) {
     }
 }
 
-/// A destination that reads everything; it proves what it is asked to, or does not.
-fn destination(listener: &UnixListener, proves: bool) {
+/// A destination that agrees to what it is asked.
+fn agree(listener: &UnixListener) -> UnixStream {
     let (mut link, _) = listener.accept().unwrap();
     let offered = read_hello(&mut link).capabilities;
     let answer = Answer {
@@ -56,6 +56,12 @@ fn destination(listener: &UnixListener, proves: bool) {
         capabilities: offered.into_iter().map(|offer| offer.name).collect(),
     };
     link.write_all(&answer.to_bytes()).unwrap();
+    link
+}
+
+/// A destination that reads everything; it proves what it is asked to, or does not.
+fn destination(listener: &UnixListener, proves: bool) {
+    let mut link = agree(listener);
     let Message::Finish { digest } = read_up_to(&mut link, FrameKind::Finish) else {
         unreachable!("it is of that kind");
     };
@@ -93,6 +99,31 @@ fn a_destination_that_only_says_that_it_is_there_does_not_hold_a_stopped_guest_f
         assert_eq!(own.calls(), [Call::Stop, then]);
         far.join().unwrap();
     }
+}
+
+#[test]
+fn a_destination_that_says_that_it_is_there_and_reads_nothing_does_not_hold_a_source_for_ever() {
+    watchdog!();
+    let folder = Folder::new();
+    // More than a socket's buffers take.
+    let image = folder.image("ram", &(0..4096).map(Page::Random).collect::<Vec<_>>());
+    let near = folder.path("near");
+    let listener = UnixListener::bind(&near).unwrap();
+    let far = thread::spawn(move || {
+        let mut link = agree(&listener);
+        let (_held, waits) = std::sync::mpsc::channel::<()>();
+        while link.write_all(&Message::KeepAlive.to_bytes()).is_ok() {
+            let _ = waits.recv_timeout(Duration::from_millis(50));
+        }
+    });
+    let params = params(&[("timeout", "0.5"), ("compress-method", "none")]);
+    let source = Migration::send(&image).to(unix(&near)).settings(params);
+    let line = source.start().unwrap().wait().unwrap_err().one_line();
+    assert!(
+        line.contains("the peer has taken nothing for 2 s, though"),
+        "{line}"
+    );
+    far.join().unwrap();
 }
 
 fn source(far: &Path, image: &[u8]) -> UnixStream {
