@@ -19,6 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::grid::terminal_width;
 use crate::image::{Guest, ImageFormat, Later};
 use crate::synthetic::{self, Mix};
+use crate::text::printable;
 use crate::units::format_bytes;
 
 use super::output::{print, print_json};
@@ -86,7 +87,16 @@ fn finish(
     outcome: Result<()>,
 ) -> Result<()> {
     let report = bench.report();
-    let exported = exports.write(&report, true);
+    let exported = exports.write(&report);
+    if !report.has_runs() {
+        for path in exports.older() {
+            let path = printable(&path.display().to_string());
+            console.line(&format!("nothing was measured: '{path}' stays as it was"));
+        }
+    } else if exported.is_ok() {
+        console.keeps(exports.kept());
+    }
+    console.over();
     if plan.json {
         print_json(&report)?;
     } else if report.has_runs() {
@@ -99,6 +109,8 @@ fn finish(
             console.line("tip: pass an image of your own guest to measure it instead");
         }
     }
+    // Last, because their readers may let them wait.
+    let exported = exported.and_then(|()| exports.write_pipes(&report));
     let peer = bench.peer_failure().map_or(Ok(()), Err);
     // A failed measurement matters more than a failed export.
     outcome.and(exported).and(peer)

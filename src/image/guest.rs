@@ -1,5 +1,6 @@
 //! A guest to send or to analyse: a raw image or a guest folder.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use super::store::{FlatFile, PageStore, Patched};
 use super::{Block, DeviceState, ImageError, Later, Ram};
 use crate::description::Description;
 use crate::page::{Digest, PAGE_SIZE};
+use crate::partial::folder_of;
 
 /// A guest: its RAM and, in a guest folder, its description and device state.
 #[derive(Debug)]
@@ -283,4 +285,22 @@ fn damaged(block: &Block, found: Digest, recorded: Digest) -> ImageError {
             expected: recorded.0,
         },
     }
+}
+
+/// Why no file may be written at `path` while the guest at `image` is read, to follow the path's name:
+/// it would replace the guest, or lie among the files of its folder, which has a place for its own only.
+pub(crate) fn conflict_with_image(path: &Path, image: &Path) -> Option<&'static str> {
+    let identity = |path: &Path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let guest = identity(image)?;
+    if !image.is_dir() {
+        return (identity(path)? == guest).then_some("is an image that is to be sent");
+    }
+    // The file need not exist yet, and may be a link.
+    let places = [path.canonicalize(), folder_of(path).canonicalize()];
+    let lies_within = (places.iter().flatten())
+        .any(|place| place.ancestors().any(|part| identity(part) == Some(guest)));
+    lies_within.then_some("lies in a guest folder that is to be sent")
 }

@@ -26,6 +26,7 @@ mod store;
 
 pub use error::ImageError;
 pub use folder::{DeviceState, FolderError};
+pub(crate) use guest::conflict_with_image;
 pub use guest::{Guest, ImageFormat};
 pub use later::Later;
 pub(crate) use map::{MappedWords, WriteLane};

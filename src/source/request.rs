@@ -1,12 +1,11 @@
 //! What to send, and where to.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::dirty::Tracker;
 use crate::error::{Error, Kind, Result};
-use crate::image::{Guest, ImageFormat, Later};
+use crate::image::{Guest, ImageFormat, Later, conflict_with_image};
 use crate::partial::partial_path;
 use crate::transport::Address;
 use crate::wire::Format;
@@ -164,27 +163,15 @@ impl Request {
         let Address::File(path) = &self.address else {
             return Ok(());
         };
-        let identity = |path: &Path| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.dev(), metadata.ino()))
-        };
-        let target = identity(path);
-        let partial = identity(&partial_path(path));
-        let around = path.canonicalize().ok();
-        let around = around.as_deref().and_then(Path::parent);
         let later = self.then.iter().map(|later| &later.path);
+        let partial = partial_path(path);
         for image in later.chain([&self.image]) {
-            let holds_target = image.is_dir()
-                && around.is_some()
-                && image.canonicalize().ok().as_deref() == around;
-            let what = if holds_target {
-                "lies in a guest folder that is to be sent"
-            } else if target.is_some() && identity(image) == target {
-                "is an image that is to be sent"
-            } else if partial.is_some() && identity(image) == partial {
-                "would be written over an image that is to be sent: rename that image"
-            } else {
-                continue;
+            let what = match conflict_with_image(path, image) {
+                Some(what) => what,
+                None if conflict_with_image(&partial, image).is_some() => {
+                    "would be written over an image that is to be sent: rename that image"
+                }
+                None => continue,
             };
             return Err(Error::new(Kind::Usage, format!("{} {what}", self.address)));
         }

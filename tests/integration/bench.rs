@@ -252,7 +252,7 @@ fn an_interrupted_benchmark_ends_after_the_run_in_progress_with_its_table_and_it
         &exported,
     ]);
     let program = Program::start(command(&args));
-    // Made empty at first; it grows with the first run.
+    // It comes with the first run.
     let has_runs = || std::fs::metadata(&json).is_ok_and(|about| about.len() > 0);
     while !has_runs() {
         std::thread::yield_now();

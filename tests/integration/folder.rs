@@ -275,10 +275,16 @@ fn the_program_sends_keeps_one_block_and_prints_the_digest() {
     let raw = format!("file:{}", text(&folder.path("raw")));
     run(&["send", &text(&first.join("pc.ram")), &raw, "-q"]).succeeded();
     run(&["receive", &raw, &whole, "--force"]).failed_with(1, &[&whole, "is a guest folder"]);
-    // Nor does a stream go into the folder that it is made from.
-    let inside = format!("file:{}", text(&first.join("pc.ram")));
-    run(&["send", &text(&first), &inside, "--force"])
-        .failed_with(2, &["lies in a guest folder that is to be sent"]);
+    // Nor does a stream, or a report, go into the folder that it is made from,
+    // neither over one of its files nor as another one beside them.
+    for name in ["pc.ram", "another"] {
+        let inside = text(&first.join(name));
+        run(&["send", &text(&first), &format!("file:{inside}"), "--force"])
+            .failed_with(2, &["lies in a guest folder that is to be sent"]);
+        run(&["bench", &text(&first), "--export-json", &inside])
+            .failed_with(2, &[&inside, "lies in a guest folder that is to be sent"]);
+    }
+    run(&["inspect", &text(&first)]).succeeded();
     assert_eq!(folder.names(), ["g0", "g1", "out", "raw", "s", "whole"]);
 }
 

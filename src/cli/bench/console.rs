@@ -27,6 +27,8 @@ struct ConsoleState {
     /// Files that have results in them.
     kept: Mutex<Vec<PathBuf>>,
     measuring: AtomicBool,
+    /// Whether a signal has nothing to wait for.
+    over: AtomicBool,
 }
 
 impl Console {
@@ -86,6 +88,12 @@ impl Console {
         self.shared.measuring.store(true, Ordering::Relaxed);
     }
 
+    /// From now on the first signal ends the program: the files are written, and a reader of what is
+    /// left may never read.
+    pub(super) fn over(&self) {
+        self.shared.over.store(true, Ordering::SeqCst);
+    }
+
     /// These files have results in them.
     pub(super) fn keeps(&self, files: Vec<PathBuf>) {
         *sync::lock(&self.shared.kept) = files;
@@ -97,7 +105,8 @@ impl Console {
         let stop = Arc::new(AtomicBool::new(false));
         let (flag, console) = (Arc::clone(&stop), self.clone());
         signals::on_each(signals::catch()?, move || {
-            if !flag.swap(true, Ordering::Relaxed) {
+            let is_over = console.shared.over.load(Ordering::SeqCst);
+            if !flag.swap(true, Ordering::Relaxed) && !is_over {
                 let what = match console.shared.measuring.load(Ordering::Relaxed) {
                     true => "finishing the run in progress",
                     false => "stopping",

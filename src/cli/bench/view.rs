@@ -118,7 +118,7 @@ impl bench::Watch for View<'_> {
             return Ok(());
         }
         self.written = Some(Instant::now());
-        self.exports.write(&bench.report(), false)?;
+        self.exports.write(&bench.report())?;
         self.console.keeps(self.exports.kept());
         Ok(())
     }

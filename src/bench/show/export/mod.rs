@@ -5,19 +5,15 @@ mod csv;
 mod html;
 mod json;
 mod markdown;
+mod target;
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-use rustix::fs::OFlags;
 
 use super::rows::Sort;
 use crate::bench::report::BenchReport;
 use crate::error::{Error, Kind, Result};
-use crate::partial::{folder_of, random_name};
-use crate::special;
+use crate::image::conflict_with_image;
+use target::ExportTarget;
 
 /// A format of a report.
 trait Exporter {
@@ -65,62 +61,27 @@ pub struct Exports {
     sort: Sort,
 }
 
-#[derive(Debug)]
-struct ExportTarget {
-    form: Form,
-    /// Without symbolic links, which a renamed file would replace.
-    path: PathBuf,
-    /// A pipe or a character device, which is written to once, at the end. It stays open until
-    /// then: a pipe's reader takes the first close for the end.
-    pipe: Option<File>,
-}
-
-/// A file cannot be written.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot write '{}'", path.display())]
-struct NotWritten {
-    path: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
 impl Exports {
-    /// Makes sure that each file can be written; a missing one is created, empty. No file may be one
-    /// of `images` or be given twice.
+    /// Makes sure that each file can be written. No file may be one of `images`, lie in one that is a
+    /// guest folder, or be given twice.
     ///
     /// # Errors
     /// Of kind [`Kind::Usage`] for the first file that cannot be written.
     pub fn open(files: &[(Form, PathBuf)], images: &[&Path], sort: Sort) -> Result<Exports> {
         let mut targets: Vec<ExportTarget> = Vec::new();
         for (form, path) in files {
-            let refused = |source| {
-                let path = path.clone();
-                Error::new(Kind::Usage, NotWritten { path, source })
+            let refused = |what| {
+                let what = format!("'{}' {what}: choose another file", path.display());
+                Error::new(Kind::Usage, what)
             };
-            let file = open(path).map_err(refused)?;
-            let about = file.metadata().map_err(refused)?;
-            let identity = (about.dev(), about.ino());
-            let is_image = images.iter().any(|image| {
-                std::fs::metadata(image).is_ok_and(|image| (image.dev(), image.ino()) == identity)
-            });
-            if is_image {
-                let what = format!(
-                    "'{}' is the image to send: choose another file",
-                    path.display()
-                );
-                return Err(Error::new(Kind::Usage, what));
+            if let Some(what) = (images.iter()).find_map(|image| conflict_with_image(path, image)) {
+                return Err(refused(what));
             }
-            let path = path.canonicalize().map_err(refused)?;
-            let pipe = (!about.is_file()).then_some(file);
-            if about.is_file() && targets.iter().any(|target| target.path == path) {
-                let what = format!("'{}' is given twice: choose another file", path.display());
-                return Err(Error::new(Kind::Usage, what));
+            let target = ExportTarget::open(*form, path)?;
+            if targets.iter().any(|other| other.is_same_file(&target)) {
+                return Err(refused("is given twice"));
             }
-            targets.push(ExportTarget {
-                form: *form,
-                path,
-                pipe,
-            });
+            targets.push(target);
         }
         Ok(Exports { targets, sort })
     }
@@ -130,97 +91,118 @@ impl Exports {
         self.targets.is_empty()
     }
 
-    /// The files that have been written so far by [`Exports::write`] without `end`.
+    /// The files that [`Exports::write`] replaces.
     pub fn kept(&self) -> Vec<PathBuf> {
-        let regular = self.targets.iter().filter(|target| target.pipe.is_none());
-        regular.map(|target| target.path.clone()).collect()
+        let files = self.targets.iter().filter(|target| !target.is_pipe());
+        files.map(|target| target.path().to_owned()).collect()
     }
 
-    /// Writes all files again; with `end` also those that can be written only once.
+    /// The files that held something before the benchmark.
+    pub fn older(&self) -> impl Iterator<Item = &Path> {
+        let older = self.targets.iter().filter(|target| target.is_older());
+        older.map(ExportTarget::path)
+    }
+
+    /// Writes all files again, but not what can be written only once, which is for
+    /// [`Exports::write_pipes`]. Without a single run, older files stay as they are: they are worth more.
     ///
     /// # Errors
     /// Of kind [`Kind::Failed`] for the first file that cannot be written.
-    pub fn write(&self, report: &BenchReport, end: bool) -> Result<()> {
-        for target in &self.targets {
-            if target.pipe.is_some() && !end {
-                continue;
+    pub fn write(&self, report: &BenchReport) -> Result<()> {
+        let spare_older = !report.has_runs();
+        for target in self.targets.iter().filter(|target| !target.is_pipe()) {
+            if !(spare_older && target.is_older()) {
+                target.write(&text(report, target.form, self.sort)?)?;
             }
-            let text = text(report, target.form, self.sort)?;
-            target.write(&text).map_err(|source| {
-                let path = target.path.clone();
-                Error::new(Kind::Failed, NotWritten { path, source })
-            })?;
+        }
+        Ok(())
+    }
+
+    /// Writes to pipes and devices, which may wait for their readers.
+    ///
+    /// # Errors
+    /// As [`Exports::write`].
+    pub fn write_pipes(&self, report: &BenchReport) -> Result<()> {
+        for target in self.targets.iter().filter(|target| target.is_pipe()) {
+            target.write(&text(report, target.form, self.sort)?)?;
         }
         Ok(())
     }
 }
 
-/// Opens a file to write a report to. A named pipe must have its reader, so that it is not waited for.
-fn open(path: &Path) -> io::Result<File> {
-    let opened = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path);
-    let file = opened.map_err(|error| {
-        let kind = std::fs::metadata(path).map(|about| special::sort(about.file_type()));
-        match (error.raw_os_error(), kind) {
-            (Some(libc::ENXIO), Ok("a named pipe")) => {
-                io::Error::other("no program reads this pipe; start it first")
-            }
-            (Some(libc::ENXIO), Ok(kind)) => io::Error::other(format!("it is {kind}")),
-            _ => error,
-        }
-    })?;
-    if special::is_device(&file.metadata()?) {
-        return Err(io::Error::other("it is a block device"));
-    }
-    // The reader may be slow.
-    let flags = rustix::fs::fcntl_getfl(&file)?;
-    rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
-    Ok(file)
-}
-
-impl ExportTarget {
-    fn write(&self, text: &str) -> io::Result<()> {
-        if let Some(mut pipe) = self.pipe.as_ref() {
-            return pipe.write_all(text.as_bytes());
-        }
-        // A reader finds the old or the new file at any time, never half of one.
-        let partial = folder_of(&self.path).join(random_name()?);
-        let mut file = File::create_new(&partial)?;
-        file.write_all(text.as_bytes())
-            .and_then(|()| std::fs::rename(&partial, &self.path))
-            .inspect_err(|_| {
-                // The first error is the one to report.
-                let _ = std::fs::remove_file(&partial);
-            })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::bench::report::tests::report;
+
+    fn text_at(path: &Path) -> String {
+        std::fs::read_to_string(path).expect("it is there")
+    }
 
     #[test]
     fn files_are_checked_beforehand_and_replaced_as_a_whole() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
+        let names = || std::fs::read_dir(folder.path()).expect("a folder").count();
         let files = [(Form::Json, path("r.json")), (Form::Csv, path("r.csv"))];
-        std::fs::write(path("r.json.partial"), b"mine").expect("written");
         let exports = Exports::open(&files, &[], Sort::Given).expect("they can be written");
-        for end in [false, true] {
-            exports.write(&report(), end).expect("they are written");
-            let text = std::fs::read_to_string(path("r.json")).expect("it is there");
-            let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(names(), 0, "nothing is made for them yet");
+        for _ in 0..2 {
+            exports.write(&report()).expect("they are written");
+            let json: serde_json::Value =
+                serde_json::from_str(&text_at(&path("r.json"))).expect("JSON");
             assert_eq!(json["schema"], "ramferry-bench");
         }
-        let other = std::fs::read(path("r.json.partial")).expect("it is there");
-        assert_eq!(other, b"mine", "it is not a report's");
-        let names = std::fs::read_dir(folder.path()).expect("a folder").count();
-        assert_eq!(names, 3, "nothing else is left");
+        assert_eq!(names(), 2, "nothing else is left");
+        // As any new file: the umask of tests leaves the owner's rights, and takes none of 0600.
+        let mode = |name| {
+            path(name)
+                .metadata()
+                .expect("it is there")
+                .permissions()
+                .mode()
+                & 0o777
+        };
+        std::fs::write(path("any"), "").expect("a file");
+        assert_eq!(mode("r.json"), mode("any"));
+        std::fs::set_permissions(path("r.json"), std::fs::Permissions::from_mode(0o640))
+            .expect("ours");
+        exports.write(&report()).expect("they are written");
+        assert_eq!(mode("r.json"), 0o640, "an older file keeps its mode");
+    }
+
+    #[test]
+    fn without_a_run_older_files_stay_and_new_ones_say_why() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("old"), "yesterday's").expect("a file");
+        let files = [(Form::Json, path("old")), (Form::Json, path("new"))];
+        let exports = Exports::open(&files, &[], Sort::Given).expect("they can be written");
+        let mut none = report();
+        none.settings
+            .iter_mut()
+            .for_each(|setting| setting.runs.clear());
+        exports.write(&none).expect("the new one is written");
+        assert_eq!(text_at(&path("old")), "yesterday's");
+        assert!(text_at(&path("new")).contains("\"status\""));
+        assert_eq!(exports.older().collect::<Vec<_>>(), [path("old")]);
+    }
+
+    #[test]
+    fn a_file_or_link_beside_it_is_not_written_through() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("keep.ram"), "RAM").expect("a file");
+        std::fs::hard_link(path("keep.ram"), path("e.json.partial")).expect("a link");
+        std::os::unix::fs::symlink("keep.ram", path("e.csv.partial")).expect("a link");
+        let files = [(Form::Json, path("e.json")), (Form::Csv, path("e.csv"))];
+        let exports = Exports::open(&files, &[], Sort::Given).expect("they can be written");
+        exports.write(&report()).expect("they are written");
+        assert_eq!(text_at(&path("keep.ram")), "RAM");
+        assert_eq!(text_at(&path("e.json.partial")), "RAM");
+        assert_eq!(text_at(&path("e.csv.partial")), "RAM");
     }
 
     #[test]
@@ -228,16 +210,22 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("ram"), "RAM").expect("a file");
-        let image = path("ram");
+        std::fs::create_dir(path("guest")).expect("a folder");
+        std::os::unix::fs::symlink("guest", path("link")).expect("a link");
+        let (image, guest) = (path("ram"), path("guest"));
         for files in [
             vec![(Form::Json, path("no/folder/r.json"))],
             vec![(Form::Html, folder.path().to_owned())],
             vec![(Form::Csv, image.clone())],
             vec![(Form::Csv, path("twice")), (Form::Json, path("twice"))],
+            // Of a guest folder: a file of it, a new one, and one by another name of the folder.
+            vec![(Form::Json, guest.join("pc.ram"))],
+            vec![(Form::Json, path("link").join("new"))],
         ] {
-            let error = Exports::open(&files, &[&image], Sort::Given).expect_err("refused");
+            let error = Exports::open(&files, &[&image, &guest], Sort::Given).expect_err("refused");
             assert_eq!(error.kind(), Kind::Usage, "{error}");
         }
-        assert_eq!(std::fs::read(&image).expect("it is there"), b"RAM");
+        assert_eq!(text_at(&image), "RAM");
+        assert_eq!(std::fs::read_dir(&guest).expect("it is there").count(), 0);
     }
 }
