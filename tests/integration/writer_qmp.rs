@@ -125,7 +125,7 @@ impl Scene {
             script(&mut Far(BufReader::new(stream)));
         });
         Scene {
-            folder: folder,
+            folder,
             socket,
             abort: Arc::new(Abort::new().unwrap()),
             far,
