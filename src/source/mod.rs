@@ -32,6 +32,7 @@ use crate::page::PAGE_SIZE;
 use crate::pool::{Crew, FirstError, analysis_pool};
 use crate::session::{Context, PeerFailure};
 use crate::sync::thread;
+use crate::transport::Held;
 use crate::writer::{Still, Stopped, Writer};
 use job::SendState;
 use links::Links;
@@ -79,22 +80,27 @@ pub(crate) fn run(request: &Request, context: &Context) -> Result<()> {
     let error = {
         let outcome = SendState::new(context, &links, caps, later_rounds).and_then(|state| {
             let writer = writer.as_mut();
-            send(&state, wire, listener, |pipeline| {
+            send(&state, context, wire, listener, |pipeline| {
                 send_rounds(pipeline, &state, (&guest, &files), request, writer)
             })
         });
         context.stats.bytes(links.sent(), links.received());
         match outcome {
-            Ok(stopped) => return end(stopped, links, context),
+            Ok(unreleased) => return end(unreleased, links, context),
             Err(error) => error,
         }
     };
     Err(give_up(error, &mut links, wire, writer, context))
 }
 
+/// The writer whose stream nothing answers, and what keeps a cancel from taking effect: a command or a
+/// pipe that has the whole stream may take over at any moment, and only the command's exit code says
+/// whether it did.
+type Unreleased<'w, 'c> = (Option<Stopped<'w>>, Option<Held<'c>>);
+
 /// Everything is done, but for the writer of a stored stream: it is released when the stream has its
 /// name.
-fn end(mut stopped: Option<Stopped<'_>>, links: Links, context: &Context) -> Result<()> {
+fn end((mut stopped, _held): Unreleased<'_, '_>, links: Links, context: &Context) -> Result<()> {
     if let Some(stopped) = &mut stopped {
         stopped.check()?;
     }
@@ -111,13 +117,14 @@ fn end(mut stopped: Option<Stopped<'_>>, links: Links, context: &Context) -> Res
 }
 
 /// Sends all rounds while the wire listens, and then has the destination take over.
-fn send<'w>(
+fn send<'w, 'c>(
     state: &SendState<'_>,
+    context: &'c Context,
     wire: &dyn Wire,
     listener: Option<Listener>,
     rounds: impl FnOnce(&mut Pipeline<'_, '_>) -> Result<AllSent<'w>>,
-) -> Result<Option<Stopped<'w>>> {
-    let SendState { context, links, .. } = *state;
+) -> Result<Unreleased<'w, 'c>> {
+    let links = state.links;
     let errors = FirstError::default();
     let failed = |error| errors.report(error);
     thread::scope(|scope| {
@@ -133,7 +140,13 @@ fn send<'w>(
             );
         }
         let outcome = pipeline::run(state, wire, &errors, rounds)
-            .and_then(|all| Error::catch("while committing", || wire.finish(all, links, context)))
+            .and_then(|all| {
+                let is_unanswered = all.stopped.is_some() && !links.is_two_way();
+                let hold = || context.abort.hold().ok_or_else(Error::interrupted);
+                let held = is_unanswered.then(hold).transpose()?;
+                let finish = || wire.finish(all, links, context);
+                Ok((Error::catch("while committing", finish)?, held))
+            })
             .map_err(|error| wire.explain(error));
         // Without this, the listener would wait for messages that no longer come.
         context.abort_on_error(&outcome);

@@ -32,6 +32,8 @@ fn three_rounds() -> Params {
         ("max-rounds", "2"),
         ("batch-pages", "16"),
         ("compress-method", "lz4"),
+        // The source waits for its turn meanwhile, so that the writer has changed pages by round 2.
+        ("max-bandwidth", "8MiB"),
     ])
 }
 
@@ -298,6 +300,32 @@ fn a_cancel_after_commit_waits_for_the_answer_and_changes_nothing() {
         ended.destination.unwrap().unwrap();
         assert_same(&scene.output, &scene.image);
         scene.again();
+    }
+}
+
+#[test]
+fn a_cancel_while_a_command_has_the_whole_stream_waits_for_its_exit_code() {
+    watchdog!();
+    let scene = Scene::new();
+    let [reached, go_on] = ["reached", "go-on"].map(|name| {
+        let path = scene.folder.path(name);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+        path
+    });
+    for code in [0, 3] {
+        let command = format!(
+            "cat >/dev/null; echo >{}; read line <{}; exit {code}",
+            reached.display(),
+            go_on.display()
+        );
+        let source = scene.source(&Address::Exec(command), scene.own.choice());
+        std::fs::read(&reached).unwrap();
+        source.cancel();
+        std::fs::write(&go_on, "go\n").unwrap();
+        let outcome = source.wait();
+        assert_eq!(outcome.is_ok(), code == 0, "{outcome:?}");
+        assert_eq!(scene.own.is_paused(), code == 0);
+        scene.own.start_again();
     }
 }
 
