@@ -85,7 +85,7 @@ fn open_own(partial: &Path) -> Result<(), ImageError> {
         let folder = rustix::fs::open(partial, flags, Mode::empty())?;
         // A descriptor that was opened without the right to read has a mode to change only by this name.
         let name = format!("/proc/self/fd/{}", folder.as_raw_fd());
-        std::fs::set_permissions(name, Permissions::from_mode(0o700))
+        std::fs::set_permissions(name, Permissions::from_mode(PRIVATE_FOLDER | MARK))
     };
     change().map_err(ImageError::io("set the mode of", partial))
 }

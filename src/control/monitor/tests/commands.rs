@@ -256,8 +256,8 @@ fn what_makes_no_sense_is_not_sent() {
             ),
             (
                 json!({"uri": "tcp:h:1", "image": "i", "qmp": "tcp:h:1"}),
-                "invalid QMP socket tcp:h:1: allowed are a path and unix:PATH, because only of a Unix \
-                 socket the system tells which process listens",
+                "invalid QMP socket tcp:h:1: allowed are a path and unix:PATH: only for a Unix \
+                 socket can the system tell which process is listening",
             ),
             (
                 json!({"uri": "tcp:h:1", "image": "i", "stop-command": "s", "resume-command": "r", "fuzzy": true}),
