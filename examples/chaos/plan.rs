@@ -473,7 +473,8 @@ impl Plan {
                 What::Flip(_) => self.path != Path::Pipe,
                 What::KillGuard => by_pid,
                 What::OutputAppears => !self.force && self.disk == Disk::Roomy,
-                What::PauseWriter(_) | What::ContinueWriter => runs,
+                // Commands do not notice that another program resumes the writer, as docs/live.md says.
+                What::PauseWriter(_) | What::ContinueWriter => runs && by_pid,
                 What::KillWriter => self.is_live(),
                 What::Truncate => self.path.is_stored() || !self.is_live(),
                 // The destination is a grandchild, whose PID is the shell's.

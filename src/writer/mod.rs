@@ -25,7 +25,9 @@ pub use choice::WriterChoice;
 pub use command::Commands;
 pub use process::Processes;
 pub use qmp::{QemuError, QemuWriter};
-pub(crate) use still::{Still, digest, note_of_writers};
+#[cfg(feature = "cli")]
+pub(crate) use still::note_of_writers;
+pub(crate) use still::{Still, digest};
 
 use std::fmt;
 use std::io;

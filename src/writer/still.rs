@@ -200,6 +200,7 @@ pub(crate) fn digest(guest: &Guest, paused: bool, note: impl FnOnce(String)) -> 
 ///
 /// # Errors
 /// I/O errors.
+#[cfg(feature = "cli")]
 pub(crate) fn note_of_writers(guest: &Guest) -> Result<Option<String>> {
     let mut still = Still::new(true);
     still.add(guest.ram())?;
