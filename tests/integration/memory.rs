@@ -14,7 +14,7 @@ fn run_within(mebibytes: u64, args: &[&str]) -> Ended {
 }
 
 #[test]
-fn either_end_ends_with_a_line_or_succeeds_however_little_it_may_map() {
+fn either_end_ends_with_a_line_or_succeeds_if_it_may_map_little_more_than_itself() {
     watchdog!();
     let folder = Folder::in_memory();
     let image = folder.image("g.ram", &mixed(512, 1));
@@ -26,7 +26,7 @@ fn either_end_ends_with_a_line_or_succeeds_however_little_it_may_map() {
         let send = [&["send", image, &stream, "-q", "--force"][..], &options].concat();
         for args in [&send[..], &receive] {
             let mut succeeded = 0;
-            for mebibytes in [28, 36, 44, 60, 90, 256, 1024] {
+            for mebibytes in [36, 44, 60, 90, 256, 1024] {
                 let ended = run_within(mebibytes, args);
                 match ended.code {
                     Some(0) => succeeded += 1,

@@ -610,7 +610,9 @@ fn a_guard_that_is_gone_is_noticed_before_the_guest_is_stopped() {
     let mut writer = scene.open();
     let guard = guard_of_this_process();
     crate::support::signal(guard, rustix::process::Signal::KILL);
-    until(|| !std::fs::read(format!("/proc/{guard}/cmdline")).is_ok_and(|line| !line.is_empty()));
+    // Its memory goes first; only then can its parent see that it has ended.
+    let stat = format!("/proc/{guard}/stat");
+    until(|| std::fs::read_to_string(&stat).is_ok_and(|line| line.contains(") Z ")));
     let line = writer.stop(LONG).unwrap_err().one_line();
     assert!(
         line.contains("the guard") && line.contains("has ended"),
