@@ -35,7 +35,7 @@ const MOST: usize = 1500;
 pub(super) struct Found(Option<Vec<u8>>);
 
 impl Found {
-    /// Reads it, whoever wrote it.
+    /// Reads the attribute as it is, be it a mark or not.
     pub(super) fn of(file: &File) -> Found {
         let mut bytes = vec![0; MOST];
         let len = fgetxattr(file, ATTRIBUTE, &mut bytes[..]).ok();

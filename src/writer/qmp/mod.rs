@@ -250,7 +250,7 @@ impl QemuWriter {
         let socket = self.socket.clone();
         match meaning(&state) {
             Meaning::Runs => {}
-            // QEMU has completed its disk I/O already. Whoever paused it decides when it runs again.
+            // QEMU has completed its disk I/O already. The client that paused it decides when it runs again.
             Meaning::Rests(_) => {
                 self.forget_events();
                 self.state = State::Resting(state);
